@@ -19,6 +19,7 @@ from alignloop.objectives.base import (
     group_count,
     mean_of,
     required,
+    same_group,
     sequence_mean,
     sequence_sum,
 )
@@ -91,11 +92,6 @@ class Listwise:
         )
         metrics["clip_fraction"] = mean_of(active.float(), inputs.mask)
         return -torch.minimum(ratio * advantages, clipped * advantages), metrics
-
-
-def same_group(group: Tensor) -> Tensor:
-    """(B, B) bool: rows of the same prompt."""
-    return group[:, None] == group[None, :]
 
 
 def rank_gains(ranks: Tensor, group: Tensor) -> Tensor:

@@ -182,6 +182,11 @@ def group_count(inputs: Inputs) -> Tensor:
     return inputs.group.unique().numel() * torch.ones((), device=inputs.group.device)
 
 
+def same_group(group: Tensor) -> Tensor:
+    """bool (B, B), True where two rows answer the same prompt."""
+    return group[:, None] == group[None, :]
+
+
 def pairs(per_sequence: Tensor) -> tuple[Tensor, Tensor]:
     """Split (B,) into (chosen, rejected), each (B/2,), from the row order chosen, rejected, …."""
     return per_sequence[0::2], per_sequence[1::2]

@@ -145,14 +145,16 @@ def group_advantages(rewards: Tensor, group: Tensor, *, kind: AdvantageKind) -> 
     _check_rewards(rewards, group, smallest=1 if kind == "batch" else 2)
     if kind == "batch":
         return _standardise(rewards, torch.zeros_like(group))
-    if kind == "group_std":
-        return _standardise(rewards, group)
     size, mean = _group_moments(rewards, group)
-    centred = rewards - mean
-    if kind == "group_mean":
-        return centred
-    # r − (n·mean − r)/(n − 1) = (r − mean)·n/(n − 1)
-    return centred * size / (size - 1)
+    if kind == "group_std":
+        advantages = _standardise(rewards, group)
+    elif kind == "group_mean":
+        advantages = rewards - mean
+    else:
+        # r − (n·mean − r)/(n − 1) = (r − mean)·n/(n − 1)
+        advantages = (rewards - mean) * size / (size - 1)
+    # exactly 0, where the mean of equal numbers may be a rounding error away from them
+    return torch.where(zero_spread(rewards, group)[group], 0.0, advantages)
 
 
 def zero_spread(rewards: Tensor, group: Tensor) -> Tensor:

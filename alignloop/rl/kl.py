@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from alignloop.objectives.base import bounded_ratio, kl_estimate, sequence_sum
@@ -117,8 +116,3 @@ def mismatch(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, *, cap: f
         effective=float(ratio.sum().square() / (ratio.numel() * ratio.square().sum())),
         capped=float((ratio > cap).double().mean()),
     )
-
-
-def truncated_weights(logprobs: Tensor, sampler_logprobs: Tensor, *, cap: float = 2.0) -> Tensor:
-    """min(π/π_sampler, cap) per token (Yao et al. 2025, truncated importance sampling), detached."""
-    return torch.clamp(bounded_ratio((logprobs - sampler_logprobs).detach()), max=cap)

@@ -257,7 +257,8 @@ def _extras(groups: Sequence[Group]) -> dict[str, Tensor]:
         for group in groups:
             value = group.values[name]
             rows.extend([value] if np.ndim(value) == 0 else list(value))  # pyright: ignore[reportArgumentType]
-        extras[name] = torch.tensor(np.asarray(rows, dtype=np.float32))
+        values = np.asarray(rows)
+        extras[name] = torch.from_numpy(values if values.dtype == bool else values.astype(np.float32))
     items = [item for group in groups for item in group.completions]
     longest = max(len(item.ids) for item in items)
     for name in items[0].values:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
 
 from alignloop.errors import ModelError
 
@@ -108,6 +109,7 @@ def load_model(
     Raises:
         ModelError: nothing usable at that place; the sentence says what is missing.
     """
+    hf_logging.disable_progress_bar()
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     name = str(name_or_path)

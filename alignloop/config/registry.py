@@ -62,7 +62,7 @@ _COMPARISONS = frozenset({"preference", "label", "ranking"})
 
 def is_preference_objective(name: str) -> bool:
     """Whether `objectives/<name>.py` trains a policy on comparisons, without sampling."""
-    objective = objectives.load(name)
+    objective = objectives.load(name)()
     return "logprobs" in objective.needs and bool(_COMPARISONS & set(objective.records))
 
 
@@ -77,7 +77,7 @@ def find_stage(name: str, stages: Mapping[str, StageSpec] = STAGES) -> StageSpec
     if name in objectives.names():
         if is_preference_objective(name):
             return replace(PREFERENCE, objective=name)
-        if "scores" in objectives.load(name).needs:
+        if "scores" in objectives.load(name)().needs:
             raise ConfigError(
                 f"'{name}' is a loss of stage 'reward': use stage reward with objective: {name}"
             )

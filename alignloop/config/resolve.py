@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -13,7 +14,7 @@ from pydantic import ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from alignloop.config.aliases import ALIASES, REFUSED
-from alignloop.config.recipe_file import Entries, Entry, located
+from alignloop.config.recipe_file import COMMAND_LINE, Entries, Entry, located
 from alignloop.config.registry import STAGES, StageSpec, find_stage
 from alignloop.config.stages import Section, StageConfig
 from alignloop.errors import ConfigError
@@ -128,22 +129,21 @@ def rename_aliases(
     for key, entry in entries.items():
         alias = next((a for a in ALIASES.get(key, ()) if a.key in known), None)
         if key in known or (alias is None and key not in REFUSED):
-            renamed[key] = entry
+            name, value = key, entry.value
         elif alias is None:
             findings.append((_line(entry), f"{_prefix(entry.where)}'{key}' is not supported: {REFUSED[key]}"))
-        elif alias.key in entries or alias.key in renamed:
-            findings.append(
-                (
-                    _line(entry),
-                    f"{_prefix(entry.where)}'{key}' means '{alias.key}', which is set too; keep one",
-                )
-            )
+            continue
         else:
-            value = alias.convert(entry.value)
-            renamed[alias.key] = Entry(value, entry.where)
+            name, value = alias.key, alias.convert(entry.value)
             if notice is not None:
                 shown = "" if value is entry.value else f": {value}"
-                notice(f"{_prefix(entry.where)}'{key}' is read as '{alias.key}{shown}'")
+                notice(f"{_prefix(entry.where)}'{key}' is read as '{name}{shown}'")
+        earlier = renamed.get(name)
+        if earlier is None or (entry.where == COMMAND_LINE) > (earlier.where == COMMAND_LINE):
+            renamed[name] = Entry(value, entry.where)
+        elif (entry.where == COMMAND_LINE) == (earlier.where == COMMAND_LINE):
+            text = f"'{key}' sets '{name}', which {earlier.where or 'another key'} sets too; keep one"
+            findings.append((_line(entry), f"{_prefix(entry.where)}{text}"))
     return renamed
 
 
@@ -172,7 +172,7 @@ def _validate(model: type[Section], entries: Entries, findings: list[tuple[int, 
     except ValidationError as error:
         seen = set()
         for detail in error.errors(include_url=False):
-            key = str(detail["ctx"]["key"] if detail["type"] == "conflict" else detail["loc"][0])
+            key = str(detail.get("ctx", {}).get("key") or detail["loc"][0])
             if key not in seen:  # a union reports one error for each of its forms
                 seen.add(key)
                 entry = entries.get(key)
@@ -186,7 +186,8 @@ def _sentence(model: type[Section], key: str, entry: Entry | None, detail: Error
         return f"{_prefix(entry.where if entry else file)}{key}: {detail['msg']}"
     if entry is None:
         return f"{_prefix(file)}'{key}' is missing: {model.model_fields[key].description}"
-    shown = repr(entry.value)
+    value = entry.value
+    shown = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     wanted = accepted(model, key)
     return f"{_prefix(entry.where)}{key}: value {shown} is not accepted; expected {wanted}"
@@ -223,19 +224,19 @@ def describe_schema(schema: Mapping[str, Any]) -> str:
         "null": "null",
         "object": "a mapping",
     }
-    return " ".join([names.get(kind, kind), *_bounds(schema)])
+    return " ".join([names.get(kind, str(kind)), *_bounds(schema)])
 
 
 def _bounds(schema: Mapping[str, Any]) -> list[str]:
     if "minimum" in schema and "maximum" in schema:
-        return [f"from {schema['minimum']:g} to {schema['maximum']:g}"]
+        return [f"from {schema['minimum']:.10g} to {schema['maximum']:.10g}"]
     words = {
         "minimum": "of at least",
         "exclusiveMinimum": "above",
         "maximum": "of at most",
         "exclusiveMaximum": "below",
     }
-    found = [f"{word} {schema[bound]:g}" for bound, word in words.items() if bound in schema]
+    found = [f"{word} {schema[bound]:.10g}" for bound, word in words.items() if bound in schema]
     return [" and ".join(found)] if found else []
 
 

@@ -7,7 +7,7 @@ description in all stages. An objective's own keys (`beta`, …) are not here: t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -57,7 +57,7 @@ class ModelConfig(Section):
 
     model_name_or_path: Path = Field(
         "smollm2-135m-instruct",
-        description="run folder, model or adapter folder, .gguf file, hub id, `smollm2-135m-instruct` or `tiny`",
+        description="run folder, model or adapter folder, .gguf, hub id, `smollm2-135m-instruct` or `tiny`",
     )
     chat_template: str = Field(
         "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"

@@ -4,7 +4,7 @@
 |---|---|
 | text | Document |
 | prompt, or instruction with optional input; optional system, answer, constraints | Prompt |
-| a prompt and completion (response, output); messages or conversations that end with the assistant | Demonstration |
+| a prompt and completion (response, output); messages that end with the assistant | Demonstration |
 | chosen and rejected, as text, messages or whole dialogues with a common beginning | Preference |
 | response_a, response_b and preference (A, B or tie) | Preference |
 | a prompt, completion and label | Label |
@@ -71,10 +71,18 @@ _OPTIONAL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The known fields of one row, and the column each was found in. Absent and null are the same."""
+    """The known fields of one row, absent and null being the same.
+
+    Attributes:
+        values: by field name.
+        columns: the column each field was found in.
+        row: all column names of the row.
+        details: plain values that tell where the row comes from.
+    """
 
     values: Mapping[str, object]
     columns: Mapping[str, str]
+    row: tuple[str, ...]
     details: Mapping[str, str | int | float | bool]
 
     def has(self, *names: str) -> bool:
@@ -89,9 +97,8 @@ class Fields:
         """
         if name not in self.values:
             others = ", ".join(ALIASES[name])
-            found = ", ".join(self.columns.values()) or "none that is known"
             raise DataError(
-                f"is missing (also accepted: {others}); the row has {found}",
+                f"is missing (also accepted: {others}); the row has {', '.join(self.row) or 'no columns'}",
                 field=name,
                 reason="missing_field",
             )
@@ -139,11 +146,12 @@ def fields_of(row: Mapping[str, object], mapping: Mapping[str, str]) -> Fields:
             if row[rest[alias]] == "" and field in _OPTIONAL:
                 continue
             found[field], columns[field] = row[rest[alias]], rest[alias]
-    details = {name: row[name] for name in DETAILS if isinstance(row.get(name), str | int | float | bool)}
+    plain = {name: row[name] for name in DETAILS if isinstance(row.get(name), str | int | float | bool)}
+    details = {name: value for name, value in plain.items() if value == value}  # without NaN
     if "instances" in found and "instruction" in found:
         _add_instance(found, columns)
     present = {field: value for field, value in found.items() if value is not None}
-    return Fields(present, columns, details)  # pyright: ignore[reportArgumentType]
+    return Fields(present, columns, tuple(map(str, row)), details)  # pyright: ignore[reportArgumentType]
 
 
 def _add_instance(found: dict[str, object], columns: dict[str, str]) -> None:
@@ -186,9 +194,9 @@ def guess_kind(fields: Fields) -> str:
         return "prompt"
     if fields.has("text"):
         return "document"
-    found = ", ".join(fields.columns.values()) or "none"
+    found = ", ".join(fields.row) or "none"
     raise DataError(
-        f"no known form; known columns found: {found}; name yours with columns", reason="unknown_form"
+        f"the columns ({found}) fit no known form; name yours with columns", reason="unknown_form"
     )
 
 

@@ -127,6 +127,12 @@ def uppercase(completion: str) -> bool:
     return any(c.isupper() for c in completion) and not any(c.islower() for c in completion)
 
 
+def capital_words(completion: str, *, count: int) -> bool:
+    """At least `count` words of three letters or more are written in capitals."""
+    letters = (re.sub(r"\W|\d", "", word) for word in words(completion))
+    return sum(word.isupper() and len(word) >= 3 for word in letters) >= count
+
+
 def numbered_list(completion: str, *, count: int) -> bool:
     """Lines numbered `1.` to `count.` (or `1)`), each once and in order."""
     numbers = re.findall(r"^\s*\**(\d+)[.)]\**\s+\S", completion, flags=re.MULTILINE)
@@ -248,6 +254,7 @@ CONSTRAINTS: dict[str, Callable[..., bool]] = {
         num_paragraphs,
         lowercase,
         uppercase,
+        capital_words,
         numbered_list,
         bullet_list,
         include_words,

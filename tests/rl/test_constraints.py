@@ -15,6 +15,7 @@ CASES = [
     ("lowercase", {}, "é", "비가 온다"),
     ("uppercase", {}, "RAIN FALLS 3!", "RAIN falls"),
     ("uppercase", {}, "ÉTÉ", "123 비"),
+    ("capital_words", {"count": 2}, "RAIN falls from **CLOUDS**!", "RAIN is a UK thing, OK? 비비비"),
     ("numbered_list", {"count": 2}, "Sure:\n1. Rain\n2) Snow", "1. Rain\n3. Snow"),
     ("numbered_list", {"count": 2}, " **1.** Rain\n **2.** Snow", "1. Rain\n2. Snow\n3. Hail"),
     ("bullet_list", {"count": 2}, "- a\n• b", "- a\n- b\n- c"),

@@ -92,7 +92,7 @@ def test_disconnected_models_are_named():
 
 def test_a_model_that_never_lost_is_named_and_can_be_rated_with_virtual_ties():
     comparisons = games("a", "b", 5, 4) + games("a", "z", 0, 4) + games("b", "z", 0, 4)
-    with pytest.raises(DataError, match="^z lost no comparison"):
+    with pytest.raises(DataError, match="z lost no comparison"):
         bradley_terry(comparisons)
     best, *rest = bradley_terry(comparisons, virtual_ties=1.0)
     assert best.model == "z"

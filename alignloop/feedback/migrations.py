@@ -23,8 +23,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    inspect,
+    select,
+    text,
+    update,
 )
-from sqlalchemy import inspect, select, text, update
 
 from alignloop.errors import UserError
 from alignloop.feedback import schema

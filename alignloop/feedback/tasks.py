@@ -120,6 +120,7 @@ def _edit(body: Mapping[str, object], order: Sequence[int]) -> dict[str, object]
     _require(isinstance(text, str) and bool(text.strip()), "the edited answer is empty")
     assert isinstance(text, str)
     _require(len(text) <= MAX_TEXT, f"the edited answer is longer than {MAX_TEXT} characters")
+    text = text.replace("\x00", "\ufffd")
     if base is None:
         return {"text": text, "base": None}
     _require(_is_int(base, 0, len(order) - 1), "base must be the place of a shown answer")

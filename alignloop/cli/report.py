@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+app = typer.Typer(add_completion=False)
+
 
 class Format(StrEnum):
     """What `--format` accepts."""
@@ -17,6 +19,7 @@ class Format(StrEnum):
     json = "json"
 
 
+@app.command()
 def report(
     path: Annotated[Path, typer.Argument(metavar="RUN|PIPELINE", help="a run folder or a pipeline folder")],
     format: Annotated[Format, typer.Option(help="html, md (Markdown) or json")] = Format.html,

@@ -1,15 +1,11 @@
 import json
 from pathlib import Path
 
-import typer
 from typer.testing import CliRunner
 
-from alignloop.cli.report import report
+from alignloop.cli.report import app
 from alignloop.errors import RunError
 from tests.report.fake_runs import curve, make_run
-
-app = typer.Typer()
-app.command()(report)
 
 
 def test_html_goes_into_the_folder_and_its_path_is_said(tmp_path: Path) -> None:

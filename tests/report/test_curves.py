@@ -18,7 +18,7 @@ def test_chosen_and_rejected_share_a_plot_and_held_out_joins_its_metric() -> Non
     main, lesser = plots(rows)
     assert [(p.title, [s.name for s in p.series]) for p in main] == [
         ("Loss (nats)", ["loss", "loss, held out"]),
-        ("Log-probability of a completion (nats)", ["chosen", "rejected"]),
+        ("Log-probability (nats per completion)", ["chosen", "rejected"]),
     ]
     assert main[0].series[1].points == ((2.0, 0.65),)
     assert lesser == []

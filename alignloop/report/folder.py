@@ -77,7 +77,9 @@ def number(value: Json) -> float | None:
     """The value if it is a number (not a boolean), else None; beyond ±1e300 it counts as infinite."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    return float(value) if -1e300 < value < 1e300 or value != value else math.copysign(math.inf, value)
+    return (
+        float(value) if -1e300 < value < 1e300 or value != value else (math.inf if value > 0 else -math.inf)
+    )
 
 
 def is_pipeline(path: Path) -> bool:

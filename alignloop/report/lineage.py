@@ -283,7 +283,7 @@ def _box(graph: Lineage, node: Node, place: Place, emphasised: bool) -> Markup:
         '<text x="{:.0f}" y="{:.0f}">{}</text><text class="detail" x="{:.0f}" y="{:.0f}">{}</text></g>'
     ).format(
         classes, whole, x, y, BOX_WIDTH, BOX_HEIGHT,
-        x + 10, y + 19, shortened(node.title, size=13, width=BOX_WIDTH - 20),
+        x + 10, y + (19 if detail else 27), shortened(node.title, size=13, width=BOX_WIDTH - 20),
         x + 10, y + 35, shortened(detail, size=11, width=BOX_WIDTH - 20),
     )  # fmt: skip
 

@@ -53,6 +53,9 @@ def render(path: str | Path, *, format: Format = "html") -> str:
         path: the folder.
         format: html, md (Markdown) or json.
 
+    Returns:
+        The whole document.
+
     Raises:
         RunError: the path is neither.
     """
@@ -76,8 +79,16 @@ def write_report(path: str | Path, *, format: Format = "html", output: str | Pat
     Raises:
         RunError: the path is no run, or the file cannot be written.
     """
-    content = render(path, format=format)
     target = Path(output) if output is not None else Path(path) / f"report.{format}"
+    return write_text(target, render(path, format=format))
+
+
+def write_text(target: Path, content: str) -> Path:
+    """Write a file whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -87,7 +98,7 @@ def write_report(path: str | Path, *, format: Format = "html", output: str | Pat
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise RunError(f"{target}: the report could not be written: {error.strerror}") from error
+        raise RunError(f"{target}: could not be written: {error.strerror}") from error
     return target
 
 

@@ -64,6 +64,9 @@ def choose_samples(rows: Sequence[Mapping[str, Json]], *, at_most: int, characte
         rows: rows of samples.jsonl.
         at_most: upper bound on their number.
         characters: upper bound on the characters of all together; one sample is always shown.
+
+    Returns:
+        The chosen ones in the order to show them, and the number there are.
     """
     usable = [row for row in rows if "completion" in row]
     earliest = _earliest(usable)

@@ -45,11 +45,11 @@ class Measure:
     higher_is_better: bool | None
 
     def shown(self, value: float | None, *, signed: bool = False) -> str:
-        """A value of this metric as text; shares are shown as percentages."""
+        """A value, or with `signed` a change, as text; shares as percentages, their changes as points."""
         plus = "+" if signed and value is not None and value > 0 else ""
         if value is None or self.unit not in _SHARES:
             return plus + rounded(value)
-        return f"{plus}{rounded(round(100 * value, 1))} %"
+        return f"{plus}{rounded(round(100 * value, 1))} {'points' if signed else '%'}"
 
     @property
     def shown_unit(self) -> str:

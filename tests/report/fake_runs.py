@@ -155,8 +155,8 @@ EVALUATION = {
             "after_interval": [13.9, 15.3], "higher_is_better": False,
         },
         "repetition": {
-            "before": 0.031, "after": 0.052, "before_interval": [0.027, 0.035], "after_interval": [0.045, 0.06],
-            "unit": "share", "higher_is_better": False,
+            "before": 0.031, "after": 0.052, "unit": "share", "before_interval": [0.027, 0.035],
+            "after_interval": [0.045, 0.06], "higher_is_better": False,
         },
         "completion_length": {"before": 58.2, "after": 44.9, "unit": "tokens", "higher_is_better": None},
         "kl": {"before": 0.0, "after": 2.31, "unit": "nats", "higher_is_better": None},

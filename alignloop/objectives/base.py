@@ -199,13 +199,15 @@ def pairs(per_sequence: Tensor) -> tuple[Tensor, Tensor]:
     return per_sequence[0::2], per_sequence[1::2]
 
 
-def pair_metrics(rewards: Tensor, logprob: Tensor) -> dict[str, Mean]:
+def pair_metrics(inputs: Inputs, rewards: Tensor, logprob: Tensor) -> dict[str, Mean]:
     """What every preference objective reports.
 
     Falling chosen log-probs under a growing margin are the most asked question about DPO, so both
-    sides are always shown by themselves.
+    sides are always shown by themselves. Accuracy leaves out ties, probability ½, and expects the
+    rejected completion to win where the probability is below.
 
     Args:
+        inputs: for `extras["probability"]`, 1 if absent.
         rewards: (B,), implicit rewards in the objective's units; rows chosen, rejected, ….
         logprob: (B,), log π of each completion in nats, summed over tokens.
 
@@ -214,11 +216,12 @@ def pair_metrics(rewards: Tensor, logprob: Tensor) -> dict[str, Mean]:
     """
     chosen, rejected = pairs(rewards)
     chosen_logprob, rejected_logprob = pairs(logprob)
+    preferred = inputs.extras.get("probability", torch.ones_like(chosen)) - 0.5
     return {
         "chosen_reward": mean_of(chosen),
         "rejected_reward": mean_of(rejected),
         "margin": mean_of(chosen - rejected),
-        "accuracy": mean_of((chosen > rejected).float()),
+        "accuracy": mean_of(((chosen - rejected) * preferred > 0).float(), preferred != 0),
         "chosen_logprob": mean_of(chosen_logprob),
         "rejected_logprob": mean_of(rejected_logprob),
     }

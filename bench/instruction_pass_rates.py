@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from alignloop.data.instructions import instruction_kinds, instruction_prompts
 from alignloop.records import Prompt
 from alignloop.rl.constraints import is_answer
-from alignloop.rl.verifiers import passes
+from alignloop.rl.verifiers import VERIFIERS
 
 Sample = Callable[[Sequence[Prompt]], list[list[str]]]
 
@@ -29,7 +29,7 @@ def pass_rates(sample: Sample, *, split: str, prompts: int, kinds: Sequence[str]
         records = instruction_prompts(split, prompts, seed=0, kinds=[kind])
         texts = sample(records)
         results = [
-            passes(text, record.constraints)
+            VERIFIERS["constraints"](text, record) == 1.0
             for record, answers in zip(records, texts, strict=True)
             for text in answers
         ]

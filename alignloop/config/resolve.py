@@ -78,6 +78,27 @@ def flatten(config: StageConfig, objective: Any) -> dict[str, Any]:
     return {**config.model_dump(mode="json"), **fields_of(loss)}
 
 
+def path_values(config: StageConfig) -> dict[str, str]:
+    """Every text in a configuration that is a path, by key, `dataset[1]` in a list; output_dir left out."""
+    found: dict[str, str] = {}
+    for key, schema in _json_schema(type(config))["properties"].items():
+        marks = [schema, *schema.get("anyOf", ())]
+        words = {word for mark in marks for word in mark.get("words", ())}
+        if key == "output_dir" or not any(mark.get("format") == "path" for mark in marks):
+            continue
+        value = getattr(config, key)
+        items = (
+            {f"{key}[{i}]": item for i, item in enumerate(value)}
+            if isinstance(value, tuple)
+            else {key: value}
+        )
+        for name, item in items.items():
+            path = item.get("path") if isinstance(item, dict) else item
+            if isinstance(path, str) and path not in words:
+                found[name] = path
+    return found
+
+
 def fields_of(loss: Mapping[str, Any]) -> dict[str, Any]:
     """An objective's fields as plain values: tuples become lists."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in loss.items()}
@@ -206,6 +227,8 @@ def _json_schema(model: type[Section]) -> dict[str, Any]:
 
 def describe_schema(schema: Mapping[str, Any]) -> str:
     """A JSON schema of one field in words."""
+    if "$ref" in schema:
+        return "{path: …, weight: …, rows: …, split: …}"
     if "anyOf" in schema:
         return " or ".join(describe_schema(option) for option in schema["anyOf"])
     if "enum" in schema:

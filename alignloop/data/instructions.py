@@ -6,6 +6,7 @@ wordings of every constraint, so that what it measures is obedience, not memory.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -19,7 +20,20 @@ from alignloop.records import Message, Prompt, Provenance
 
 Split = Literal["train", "eval"]
 
-QUICKSTART_KINDS: tuple[str, ...] = ()
+QUICKSTART_KINDS: tuple[str, ...] = (
+    "max_words",
+    "min_words",
+    "num_sentences",
+    "numbered_list",
+    "include_words",
+    "forbid_words",
+    "start_with",
+    "end_with",
+    "no_commas",
+    "title",
+    "bold",
+    "ends_with_question",
+)
 """Kinds that SmolLM2-135M-Instruct obeys in 5 % to 60 % of its answers before training."""
 
 _CONFLICTS = (
@@ -115,7 +129,7 @@ def _prompt(
         arguments = entry["arguments"][rng.integers(len(entry["arguments"]))]
         wordings = entry[language][split]
         instructions.append(_fill(wordings[rng.integers(len(wordings))], arguments))
-        constraints.append({"kind": kind, **arguments})
+        constraints.append({"kind": kind, **copy.deepcopy(arguments)})
     parts = [topic, *instructions]
     if rng.random() < 0.25:
         parts = [*instructions, topic]
@@ -149,11 +163,11 @@ def _check(split: str, kinds: Sequence[str], languages: Sequence[str], constrain
         raise DataError("accepted are train, eval", field="split", value=split)
     if constraints_per_prompt not in (1, 2):
         raise DataError("accepted are 1, 2", field="constraints_per_prompt", value=constraints_per_prompt)
+    for kind in kinds:
+        if kind not in _task()["kinds"]:
+            raise DataError(f"accepted are {', '.join(_task()['kinds'])}", field="kinds", value=kind)
     for language in languages:
         if language not in _task()["topics"]:
             raise DataError(f"accepted are {', '.join(_task()['topics'])}", field="languages", value=language)
         if not set(kinds) & set(instruction_kinds(language)):
             raise DataError(f"no kind has {language} wordings", field="kinds", value=list(kinds))
-    for kind in kinds:
-        if kind not in _task()["kinds"]:
-            raise DataError(f"accepted are {', '.join(_task()['kinds'])}", field="kinds", value=kind)

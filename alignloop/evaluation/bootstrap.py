@@ -72,9 +72,8 @@ def mean_interval(
         DataError: no value, a value that is not finite or outside `bounds`, or fewer than 2 prompts.
     """
     totals, sizes = cluster_sums(values, clusters)
-    if bounds is not None and len(flat := np.asarray(values, dtype=float)):
-        if flat.min() < bounds[0] or flat.max() > bounds[1]:
-            raise DataError(f"values must lie between {bounds[0]:g} and {bounds[1]:g}", field="values")
+    if bounds is not None and (np.min(values) < bounds[0] or np.max(values) > bounds[1]):
+        raise DataError(f"values must lie between {bounds[0]:g} and {bounds[1]:g}", field="values")
     if method == "wilson":
         if bounds is None:
             raise DataError("the Wilson interval needs the bounds of the values", field="bounds")
@@ -113,13 +112,15 @@ def cluster_sums(values: ArrayLike, clusters: Sequence[object] | None = None) ->
     if not np.isfinite(flat).all():
         raise DataError("values must be finite numbers", field="values")
     if clusters is None:
-        totals, sizes = flat, np.ones(len(flat))
+        totals, sizes = flat, np.ones(len(flat), dtype=np.float64)
     else:
         if len(clusters) != len(flat):
             raise DataError(f"{len(flat)} values but {len(clusters)} prompts", field="clusters")
         number: dict[object, int] = {}
-        index = np.array([number.setdefault(c, len(number)) for c in clusters])
-        totals, sizes = np.bincount(index, weights=flat), np.bincount(index).astype(float)
+        index = [number.setdefault(c, len(number)) for c in clusters]
+        totals, sizes = np.zeros(len(number)), np.zeros(len(number))
+        np.add.at(totals, index, flat)
+        np.add.at(sizes, index, 1.0)
     if len(sizes) < 2:
         raise DataError("an interval needs at least 2 prompts", field="clusters", value=len(sizes))
     return totals, sizes

@@ -164,7 +164,7 @@ def _covariance(
 ) -> Array:
     """Sandwich covariance with the scores summed per prompt, of θ centred on its mean."""
     prompts: dict[object, int] = {}
-    rows = [prompts.setdefault(c.prompt, len(prompts)) for c in comparisons]
+    rows = np.array([prompts.setdefault(c.prompt, len(prompts)) for c in comparisons])
     if len(prompts) < 2:
         raise DataError("intervals need comparisons on at least 2 prompts", field="prompt")
     first = np.array([index[c.first] for c in comparisons])

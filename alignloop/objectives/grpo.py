@@ -110,7 +110,7 @@ class GRPO:
         }
         if "sampler_logprobs" in inputs.extras:
             weight = bounded_ratio(old_logprobs - inputs.extras["sampler_logprobs"])
-            weight = weight.clamp(max=self.sampler_ratio_cap).detach()
+            weight = weight.clamp(max=self.sampler_ratio_cap)
             loss = weight * loss
             metrics["sampler_weight"] = mean_of(weight, mask)
         return loss, metrics

@@ -37,7 +37,7 @@ _SCRIPTS = {
     "russian": r"[\u0400-\u04ff]",
 }
 _FUNCTION_WORDS = {
-    "english": "the of and to in is that it for was on are as with be at by this have from or an they you not",
+    "english": "the of and to in is that it for was on are as with be at by this have from or an they you",
     "spanish": "el la de que y en los del se las por un para con una su al es lo como más o pero sus le son",
     "french": "le la de et les des en un une du est que dans pour qui sur pas au par il avec se ce sont plus",
     "german": "der die und in den von zu das mit sich des auf für ist im dem nicht ein eine als auch es sind",
@@ -80,9 +80,20 @@ def is_answer(completion: str, *, min_distinct_words: int = 5, min_distinct_shar
     tokens = [word for word in bare_words(completion) if word]
     if len(set(tokens)) < min_distinct_words:
         return False
-    runs = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    runs = _runs(tokens)
     most_common = max(tokens.count(word) for word in set(tokens))
     return len(set(runs)) >= min_distinct_share * len(runs) and 2 * most_common <= len(tokens)
+
+
+def _runs(tokens: Sequence[str]) -> list[tuple[str, str, str]]:
+    """All runs of three neighbouring words."""
+    return list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+
+
+def echoes(completion: str, prompt: str, *, share: float = 0.5) -> bool:
+    """Whether at least `share` of the completion's runs of three words are copied from the prompt."""
+    source, runs = set(_runs(bare_words(prompt))), _runs(bare_words(completion))
+    return bool(runs) and sum(run in source for run in runs) >= share * len(runs)
 
 
 def max_words(completion: str, *, limit: int) -> bool:
@@ -96,8 +107,9 @@ def min_words(completion: str, *, limit: int) -> bool:
 
 
 def num_sentences(completion: str, *, count: int) -> bool:
-    """Exactly `count` sentences."""
-    return len(sentences(completion)) == count
+    """Exactly `count` sentences, the last of which is finished (an answer cut off is not)."""
+    found = sentences(completion)
+    return len(found) == count and _SENTENCE_END.search(found[-1]) is not None
 
 
 def num_paragraphs(completion: str, *, count: int) -> bool:
@@ -113,6 +125,12 @@ def lowercase(completion: str) -> bool:
 def uppercase(completion: str) -> bool:
     """No lower-case letter, and at least one letter that has a case."""
     return any(c.isupper() for c in completion) and not any(c.islower() for c in completion)
+
+
+def capital_words(completion: str, *, count: int) -> bool:
+    """At least `count` words of three letters or more are written in capitals."""
+    letters = (re.sub(r"\W|\d", "", word) for word in words(completion))
+    return sum(word.isupper() and len(word) >= 3 for word in letters) >= count
 
 
 def numbered_list(completion: str, *, count: int) -> bool:
@@ -236,6 +254,7 @@ CONSTRAINTS: dict[str, Callable[..., bool]] = {
         num_paragraphs,
         lowercase,
         uppercase,
+        capital_words,
         numbered_list,
         bullet_list,
         include_words,
@@ -294,8 +313,8 @@ def _check_argument(kind: str, name: str, value: object) -> None:
             "a number above 0",
         )
     elif name in ("words", "keys"):
-        valid = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
-        valid = valid and all(isinstance(item, str) and item.strip() for item in value)
+        listed = value if isinstance(value, list | tuple) else ()
+        valid = len(listed) > 0 and all(isinstance(item, str) and item.strip() for item in listed)
         wants = "a list of words"
     elif name == "language":
         valid, wants = value in _SCRIPTS, f"one of {', '.join(_SCRIPTS)}"

@@ -15,14 +15,19 @@ import regex
 
 from alignloop.errors import DataError, UserError
 from alignloop.records import Prompt
-from alignloop.rl.constraints import checked, is_answer, satisfied
+from alignloop.rl.constraints import checked, echoes, is_answer, satisfied
 
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*[1-9]\d*(?![\d.]))?|[-+]?\.\d+"
 _NUMBER_RE = re.compile(rf"(?<![\w.])(?:{_NUMBER})|(?<=[\w.])\d+(?:\.\d+)?", re.ASCII)
 
 
-def instruction_reward(completion: str, constraints: Sequence[Mapping[str, object]]) -> float:
-    """Share of the constraints that the completion satisfies; 0 if it is no answer (see `is_answer`).
+def instruction_reward(
+    completion: str, constraints: Sequence[Mapping[str, object]], *, prompt: str = ""
+) -> float:
+    """Share of the constraints that the completion satisfies, 0 if it is no answer.
+
+    No answer is what `is_answer` refuses (nearly empty, looping) or what `echoes` the prompt, so that
+    neither silence nor repeating the instruction earns reward.
 
     Raises:
         DataError: there is no constraint, or one is unknown or has wrong arguments.
@@ -30,16 +35,17 @@ def instruction_reward(completion: str, constraints: Sequence[Mapping[str, objec
     if not constraints:
         raise DataError("a prompt without constraints cannot be scored", field="constraints")
     results = [satisfied(completion, constraint) for constraint in constraints]
-    return sum(results) / len(results) if is_answer(completion) else 0.0
+    answered = is_answer(completion) and not echoes(completion, prompt)
+    return sum(results) / len(results) if answered else 0.0
 
 
-def passes(completion: str, constraints: Sequence[Mapping[str, object]]) -> bool:
-    """Whether the completion is an answer and satisfies all constraints.
+def passes(completion: str, constraints: Sequence[Mapping[str, object]], *, prompt: str = "") -> bool:
+    """Whether the completion is an answer (see `instruction_reward`) and satisfies all constraints.
 
     Raises:
         DataError: as `instruction_reward`.
     """
-    return instruction_reward(completion, constraints) == 1.0
+    return instruction_reward(completion, constraints, prompt=prompt) == 1.0
 
 
 def final_number(text: str) -> Fraction | None:
@@ -98,11 +104,12 @@ def json_schema_reward(completion: str, schema: str | Mapping[str, object]) -> f
     """
     try:
         import jsonschema
+        from jsonschema.validators import validator_for
     except ImportError as error:
         raise UserError("JSON schemas need: pip install 'alignloop[verifiers]'") from error
     try:
-        parsed = json.loads(schema) if isinstance(schema, str) else schema
-        validator = jsonschema.validators.validator_for(parsed)
+        parsed = json.loads(schema) if isinstance(schema, str) else dict(schema)
+        validator = validator_for(parsed)
         validator.check_schema(parsed)
     except (ValueError, jsonschema.SchemaError) as error:
         raise DataError(f"not a JSON schema: {error}", field="answer", value=schema) from error
@@ -149,8 +156,13 @@ def _answer(prompt: Prompt) -> str:
     return prompt.answer
 
 
+def _constraints(completion: str, prompt: Prompt) -> float:
+    asked = " ".join(message.content for message in prompt.prompt)
+    return instruction_reward(completion, prompt.constraints, prompt=asked)
+
+
 VERIFIERS: dict[str, Callable[[str, Prompt], float]] = {
-    "constraints": lambda completion, prompt: instruction_reward(completion, prompt.constraints),
+    "constraints": _constraints,
     "math": lambda completion, prompt: math_reward(completion, _answer(prompt)),
     "regex": lambda completion, prompt: regex_reward(completion, _answer(prompt)),
     "json_schema": lambda completion, prompt: json_schema_reward(completion, _answer(prompt)),

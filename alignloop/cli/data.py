@@ -199,7 +199,7 @@ def _pieces(text: str, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
     ids = tokenizer(text, add_special_tokens=False).input_ids
     pieces, start = [], 0
     for stop in range(1, len(ids) + 1):
-        piece = tokenizer.decode(ids[start:stop], clean_up_tokenization_spaces=False)
+        piece = str(tokenizer.decode(ids[start:stop], clean_up_tokenization_spaces=False))
         if not piece.endswith("\ufffd") or stop == len(ids):
             pieces.append(piece)
             start = stop

@@ -83,7 +83,7 @@ def warnings(records: Sequence[Record]) -> list[str]:
             found.append(
                 f"chosen is longer than rejected in {longer:.0%} of {len(decided)} pairs: watch length bias"
             )
-    marks = {mark: 0 for mark in _TURN_MARKS}
+    marks = dict.fromkeys(_TURN_MARKS, 0)
     broken = 0
     for record in records:
         text = "\n".join((prompt_text(record), *completion_texts(record)))

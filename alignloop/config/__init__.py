@@ -3,7 +3,7 @@
 from alignloop.config.plan import Plan, StagePlan, make_plan
 from alignloop.config.recipe_file import Entry, Recipe, parse_overrides, parse_recipe, read_recipe
 from alignloop.config.registry import STAGES, StageSpec, find_stage, stage_names
-from alignloop.config.resolve import Resolved, flatten, resolve
+from alignloop.config.resolve import Resolved, flatten, path_values, resolve
 from alignloop.config.schema import all_schemas, markdown_table, stage_schema, starter_recipe
 from alignloop.config.stages import (
     BestOfNConfig,
@@ -49,6 +49,7 @@ __all__ = [
     "markdown_table",
     "parse_overrides",
     "parse_recipe",
+    "path_values",
     "read_recipe",
     "resolve",
     "stage_names",

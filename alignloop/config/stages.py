@@ -7,18 +7,45 @@ description in all stages. An objective's own keys (`beta`, …) are not here: t
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, Required, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-Path = str
+
+def path_or(*words: str) -> FieldInfo:
+    """Marks a text as a path, so that its content counts in a run's fingerprint; `words` are none."""
+    extra: dict[str, JsonValue] = {"format": "path"}
+    return Field(json_schema_extra={**extra, "words": list(words)} if words else extra)
+
+
+Path = Annotated[str, path_or()]
 """A file, a folder, a run folder, or `@name` of an earlier stage of the same recipe."""
+ModelPath = Annotated[str, path_or("smollm2-135m-instruct", "tiny")]
+TemplatePath = Annotated[str, path_or("tokenizer", "alpaca", "chatml", "plain")]
+RewardPath = Annotated[str, path_or("gold")]
+ReferencePath = Annotated[str, path_or("auto", "none", "start", "smollm2-135m-instruct", "tiny")]
 
-Dataset = str | tuple[str, ...] | dict[str, float]
-"""One source (`rows.jsonl`, `rows.jsonl#500`, a run folder, a hub id), several, or source: weight."""
 
-DATASET = "file, `file#500` for its first 500 rows, run folder or hub id; a list of them, or source: weight"
+class DataSource(TypedDict, total=False):
+    """A source with a weight: how often each row is used in one pass."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
+
+    path: Required[Path]
+    weight: Annotated[float, Field(gt=0)]
+    rows: Annotated[int, Field(ge=1)]
+    split: str
+
+
+Dataset = Path | DataSource | tuple[Path | DataSource, ...]
+"""One source (`rows.jsonl`, `rows.jsonl#500`, a run folder, a hub id), or several to be mixed."""
+
+DATASET = (
+    "file, `file#500` for its first 500 rows, run folder, hub id, {path: …, weight: …}, or a list of these"
+)
 
 
 class Section(BaseModel):
@@ -47,7 +74,7 @@ class StageConfig(Section):
     seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything random in this stage")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto is bfloat16 where the machine multiplies it fast, else float32"
+        "auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
     )
     num_threads: int = Field(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
 
@@ -55,11 +82,11 @@ class StageConfig(Section):
 class ModelConfig(Section):
     """The model a stage starts from and how a conversation becomes text."""
 
-    model_name_or_path: Path = Field(
+    model_name_or_path: ModelPath = Field(
         "smollm2-135m-instruct",
         description="run folder, model or adapter folder, .gguf, hub id, `smollm2-135m-instruct` or `tiny`",
     )
-    chat_template: str = Field(
+    chat_template: TemplatePath = Field(
         "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
     )
 
@@ -179,7 +206,7 @@ class FeedbackConfig(StageConfig, RowsConfig):
     )
     kind: Literal["pair", "ranking", "score", "label"] = Field("pair", description="form of the judgements")
     noise: float = Field(0.0, ge=0, le=0.5, description="probability that a judgement is flipped")
-    ties: float = Field(0.0, ge=0, description="gold rewards closer than this are a tie")
+    max_pairs: int = Field(1, ge=1, le=10, description="pairs made from one prompt's answers, at most")
 
 
 class RewardConfig(TrainConfig):
@@ -202,7 +229,7 @@ class RewardConfig(TrainConfig):
 class PreferenceConfig(TrainConfig):
     """Preference optimization with any offline objective."""
 
-    reference: str = Field(
+    reference: ReferencePath = Field(
         "auto", description="auto (start, if the objective reads a reference), none, start, or a model's path"
     )
     precompute_ref_log_probs: bool = Field(
@@ -214,7 +241,9 @@ class PreferenceConfig(TrainConfig):
 class BestOfNConfig(TrainConfig, SamplingConfig):
     """Rejection sampling: n answers per prompt, the best ones become demonstrations."""
 
-    reward_model: Path = Field(description="reward model's run folder, or gold for the rows' own verifiers")
+    reward_model: RewardPath = Field(
+        description="reward model's run folder, or gold for the rows' own verifiers"
+    )
     n: int = Field(8, ge=2, description="answers sampled per prompt")
     keep_per_prompt: int = Field(1, ge=1, description="best answers kept per prompt")
     rounds: int = Field(1, ge=1, description="rounds of sampling and training, each from the start model")
@@ -230,9 +259,9 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
 class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig):
     """Before against after on held-out prompts, with intervals."""
 
-    before: Path = Field(description="model to compare with, usually the start")
-    after: Path = Field(description="model to judge")
-    chat_template: str = Field(
+    before: ModelPath = Field(description="model to compare with, usually the start")
+    after: ModelPath = Field(description="model to judge")
+    chat_template: TemplatePath = Field(
         "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
     )
     reward_model: Path | None = Field(None, description="reward model that scores both, null for none")

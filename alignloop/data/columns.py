@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
-from alignloop.data import forms, sources
+from alignloop.data import builders, forms, sources
 from alignloop.data.files import sha256_of, write_whole
 from alignloop.errors import DataError
 from alignloop.records import (
@@ -89,8 +89,8 @@ def read_records(
     """
     if kind is not None and kind not in KINDS:
         raise DataError(f"expected {', '.join(KINDS)}", field="kind", value=kind)
-    if origin not in forms.ORIGINS:
-        raise DataError(f"expected {', '.join(forms.ORIGINS)}", field="origin", value=origin)
+    if origin not in builders.ORIGINS:
+        raise DataError(f"expected {', '.join(builders.ORIGINS)}", field="origin", value=origin)
     mapping = forms.check_columns(columns)
     records: list[Record] = []
     dropped: list[DataError] = []
@@ -141,7 +141,7 @@ def _read_source(
                 found = forms.guess_kind(fields)
                 kind = kind or found
                 _check_kind(found, kind)
-            records.append(forms.build(kind, fields, row.file, row.line, origin))
+            records.append(builders.build(kind, fields, row.file, row.line, origin))
         except DataError as fault:
             unusable.append(_placed(fault, row))
     identity = sha256_of(Path(source.path)) if source.split is None else digest.hexdigest()

@@ -56,12 +56,19 @@ class SamplingParams:
             (self.top_k >= 0, "top_k", "0 (off) or a positive number", self.top_k),
             (0 < self.top_p <= 1, "top_p", "above 0 and at most 1", self.top_p),
             (0 <= self.min_p <= 1, "min_p", "between 0 and 1", self.min_p),
-            (0 < self.repetition_penalty < math.inf, "repetition_penalty", "above 0", self.repetition_penalty),
+            (
+                0 < self.repetition_penalty < math.inf,
+                "repetition_penalty",
+                "above 0",
+                self.repetition_penalty,
+            ),
             (self.max_tokens >= 1, "max_tokens", "at least 1", self.max_tokens),
             (not isinstance(self.stop, str) and all(self.stop), "stop", "non-empty strings", self.stop),
             (self.seed >= 0, "seed", "a number from 0", self.seed),
         ]
-        wrong = [f"{name}: {value!r} given, {want} needed" for fine, name, want, value in findings if not fine]
+        wrong = [
+            f"{name}: {value!r} given, {want} needed" for fine, name, want, value in findings if not fine
+        ]
         if wrong:
             raise ConfigError(wrong)
 

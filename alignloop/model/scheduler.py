@@ -231,9 +231,7 @@ class Scheduler:
                 prompt = len(group.request.prompt)
                 needed += prompt
                 packed = sum(len(g.request.prompt) for g in fresh)
-                if needed > self.token_budget - self.reserved or (
-                    fresh and packed + prompt > PREFILL_TOKENS
-                ):
+                if needed > self.token_budget - self.reserved or (fresh and packed + prompt > PREFILL_TOKENS):
                     break
                 group.prefix = self._pool(group).add(prompt)
                 self.reserved += prompt

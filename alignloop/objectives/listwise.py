@@ -97,7 +97,7 @@ class Listwise:
 def rank_gains(ranks: Tensor, group: Tensor) -> Tensor:
     """Share of its group's other completions that each beats, ties ½; ½ if there is no other.
 
-    Arguments:
+    Args:
         ranks: floating point (B,), 1 the best.
         group: int64 (B,).
 
@@ -125,9 +125,9 @@ def lipo_lambda_terms(s: Tensor, ranks: Tensor, group: Tensor) -> Tensor:
     Equal s are placed in the order of their ranks: at the start all s are 0, and a shared position
     would make every weight, and so the gradient, 0.
     """
-    same, s_now = same_group(group), s.detach()
+    same = same_group(group)
     better = same & (ranks[:, None] < ranks[None, :])  # [i, j]: i better than j
-    ahead = same & ((s_now[:, None] > s_now[None, :]) | ((s_now[:, None] == s_now[None, :]) & better))
+    ahead = same & ((s[:, None] > s[None, :]) | ((s[:, None] == s[None, :]) & better))
     position = 1 + ahead.sum(0)
     gain = rank_gains(ranks, group).exp2() - 1
     discount = 1 / (1 + position).to(s.dtype).log()

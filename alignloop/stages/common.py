@@ -16,12 +16,14 @@ import torch
 from peft import PeftModel
 
 from alignloop.config import ModelConfig, TrainConfig
+from alignloop.data.chat import FILE as TEMPLATE_FILE
 from alignloop.data.chat import ChatTemplate, check_same, load_saved, load_template
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.load import LoadedModel, cache_dir, fingerprint, load_model, save_model
+from alignloop.model.onednn import fast_linears
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
@@ -57,7 +59,7 @@ def open_model(config: ModelConfig) -> tuple[LoadedModel, ChatTemplate]:
     """
     loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
     template = load_template(config.chat_template, loaded.tokenizer)
-    saved = load_saved(loaded.path) if loaded.path is not None and loaded.path.is_dir() else None
+    saved = saved_template(loaded)
     if saved is not None:
         if config.chat_template == "tokenizer":
             template = saved
@@ -66,13 +68,38 @@ def open_model(config: ModelConfig) -> tuple[LoadedModel, ChatTemplate]:
     return loaded, template
 
 
+def saved_template(loaded: LoadedModel) -> ChatTemplate | None:
+    """The template a model was trained with here, None for a model from elsewhere."""
+    folder = loaded.path
+    return load_saved(folder) if folder is not None and (folder / TEMPLATE_FILE).is_file() else None
+
+
+def inference_encoder(
+    loaded: LoadedModel, chat_template: str = "tokenizer", max_length: int = 4096
+) -> Encoder:
+    """The encoder for answers and scores: the template of training, which another may not replace.
+
+    Raises:
+        ModelError: `chat_template` differs from the template the model was trained with.
+    """
+    saved, asked = saved_template(loaded), load_template(chat_template, loaded.tokenizer)
+    if saved is not None and chat_template != "tokenizer":
+        check_same(saved, asked)
+    return Encoder(loaded.tokenizer, saved or asked, max_length, "truncate")  # pyright: ignore[reportArgumentType]
+
+
+def set_threads(num_threads: int) -> None:
+    """Use this many CPU threads; 0 leaves the choice to PyTorch."""
+    if num_threads:
+        torch.set_num_threads(num_threads)
+
+
 def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = False) -> Prepared:
     """Load the model for training, with LoRA and a scalar head where asked for.
 
     In bfloat16 the weights of full fine-tuning stay float32 and the matrix products run in bfloat16.
     """
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    set_threads(config.num_threads)
     torch.manual_seed(config.seed)
     loaded, template = open_model(config)
     autocast = torch.bfloat16 if loaded.model.dtype == torch.bfloat16 else None
@@ -174,7 +201,7 @@ def fit(
         reference=reference,
         autocast=prepared.autocast,
     )
-    folder = run.path / "checkpoints"
+    folder, history = run.checkpoints, list[dict[str, float]]()
     parts: dict[str, Any] = {"modules": {"model": prepared.model}, "optimizers": {"model": optimizer}}
     restored = load_checkpoint(folder, **parts)
     if restored is not None:
@@ -182,7 +209,10 @@ def fit(
         run.rewind(restored.step)
         for skipped in restored.skipped:
             run.warn(f"damaged checkpoint passed over: {skipped}")
-    with stop_requests() as stop, Progress(stream.num_steps, run.stage, start=trainer.step) as progress:
+    with (
+        stop_requests() as stop,
+        Progress(stream.num_steps, description=run.stage, start=trainer.step) as progress,
+    ):
         while trainer.step < stream.num_steps:
             report = train_step(trainer, objective, stream.step_groups(trainer.step))
             metrics = {**report.metrics, "epoch": stream.epoch(trainer.step)}
@@ -192,12 +222,24 @@ def fit(
             if last or trainer.step % config.logging_steps == 0:
                 run.log(trainer.step, **metrics)
             progress.update(trainer.step, **metrics)
+            history.append(metrics)
             due = config.save_steps and trainer.step % config.save_steps == 0 and not last
             if due or stop.is_set():
                 save_checkpoint(folder, step=trainer.step, keep=config.save_total_limit, **parts)
             if stop.is_set():
                 raise KeyboardInterrupt
-    return run.summary()
+    return _summary(history, stream.num_steps) if history else {"num_steps": stream.num_steps}
+
+
+def _summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
+    """Means over the last tenth of the steps made in this process, and the last evaluation."""
+    tail = history[-max(1, len(history) // 10) :]
+    names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}
+    means = {
+        n: float(np.mean([m[n] for m in tail if n in m])) for n in sorted(names - {"epoch", "learning_rate"})
+    }
+    last = next((m for m in reversed(history) if "eval_loss" in m), {})
+    return {"num_steps": num_steps, **means, **{n: v for n, v in last.items() if n.startswith("eval_")}}
 
 
 def optimizer_settings(config: TrainConfig, num_steps: int) -> OptimizerSettings:

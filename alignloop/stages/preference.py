@@ -54,10 +54,10 @@ def _reference(
     """Reference log-probs: adapters off under LoRA, else computed once with the reference and cached."""
     if config.reference == "none":
         raise ConfigError("reference: 'none' was given, but this objective needs one; use 'start' or a model")
-    if config.reference == "start" and prepared.peft is not None:
+    if config.reference in ("auto", "start") and prepared.peft is not None:
         return groups, held_out, adapter_reference(prepared.model, prepared.peft)
     model, model_id = prepared.model, prepared.model_id
-    if config.reference != "start":
+    if config.reference not in ("auto", "start"):
         other = load_model(config.reference, dtype=config.dtype, device=config.device)
         if not same_vocabulary(other.tokenizer, prepared.loaded.tokenizer):
             raise ConfigError(
@@ -69,8 +69,8 @@ def _reference(
         [*groups, *held_out],
         model,
         token_budget=config.token_budget,
-        cache=common.reference_cache(),
+        cache=common.reference_cache() if config.precompute_ref_log_probs else None,
         model_id=model_id,
     )
-    run.note(f"reference log-probs {'from the cache' if cached else 'computed once'}")
+    run.set_environment(reference_logprobs="from the cache" if cached else "computed once")
     return everything[: len(groups)], everything[len(groups) :], None

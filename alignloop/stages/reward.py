@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from alignloop.config import RewardConfig
 from alignloop.data.packing import Group, collate, pack
-from alignloop.data.tokenize import Encoder
 from alignloop.errors import ModelError
 from alignloop.model.load import load_model
 from alignloop.model.packed import PackedModel, ScalarHead
@@ -45,7 +44,9 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
         prepared.loaded.model.config.tie_word_embeddings and not config.freeze_base and prepared.peft is None
     )
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out)
-    mean, std = normalize(prepared.model, groups[:512], config.token_budget)
+    mean, std = (
+        normalize(prepared.model, groups[:512], config.token_budget) if config.normalize else (0.0, 1.0)
+    )
     common.save_policy(prepared, run.path / "model")
     save_head(prepared.model, run.path / "model")
     return {**summary, "reward_mean": mean, "reward_std": std, "data": common.data_summary(data, result)}
@@ -105,12 +106,7 @@ class RewardModel:
         head.load_state_dict(weights)
         self.model = PackedModel(loaded.model, head=head.to(loaded.model.device)).eval()
         self.tokenizer = loaded.tokenizer
-        template = common.load_saved(loaded.path) if loaded.path else None
-        self.encoder = Encoder(
-            loaded.tokenizer,  # pyright: ignore[reportArgumentType]
-            template or common.load_template("tokenizer", loaded.tokenizer),
-            overlength="truncate",
-        )
+        self.encoder = common.inference_encoder(loaded)
         self.token_budget = token_budget
 
     def score(self, prompts: list[Any], completions: list[list[str]]) -> list[list[float]]:

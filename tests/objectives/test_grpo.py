@@ -163,6 +163,33 @@ def test_asymmetric_clip(make_inputs):
     assert grpo.loss.item() == pytest.approx((-1.2 + 0.8) / 2, abs=1e-12)
 
 
+def test_metrics_by_hand(make_inputs):
+    """Ratios 1.5 (clipped at A > 0) and ½ (not clipped at A > 0); the sampler's weights e^0.5 and 2."""
+    inputs = make_inputs(
+        [[1, 1]],
+        [0],
+        logprobs=[[math.log(1.5), math.log(0.5)]],
+        old_logprobs=[[0.0, 0.0]],
+        reference_logprobs=[[math.log(0.5), math.log(0.5)]],
+        sampler_logprobs=[[-0.5, -3.0]],
+        advantages=[[1.0, 1.0]],
+        entropy=[[0.2, 0.4]],
+    )
+    metrics = {k: m.value for k, m in GRPO(kl_estimator="k1")(inputs, denominator=1.0).metrics.items()}
+    assert metrics == pytest.approx(
+        {
+            "ratio": 1.0,
+            "clip_fraction": 0.5,
+            # r − 1 − log r
+            "approx_kl": (0.5 - math.log(1.5) - 0.5 - math.log(0.5)) / 2,
+            "sampler_weight": (math.exp(0.5) + 2) / 2,
+            "kl": math.log(3) / 2,
+            "entropy": 0.3,
+        },
+        abs=1e-12,
+    )
+
+
 def test_needs_no_reference_without_kl():
     assert GRPO().needs == {"logprobs", "reference_logprobs"}
     assert preset("dapo").objective.needs == {"logprobs"}

@@ -38,6 +38,15 @@ def percent_agreement(
 ) -> Agreement:
     """Mean over items of the share of annotator pairs that gave the same category.
 
+    Args:
+        ratings: I rows of A entries, None where missing.
+        level: nominal coverage of the interval.
+        replicates: bootstrap replicates.
+        seed: of the bootstrap.
+
+    Returns:
+        The mean share with its interval.
+
     Raises:
         DataError: no item, or rows of different lengths.
     """
@@ -63,6 +72,17 @@ def cohen_kappa(
 
     Cohen 1960; weighted: Cohen 1968, with |i − j| or (i − j)² as disagreement between the i-th and j-th
     category in sorted order.
+
+    Args:
+        first: (I,) categories given by one annotator, None where missing.
+        second: (I,) the other's.
+        weighting: how much a disagreement counts: none (all alike), linear or quadratic.
+        level: nominal coverage of the interval.
+        replicates: bootstrap replicates.
+        seed: of the bootstrap.
+
+    Returns:
+        κ with its interval.
 
     Raises:
         DataError: no item or unequal lengths; for weights, categories that cannot be sorted.
@@ -105,6 +125,9 @@ def krippendorff_alpha(
         level: nominal coverage of the interval.
         replicates: bootstrap replicates.
         seed: of the bootstrap.
+
+    Returns:
+        α with its interval.
 
     Raises:
         DataError: no item, rows of different lengths, or categories that do not fit the measurement.
@@ -151,6 +174,9 @@ def gwet_ac1(
         level: nominal coverage of the interval.
         replicates: bootstrap replicates.
         seed: of the bootstrap.
+
+    Returns:
+        AC1 with its interval.
 
     Raises:
         DataError: no item, rows of different lengths, or a rating outside `categories`.

@@ -16,7 +16,7 @@ from alignloop.feedback.faults import Rejected
 from alignloop.feedback.ledger import MAX_NOTE
 from alignloop.feedback.project import clean
 from alignloop.feedback.web.render import render
-from alignloop.feedback.web.security import SESSION_COOKIE, SESSION_S, check_same_origin
+from alignloop.feedback.web.security import SESSION_COOKIE, SESSION_S, check_csrf, check_same_origin
 from alignloop.feedback.web.site import (
     Asker,
     Site,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -65,28 +64,3 @@ def create_app(
         exception_handlers={Rejected: on_fault, StoreUnavailable: on_fault, HTTPException: on_fault},
     )
     return Guard(app, allowed_hosts=allowed_hosts)
-
-
-def session_secret(folder: Path) -> bytes:
-    """The folder's session key, made the first time; readable by its owner only."""
-    path = folder / "session.key"
-    try:
-        secret = path.read_bytes()
-    except FileNotFoundError:
-        secret = _write_secret(path)
-    return secret if len(secret) >= 32 else _write_secret(path)
-
-
-def _write_secret(path: Path) -> bytes:
-    import os
-    import secrets
-
-    temporary = path.with_suffix(".new")
-    secret = secrets.token_bytes(32)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secret)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    return secret

@@ -34,8 +34,8 @@ def _close_link(
 def _image(
     self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
 ) -> str:
-    token = tokens[index]
-    return f'<span class="image" title="{escape(str(token.attrGet("src") or ""))}">🖼 {escape(token.content)}</span>'
+    source = escape(str(tokens[index].attrGet("src") or ""))
+    return f'<span class="image" title="{source}">🖼 {escape(tokens[index].content)}</span>'
 
 
 def _markdown() -> MarkdownIt:

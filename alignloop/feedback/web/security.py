@@ -1,4 +1,4 @@
-"""What stands between the network and the pages: headers, hosts, sizes, sessions, forged requests, guesses."""
+"""Between the network and the pages: headers, hosts, sizes, sessions, forged requests, guesses."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import wraps
@@ -43,13 +44,15 @@ class Site:
 
 def make_templates() -> Environment:
     """Templates that escape everything and know no undefined names."""
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("alignloop.feedback.web"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["when"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
+    return environment
 
 
 def static_files() -> dict[str, tuple[bytes, str]]:

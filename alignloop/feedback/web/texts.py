@@ -9,7 +9,9 @@ from importlib.resources import files
 LANGUAGES = {"en": "English", "ko": "한국어"}
 
 TEXTS: Mapping[str, Mapping[str, str]] = {
-    language: json.loads(files(__package__).joinpath("texts", f"{language}.json").read_text("utf-8"))
+    language: json.loads(
+        files("alignloop.feedback.web").joinpath("texts", f"{language}.json").read_text("utf-8")
+    )
     for language in LANGUAGES
 }
 

@@ -170,6 +170,20 @@ EVALUATION = {
 }  # fmt: skip
 
 
+DEMONSTRATIONS = {"path": "data/지시문.jsonl", "sha256": "ab12cd34" * 8, "rows": 1804}
+COUNTED = {
+    "kind": "demonstration",
+    "rows": 1804,
+    "used": 1752,
+    "dropped": {"duplicate": 37, "empty_completion": 3, "overlength": 12},
+    "truncated": 0,
+    "prompt_tokens": 122_640,
+    "completion_tokens": 227_760,
+    "origins": {"human": 1804},
+}
+HELD_OUT = {"path": "data/held-out.jsonl", "sha256": "77e1f00d" * 8, "rows": 208}
+
+
 def make_pipeline(folder: Path, *, num_steps: int = 200, num_samples: int = 60) -> Path:
     """Ten stages of a loop: start, feedback by a simulated annotator, four ways to train, evaluation."""
     stages = {
@@ -184,27 +198,15 @@ def make_pipeline(folder: Path, *, num_steps: int = 200, num_samples: int = 60) 
         "ppo": ("ppo", ["best-of-n", "reward"]),
         "evaluate": ("evaluate", ["dpo", "sft"]),
     }
-    demonstrations = {"path": "data/지시문.jsonl", "sha256": "ab12cd34" * 8, "rows": 1804}
-    counted = {
-        "kind": "demonstration",
-        "rows": 1804,
-        "used": 1752,
-        "dropped": {"duplicate": 37, "empty_completion": 3, "overlength": 12},
-        "truncated": 0,
-        "prompt_tokens": 122_640,
-        "completion_tokens": 227_760,
-        "origins": {"human": 1804},
-    }
-    held_out = {"path": "data/held-out.jsonl", "sha256": "77e1f00d" * 8, "rows": 208}
     for number, (name, (stage, parents)) in enumerate(stages.items()):
         trains = stage not in ("sample", "feedback", "evaluate")
-        inputs = {"sft": {"dataset": demonstrations}, "evaluate": {"prompts": held_out}}.get(name, {})
+        inputs = {"sft": {"dataset": DEMONSTRATIONS}, "evaluate": {"prompts": HELD_OUT}}.get(name, {})
         info: dict[str, Any] = {
             "parents": [{"path": f"../{p}", "stage": stages[p][0], "fingerprint": "c0ffee"} for p in parents],
             "inputs": inputs,
         }
         if stage == "sft":
-            info["results"] = {"num_steps": 200, "loss": 0.34, "data": counted}
+            info["results"] = {"num_steps": 200, "loss": 0.34, "data": COUNTED}
         if stage == "best_of_n":
             info["results"] = {"best_of_n": [{"n": n, "kl": n / 4, "reward": 0.2 * n} for n in (1, 2, 4)]}
         if stage == "feedback":

@@ -78,7 +78,9 @@ def stream(
 
     The model stays set up for decoding until the iterator is exhausted or closed. Errors as `generate`.
     """
-    with Scheduler(model, tokenizer, text=True, token_budget=len(prompt_ids) + params.max_tokens) as scheduler:
+    with Scheduler(
+        model, tokenizer, text=True, token_budget=len(prompt_ids) + params.max_tokens
+    ) as scheduler:
         scheduler.add(Request(tuple(prompt_ids), params, (params.seed,)))
         while not scheduler.idle:
             yield from scheduler.step()

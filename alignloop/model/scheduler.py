@@ -231,15 +231,13 @@ class Scheduler:
                 prompt = len(group.request.prompt)
                 needed += prompt
                 packed = sum(len(g.request.prompt) for g in fresh)
-                if needed > self.token_budget - self.reserved or (
-                    fresh and packed + prompt > PREFILL_TOKENS
-                ):
+                if needed > self.token_budget - self.reserved or (fresh and packed + prompt > PREFILL_TOKENS):
                     break
                 group.prefix = self._pool(group).add(prompt)
                 self.reserved += prompt
                 fresh.append(group)
             while group.waiting and self.reserved + group.max_tokens <= self.token_budget:
-                starting.append(self._begin(group))
+                starting.append(self.begin(group))
             if group.waiting:
                 break
         if fresh:
@@ -252,7 +250,8 @@ class Scheduler:
         key = (max(64, _power_of_two(len(group.request.prompt))), _power_of_two(rows))
         return self.pools.setdefault(key, Pool(*key))
 
-    def _begin(self, group: Group) -> Row:
+    def begin(self, group: Group) -> Row:
+        """Take the next waiting completion of a group and reserve its room."""
         index = group.waiting.popleft()
         params = group.request.params
         streams = self.tokenizer is not None and (self.text or bool(params.stop))

@@ -12,9 +12,7 @@ UNFINISHED = "\ufffd"
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Text of token ids without special tokens, spaces untouched."""
-    return str(
-        tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    )
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 class TextStream:
@@ -47,6 +45,12 @@ class TextStream:
         longer = decode(self._tokenizer, self._ids[self._begin :])
         self._begin = self._end = len(self._ids)
         self._extend(longer[len(known) :])
+
+    def replay(self, tokens: Sequence[int]) -> None:
+        """Take tokens whose text was already handed out."""
+        for token in tokens:
+            self.add(token)
+        self.take()
 
     def take(self, *, final: bool = False) -> str:
         """The text not taken yet, less an ending that may become a stop string unless `final`."""

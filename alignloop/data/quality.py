@@ -45,8 +45,12 @@ def exact_duplicates(records: Sequence[Record]) -> Filtered:
     seen: dict[str, Record] = {}
 
     def check(record: Record) -> DataError | None:
-        first = seen.setdefault(_content(record, "provenance"), record)
-        if first is record or (first == record and record.provenance.line):
+        content = _content(record, "provenance")
+        first = seen.get(content)
+        if first is None:
+            seen[content] = record
+            return None
+        if first == record and record.provenance.line:
             return None
         return _fault(record, "duplicate", f"the same as {_place(first)}")
 

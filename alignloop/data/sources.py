@@ -160,7 +160,7 @@ def _expand_name(name: str) -> list[Source]:
     hub = _HUB_ID.fullmatch(name)
     if hub and not _looks_local(hub["name"]):
         return [Source(hub["name"], rows, split=hub["split"] or "train")]
-    close = difflib.get_close_matches(path.name, _names(path.parent), n=1)
+    close = difflib.get_close_matches(path.name, _names(path.parent), n=1, cutoff=0.8)
     raise DataError("no such file" + (f"; did you mean '{close[0]}'?" if close else ""), file=name)
 
 

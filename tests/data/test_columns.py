@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignloop.data.columns import read_records, record_to_row, write_records
@@ -631,6 +631,7 @@ records = st.one_of(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(record=records, suffix=st.sampled_from([".jsonl", ".jsonl.gz"]))
 def test_round_trip_is_exact(tmp_path_factory, record, suffix):
     file = tmp_path_factory.getbasetemp() / f"round{suffix}"

@@ -251,13 +251,15 @@ def _targets(groups: Sequence[Group], spans: Sequence[Span], input_ids: Tensor) 
 
 def _extras(groups: Sequence[Group]) -> dict[str, Tensor]:
     """Per-group, per-completion and per-token values as tensors (P,), (B,), (B, A), (B, T)."""
-    extras: dict[str, Tensor] = {}
+    prompt_tokens = [max(0, len(group.prompt_ids) - 1) for group in groups]  # all but the first are predicted
+    extras = {"prompt_tokens": torch.tensor(prompt_tokens, dtype=torch.float32)}
     for name in groups[0].values:
         rows: list[object] = []
         for group in groups:
             value = group.values[name]
             rows.extend([value] if np.ndim(value) == 0 else list(value))  # pyright: ignore[reportArgumentType]
-        extras[name] = torch.tensor(np.asarray(rows, dtype=np.float32))
+        values = np.asarray(rows)
+        extras[name] = torch.from_numpy(values if values.dtype == bool else values.astype(np.float32))
     items = [item for group in groups for item in group.completions]
     longest = max(len(item.ids) for item in items)
     for name in items[0].values:

@@ -65,30 +65,35 @@ def shared_prefix_attention(
         key = key.repeat_interleave(repeats, dim=1)
         value = value.repeat_interleave(repeats, dim=1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    pieces: list[Tensor] = []
+    # One split for the row: its backward is one concatenation, that of a slice a zero-filled row each.
+    queries = query.split([size for span in segments.spans for size in _query_sizes(span)], dim=2)
+    sizes = [size for span in segments.spans for size in _key_sizes(span)]
+    keys, values = iter(key.split(sizes, dim=2)), iter(value.split(sizes, dim=2))
+    blocks = []
     for span in segments.spans:
-        for first, stop, prefix in _blocks(span):
-            keys, values = key[:, :, first:stop], value[:, :, first:stop]
-            if prefix:
-                past = slice(span.start, span.start + prefix)
-                keys = torch.cat([key[:, :, past], keys], dim=2)
-                values = torch.cat([value[:, :, past], values], dim=2)
-            pieces.append(
-                _block(
-                    query[:, :, first:stop], keys, values, segments, scale, dropout, sliding_window, softcap
-                )
-            )
+        keys_of, values_of = [next(keys) for _ in _key_sizes(span)], [next(values) for _ in _key_sizes(span)]
+        if len(span.lengths) == 1:
+            blocks.append((keys_of[0], values_of[0]))
+        else:
+            blocks += [
+                (torch.cat([keys_of[0], k], 2), torch.cat([values_of[0], v], 2))
+                for k, v in zip(keys_of[1:], values_of[1:], strict=True)
+            ]
+    pieces = [
+        _block(q, k, v, segments, scale, dropout, sliding_window, softcap)
+        for q, (k, v) in zip(queries, blocks, strict=True)
+    ]
     return torch.cat(pieces, dim=2).transpose(1, 2), None
 
 
-def _blocks(span: Span) -> list[tuple[int, int, int]]:
-    """(first, stop, prefix) of each block of queries: the prompt with completion 1, then the others."""
-    first = span.start + span.prompt_length + span.lengths[0]
-    blocks = [(span.start, first, 0)]
-    for length in span.lengths[1:]:
-        blocks.append((first, first + length, span.prompt_length))
-        first += length
-    return blocks
+def _query_sizes(span: Span) -> list[int]:
+    """Tokens of each block of queries: the prompt with completion 1, then the other completions."""
+    return [span.prompt_length + span.lengths[0], *span.lengths[1:]]
+
+
+def _key_sizes(span: Span) -> list[int]:
+    """Tokens of each piece of keys: the whole group if K = 1, else the prompt and each completion."""
+    return _query_sizes(span) if len(span.lengths) == 1 else [span.prompt_length, *span.lengths]
 
 
 def _block(

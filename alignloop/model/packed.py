@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from alignloop.data.packing import Batch, Group, collate, completion
 from alignloop.model import attention
-from alignloop.model.logprobs import token_logprobs, transform_of
+from alignloop.model.logprobs import LogitTransform, token_logprobs, transform_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,14 @@ class Forward:
         entropy: float32 (B, T), nats, 0 where masked.
         scores: float32 (B, A), scalar head at each completion's last token.
         values: float32 (B, T), scalar head at the places that predict the tokens, 0 where masked.
+        prompt_logprob: float32 (P,), Σ log-probs of each prompt's tokens but the first, nats.
     """
 
     logprobs: Tensor | None = None
     entropy: Tensor | None = None
     scores: Tensor | None = None
     values: Tensor | None = None
+    prompt_logprob: Tensor | None = None
 
 
 class ScalarHead(nn.Module):
@@ -106,6 +108,13 @@ class PackedModel(nn.Module):
         out = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
         return out.last_hidden_state.flatten(0, 1)
 
+    def _logprobs(
+        self, hidden: Tensor, targets: Tensor, transform: LogitTransform, *, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        head = self.hf.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        return token_logprobs(hidden, head.weight, targets, bias=bias, transform=transform, entropy=entropy)
+
     def forward(
         self,
         batch: Batch,
@@ -114,6 +123,7 @@ class PackedModel(nn.Module):
         entropy: bool = False,
         scores: bool = False,
         values: bool = False,
+        prompt_logprob: bool = False,
         temperature: float = 1.0,
     ) -> Forward:
         """Run the decoder once and read what is asked for.
@@ -124,6 +134,7 @@ class PackedModel(nn.Module):
             entropy: per-token entropies of the policy (with `logprobs`).
             scores: scalar head at the last token of each completion.
             values: first output of the scalar head at each place that predicts a token.
+            prompt_logprob: sum of the log-probs of each prompt's own tokens.
             temperature: sampling temperature the logits are divided by.
 
         Returns:
@@ -135,27 +146,28 @@ class PackedModel(nn.Module):
         batch = batch.to(self.device)
         hidden = self.hidden(batch)
         predict, last = batch.predict_index, batch.last_index
-        if not self.shared_prefix:
-            places = _padded(batch)[3]
-            predict, last = places[predict], places[last]
-            predict = torch.where(batch.mask, _padded_predict(batch), predict)
+        places = None if self.shared_prefix else _padded(batch)[3]
+        if places is not None:
+            predict, last = torch.where(batch.mask, _padded_predict(batch), 0), places[last]
         result = Forward()
         counted = batch.mask
+        transform = replace(self.transform, temperature=temperature)
         if logprobs or entropy:
-            head = self.hf.get_output_embeddings()
-            flat, ent = token_logprobs(
-                hidden[predict[counted]],
-                head.weight,
-                batch.target_ids[counted],
-                bias=getattr(head, "bias", None),
-                transform=replace(self.transform, temperature=temperature),
-                entropy=entropy,
+            flat, ent = self._logprobs(
+                hidden[predict[counted]], batch.target_ids[counted], transform, entropy=entropy
             )
             result = replace(
                 result,
                 logprobs=_scatter(flat, counted),
                 entropy=None if ent is None else _scatter(ent, counted),
             )
+        if prompt_logprob:
+            at, number = _prompt_places(batch)
+            flat, _ = self._logprobs(
+                hidden[at if places is None else places[at]], batch.input_ids[0, at + 1], transform
+            )
+            sums = torch.zeros(len(batch.indices), dtype=flat.dtype, device=flat.device)
+            result = replace(result, prompt_logprob=sums.index_add(0, number, flat))
         if (scores or values) and self.head is None:
             raise ValueError("this model has no scalar head; reward models and critics have one")
         if scores and self.head is not None:
@@ -163,6 +175,14 @@ class PackedModel(nn.Module):
         if values and self.head is not None:
             result = replace(result, values=_scatter(self.head(hidden[predict[counted]])[:, 0], counted))
         return result
+
+
+def _prompt_places(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Places of the row that predict a prompt token (all but the first), and their group numbers."""
+    spans = [range(s.start, s.start + s.prompt_length - 1) for s in batch.segments.spans]
+    at = torch.tensor([place for span in spans for place in span], dtype=torch.long)
+    number = torch.tensor([g for g, span in enumerate(spans) for _ in span], dtype=torch.long)
+    return at.to(batch.input_ids.device), number.to(batch.input_ids.device)
 
 
 def _scatter(flat: Tensor, mask: Tensor) -> Tensor:

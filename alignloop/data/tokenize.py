@@ -1,0 +1,236 @@
+"""Records to tokenized groups, and the counted reasons for those that do not make one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from alignloop.data.overlength import fit
+from alignloop.data.packing import Completion, Group
+from alignloop.errors import DataError
+from alignloop.records import (
+    Demonstration,
+    Document,
+    Label,
+    Message,
+    Preference,
+    Prompt,
+    Ranking,
+    Rating,
+    Record,
+)
+
+
+class Tokenizer(Protocol):
+    """What is needed of a transformers tokenizer."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+
+class Template(Protocol):
+    """What is needed of a chat template: see `alignloop.data.chat.ChatTemplate`."""
+
+    def render_prompt(self, messages: Sequence[Message]) -> str: ...
+
+    def render_completion(self, text: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Groups, and the rows that were dropped with their reasons; `truncated` counts shortened groups."""
+
+    groups: list[Group]
+    dropped: list[DataError]
+    truncated: int = 0
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Dropped rows counted by reason."""
+        return Counter(error.reason for error in self.dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Text to token ids, the same way in training and at inference.
+
+    The prompt and the completion are encoded separately, so no token straddles their boundary and a
+    sampled continuation starts at exactly the same place.
+
+    Attributes:
+        tokenizer: transformers tokenizer.
+        template: chat template.
+        max_length: tokens of prompt and longest completion together.
+        overlength: drop, truncate or error.
+    """
+
+    tokenizer: Tokenizer
+    template: Template
+    max_length: int = 1024
+    overlength: str = "truncate"
+
+    def prompt(self, messages: Sequence[Message]) -> np.ndarray:
+        """int32 ids of the rendered prompt; a BOS in front if the tokenizer wants one and the text has none."""
+        ids = self.tokenizer.encode(self.template.render_prompt(messages), add_special_tokens=False)
+        leading = self.tokenizer.encode("", add_special_tokens=True)[:1]
+        if leading and leading[0] == self.tokenizer.bos_token_id and ids[:1] != leading:
+            ids = leading + ids
+        return np.asarray(ids, dtype=np.int32)
+
+    def completion(self, text: str) -> np.ndarray:
+        """int32 ids of the completion with its end of turn."""
+        ids = self.tokenizer.encode(self.template.render_completion(text), add_special_tokens=False)
+        return np.asarray(ids, dtype=np.int32)
+
+    def document(self, text: str) -> np.ndarray:
+        """int32 ids of raw text, BOS in front if the tokenizer adds one, EOS at the end."""
+        ids = self.tokenizer.encode(text, add_special_tokens=True)
+        if self.tokenizer.eos_token_id is not None and ids[-1:] != [self.tokenizer.eos_token_id]:
+            ids = [*ids, self.tokenizer.eos_token_id]
+        return np.asarray(ids, dtype=np.int32)
+
+    def group(self, record: Record, index: int = 0, *, train_on_prompt: bool = False) -> Group:
+        """One record as a group.
+
+        Args:
+            record: any kind but `Document` and `Prompt`.
+            index: row number, kept in the group.
+            train_on_prompt: for demonstrations, count the prompt's tokens too.
+
+        Raises:
+            DataError: longer than `max_length` under overlength 'drop' or 'error', or nothing to train on.
+        """
+        if isinstance(record, Document):
+            raise TypeError("a document makes several groups: use tokenize")
+        prompt = self.prompt(record.prompt)
+        texts, values = _completions(record)
+        completions = [self.completion(text) for text in texts]
+        where = record.provenance
+        for text in texts:
+            if not text.strip():
+                raise DataError(
+                    "the completion is empty", file=where.file, line=where.line, reason="empty_completion"
+                )
+        try:
+            fitted = fit(prompt.tolist(), [c.tolist() for c in completions], self.max_length, self.overlength)
+        except DataError as error:
+            raise DataError(
+                error.message, file=where.file, line=where.line, field="prompt", reason=error.reason
+            ) from None
+        prompt = np.asarray(fitted.prompt_ids, dtype=np.int32)
+        completions = [np.asarray(ids, dtype=np.int32) for ids in fitted.completions]
+        if train_on_prompt and isinstance(record, Demonstration):
+            whole = np.concatenate([prompt, completions[0]])
+            return Group(np.zeros(0, np.int32), (_counted(whole),), index, values)
+        return Group(prompt, tuple(_counted(ids) for ids in completions), index, values)
+
+
+def tokenize(records: Iterable[Record], encoder: Encoder, *, train_on_prompt: bool = False) -> Tokenized:
+    """Every record as groups; documents longer than `max_length` become several.
+
+    Raises:
+        DataError: nothing is left, or the first overlong row under overlength 'error'.
+    """
+    groups: list[Group] = []
+    dropped: list[DataError] = []
+    truncated = 0
+    last: Record | None = None
+    for index, record in enumerate(records):
+        last = record
+        if isinstance(record, Document):
+            pieces = document_pieces(encoder.document(record.text), encoder.max_length)
+            groups += [Group(np.zeros(0, np.int32), (_counted(piece),), index) for piece in pieces]
+            continue
+        try:
+            group = encoder.group(record, index, train_on_prompt=train_on_prompt)
+        except DataError as error:
+            if encoder.overlength == "error" and error.reason == "overlength":
+                raise
+            dropped.append(error)
+            continue
+        if encoder.overlength == "truncate":
+            longest = max(len(item.ids) for item in group.completions)
+            truncated += len(group.prompt_ids) + longest >= encoder.max_length
+        groups.append(group)
+    if not groups:
+        reasons = ", ".join(
+            f"{count}× {reason}" for reason, count in Counter(e.reason for e in dropped).items()
+        )
+        where = last.provenance.file if last is not None else ""
+        example = f"; first: {dropped[0]}" if dropped else ""
+        raise DataError(
+            f"no row is left to train on ({reasons or 'no rows'}){example}", file=where, reason="no_rows"
+        )
+    return Tokenized(groups, dropped, truncated)
+
+
+def document_pieces(ids: np.ndarray, max_length: int) -> list[np.ndarray]:
+    """A long document as consecutive pieces of at most `max_length` tokens.
+
+    A piece starts with the last token of the one before, so that every token but the document's first
+    is predicted once. Pieces without a predicted token are left out.
+    """
+    step = max(1, max_length - 1)
+    return [
+        ids[i : i + max_length]
+        for i in range(0, max(1, len(ids) - 1), step)
+        if len(ids[i : i + max_length]) > 1
+    ]
+
+
+def _counted(ids: np.ndarray) -> Completion:
+    return Completion(ids, np.ones(len(ids), dtype=bool))
+
+
+def _completions(record: Record) -> tuple[list[str], dict[str, object]]:
+    """The texts to compare, in the row order objectives expect, and the group's values."""
+    if isinstance(record, Demonstration):
+        return [record.completion], {}
+    if isinstance(record, Preference):
+        return [record.chosen, record.rejected], {"probability": record.probability, "margin": record.margin}
+    if isinstance(record, Label):
+        return [record.completion], {"desirable": np.asarray([record.desirable])}
+    if isinstance(record, Rating):
+        return [record.completion], {"ratings": np.asarray([list(record.scores.values())], dtype=np.float32)}
+    if isinstance(record, Ranking):
+        return list(record.completions), {"ranks": [float(rank) for rank in record.ranks]}
+    if isinstance(record, Prompt):
+        raise DataError(
+            "a prompt without completion cannot be trained on; use `sample` first",
+            file=record.provenance.file,
+            line=record.provenance.line,
+            reason="no_completion",
+        )
+    raise TypeError(f"not a record: {type(record).__name__}")
+
+
+def with_mismatched(groups: Sequence[Group], seed: int = 0) -> list[Group]:
+    """KTO's form: each group gets another row's completion under its own prompt.
+
+    The partner is the next row of a seeded permutation, so that no row is its own partner and the
+    pairing does not depend on batches. Adds `mismatched` to the values.
+
+    Raises:
+        DataError: fewer than two rows.
+    """
+    if len(groups) < 2:
+        raise DataError(
+            "KTO needs at least two rows: its reference point uses other rows' completions", reason="no_rows"
+        )
+    order = np.random.default_rng([seed, 7]).permutation(len(groups))
+    partner = {int(a): int(b) for a, b in zip(order, np.roll(order, -1), strict=True)}
+    result = []
+    for number, group in enumerate(groups):
+        other = groups[partner[number]].completions[0]
+        values = {
+            "desirable": np.asarray([group.values["desirable"][0], False]),  # pyright: ignore[reportIndexIssue]
+            "mismatched": np.asarray([False, True]),
+        }
+        result.append(Group(group.prompt_ids, (group.completions[0], other), group.index, values))
+    return result

@@ -1,0 +1,165 @@
+"""Group Relative Policy Optimization and its family: policy gradients without a critic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from alignloop.errors import ConfigError
+from alignloop.objectives.base import (
+    Inputs,
+    Mean,
+    Output,
+    bounded_ratio,
+    extra,
+    kl_estimate,
+    mean_of,
+    required,
+    sequence_mean,
+    sequence_sum,
+)
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """−min(ratio·A, clip(ratio, 1 − ε_low, 1 + ε_high)·A) + β·KL(π‖ref), with its reductions as fields.
+
+    Shao et al. 2024, arXiv 2402.03300, equation 3. A is `extras["advantages"]`, made by
+    `rl/advantages.py`; `preset` gives the family's members. Departures by field:
+
+    loss_aggregation: sequence_mean: mean over a completion's tokens, then over completions (GRPO);
+        token_mean: over all tokens of the step (DAPO, arXiv 2503.14476); constant: a completion's
+        sum / `constant_length`, then over completions (Dr. GRPO, arXiv 2503.20783).
+    ratio_level: token, or sequence: (π(y)/π_old(y))^(1/|y|) (GSPO, arXiv 2507.18071).
+    clip: ppo, or cispo: −sg(clip(ratio))·A·log π, so that clipped tokens still have a gradient
+        (arXiv 2506.13585).
+
+    With `extras["sampler_logprobs"]`, of another engine that sampled, the surrogate is weighted with
+    min(π_old/π_sampler, cap), without gradient. One unit is a completion, or a token in token_mean.
+    """
+
+    loss_aggregation: Annotated[
+        Literal["sequence_mean", "token_mean", "constant"], Field(description="how tokens are averaged")
+    ] = "sequence_mean"
+    ratio_level: Annotated[
+        Literal["token", "sequence"], Field(description="importance ratio of a token or of the completion")
+    ] = "token"
+    clip: Annotated[
+        Literal["ppo", "cispo"], Field(description="clip the objective (ppo) or only its weight (cispo)")
+    ] = "ppo"
+    epsilon_low: Annotated[float, Field(gt=0, le=1, description="the ratio is clipped below 1 − this")] = 0.2
+    epsilon_high: Annotated[float, Field(gt=0, description="the ratio is clipped above 1 + this")] = 0.2
+    beta: Annotated[float, Field(ge=0, description="weight of the KL; 0 needs no reference")] = 0.04
+    kl_estimator: Annotated[
+        Literal["k1", "k2", "k3"],
+        Field(description="estimator of the KL; k2 has the KL's gradient, k3 is GRPO's, biased"),
+    ] = "k3"
+    constant_length: Annotated[
+        int, Field(gt=0, description="tokens that constant divides by: the generation budget")
+    ] = 256
+    sampler_ratio_cap: Annotated[
+        float, Field(gt=0, description="cap of the weight that corrects for another sampling engine")
+    ] = 2.0
+
+    records: ClassVar[tuple[str, ...]] = ("prompt",)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"logprobs"} | ({"reference_logprobs"} if self.beta else set()))
+
+    def count(self, inputs: Inputs) -> Tensor:
+        if self.loss_aggregation == "token_mean":
+            return inputs.mask.sum().float()
+        return torch.tensor(float(inputs.mask.shape[0]), device=inputs.mask.device)
+
+    def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
+        logprobs = required(inputs.logprobs, "logprobs")
+        per_token, metrics = self._surrogate(inputs, logprobs)
+        if inputs.reference_logprobs is not None or self.beta:
+            reference = required(inputs.reference_logprobs, "reference_logprobs")
+            kl = kl_estimate(logprobs - reference, self.kl_estimator)
+            per_token = per_token + self.beta * kl
+            metrics["kl"] = mean_of(kl, inputs.mask)
+        if inputs.entropy is not None:
+            metrics["entropy"] = mean_of(inputs.entropy, inputs.mask)
+        return Output(self._aggregate(per_token, inputs.mask).sum() / denominator, metrics)
+
+    def _surrogate(self, inputs: Inputs, logprobs: Tensor) -> tuple[Tensor, dict[str, Mean]]:
+        """Clipped surrogate loss per token, (B, T)."""
+        mask, advantages = inputs.mask, extra(inputs, "advantages")
+        old_logprobs = extra(inputs, "old_logprobs")
+        log_ratio = logprobs - old_logprobs
+        if self.ratio_level == "sequence":
+            log_ratio = sequence_mean(log_ratio, mask)[:, None].expand_as(logprobs)
+        ratio = bounded_ratio(log_ratio)
+        clipped = ratio.clamp(1 - self.epsilon_low, 1 + self.epsilon_high)
+        binding = clipped * advantages < ratio * advantages
+        if self.clip == "ppo":
+            loss = -torch.minimum(ratio * advantages, clipped * advantages)
+        else:
+            binding, loss = clipped != ratio, -clipped.detach() * advantages * logprobs
+        metrics = {
+            "ratio": mean_of(ratio, mask),
+            "clip_fraction": mean_of(binding.float(), mask),
+            # KL(π_old‖π): the samples are π_old's
+            "approx_kl": mean_of(kl_estimate(old_logprobs - logprobs, "k3"), mask),
+        }
+        if "sampler_logprobs" in inputs.extras:
+            weight = bounded_ratio(old_logprobs - inputs.extras["sampler_logprobs"])
+            weight = weight.clamp(max=self.sampler_ratio_cap)
+            loss = weight * loss
+            metrics["sampler_weight"] = mean_of(weight, mask)
+        return loss, metrics
+
+    def _aggregate(self, per_token: Tensor, mask: Tensor) -> Tensor:
+        """Each completion's sum over its units, (B,)."""
+        if self.loss_aggregation == "sequence_mean":
+            return sequence_mean(per_token, mask)
+        if self.loss_aggregation == "constant":
+            return sequence_sum(per_token, mask) / self.constant_length
+        return sequence_sum(per_token, mask)
+
+
+class Preset(NamedTuple):
+    """A published method: its loss, and the `kind` of `rl.advantages.group_advantages` it goes with."""
+
+    objective: GRPO
+    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch"]
+
+
+PRESETS: dict[str, Preset] = {
+    "grpo": Preset(GRPO(), "group_std"),
+    "dr_grpo": Preset(GRPO(loss_aggregation="constant", beta=0.0), "group_mean"),
+    "dapo": Preset(GRPO(loss_aggregation="token_mean", epsilon_high=0.28, beta=0.0), "group_std"),
+    "gspo": Preset(GRPO(ratio_level="sequence", epsilon_low=3e-4, epsilon_high=4e-4, beta=0.0), "group_std"),
+    # no lower bound; the cap of 5 is ScaleRL's (arXiv 2510.13786), the CISPO paper does not give its own
+    "cispo": Preset(
+        GRPO(loss_aggregation="token_mean", clip="cispo", epsilon_low=1.0, epsilon_high=4.0, beta=0.0),
+        "group_std",
+    ),
+    # a completion is one action (arXiv 2402.14740): Σ log π, so a constant length of 1
+    "rloo": Preset(GRPO(loss_aggregation="constant", constant_length=1, beta=0.0), "leave_one_out"),
+    "reinforce_pp": Preset(GRPO(loss_aggregation="token_mean", beta=0.0), "batch"),
+}
+"""By name. rloo and reinforce_pp have their KL in the reward, dapo and its heirs none."""
+
+
+def preset(name: str) -> Preset:
+    """A member of the family by name; change fields with `dataclasses.replace`.
+
+    Args:
+        name: a key of `PRESETS`.
+
+    Returns:
+        Its objective and its kind of advantage.
+
+    Raises:
+        ConfigError: no such member.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown member of the GRPO family '{name}'; one of: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,202 @@
+"""Checkpoints that survive anything: written beside, synced, renamed; a damaged one is passed over.
+
+A checkpoint is a folder `step-00000042` with safetensors and JSON only: the trainable weights, the
+optimizer's moments, every random state, the position in the data, and a list of sizes and digests.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from alignloop.errors import RunError
+from alignloop.model.load import replace_folder
+
+MANIFEST = "checkpoint.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a checkpoint held besides weights and optimizer: the step and the caller's own state.
+
+    `skipped` names damaged checkpoints that were passed over.
+    """
+
+    step: int
+    state: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    skipped: tuple[str, ...] = ()
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    state: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+    keep: int = 2,
+) -> Path:
+    """Write `folder/step-XXXXXXXX` and remove all but the newest `keep`.
+
+    Args:
+        folder: the run's checkpoints folder.
+        step: optimizer steps done.
+        modules: by name; only parameters that require a gradient, and buffers of heads, are written.
+        optimizers: by name; their parameters must belong to `modules`.
+        state: JSON-serialisable state of the caller (data cursor, controllers).
+        tensors: further tensors (rollout buffers).
+        keep: number of checkpoints that stay.
+
+    Raises:
+        RunError: the disk is full or not writable; older checkpoints are untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step-{step:08d}"
+    scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".writing-"))
+    try:
+        _write(scratch, step, modules, optimizers, state or {}, tensors or {})
+        replace_folder(scratch, target)
+    except (OSError, RuntimeError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        kept = [path.name for path in _checkpoints(folder)]
+        raise RunError(
+            f"checkpoint of step {step} could not be written to {folder}: "
+            f"{'the disk is full' if full else error}; "
+            + (
+                f"the last good one is {kept[-1]}, the same command continues from it"
+                if kept
+                else "none exists yet"
+            )
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for old in _checkpoints(folder)[: -max(1, keep)]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(
+    folder: Path,
+    *,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> Restored | None:
+    """Restore the newest intact checkpoint into modules and optimizers; None if there is none.
+
+    Raises:
+        RunError: checkpoints exist and none is intact, or one belongs to another model.
+    """
+    skipped: list[str] = []
+    found = _checkpoints(folder) if folder.is_dir() else []
+    for path in reversed(found):
+        fault = damage(path)
+        if fault is None:
+            step, state, tensors = _read(path, modules, optimizers)
+            return Restored(step, state, tensors, tuple(skipped))
+        skipped.append(f"{path.name} ({fault})")
+    if skipped:
+        raise RunError(f"no intact checkpoint in {folder}: {'; '.join(skipped)}")
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None if every file has the size and digest it was written with."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+    except (OSError, ValueError, KeyError):
+        return f"{MANIFEST} is missing or cut short"
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != expected["bytes"]:
+            return f"{name} is missing or cut short"
+        if _digest(file) != expected["blake2b"]:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def _write(
+    scratch: Path,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    state: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    for name, module in modules.items():
+        save_file(_weights(module), scratch / f"weights-{name}.safetensors")
+    for name, optimizer in optimizers.items():
+        save_file(_moments(optimizer), scratch / f"optimizer-{name}.safetensors")
+    random = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    save_file({**{f"random.{k}": v for k, v in random.items()}, **tensors}, scratch / "state.safetensors")
+    files = {
+        path.name: {"bytes": path.stat().st_size, "blake2b": _digest(path)}
+        for path in sorted(scratch.iterdir())
+    }
+    manifest = {"schema": 1, "step": step, "state": state, "files": files}
+    (scratch / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _read(
+    path: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> tuple[int, Mapping[str, Any], dict[str, Tensor]]:
+    for name, module in modules.items():
+        saved, own = load_file(path / f"weights-{name}.safetensors"), _weights(module)
+        if saved.keys() != own.keys() or any(saved[k].shape != own[k].shape for k in own):
+            raise RunError(f"checkpoint {path} belongs to another model than '{name}'")
+        with torch.no_grad():
+            for key, tensor in own.items():
+                tensor.copy_(saved[key])
+    for name, optimizer in optimizers.items():
+        _restore_moments(optimizer, load_file(path / f"optimizer-{name}.safetensors"))
+    tensors = load_file(path / "state.safetensors")
+    torch.set_rng_state(tensors.pop("random.torch"))
+    if "random.cuda" in tensors:
+        cuda = tensors.pop("random.cuda")
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state(cuda)
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    return manifest["step"], manifest["state"], tensors
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """Trainable parameters, once each (tied ones share storage), detached."""
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as flat names `<parameter number>.<entry>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value.contiguous() for i, entry in state.items() for key, value in entry.items()}
+
+
+def _restore_moments(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
+    nested: dict[int, dict[str, Tensor]] = {}
+    for name, value in flat.items():
+        number, key = name.split(".", 1)
+        nested.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": nested, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,238 @@
+"""The training loop: one for every method.
+
+It takes the groups of an optimizer step, wherever they come from, and makes one step. Offline data
+comes from a `GroupStream`, online RL from a generator that samples, scores and computes
+advantages; the loop does not know which.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from alignloop.data.packing import Batch, Group, collate, pack
+from alignloop.errors import NonFiniteError
+from alignloop.model.packed import PackedModel
+from alignloop.objectives.base import (
+    Inputs,
+    Mean,
+    Objective,
+    Output,
+    StepObjective,
+    add_means,
+    with_statistics,
+)
+from alignloop.training.distributed import add_gradients, add_over_ranks, share
+from alignloop.training.optim import OptimizerSettings, learning_rate
+
+Reference = Callable[[Batch], Tensor]
+"""Gives reference log-probs (B, T) of a micro-batch, without gradient."""
+
+
+@dataclass(slots=True)
+class Trainer:
+    """What changes while training, and what a step needs.
+
+    Attributes:
+        model: the model with its head, in train mode.
+        optimizer: over the model's trainable parameters.
+        settings: rate schedule and clipping.
+        num_steps: optimizer steps in all, for the schedule.
+        token_budget: tokens of a packed micro-batch.
+        reference: gives reference log-probs; None where batches carry them or none are needed.
+        temperature: sampling temperature of the policy's log-probs.
+        step: optimizer steps done.
+    """
+
+    model: PackedModel
+    optimizer: torch.optim.Optimizer
+    settings: OptimizerSettings
+    num_steps: int
+    token_budget: int = 4096
+    reference: Reference | None = None
+    temperature: float = 1.0
+    autocast: torch.dtype | None = None
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One optimizer step: `metrics` as plain numbers, by the names of docs/metrics."""
+
+    step: int
+    metrics: Mapping[str, float]
+    indices: tuple[int, ...] = field(default=())
+
+
+def train(trainer: Trainer, objective: Objective, steps: Iterable[Sequence[Group]]) -> Iterator[StepReport]:
+    """Make one optimizer step for each list of groups, and report it.
+
+    Args:
+        trainer: state; `trainer.step` counts up.
+        objective: the loss.
+        steps: the groups of each optimizer step, of all ranks.
+
+    Yields:
+        A report after each step, when the weights are already updated.
+
+    Raises:
+        NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before the step.
+    """
+    for groups in steps:
+        yield train_step(trainer, objective, groups)
+
+
+def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) -> StepReport:
+    """One optimizer step; see `train`."""
+    started = time.perf_counter()
+    trainer.model.train()
+    batches = [collate(chunk) for chunk in pack(share(groups), trainer.token_budget)]
+    known = [_known_inputs(batch, trainer.model.device) for batch in batches]
+    denominator = add_over_ranks(sum((objective.count(i).float() for i in known), torch.zeros(())))
+    total: dict[str, Mean] = {}
+    loss = torch.zeros(())
+    # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
+    alone = len(batches) == 1 and not torch.distributed.is_initialized()
+    statistics = {} if alone else _statistics(trainer, objective, batches, known)
+    for batch, inputs in zip(batches, known, strict=True):
+        filled = fill_inputs(trainer, batch, inputs, objective.needs)
+        if alone and isinstance(objective, StepObjective):
+            with torch.no_grad():
+                statistics = dict(objective.step_statistics(filled))
+        output: Output = objective(with_statistics(filled, statistics), denominator=denominator)
+        output.loss.backward()
+        loss += output.loss.detach().cpu()
+        total = add_means(total, output.metrics)
+    loss = float(add_over_ranks(loss))
+    indices = tuple(i for batch in batches for i in batch.indices)
+    grad_norm = _finish(trainer, loss, indices)
+    seconds = time.perf_counter() - started
+    num_tokens = float(add_over_ranks(torch.tensor(float(sum(b.num_tokens for b in batches)))))
+    rate = learning_rate(trainer.settings, trainer.step - 1, trainer.num_steps)
+    metrics = {"loss": loss, **_means(total), "learning_rate": rate, "grad_norm": grad_norm}
+    metrics |= {"tokens_per_s": num_tokens / seconds, "step_s": seconds, "memory_gb": memory_gb()}
+    return StepReport(trainer.step, metrics, indices)
+
+
+def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[str]) -> Inputs:
+    """Run the forward pass an objective needs and return the complete `Inputs`."""
+    reference = None
+    if "reference_logprobs" in needs:
+        reference = known.extras.get("reference_logprobs")
+        if reference is None:
+            if trainer.reference is None:
+                raise ValueError("the objective needs a reference, and none was given")
+            reference = trainer.reference(batch)
+    context = nullcontext()
+    if trainer.autocast is not None:
+        context = torch.autocast(trainer.model.device.type, trainer.autocast)
+    with context:
+        out = trainer.model(
+            batch,
+            logprobs="logprobs" in needs,
+            entropy="entropy" in needs,
+            scores="scores" in needs,
+            values="values" in needs,
+            prompt_logprob="prompt_logprob" in needs,
+            temperature=trainer.temperature,
+        )
+    return Inputs(
+        mask=known.mask,
+        group=known.group,
+        logprobs=out.logprobs,
+        reference_logprobs=reference,
+        scores=out.scores,
+        values=out.values,
+        entropy=out.entropy,
+        prompt_logprob=out.prompt_logprob,
+        extras=known.extras,
+    )
+
+
+def _known_inputs(batch: Batch, device: torch.device) -> Inputs:
+    """What is known before the forward pass."""
+    extras = {name: value.to(device) for name, value in batch.extras.items()}
+    return Inputs(mask=batch.mask.to(device), group=batch.group.to(device), extras=extras)
+
+
+def _statistics(
+    trainer: Trainer, objective: Objective, batches: Sequence[Batch], known: Sequence[Inputs]
+) -> dict[str, Mean]:
+    """The step's statistics over all micro-batches and ranks, in a pass without gradient."""
+    if not isinstance(objective, StepObjective):
+        return {}
+    total: dict[str, Mean] = {}
+    with torch.no_grad():
+        for batch, inputs in zip(batches, known, strict=True):
+            if objective.statistics_need:
+                inputs = fill_inputs(trainer, batch, inputs, objective.statistics_need)
+            total = add_means(total, objective.step_statistics(inputs))
+    return {n: Mean(add_over_ranks(m.sum.clone()), add_over_ranks(m.count.clone())) for n, m in total.items()}
+
+
+def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
+    """Check, clip and apply the gradient; returns its norm before clipping."""
+    parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+    add_gradients(parameters)
+    limit = trainer.settings.max_grad_norm or float("inf")
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+    if not (torch.isfinite(torch.tensor(loss)) and torch.isfinite(torch.tensor(norm))):
+        trainer.optimizer.zero_grad(set_to_none=True)
+        shown = ", ".join(map(str, indices[:20])) + (", …" if len(indices) > 20 else "")
+        raise NonFiniteError(
+            f"step {trainer.step + 1}: loss {loss}, gradient norm {norm}; rows of the data set in this step: {shown}. "
+            "The weights are those before the step; a lower learning_rate or max_grad_norm usually helps"
+        )
+    if grads and norm > limit:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm))
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = learning_rate(trainer.settings, trainer.step, trainer.num_steps)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.step += 1
+    return norm
+
+
+def _means(total: Mapping[str, Mean]) -> dict[str, float]:
+    """Metrics as numbers, averaged over micro-batches and ranks; those of nothing are left out."""
+    result = {}
+    for name, mean in total.items():
+        pair = add_over_ranks(torch.stack([mean.sum.detach().float().cpu(), mean.count.float().cpu()]))
+        if pair[1] > 0:
+            result[name] = float(pair[0] / pair[1])
+    return result
+
+
+def evaluate(trainer: Trainer, objective: Objective, groups: Sequence[Group]) -> dict[str, float]:
+    """Loss and metrics of held-out groups without gradient, names prefixed `eval_`."""
+    trainer.model.eval()
+    batches = [collate(chunk) for chunk in pack(groups, trainer.token_budget)]
+    known = [_known_inputs(batch, trainer.model.device) for batch in batches]
+    denominator = sum((objective.count(i).float() for i in known), torch.zeros(()))
+    statistics = _statistics(trainer, objective, batches, known)
+    total, loss = {}, 0.0
+    with torch.no_grad():
+        for batch, inputs in zip(batches, known, strict=True):
+            filled = with_statistics(fill_inputs(trainer, batch, inputs, objective.needs), statistics)
+            output = objective(filled, denominator=denominator)
+            loss += float(output.loss)
+            total = add_means(total, output.metrics)
+    return {"eval_loss": loss, **{f"eval_{k}": v for k, v in _means(total).items()}}
+
+
+def memory_gb() -> float:
+    """Memory in use by this process now: CUDA's peak, or the resident set on a CPU, in GB (10⁹ bytes)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize() / 1e9
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

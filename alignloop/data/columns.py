@@ -83,6 +83,9 @@ def read_records(
         strict: the first unusable row is an error.
         origin: who made the labels, for rows without a provenance of their own.
 
+    Returns:
+        Records of one kind, the faults of dropped rows, and the files read.
+
     Raises:
         DataError: nothing there, a damaged file, a source without a usable row, or with `strict`
             the first unusable row.

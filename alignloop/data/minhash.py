@@ -66,6 +66,9 @@ def first_similar(items: Sequence[Sequence[str]], threshold: float) -> list[int 
     Args:
         items: the texts of each record.
         threshold: similarity in (0, 1].
+
+    Returns:
+        Positions in `items`, or None.
     """
     rows = rows_per_band(threshold)
     bands = _HASHES // rows

@@ -69,6 +69,9 @@ def near_duplicates(records: Sequence[Record], threshold: float = 0.8) -> Filter
         records: any kinds; labels are not compared.
         threshold: least Jaccard similarity of character 5-grams that the prompts *and* each of the
             completions must have, in (0, 1].
+
+    Returns:
+        Kept records and a fault for each dropped one.
     """
     if not 0 < threshold <= 1:
         raise DataError("expected a number above 0, at most 1", field="threshold", value=threshold)
@@ -177,6 +180,9 @@ def without_evaluation(
         evaluation: records whose prompts must not be learned; of a dialogue, its last user message.
         size: words of an n-gram.
         threshold: share of an evaluation prompt's n-grams in (0, 1].
+
+    Returns:
+        Kept records and a fault for each dropped one.
     """
     asked = {normalise(text): record for record in reversed(evaluation) if (text := _last_user(record))}
     grams = {text: _grams(text, size) for text in asked}

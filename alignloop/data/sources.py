@@ -82,6 +82,9 @@ def read_rows(spec: Spec, *, on_fault: OnFault | None = None) -> Iterator[Row]:
         spec: what to read, see the module's text.
         on_fault: called for each odd row, which is then skipped; by default the first one raises.
 
+    Yields:
+        Rows with their places.
+
     Raises:
         DataError: nothing there, a damaged file, or an odd row without `on_fault`.
     """

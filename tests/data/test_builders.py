@@ -227,8 +227,12 @@ def test_a_pair_is_a_demonstration_only_where_it_says_so(tmp_path):
     pair = {"prompt": "q", "chosen": "x", "rejected": "y"}
     asked = read_one(tmp_path, pair | {"sft_target": "chosen"}, kind="demonstration")
     assert asked == Demonstration(user("q"), "x")
-    with pytest.raises(DataError, match=r"no usable row of 1 \(1 missing_field\)"):
+    with pytest.raises(DataError) as caught:
         read_records(put(tmp_path / "r.jsonl", pair), kind="demonstration")
+    assert "no usable row of 1 (1 missing_field)" in str(caught.value)
+    assert str(caught.value).endswith(
+        "; the rows look like preference, 'alignloop data convert' makes others"
+    )
 
 
 def test_columns_mapping(tmp_path):

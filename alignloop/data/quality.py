@@ -63,7 +63,7 @@ def _content(record: Record, *without: str) -> str:
 
 
 def near_duplicates(records: Sequence[Record], threshold: float = 0.8) -> Filtered:
-    """Drop records nearly equal to an earlier one.
+    """Drop records nearly equal to an earlier one with the same system prompt.
 
     Args:
         records: any kinds; labels are not compared.
@@ -79,8 +79,10 @@ def near_duplicates(records: Sequence[Record], threshold: float = 0.8) -> Filter
     keys = [_content(r) if r.provenance.line else str(k) for k, r in enumerate(records)]
     items = dict(zip(reversed(keys), reversed(records), strict=True))
     unique = list(dict.fromkeys(keys))
-    texts = [(prompt_text(items[key]), *completion_texts(items[key])) for key in unique]
-    similar = dict(zip(unique, first_similar(texts, threshold), strict=True))
+    # a long system prompt shared by all rows would make different questions look alike
+    systems = [normalise(prompt_text(items[key], "system")) for key in unique]
+    texts = [(prompt_text(items[key], "user", "assistant"), *completion_texts(items[key])) for key in unique]
+    similar = dict(zip(unique, first_similar(texts, threshold, groups=systems), strict=True))
     kept: list[Record] = []
     dropped: list[DataError] = []
     for key, record in zip(keys, records, strict=True):

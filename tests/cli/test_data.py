@@ -94,6 +94,14 @@ def test_show_marks_what_is_trained(tmp_path):
     assert [line for line in shown.splitlines() if line.startswith("q")] == ["q0", "q1"]
 
 
+def test_show_colours_on_a_terminal_and_passes_no_control_characters(tmp_path):
+    file = put(tmp_path / "p.jsonl", {"prompt": "q\x1b[2J", "response": "a\r👩\u200d🚀"})
+    result = CliRunner().invoke(app, ["show", file], env={"FORCE_COLOR": "1", "TERM": "xterm-256color"})
+    assert "\x1b[2mq\\x1b[2J" in result.output  # dim, and the escape of the data spelled out
+    assert "a\\r👩\u200d🚀<eos>" in result.output
+    assert "[[" not in result.output
+
+
 def test_show_with_the_tokens_of_a_model(tmp_path):
     file = put(tmp_path / "p.jsonl", {"prompt": "Hi", "response": "the 뷁"})
     lines = run("show", file, "--model", "tiny").splitlines()

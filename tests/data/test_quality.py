@@ -59,6 +59,14 @@ def test_near_duplicates():
         quality.near_duplicates(rows, 0)
 
 
+def test_a_long_system_prompt_makes_no_duplicates():
+    system = Message("system", "You are a careful assistant who answers in short and clear words. " * 9)
+    rows = [Prompt((system, *user(q))) for q in ("Why is the sky blue?", "Name two cheap red fruits.")]
+    assert quality.near_duplicates(rows)[0] == rows
+    other = [Prompt((Message("system", s), *user("Why is the sky blue?"))) for s in ("영어로", "한국어로")]
+    assert quality.near_duplicates(other)[0] == other
+
+
 def test_korean_near_duplicates():
     text = "비가 오는 날에는 우산을 챙기고 미끄러운 길을 조심해서 걸어야 합니다. 신발도 중요합니다."
     rows = [

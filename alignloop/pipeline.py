@@ -190,7 +190,11 @@ def _claim(plan: Plan) -> None:
 
 def _write_pipeline(plan: Plan) -> None:
     """pipeline.json: {schema, recipe, updated, stages: [{name, stage, path}]}; statuses are in each run."""
-    recipe = {"output_dir": str(plan.output_dir), "stages": [{"name": s.name, **s.keys} for s in plan.stages]}
+    stages = [
+        {"name": s.name, **{key: value for key, value in s.keys.items() if key != "output_dir"}}
+        for s in plan.stages
+    ]
+    recipe = {"output_dir": str(plan.output_dir), "stages": stages}
     record = {
         "schema": SCHEMA,
         "file": plan.file,

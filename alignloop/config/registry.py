@@ -46,7 +46,7 @@ class StageSpec:
 
 
 STAGES: Mapping[str, StageSpec] = {
-    "pretrain": StageSpec(PretrainConfig, "alignloop.stages.pretrain:pretrain"),
+    "pretrain": StageSpec(PretrainConfig, "alignloop.stages.sft:pretrain"),
     "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft"),
     "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample"),
     "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback"),

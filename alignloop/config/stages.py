@@ -74,7 +74,7 @@ class StageConfig(Section):
     seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything random in this stage")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto is bfloat16 where the machine multiplies it fast, else float32"
+        "auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
     )
     num_threads: int = Field(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
 
@@ -206,7 +206,7 @@ class FeedbackConfig(StageConfig, RowsConfig):
     )
     kind: Literal["pair", "ranking", "score", "label"] = Field("pair", description="form of the judgements")
     noise: float = Field(0.0, ge=0, le=0.5, description="probability that a judgement is flipped")
-    ties: float = Field(0.0, ge=0, description="gold rewards closer than this are a tie")
+    max_pairs: int = Field(1, ge=1, le=10, description="pairs made from one prompt's answers, at most")
 
 
 class RewardConfig(TrainConfig):

@@ -118,11 +118,13 @@ class Encoder:
                     "the completion is empty", file=where.file, line=where.line, reason="empty_completion"
                 )
         try:
-            prompt, completions, _ = fit(prompt, completions, self.max_length, self.overlength)
+            fitted = fit(prompt.tolist(), [c.tolist() for c in completions], self.max_length, self.overlength)
         except DataError as error:
             raise DataError(
                 error.message, file=where.file, line=where.line, field="prompt", reason=error.reason
             ) from None
+        prompt = np.asarray(fitted.prompt_ids, dtype=np.int32)
+        completions = [np.asarray(ids, dtype=np.int32) for ids in fitted.completions]
         if train_on_prompt and isinstance(record, Demonstration):
             whole = np.concatenate([prompt, completions[0]])
             return Group(np.zeros(0, np.int32), (_counted(whole),), index, values)

@@ -71,6 +71,13 @@ def is_preference_objective(name: str) -> bool:
 def find_stage(name: str, stages: Mapping[str, StageSpec] = STAGES) -> StageSpec:
     """The stage of that name: an entry of `stages`, or a preference objective's.
 
+    Args:
+        name: as in `stage: NAME`.
+        stages: table of stages to look in.
+
+    Returns:
+        What is known of the stage, its objective filled in.
+
     Raises:
         ConfigError: no such stage; the sentence suggests one.
     """

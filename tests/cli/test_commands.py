@@ -73,7 +73,19 @@ def test_doctor_knows_this_machine(invoke) -> None:
     assert facts["memory_gb"] > 0.1
     assert facts["packages"]["torch"]
     assert (done.exit_code == 2) == bool(facts["problems"])
-    assert "cpu " in invoke("doctor").stdout
+
+
+def test_doctor_in_words(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"packages": {"torch": "2"}, "gpus": [], "bf16_usable": True, "disk_free_gb": 1.0}
+    rest = {"memory_gb": 16.0, "cache_writable": True}
+    monkeypatch.setattr(doctor, "machine_facts", lambda: {**facts, **rest})
+    done = invoke("doctor")
+    assert done.exit_code == 2
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["packages", "torch", "2"]
+    assert lines[1].split() == ["gpus", "none"]
+    assert lines[2].split() == ["bf16_usable", "yes"]
+    assert lines[-1].startswith("problem: only 1.0 GB of disk are free")
 
 
 def test_doctor_finds_problems() -> None:

@@ -23,7 +23,6 @@ from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.load import LoadedModel, cache_dir, fingerprint, load_model, save_model
-from alignloop.model.onednn import fast_linears
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress

@@ -186,14 +186,31 @@ def test_an_objective_is_handed_over(rows: Path) -> None:
 
 
 def test_a_checkpoint_by_path(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr("tests.toy_stages.count", lambda config, run: seen.append(run.resume_from) or {})
-    with pytest.raises(RunError, match="no such checkpoint folder"):
-        run(single(rows), resume=rows.parent / "none")
-    run(single(rows), resume=rows.parent)
-    assert seen == [rows.parent]
+    def stop(config: object, run: Run) -> dict:
+        for step in (1, 2, 3):
+            (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    def look(config: object, run: Run) -> dict:
+        return {"found": sorted(p.name for p in run.checkpoints.iterdir())}
+
+    checkpoint = rows.parent / "one" / "checkpoints" / "step-00000002"
+    with pytest.raises(RunError, match="expected a checkpoint folder"):
+        run(single(rows), resume=checkpoint)
+    monkeypatch.setattr("tests.toy_stages.count", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(single(rows))
     with pytest.raises(RunError, match="for a recipe of one stage"):
-        run(make(rows), resume=rows.parent)
+        run(make(rows), resume=checkpoint)
+    monkeypatch.setattr("tests.toy_stages.count", look)
+    other = single(rows, f"output_dir={rows.parent / 'two'}")
+    (copied,) = run_plan(other, resume=checkpoint, say=lambda text: None)
+    assert copied.results == {"found": ["step-00000002"]}
+    (outcome,) = run_plan(single(rows), resume=checkpoint, say=lambda text: None)
+    assert outcome.results == {"found": ["step-00000001", "step-00000002"]}
+    assert (rows.parent / "one" / "checkpoints-unused" / "step-00000003").is_dir()
+    with pytest.raises(RunError, match="is finished, there is nothing to go on with"):
+        run(single(rows), resume=checkpoint)
 
 
 # kill -9

@@ -47,7 +47,6 @@ class Run:
     Attributes:
         path: the folder.
         resumed: whether `create` found an unfinished run of the same work, which goes on here.
-        resume_from: a checkpoint folder asked for by the user, None for the newest intact one.
     """
 
     def __init__(self, path: Path, record: dict[str, Any], lock: IO[bytes] | None = None) -> None:
@@ -60,7 +59,6 @@ class Run:
         """
         self.path = path
         self.resumed = False
-        self.resume_from: Path | None = None
         self._record = record
         self._lock = lock
         self._before_s = 0.0

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import alignloop
-from alignloop.config import make_plan, parse_overrides, read_recipe
+from alignloop.config import find_stage, make_plan, parse_overrides, read_recipe
 from tests.helpers_config import findings, plan_of
 
 RECIPES = sorted((Path(alignloop.__file__).parent / "recipes").glob("*.yaml"))
@@ -112,7 +112,10 @@ def test_a_reference_without_stages() -> None:
 def test_recipes_that_come_with_the_package(file: Path) -> None:
     recipe = read_recipe(file)
     words = ["dataset=rows.jsonl"] if not recipe.stages else []
-    words += [f"{s['stage'].value}.dataset=rows.jsonl" for s in recipe.stages if "dataset" not in s]
+    for item in recipe.stages:
+        name = item["stage"].value
+        if "dataset" in find_stage(name).config.model_fields and "dataset" not in item:
+            words.append(f"{name}.dataset=rows.jsonl")
     needs = {"best_of_n": ["reward_model=runs/reward"], "evaluate": ["after=runs/dpo"]}
     plan = make_plan(recipe, parse_overrides([*words, *needs.get(file.stem, [])]), output_dir="runs/x")
     assert plan.stages

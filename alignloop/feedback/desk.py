@@ -47,17 +47,26 @@ class Desk:
         """
         for attempt in range(1, LOCK_ATTEMPTS + 1):
             try:
-                with self.store.writes.begin() as connection:
-                    return [_outcome(job, connection) for job in jobs]
+                return self._transaction(jobs)
             except DBAPIError as error:
-                # What the queues reserved in this transaction did not happen.
-                self.queues.clear()
                 fault = unavailable(error)
                 if fault is None:
                     return [error] if len(jobs) == 1 else [self.run([job])[0] for job in jobs]
                 if fault.reason != "locked" or attempt == LOCK_ATTEMPTS:
                     return [fault] * len(jobs)
         raise AssertionError("the loop returns")
+
+    def _transaction(self, jobs: Sequence[Job]) -> list[Any]:
+        committed = False
+        try:
+            with self.store.writes.begin() as connection:
+                results = [_outcome(job, connection) for job in jobs]
+            committed = True
+            return results
+        finally:
+            if not committed:
+                # What the queues reserved in this transaction did not happen.
+                self.queues.clear()
 
     def call(self, job: Job[_T]) -> _T:
         """One operation in its own transaction; raises what `run` would return."""

@@ -55,7 +55,7 @@ def create_app(
         writer = Writer(desk)
         app.state.site = Site(store, desk, writer, Sessions(secret), limit or RateLimit(), make_templates())
         yield
-        writer.close()
+        await writer.close()
 
     fixed = [Route("/static/{name}", static), Route("/health", health)]
     app = Starlette(

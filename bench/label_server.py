@@ -233,6 +233,12 @@ async def measure(clients: list[Client], seconds: float, rate: float) -> dict[st
     }
 
 
+def cpu_seconds(process: subprocess.Popen) -> float:
+    """Processor time the server has used."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def speed(arguments: argparse.Namespace) -> dict:
     """The `speed` measurement."""
     with tempfile.TemporaryDirectory() as name:
@@ -240,8 +246,12 @@ def speed(arguments: argparse.Namespace) -> dict:
         store = Store(arguments.database or folder / "labels.sqlite")
         tokens = fill(store, num_items=arguments.items, num_annotators=arguments.annotators)
         clients = [Client(arguments.port, token, random.Random(k)) for k, token in enumerate(tokens)]
-        with serving(folder, arguments.port, arguments.database):
+        with serving(folder, arguments.port, arguments.database) as process:
+            before = cpu_seconds(process)
             found = asyncio.run(measure(clients, arguments.seconds, arguments.rate))
+            used = cpu_seconds(process) - before
+        count = sum(len(client.acknowledged) for client in clients)
+        found["server_cpu_ms"] = round(1000 * used / count, 2)
         return {
             "database": store.engine.dialect.name,
             "items": arguments.items,
@@ -271,7 +281,7 @@ def page(arguments: argparse.Namespace) -> dict:
             for _ in range(arguments.judgements):
                 tab.keyboard.press("2")
                 tab.keyboard.press("Enter")
-                tab.wait_for_function("window.readyTimes.length > 0")
+                tab.wait_for_function("() => window.readyTimes.length > 0")
                 times.append(tab.evaluate("window.readyTimes.shift()") / 1000)
             browser.close()
         return {

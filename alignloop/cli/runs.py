@@ -32,6 +32,9 @@ def list_runs(
     """List runs with their status, duration and main results."""
     from alignloop.run import find_runs
 
+    if folder == Path("runs") and not folder.exists():
+        print("no runs yet: there is no folder runs/ here")
+        return
     found = [
         run
         for run in find_runs(folder)

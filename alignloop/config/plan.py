@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignloop.config.aliases import ALIASES, REFUSED
+from alignloop.config.findings import Findings
 from alignloop.config.recipe_file import Entries, Entry, Recipe
 from alignloop.config.registry import STAGES, StageSpec, find_stage
-from alignloop.config.resolve import Resolved, flatten, known_keys, resolve
+from alignloop.config.resolve import check_entries, flatten, known_keys, merge_layers
 from alignloop.config.stages import StageConfig
 from alignloop.errors import ConfigError
 
@@ -51,6 +53,18 @@ class Plan:
     notices: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An item of a recipe's `stages`."""
+
+    name: str
+    stage: str
+    spec: StageSpec
+    entries: Entries
+    where: str
+
+
+_MANY = 12
 _REFERENCE = re.compile(r"@([^\s/#@]+)(.*)", re.DOTALL)
 _NAME = re.compile(r"[\w-]+")
 
@@ -77,118 +91,131 @@ def make_plan(
         ConfigError: everything wrong in any stage, at once.
     """
     overrides = overrides or {}
+    findings = Findings()
     if recipe.stages:
         if stage:
             raise ConfigError(f"{recipe.file}: has a list of stages; use `alignloop run {recipe.file}`")
-        return _pipeline(recipe, overrides, output_dir, stages)
-    entries = {**recipe.entries, **overrides}
-    written = entries.pop("stage", None)
-    if written is not None and stage and written.value != stage:
-        raise ConfigError(f"{written.where}: stage: is '{written.value}', but '{stage}' was asked for")
+        plan = _pipeline(recipe, overrides, output_dir, stages, findings)
+    else:
+        plan = _single(recipe, overrides, stage, output_dir, stages, findings)
+    findings.stop_if_any()
+    assert plan is not None
+    return plan
+
+
+def _single(
+    recipe: Recipe,
+    overrides: Entries,
+    stage: str,
+    output_dir: str,
+    stages: Mapping[str, StageSpec],
+    findings: Findings,
+) -> Plan | None:
+    entries = dict(recipe.entries)
+    written = overrides.get("stage") or entries.get("stage")
     if written is None and not stage:
-        raise ConfigError(
-            f"{recipe.file or 'recipe'}: 'stage' is missing; name the stage, as in `stage: sft`"
-        )
-    name = stage or str(written.value if written else "")
-    if output_dir:
-        entries.setdefault("output_dir", Entry(output_dir, ""))
-    findings = [
-        f"{entry.where}: {key}: '{value}' needs an earlier stage, and this recipe has one stage only"
-        for key, entry in entries.items()
-        for value in _references(entry.value)
-    ]
-    if findings:
-        raise ConfigError(findings)
-    notices: list[str] = []
+        findings.add(recipe.file, "'stage' is missing; name it, as in `stage: sft`")
+        return None
+    name = str(written.value) if written else stage
+    if stage and name != stage:
+        findings.add(written.where if written else "", f"stage: is '{name}', but '{stage}' was asked for")
+        return None
     spec = find_stage(name, stages)
-    config, objective = resolve(name, entries, stages=stages, notice=notices.append)
-    plan = StagePlan(name, name, spec, config, objective)
-    return Plan(recipe.file, Path(config.output_dir), (plan,), False, tuple(notices))
+    default = {"output_dir": Entry(output_dir, "")} if output_dir else {}
+    layers = [{k: v for k, v in layer.items() if k != "stage"} for layer in (default, entries, overrides)]
+    notices: list[str] = []
+    merged = merge_layers(spec, layers, findings, notices.append)
+    merged = _link(merged, {}, [], findings)
+    resolved = check_entries(name, spec, merged, findings, where=recipe.file)
+    if resolved is None:
+        return None
+    plan = StagePlan(name, name, spec, resolved.config, resolved.objective)
+    return Plan(recipe.file, Path(resolved.config.output_dir), (plan,), False, tuple(notices))
 
 
-def _pipeline(recipe: Recipe, overrides: Entries, output_dir: str, stages: Mapping[str, StageSpec]) -> Plan:
-    findings: list[str] = []
+def _pipeline(
+    recipe: Recipe,
+    overrides: Entries,
+    output_dir: str,
+    stages: Mapping[str, StageSpec],
+    findings: Findings,
+) -> Plan | None:
+    items = _name_items(recipe, stages, findings)
+    names = [item.name for item in items]
+    own, everywhere = _split_overrides(overrides, names, findings)
     shared = dict(recipe.entries)
-    items = _name_items(recipe, findings)
-    own, everywhere = _split_overrides(overrides, [name for name, _, _ in items], findings)
-    folder = everywhere.pop("output_dir", None) or shared.pop("output_dir", None)
+    folder = everywhere.pop("output_dir", None) or shared.get("output_dir") or Entry(output_dir, "")
     shared.pop("output_dir", None)
-    root = Path(str(folder.value) if folder else output_dir)
-    if not folder and not output_dir:
-        findings.append(f"{recipe.file}: 'output_dir' is missing: folder for the run folders of all stages")
+    if not folder.value:
+        findings.add(recipe.file, "'output_dir' is missing: folder for the run folders of all stages")
+    root = Path(str(folder.value))
 
     used: set[str] = set()
     notices: list[str] = []
     plans: list[StagePlan] = []
     earlier: dict[str, Path] = {}
-    for name, stage, item in items:
-        try:
-            spec = find_stage(str(stage.value), stages)
-        except ConfigError as error:
-            findings += [f"{stage.where}: {line}" for line in error.findings]
-            continue
-        keys = known_keys(spec, {**shared, **item, **everywhere, **own[name]})
-        defaults = {key: entry for key, entry in shared.items() if key in keys and key not in item}
-        general = {key: entry for key, entry in everywhere.items() if key in keys}
-        used |= {*defaults, *general, *(key for key in shared if key in keys)}
-        entries = {**defaults, **item, **general, **own[name]}
+    for item in items:
+        known = _with_aliases(
+            known_keys(item.spec, {**shared, **item.entries, **everywhere, **own[item.name]})
+        )
+        used |= known
+        defaults = {key: entry for key, entry in shared.items() if key in known}
+        general = {key: entry for key, entry in everywhere.items() if key in known}
+        layers = [defaults, item.entries, general, own[item.name]]
+        entries = merge_layers(item.spec, layers, findings, notices.append)
         if "output_dir" in entries:
-            findings.append(
-                f"{entries['output_dir'].where}: output_dir: stages write to the recipe's output_dir"
+            findings.add(
+                entries["output_dir"].where, "output_dir: belongs to the whole recipe, not to a stage"
             )
-        entries["output_dir"] = Entry(str(root / name), "")
-        entries = _link(entries, earlier, [n for n, _, _ in items], findings)
-        earlier[name] = root / name
-        resolved = _collect(str(stage.value), entries, stages, notices, findings)
+        entries["output_dir"] = Entry(str(root / item.name), "")
+        entries = _link(entries, earlier, names, findings)
+        earlier[item.name] = root / item.name
+        resolved = check_entries(item.stage, item.spec, entries, findings, where=item.where)
         if resolved is not None:
-            plans.append(StagePlan(name, str(stage.value), spec, resolved.config, resolved.objective))
-    findings += [
-        f"{entry.where}: unknown key '{key}'; no stage of this recipe has it"
-        for key, entry in {**shared, **everywhere}.items()
-        if key not in used and not findings
-    ]
-    if findings:
-        raise ConfigError(list(dict.fromkeys(findings)))
+            plans.append(StagePlan(item.name, item.stage, item.spec, resolved.config, resolved.objective))
+    if len(items) == len(recipe.stages):  # else a stage that could not be read may have the key
+        for key, entry in {**shared, **everywhere}.items():
+            if key in REFUSED and key not in used:
+                findings.add(entry.where, f"'{key}' is not supported: {REFUSED[key]}")
+            elif key not in used:
+                findings.add(
+                    entry.where, f"unknown key '{key}': no stage has it; {_nearest(key, sorted(used))}"
+                )
     return Plan(recipe.file, root, tuple(plans), True, tuple(dict.fromkeys(notices)))
 
 
-def _collect(
-    stage: str,
-    entries: Entries,
-    stages: Mapping[str, StageSpec],
-    notices: list[str],
-    findings: list[str],
-) -> Resolved | None:
-    try:
-        return resolve(stage, entries, stages=stages, notice=notices.append)
-    except ConfigError as error:
-        findings += error.findings
-        return None
+def _with_aliases(known: set[str]) -> set[str]:
+    return known | {word for word, found in ALIASES.items() if any(alias.key in known for alias in found)}
 
 
-def _name_items(recipe: Recipe, findings: list[str]) -> list[tuple[str, Entry, Entries]]:
-    """(name, stage, remaining keys) of every item; unusable items become findings."""
-    items: list[tuple[str, Entry, Entries]] = []
+def _name_items(recipe: Recipe, stages: Mapping[str, StageSpec], findings: Findings) -> list[_Item]:
+    """The usable items of `stages`; what is wrong with the others becomes a finding."""
+    items: list[_Item] = []
     for number, entries in enumerate(recipe.stages, start=1):
-        item = dict(entries)
-        stage = item.pop("stage", None)
-        named = item.pop("name", stage)
+        stage = entries.get("stage")
+        named = entries.get("name", stage)
         if stage is None or named is None:
             where = next((entry.where for entry in entries.values()), recipe.file)
-            findings.append(f"{where}: item {number} of stages has no `stage:`")
+            findings.add(where, f"item {number} of stages has no `stage:`")
             continue
         name = str(named.value)
         if not _NAME.fullmatch(name) or name == "old":
-            findings.append(f"{named.where}: name: '{name}' is not usable; expected letters, digits, _ and -")
-        elif name in [other for other, _, _ in items]:
-            findings.append(f"{named.where}: a stage named '{name}' exists already; give this one a `name:`")
+            findings.add(named.where, f"name: '{name}' is not usable; expected letters, digits, _ and -")
+        elif name in [item.name for item in items]:
+            findings.add(named.where, f"a stage named '{name}' exists already; give this one a `name:`")
         else:
-            items.append((name, stage, item))
+            try:
+                spec = find_stage(str(stage.value), stages)
+            except ConfigError as error:
+                findings.add_error(stage.where, error)
+                continue
+            keys = {key: entry for key, entry in entries.items() if key not in ("stage", "name")}
+            items.append(_Item(name, str(stage.value), spec, keys, stage.where))
     return items
 
 
 def _split_overrides(
-    overrides: Entries, names: list[str], findings: list[str]
+    overrides: Entries, names: list[str], findings: Findings
 ) -> tuple[dict[str, Entries], Entries]:
     """Overrides by stage name, and those for every stage."""
     own: dict[str, Entries] = {name: {} for name in names}
@@ -200,11 +227,11 @@ def _split_overrides(
         elif name in own:
             own[name][key] = entry
         else:
-            findings.append(f"{entry.where}: '{word}': no stage is named '{name}'; {_nearest(name, names)}")
+            findings.add(entry.where, f"'{word}': no stage is named '{name}'; {_nearest(name, names)}")
     return own, everywhere
 
 
-def _link(entries: Entries, earlier: Mapping[str, Path], names: list[str], findings: list[str]) -> Entries:
+def _link(entries: Entries, earlier: Mapping[str, Path], names: list[str], findings: Findings) -> Entries:
     """`@name` replaced by the run folder of that earlier stage, at any depth."""
 
     def replace(value: Any, where: str, key: str) -> Any:
@@ -218,28 +245,19 @@ def _link(entries: Entries, earlier: Mapping[str, Path], names: list[str], findi
         name = match[1]
         if name in earlier:
             return str(earlier[name]) + match[2]
-        reason = (
-            f"stage '{name}' does not run before this one"
-            if name in names
-            else f"no stage is named '{name}'; {_nearest(name, list(earlier))}"
-        )
-        findings.append(f"{where}: {key}: '{value}': {reason}")
+        reason = f"no stage is named '{name}'; {_nearest(name, list(earlier))}"
+        if name in names:
+            reason = f"stage '{name}' does not run before this one"
+        findings.add(where, f"{key}: '{value}': {reason}")
         return value
 
     return {key: Entry(replace(entry.value, entry.where, key), entry.where) for key, entry in entries.items()}
-
-
-def _references(value: Any) -> list[str]:
-    """All `@name` in a value."""
-    if isinstance(value, dict):
-        return [found for item in (*value, *value.values()) for found in _references(item)]
-    if isinstance(value, list | tuple):
-        return [found for item in value for found in _references(item)]
-    return [value] if isinstance(value, str) and _REFERENCE.fullmatch(value) else []
 
 
 def _nearest(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     if near:
         return f"did you mean '{near[0]}'?"
+    if len(names) > _MANY:
+        return "`alignloop schema` lists all keys"
     return f"one of: {', '.join(names)}" if names else "there is no earlier stage"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from alignloop.config.findings import Findings
 from alignloop.errors import ConfigError
 
 COMMAND_LINE = "command line"
@@ -109,48 +110,45 @@ def parse_recipe(text: str, *, file: str) -> Recipe:
         raise ConfigError(f"{file}: empty; a recipe has one `key: value` per line")
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{_where(file, node)}: expected `key: value` lines")
-    findings: list[str] = []
+    findings = Findings()
     entries = _entries(loader, node, file, findings)
     stages: list[Entries] = []
     for key, value in node.value:
         if key.value == "stages":
             entries.pop("stages", None)
             stages = _stage_items(loader, value, file, findings)
-    if findings:
-        raise ConfigError(findings)
+    findings.stop_if_any()
     return Recipe(file, entries, stages)
 
 
-def _stage_items(loader: _Loader, node: yaml.Node, file: str, findings: list[str]) -> list[Entries]:
+def _stage_items(loader: _Loader, node: yaml.Node, file: str, findings: Findings) -> list[Entries]:
     if not isinstance(node, yaml.SequenceNode) or not node.value:
-        findings.append(
-            f"{_where(file, node)}: stages: expected a list, each item starting with `- stage: NAME`"
-        )
+        findings.add(_where(file, node), "stages: expected a list, each item starting with `- stage: NAME`")
         return []
     items = []
     for item in node.value:
         if isinstance(item, yaml.MappingNode):
             items.append(_entries(loader, item, file, findings))
         else:
-            findings.append(f"{_where(file, item)}: stages: expected an item such as `- stage: sft`")
+            findings.add(_where(file, item), "stages: expected an item such as `- stage: sft`")
     return items
 
 
-def _entries(loader: _Loader, node: yaml.MappingNode, file: str, findings: list[str]) -> Entries:
+def _entries(loader: _Loader, node: yaml.MappingNode, file: str, findings: Findings) -> Entries:
     entries: Entries = {}
     for key_node, value_node in node.value:
         where = _where(file, key_node)
         if not isinstance(key_node, yaml.ScalarNode):
-            findings.append(f"{where}: expected a key name before the colon")
+            findings.add(where, "expected a key name before the colon")
         elif key_node.value in entries:
             earlier = entries[key_node.value].where.rpartition(":")[2]
-            findings.append(f"{where}: duplicate key '{key_node.value}'; it is already in line {earlier}")
+            findings.add(where, f"duplicate key '{key_node.value}'; it is already in line {earlier}")
         else:
             entries[key_node.value] = Entry(_value(loader, value_node, file, findings), where)
     return entries
 
 
-def _value(loader: _Loader, node: yaml.Node, file: str, findings: list[str]) -> Any:
+def _value(loader: _Loader, node: yaml.Node, file: str, findings: Findings) -> Any:
     if isinstance(node, yaml.MappingNode):
         return {key: entry.value for key, entry in _entries(loader, node, file, findings).items()}
     if isinstance(node, yaml.SequenceNode):
@@ -158,9 +156,7 @@ def _value(loader: _Loader, node: yaml.Node, file: str, findings: list[str]) -> 
     try:
         return loader.construct_object(node)
     except (yaml.YAMLError, ValueError):
-        findings.append(
-            f"{_where(file, node)}: cannot read the value '{node.value}'; YAML tags are not supported"
-        )
+        findings.add(_where(file, node), f"cannot read the value '{node.value}'; YAML tags are not supported")
         return None
 
 
@@ -193,18 +189,17 @@ def parse_overrides(overrides: Iterable[str]) -> Entries:
         ConfigError: a word without `=`, or broken YAML in a value.
     """
     entries: Entries = {}
-    findings = []
+    findings = Findings()
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key.strip():
-            findings.append(f"{COMMAND_LINE}: '{word}' is not of the form key=value")
+            findings.add(COMMAND_LINE, f"'{word}' is not of the form key=value")
             continue
         try:
             entries[key.strip()] = Entry(_override_value(text.strip()), COMMAND_LINE)
         except (yaml.YAMLError, ValueError):
-            findings.append(f"{COMMAND_LINE}: {key.strip()}: '{text}' is not readable as YAML")
-    if findings:
-        raise ConfigError(findings)
+            findings.add(COMMAND_LINE, f"{key.strip()}: '{text}' is not readable as YAML")
+    findings.stop_if_any()
     return entries
 
 

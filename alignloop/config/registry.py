@@ -10,6 +10,7 @@ from alignloop.config.stages import (
     BestOfNConfig,
     EvaluateConfig,
     FeedbackConfig,
+    InstructionsConfig,
     PreferenceConfig,
     PretrainConfig,
     RewardConfig,
@@ -44,6 +45,7 @@ class StageSpec:
 
 
 STAGES: Mapping[str, StageSpec] = {
+    "instructions": StageSpec(InstructionsConfig, "alignloop.stages.instructions:instructions"),
     "pretrain": StageSpec(PretrainConfig, "alignloop.stages.sft:pretrain"),
     "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft"),
     "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample"),

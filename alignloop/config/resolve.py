@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ from pydantic import ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from alignloop.config.aliases import ALIASES, REFUSED
-from alignloop.config.recipe_file import COMMAND_LINE, Entries, Entry, located
+from alignloop.config.findings import Findings
+from alignloop.config.recipe_file import Entries, Entry, located
 from alignloop.config.registry import STAGES, StageSpec, find_stage
 from alignloop.config.stages import Section, StageConfig
 from alignloop.errors import ConfigError
@@ -50,25 +51,68 @@ def resolve(
         ConfigError: every unknown key, wrong type, value out of range and missing key, in file order.
     """
     spec = find_stage(stage, stages)
-    entries = located(mapping)
-    findings: list[tuple[int, str]] = []
+    findings = Findings()
+    entries = merge_layers(spec, [located(mapping)], findings, notice)
+    resolved = check_entries(stage, spec, entries, findings)
+    findings.stop_if_any()
+    assert resolved is not None
+    return resolved
+
+
+def merge_layers(
+    spec: StageSpec,
+    layers: Sequence[Entries],
+    findings: Findings,
+    notice: Callable[[str], None] | None = None,
+) -> Entries:
+    """Keys of several places, later ones winning, under the names used here."""
+    raw = {key: entry for layer in layers for key, entry in layer.items()}
+    known = known_keys(spec, raw)
+    merged: Entries = {}
+    for layer in layers:
+        merged |= rename_aliases(layer, known, findings, notice)
+    return merged
+
+
+def known_keys(spec: StageSpec, entries: Entries) -> set[str]:
+    """The keys of a stage and of the objective that `entries` choose."""
+    name = objective_name(spec, entries)
+    return {*spec.config.model_fields, *(fields_model(name).model_fields if name else ())}
+
+
+def check_entries(
+    stage: str, spec: StageSpec, entries: Entries, findings: Findings, *, where: str = ""
+) -> Resolved | None:
+    """Resolve keys that carry no other tool's names any more.
+
+    Args:
+        stage: name of the stage for messages.
+        spec: the stage.
+        entries: its keys.
+        findings: takes everything that is wrong.
+        where: place of findings that have no line of their own, such as a missing key.
+
+    Returns:
+        None where something is wrong.
+    """
+    num_before = len(findings)
     name = objective_name(spec, entries, findings)
     loss_fields = fields_model(name) if name else None
-    known = {*spec.config.model_fields, *(loss_fields.model_fields if loss_fields else ())}
-    entries = rename_aliases(entries, known, findings, notice)
+    known = known_keys(spec, entries)
     for key, entry in entries.items():
         if key not in known:
-            findings.append((_line(entry), unknown_key(key, entry.where, known, stage)))
-    config = _validate(spec.config, entries, findings)
-    loss = _validate(loss_fields, entries, findings) if loss_fields else None
+            findings.add(entry.where, unknown_key(key, known, stage))
+    place = where or next((e.where.rpartition(":")[0] for e in entries.values() if ":" in e.where), "")
+    config = _validate(spec.config, entries, findings, place)
+    loss = _validate(loss_fields, entries, findings, place) if loss_fields else None
     objective = None
     if loss is not None:
         try:
             objective = objectives.load(name)(**dict(loss))
         except ValueError as error:
-            findings.append((0, f"{_prefix(_file(entries))}objective {name}: {error}"))
-    if findings:
-        raise ConfigError([text for _, text in sorted(findings, key=lambda finding: finding[0])])
+            findings.add(place, f"objective {name}: {error}")
+    if config is None or len(findings) > num_before:
+        return None
     return Resolved(typing.cast(StageConfig, config), objective)
 
 
@@ -104,7 +148,7 @@ def fields_of(loss: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in loss.items()}
 
 
-def objective_name(spec: StageSpec, entries: Entries, findings: list[tuple[int, str]]) -> str:
+def objective_name(spec: StageSpec, entries: Entries, findings: Findings | None = None) -> str:
     """The stage's fixed objective, or the one that its key `objective` names, or "" if there is none."""
     field = spec.config.model_fields.get("objective")
     if spec.objective or field is None:
@@ -115,16 +159,10 @@ def objective_name(spec: StageSpec, entries: Entries, findings: list[tuple[int, 
     try:
         objectives.load(entry.value)
     except ConfigError as error:
-        findings += [(_line(entry), f"{_prefix(entry.where)}objective: {line}") for line in error.findings]
+        if findings is not None:
+            findings.add_error(entry.where, error)
         return ""
     return entry.value
-
-
-def known_keys(spec: StageSpec, entries: Entries) -> set[str]:
-    """All keys that a stage reads, other tools' names for them included."""
-    name = objective_name(spec, entries, [])
-    known = {*spec.config.model_fields, *(fields_model(name).model_fields if name else ())}
-    return known | {word for word, found in ALIASES.items() if any(alias.key in known for alias in found)}
 
 
 @cache
@@ -142,47 +180,45 @@ def fields_model(objective: str) -> type[Section]:
 def rename_aliases(
     entries: Entries,
     known: set[str],
-    findings: list[tuple[int, str]],
-    notice: Callable[[str], None] | None,
+    findings: Findings,
+    notice: Callable[[str], None] | None = None,
 ) -> Entries:
     """Keys of other tools under the names used here; what cannot be honoured becomes a finding."""
     renamed: Entries = {}
     for key, entry in entries.items():
         alias = next((a for a in ALIASES.get(key, ()) if a.key in known), None)
-        if key in known or (alias is None and key not in REFUSED):
-            name, value = key, entry.value
-        elif alias is None:
-            findings.append((_line(entry), f"{_prefix(entry.where)}'{key}' is not supported: {REFUSED[key]}"))
-            continue
-        else:
+        name, value = key, entry.value
+        if key not in known and alias is not None:
             name, value = alias.key, alias.convert(entry.value)
             if notice is not None:
                 shown = "" if value is entry.value else f": {value}"
-                notice(f"{_prefix(entry.where)}'{key}' is read as '{name}{shown}'")
-        earlier = renamed.get(name)
-        if earlier is None or (entry.where == COMMAND_LINE) > (earlier.where == COMMAND_LINE):
+                notice(f"{entry.where or 'call'}: '{key}' is read as '{name}{shown}'")
+        elif key not in known and key in REFUSED:
+            findings.add(entry.where, f"'{key}' is not supported: {REFUSED[key]}")
+            continue
+        if name in renamed:
+            earlier = renamed[name].where or "another key"
+            findings.add(entry.where, f"'{key}' sets '{name}', which {earlier} sets too; keep one")
+        else:
             renamed[name] = Entry(value, entry.where)
-        elif (entry.where == COMMAND_LINE) == (earlier.where == COMMAND_LINE):
-            text = f"'{key}' sets '{name}', which {earlier.where or 'another key'} sets too; keep one"
-            findings.append((_line(entry), f"{_prefix(entry.where)}{text}"))
     return renamed
 
 
-def unknown_key(key: str, where: str, known: set[str], stage: str) -> str:
+def unknown_key(key: str, known: set[str], stage: str) -> str:
     """The sentence about a key that the stage does not have, with the nearest one that it has."""
     near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.7)
     if not near:
         alias = difflib.get_close_matches(key, sorted(ALIASES), n=1, cutoff=0.8)
         near = [a.key for name in alias for a in ALIASES[name] if a.key in known][:1]
     if near:
-        return f"{_prefix(where)}unknown key '{key}'; did you mean '{near[0]}'?"
-    return f"{_prefix(where)}unknown key '{key}'; `alignloop schema {stage}` lists the keys of this stage"
+        return f"unknown key '{key}'; did you mean '{near[0]}'?"
+    return f"unknown key '{key}'; `alignloop schema {stage}` lists the keys of this stage"
 
 
 _WORDS = {"yes": True, "on": True, "no": False, "off": False}
 
 
-def _validate(model: type[Section], entries: Entries, findings: list[tuple[int, str]]) -> Section | None:
+def _validate(model: type[Section], entries: Entries, findings: Findings, place: str) -> Section | None:
     """The model, or None after adding what is wrong with it to `findings`."""
     values = {key: entry.value for key, entry in entries.items() if key in model.model_fields}
     for key, value in values.items():
@@ -197,21 +233,19 @@ def _validate(model: type[Section], entries: Entries, findings: list[tuple[int, 
             if key not in seen:  # a union reports one error for each of its forms
                 seen.add(key)
                 entry = entries.get(key)
-                line = _line(entry) if entry else 0
-                findings.append((line, _sentence(model, key, entry, detail, _file(entries))))
+                findings.add(entry.where if entry else place, _sentence(model, key, entry, detail))
         return None
 
 
-def _sentence(model: type[Section], key: str, entry: Entry | None, detail: ErrorDetails, file: str) -> str:
+def _sentence(model: type[Section], key: str, entry: Entry | None, detail: ErrorDetails) -> str:
     if detail["type"] == "conflict":
-        return f"{_prefix(entry.where if entry else file)}{key}: {detail['msg']}"
+        return f"{key}: {detail['msg']}"
     if entry is None:
-        return f"{_prefix(file)}'{key}' is missing: {model.model_fields[key].description}"
+        return f"'{key}' is missing: {model.model_fields[key].description}"
     value = entry.value
     shown = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    wanted = accepted(model, key)
-    return f"{_prefix(entry.where)}{key}: value {shown} is not accepted; expected {wanted}"
+    return f"{key}: value {shown} is not accepted; expected {accepted(model, key)}"
 
 
 def accepted(model: type[Section], key: str) -> str:
@@ -261,18 +295,3 @@ def _bounds(schema: Mapping[str, Any]) -> list[str]:
     }
     found = [f"{word} {schema[bound]:.10g}" for bound, word in words.items() if bound in schema]
     return [" and ".join(found)] if found else []
-
-
-def _line(entry: Entry) -> int:
-    """For sorting: the line in the file; the command line comes last."""
-    number = entry.where.rpartition(":")[2]
-    return int(number) if number.isdigit() else 1_000_000
-
-
-def _file(entries: Entries) -> str:
-    """The file that most findings without a line belong to."""
-    return next((e.where.rpartition(":")[0] for e in entries.values() if ":" in e.where), "")
-
-
-def _prefix(where: str) -> str:
-    return f"{where}: " if where else ""

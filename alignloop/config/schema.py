@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from alignloop.config.recipe_file import Entries, located
 from alignloop.config.registry import STAGES, StageSpec, find_stage, stage_names
 from alignloop.config.resolve import describe_schema, fields_model, objective_name
 
@@ -21,8 +20,7 @@ def stage_schema(stage: str, stages: Mapping[str, StageSpec] = STAGES) -> dict[s
     """
     spec = find_stage(stage, stages)
     schema = spec.config.model_json_schema()
-    entries: Entries = located({})
-    name = objective_name(spec, entries, [])
+    name = objective_name(spec, {})
     if name:
         loss = fields_model(name).model_json_schema()
         schema["properties"] |= loss["properties"]

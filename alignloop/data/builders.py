@@ -60,15 +60,14 @@ def prompt_of(fields: Fields) -> Conversation:
     """
     name = next((n for n in ("prompt", "messages", "instruction", "input") if fields.has(n)), "prompt")
     value, column = fields.get(name)
-    if isinstance(value, str) and name != "messages":
-        if read.is_transcript(value) and value.rstrip().endswith("\n\nAssistant:"):
-            messages = read.transcript(value, column)[:-1]
-        else:
-            messages = (Message("user", read.text(value, column, reason_if_empty="empty_prompt")),)
-    else:
+    if name == "messages" or isinstance(value, list):
         messages = read.conversation(value, column)
         if name == "messages" and messages[-1].role == "assistant":
             messages = messages[:-1]
+    else:
+        said = read.text(value, column, reason_if_empty="empty_prompt")
+        whole = read.is_transcript(said) and said.rstrip().endswith("\n\nAssistant:")
+        messages = read.transcript(said, column)[:-1] if whole else (Message("user", said),)
     if name in ("prompt", "instruction") and fields.has("input"):
         extra = read.text(*fields.get("input"))
         last = messages[-1]
@@ -81,12 +80,14 @@ def prompt_of(fields: Fields) -> Conversation:
 def _completion(fields: Fields, name: str, prompt: Conversation) -> tuple[Conversation, str]:
     """Prompt and text of a completion, which may be text, a message, messages or a whole dialogue."""
     value, column = fields.get(name)
-    whole = isinstance(value, str) and value.startswith("\n\nHuman:")
-    if isinstance(value, str) and not (whole and isinstance(fields.values.get("prompt"), str)):
-        return prompt, read.completion_text(value, column)
-    if isinstance(value, Mapping):
-        value = [value]
-    messages = read.transcript(value, column) if isinstance(value, str) else read.conversation(value, column)
+    if isinstance(value, Mapping | list):
+        messages = read.conversation([value] if isinstance(value, Mapping) else value, column)
+    else:
+        text = read.completion_text(value, column)
+        # beside messages, a dialogue is an answer's own text
+        if not (text.startswith("\n\nHuman:") and isinstance(fields.values.get("prompt"), str)):
+            return prompt, text
+        messages = read.transcript(text, column)
     *context, last = messages
     if last.role != "assistant":
         raise DataError("expected the assistant last", field=column, value=last.role, reason="bad_messages")

@@ -171,7 +171,7 @@ def guess_kind(fields: Fields) -> str:
     Raises:
         DataError: the columns fit no kind, or two labelled kinds (`ambiguous`).
     """
-    answered = fields.has("completion") or is_answered(fields)
+    answered = fields.has("completion") or (not fields.has("chosen") and is_answered(fields))
     signs = {
         "preference": fields.has("chosen", "rejected")
         or fields.has("response_a", "response_b", "preference"),
@@ -209,7 +209,8 @@ def _check_orphans(fields: Fields) -> None:
         pairs += (("label", "completion"), ("scores", "completion"))
     for one, other in pairs:
         if fields.has(one) and not fields.has(other):
-            raise DataError(f"is missing beside '{fields.columns[one]}'", field=other, reason="missing_field")
+            message = f"is missing beside '{fields.columns[one]}'; the row has {', '.join(fields.row)}"
+            raise DataError(message, field=other, reason="missing_field")
 
 
 def has_prompt(fields: Fields) -> bool:

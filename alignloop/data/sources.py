@@ -39,6 +39,7 @@ from alignloop.errors import DataError
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 _ACCEPTED = "accepted are .jsonl, .json, .csv (each also .gz) and .parquet"
 _KEYS = ("path", "weight", "rows", "split")
+_LIST_KEYS = ("data", "rows", "examples", "records", "items", "train")
 _BOM = b"\xef\xbb\xbf"
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>[\w.-]+))?")
 _LIMIT = re.compile(r"(?P<path>.+)#(?P<rows>\d+)")
@@ -273,7 +274,7 @@ def _jsonl(lines: Iterable[tuple[int, str]], file: str, report: OnFault) -> Iter
         if not line.strip():
             continue
         try:
-            value = _loads(line)
+            value = _loads(line.rstrip("\r\n"))
         except _NotFinite as error:
             report(_not_finite(str(error), file, number))
             continue
@@ -283,7 +284,7 @@ def _jsonl(lines: Iterable[tuple[int, str]], file: str, report: OnFault) -> Iter
 
 
 def _json(text: str, file: str, report: OnFault) -> Iterator[Row]:
-    """A list of objects, an object that holds one such list, or JSON lines under the wrong name."""
+    """A list of objects, an object that holds it as `data` or the like, or JSON lines by a wrong name."""
     if not text.strip():
         return
     try:
@@ -298,8 +299,7 @@ def _json(text: str, file: str, report: OnFault) -> Iterator[Row]:
     except (ValueError, RecursionError) as error:
         raise _broken(error, file, 0) from error
     if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-        value = lists[0] if len(value) == 1 and lists and "messages" not in value else [value]
+        value = next((value[key] for key in _LIST_KEYS if isinstance(value.get(key), list)), [value])
     if not isinstance(value, list):
         raise DataError("expected a list of objects", file=file, value=value, reason="not_object")
     for number, item in enumerate(value, 1):

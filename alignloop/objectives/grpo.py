@@ -151,6 +151,12 @@ PRESETS: dict[str, Preset] = {
 def preset(name: str) -> Preset:
     """A member of the family by name; change fields with `dataclasses.replace`.
 
+    Args:
+        name: a key of `PRESETS`.
+
+    Returns:
+        Its objective and its kind of advantage.
+
     Raises:
         ConfigError: no such member.
     """

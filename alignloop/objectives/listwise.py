@@ -97,7 +97,7 @@ class Listwise:
 def rank_gains(ranks: Tensor, group: Tensor) -> Tensor:
     """Share of its group's other completions that each beats, ties ½; ½ if there is no other.
 
-    Arguments:
+    Args:
         ranks: floating point (B,), 1 the best.
         group: int64 (B,).
 

@@ -64,7 +64,7 @@ class ORPO:
         p = inputs.extras.get("probability", 1.0)
         odds_loss = -p * F.logsigmoid(log_odds_ratio) - (1 - p) * F.logsigmoid(-log_odds_ratio)
         nll = self._nll(inputs, pairs(logprob)[0], pairs(inputs.mask.sum(-1))[0])
-        metrics = pair_metrics(self.lam * mean_logprob, logprob)
+        metrics = pair_metrics(inputs, self.lam * mean_logprob, logprob)
         metrics |= {"nll": mean_of(nll), "log_odds_ratio": mean_of(log_odds_ratio)}
         return Output((nll + self.lam * odds_loss).sum() / denominator, metrics)
 

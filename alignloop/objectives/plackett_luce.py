@@ -35,10 +35,13 @@ class PlackettLuce:
 def plackett_luce_terms(utility: Tensor, ranks: Tensor, group: Tensor) -> Tensor:
     """Each completion's share of its group's Plackett–Luce loss; summed over a group, the loss.
 
-    Arguments:
+    Args:
         utility: (B,), log of Luce's strength.
         ranks: (B,), 1 the best; only their order within a group counts.
         group: int64 (B,), group number of each row.
+
+    Returns:
+        (B,), nats.
     """
     same = same_group(group)
     not_above = same & (ranks[None, :] >= ranks[:, None])  # [k, j]: j still in the race at k's position

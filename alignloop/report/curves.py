@@ -16,7 +16,7 @@ PLOTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Reward", ("reward", "gold")),
     ("Implicit reward (nats)", ("chosen_reward", "rejected_reward")),
     ("Margin (nats)", ("margin",)),
-    ("Log-probability of a completion (nats)", ("chosen_logprob", "rejected_logprob")),
+    ("Log-probability (nats per completion)", ("chosen_logprob", "rejected_logprob")),
     ("KL from the reference (nats)", ("kl",)),
     ("Completion length (tokens)", ("completion_length",)),
     ("Entropy (nats per token)", ("entropy",)),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -24,6 +23,7 @@ from alignloop.report.lineage import draw
 from alignloop.report.plot import interval_plot, line_plot
 from alignloop.report.scale import rounded
 from alignloop.report.view import Measure, ReportView, view_pipeline, view_run
+from alignloop.run import write_atomically
 
 Format = Literal["html", "md", "json"]
 
@@ -53,6 +53,9 @@ def render(path: str | Path, *, format: Format = "html") -> str:
         path: the folder.
         format: html, md (Markdown) or json.
 
+    Returns:
+        The whole document.
+
     Raises:
         RunError: the path is neither.
     """
@@ -76,18 +79,20 @@ def write_report(path: str | Path, *, format: Format = "html", output: str | Pat
     Raises:
         RunError: the path is no run, or the file cannot be written.
     """
-    content = render(path, format=format)
     target = Path(output) if output is not None else Path(path) / f"report.{format}"
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    return write_text(target, render(path, format=format))
+
+
+def write_text(target: Path, content: str) -> Path:
+    """Write a file whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        write_atomically(target, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"{target}: the report could not be written: {error.strerror}") from error
+        raise RunError(f"{target}: could not be written: {error.strerror}") from error
     return target
 
 

@@ -29,13 +29,21 @@ def tick_labels(values: Sequence[float]) -> list[str]:
     """Labels with the decimals that tell neighbours apart: 0.25, 1 500, 2k, 1e-05."""
     largest = max(abs(v) for v in values)
     step = abs(values[1] - values[0]) if len(values) > 1 else largest or 1.0
-    if largest and (largest < 1e-3 or largest >= 1e7):
-        return ["0" if v == 0 else f"{v:.1e}".replace(".0e", "e") for v in values]
-    if largest >= 10_000:
-        decimals = 0 if step >= 1000 else 1
-        return ["0" if v == 0 else f"{v / 1000:.{decimals}f}k" for v in values]
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [f"{v:.{decimals}f}".replace("-", "−") if v else "0" for v in values]
+
+    def decimals(unit: float) -> int:
+        return max(0, -math.floor(math.log10(step / unit) + 1e-9))
+
+    def label(value: float) -> str:
+        if value == 0:
+            return "0"
+        if largest < 1e-3 or largest >= 1e7:
+            power = math.floor(math.log10(largest))
+            return f"{value / 10.0**power:.{decimals(10.0**power)}f}e{power:+03d}"
+        if largest >= 10_000:
+            return f"{value / 1000:.{decimals(1000)}f}k"
+        return f"{value:.{decimals(1)}f}"
+
+    return [label(v).replace("-", "−", 1) if v < 0 else label(v) for v in values]
 
 
 def rounded(value: float | None) -> str:

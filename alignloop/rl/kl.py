@@ -100,11 +100,14 @@ class Mismatch(NamedTuple):
 def mismatch(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, *, cap: float = 2.0) -> Mismatch:
     """Compare log-probs of the same tokens by the trainer and by the engine that sampled them.
 
-    Arguments:
+    Args:
         logprobs: (B, T), nats, under the trainer's policy with the weights that sampled.
         sampler_logprobs: (B, T), nats, as the engine reported them.
         mask: bool (B, T), at least one True.
         cap: bound of the truncated importance weight.
+
+    Returns:
+        Plain numbers, computed in float64.
     """
     difference = (logprobs - sampler_logprobs)[mask].double()
     ratio = bounded_ratio(difference)

@@ -15,6 +15,7 @@ from alignloop.objectives.base import (
     group_count,
     kl_estimate,
     mean_of,
+    pair_metrics,
     sequence_mean,
     sequence_sum,
     with_statistics,
@@ -54,6 +55,17 @@ def test_statistics_become_extras():
     assert "z" not in inputs.extras
     with pytest.raises(ValueError, match=r"extras\['z'\]"):
         extra(inputs, "z")
+
+
+def test_accuracy_of_pairs_follows_their_probability():
+    """Right; wrong, as rejected should win; a tie, which does not count."""
+    mask, group = torch.ones(6, 1).bool(), torch.tensor([0, 0, 1, 1, 2, 2])
+    rewards = torch.tensor([2.0, 1.0, 2.0, 1.0, 2.0, 1.0])
+    soft = Inputs(mask, group, extras={"probability": torch.tensor([0.9, 0.2, 0.5])})
+    accuracy = pair_metrics(soft, rewards, rewards)["accuracy"]
+    assert (accuracy.sum.item(), accuracy.count.item()) == (1.0, 2.0)
+    hard = pair_metrics(Inputs(mask, group), rewards, rewards)["accuracy"]
+    assert (hard.sum.item(), hard.count.item()) == (3.0, 3.0)
 
 
 def test_group_count():

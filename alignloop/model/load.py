@@ -117,12 +117,12 @@ def load_model(
         from alignloop.model.tiny import tiny_model
 
         made = tiny_model(seed=seed)
-        return LoadedModel(made[0].to(where, kind), made[1], name)
+        return LoadedModel(made[0].to(device=where, dtype=kind), made[1], name)
     folder = _smollm2_folder() if name == SMOLLM2 else _find(name)
     if folder is not None and (folder / "adapter_config.json").exists():
         return _with_adapter(folder, name, dtype=dtype, device=device, seed=seed)
     if folder is not None and folder.suffix == ".gguf":
-        return LoadedModel(_from_gguf(folder, kind).to(where), _gguf_tokenizer(folder), name, folder)
+        return LoadedModel(_from_gguf(folder, kind).to(device=where), _gguf_tokenizer(folder), name, folder)
     if folder is not None:
         _check_folder(folder, name)
     source: str | Path = folder if folder is not None else name
@@ -134,7 +134,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(source, dtype=kind)
     except (OSError, KeyError) as error:
         raise ModelError(f"model '{name}' cannot be loaded: {_first_line(error)}") from error
-    return LoadedModel(model.to(where).eval(), _tokenizer(source), name, folder)
+    return LoadedModel(model.to(device=where).eval(), _tokenizer(source), name, folder)
 
 
 def _with_adapter(folder: Path, name: str, *, dtype: str, device: str, seed: int) -> LoadedModel:
@@ -219,7 +219,7 @@ def _gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
 def _clear_quantization(model: PreTrainedModel) -> None:
     """A de-quantised model is a plain one; the marks would forbid saving and training it."""
     if getattr(model.config, "quantization_config", None) is not None:
-        del model.config.quantization_config
+        delattr(model.config, "quantization_config")
     for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         if name in vars(model):
             delattr(model, name)
@@ -292,8 +292,8 @@ def save_model(
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+        model.save_pretrained(str(scratch))
+        tokenizer.save_pretrained(str(scratch))
         if extra is not None:
             extra(scratch)
         replace_folder(scratch, folder)

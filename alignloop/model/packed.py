@@ -77,7 +77,7 @@ class PackedModel(nn.Module):
         self.hf = hf
         self.head = head
         self.transform = transform_of(hf.config.get_text_config())
-        self._plain = hf.config._attn_implementation
+        self._plain = str(hf.config._attn_implementation)
         self.shared_prefix = verify(hf) if shared_prefix is None else shared_prefix
         if self.shared_prefix:
             attention.enable(hf)
@@ -112,6 +112,7 @@ class PackedModel(nn.Module):
         self, hidden: Tensor, targets: Tensor, transform: LogitTransform, *, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         head = self.hf.get_output_embeddings()
+        assert head is not None, "a causal language model has a vocabulary head"
         bias = getattr(head, "bias", None)
         return token_logprobs(hidden, head.weight, targets, bias=bias, transform=transform, entropy=entropy)
 
@@ -239,7 +240,7 @@ def verify(hf: PreTrainedModel, *, tolerance: float = 2e-3) -> bool:
     ids = generator.integers(3, high, size=19)
     group = Group(ids[:9].astype(np.int32), (completion(ids[9:15]), completion(ids[15:])), 0)
     batch = collate([group]).to(hf.device)
-    plain = hf.config._attn_implementation
+    plain = str(hf.config._attn_implementation)
     was_training = hf.training
     hf.eval()
     try:

@@ -152,7 +152,8 @@ def test_sizes(path: str) -> None:
 @pytest.mark.parametrize("path", PYTHON)
 def test_safe_and_explicit(path: str) -> None:
     assert not unsafe_loads(PYTHON[path])
-    assert not missing_encodings(PYTHON[path])
+    if not path.startswith("tests/"):
+        assert not missing_encodings(PYTHON[path])
     if path not in BROAD_EXCEPT:
         assert not broad_excepts(PYTHON[path])
 

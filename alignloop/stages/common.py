@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from alignloop.config import ModelConfig, TrainConfig
+from alignloop.config import TrainConfig
 from alignloop.data.chat import FILE as TEMPLATE_FILE
 from alignloop.data.chat import ChatTemplate, check_same, load_saved, load_template
 from alignloop.data.columns import Dataset, read_records
@@ -51,7 +51,7 @@ class Prepared:
         return fingerprint(path) if path is not None and path.is_dir() else self.loaded.name
 
 
-def open_model(config: ModelConfig) -> tuple[LoadedModel, ChatTemplate]:
+def open_model(config: TrainConfig) -> tuple[LoadedModel, ChatTemplate]:
     """The model and the chat template to use with it: the one it was trained with, if that is known.
 
     Raises:
@@ -192,10 +192,7 @@ def fit(
     Raises:
         KeyboardInterrupt: after a checkpoint was written.
     """
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    stream = GroupStream(
-        groups, per_step, config.num_train_epochs, config.max_steps, config.seed, config.shuffle
-    )
+    stream = data_order(config, groups)
     settings = optimizer_settings(config, stream.num_steps)
     optimizer = build_optimizer(prepared.model.parameters(), settings)
     trainer = Trainer(
@@ -246,6 +243,14 @@ def _summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str
     }
     last = next((m for m in reversed(history) if "eval_loss" in m), {})
     return {"num_steps": num_steps, **means, **{n: v for n, v in last.items() if n.startswith("eval_")}}
+
+
+def data_order(config: TrainConfig, groups: Sequence[Group]) -> GroupStream:
+    """The recipe's epochs over the groups."""
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    return GroupStream(
+        groups, per_step, config.num_train_epochs, config.max_steps, config.seed, config.shuffle
+    )
 
 
 def optimizer_settings(config: TrainConfig, num_steps: int) -> OptimizerSettings:

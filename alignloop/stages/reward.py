@@ -40,9 +40,9 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
     groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
-    prepared.loaded.model.get_output_embeddings().requires_grad_(
-        prepared.loaded.model.config.tie_word_embeddings and not config.freeze_base and prepared.peft is None
-    )
+    base = prepared.loaded.model
+    if not base.config.tie_word_embeddings:  # the vocabulary head is replaced, so it does not train
+        base.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out)
     mean, std = (
         normalize(prepared.model, groups[:512], config.token_budget) if config.normalize else (0.0, 1.0)

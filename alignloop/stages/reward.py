@@ -53,7 +53,7 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
 
 
 def normalize(model: PackedModel, groups: list[Group], token_budget: int) -> tuple[float, float]:
-    """Set the head's gain and shift so that these groups' rewards have mean 0 and std 1; returns the old ones."""
+    """Set gain and shift so that these groups' rewards have mean 0 and std 1; returns the old ones."""
     rewards = torch.cat([s[:, 0] for s in group_scores(model, groups, token_budget)])
     mean, std = float(rewards.mean()), float(rewards.std().clamp(min=1e-6))
     assert model.head is not None

@@ -6,6 +6,14 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from alignloop.config.rl import (
+    DAPOConfig,
+    DrGRPOConfig,
+    GRPOConfig,
+    PPOConfig,
+    ReinforceConfig,
+    RLOOConfig,
+)
 from alignloop.config.stages import (
     BestOfNConfig,
     EvaluateConfig,
@@ -34,6 +42,7 @@ class StageSpec:
         preview: `module:function`, called as `(config, objective)` for --dry-run; returns rows of a
             table (data summary, parameters, memory), a mapping of text to text.
         lint: `module:function`, called as `(config, objective)`; returns sentences, one per finding.
+        preset: member of the objective's family (`PRESETS` in its file) that gives its fields' defaults.
     """
 
     config: type[StageConfig]
@@ -41,6 +50,7 @@ class StageSpec:
     objective: str = ""
     preview: str = ""
     lint: str = ""
+    preset: str = ""
 
 
 STAGES: Mapping[str, StageSpec] = {
@@ -50,6 +60,19 @@ STAGES: Mapping[str, StageSpec] = {
     "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback"),
     "reward": StageSpec(RewardConfig, "alignloop.stages.reward:reward"),
     "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n"),
+    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo"),
+    **{
+        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name)
+        for name, config in {
+            "grpo": GRPOConfig,
+            "dr_grpo": DrGRPOConfig,
+            "dapo": DAPOConfig,
+            "gspo": GRPOConfig,
+            "cispo": GRPOConfig,
+            "rloo": RLOOConfig,
+            "reinforce_pp": ReinforceConfig,
+        }.items()
+    },
     "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate"),
 }
 """Stages with a configuration of their own. A new one is one entry here."""

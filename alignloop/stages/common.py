@@ -23,7 +23,6 @@ from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.load import LoadedModel, cache_dir, fingerprint, load_model, save_model
-from alignloop.model.onednn import fast_linears
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
@@ -228,10 +227,10 @@ def fit(
                 save_checkpoint(folder, step=trainer.step, keep=config.save_total_limit, **parts)
             if stop.is_set():
                 raise KeyboardInterrupt
-    return _summary(history, stream.num_steps) if history else {"num_steps": stream.num_steps}
+    return summary(history, stream.num_steps) if history else {"num_steps": stream.num_steps}
 
 
-def _summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
+def summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
     """Means over the last tenth of the steps made in this process, and the last evaluation."""
     tail = history[-max(1, len(history) // 10) :]
     names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}

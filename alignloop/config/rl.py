@@ -44,8 +44,8 @@ class RewardsConfig(Section):
 
     rewards: tuple[RewardTerm, ...] = Field(
         min_length=1,
-        description="parts that are added: {verifier | model | function | penalty: …, weight: 1, timeout_s: 60}; "
-        "several models make an ensemble",
+        description="parts that are added: {verifier | model | function | penalty: …, weight: 1, "
+        "timeout_s: 60}; several models make an ensemble",
         json_schema_extra={"format": "path"},
     )
     ensemble: Literal["mean", "min", "uwo"] = Field(
@@ -129,8 +129,8 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise conflict(
                     key,
-                    "RL learns from the log-probs of the whole distribution, which this cuts or bends, so the "
-                    "ratios would be biased; leave it at its default",
+                    "RL learns from the log-probs of the whole distribution, which this cuts or bends, "
+                    "so the ratios would be biased; leave it at its default",
                 )
         if self.lora_dropout:
             raise conflict("lora_dropout", "must be 0 in RL, or the policy trained is not the one sampled")

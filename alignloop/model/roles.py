@@ -61,6 +61,18 @@ class ActorCritic(nn.Module):
         """Whether the critic is an adapter on the policy's base."""
         return self.critic is not None and self.critic.hf is self.policy.hf
 
+    def role_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """What is trained of the policy, and of the critic with its head."""
+        if self.critic is None:
+            return list(self._trainable), []
+        own = {id(p) for p in self.critic.parameters()}
+        if self.one_base:
+            marked = (p for name, p in self.critic.named_parameters() if f".{CRITIC}." in name)
+            head = self.critic.head.parameters() if self.critic.head is not None else ()
+            own = {id(p) for p in (*marked, *head)}
+        policy = [p for p in self._trainable if id(p) not in own]
+        return policy, [p for p in self._trainable if id(p) in own]
+
     def forward(
         self,
         batch: Batch,

@@ -71,7 +71,8 @@ class Guard:
         limits: when an alarm goes off.
         follow: what the best weights are judged by; none keeps no best.
         readings: all so far; with `best` the only state.
-        best: running mean of `follow` at its highest, with the reward and gold then; None before a window is full.
+        best: running mean of `follow` at its highest, with the reward then; None before a window is full.
+        best_gold: the same of gold.
     """
 
     limits: Limits
@@ -136,13 +137,13 @@ class Guard:
             return found
         gold, reward = self._mean("gold"), self._mean("reward")
         best = self.best_gold
-        if best is not None and gold is not None and reward is not None:
-            if gold < best["value"] - limits.gold_drop and reward > best["reward"]:
-                text = (
-                    f"reward rose from {best['reward']:.3f} to {reward:.3f} while gold fell from its best "
-                    f"{best['value']:.3f} to {gold:.3f}: the reward is being exploited"
-                )
-                found.append(Alarm("reward_up_gold_down", text))
+        known = best is not None and gold is not None and reward is not None
+        if known and gold < best["value"] - limits.gold_drop and reward > best["reward"]:
+            text = (
+                f"reward rose from {best['reward']:.3f} to {reward:.3f} while gold fell from its best "
+                f"{best['value']:.3f} to {gold:.3f}: the reward is being exploited"
+            )
+            found.append(Alarm("reward_up_gold_down", text))
         for name, alarm, factor in (
             ("length", "length_growth", limits.length_factor),
             ("spread", "spread_growth", limits.spread_factor),

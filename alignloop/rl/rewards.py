@@ -265,7 +265,7 @@ def checked_scores(part: Component, samples: Sequence[Sample]) -> np.ndarray:
 
 
 def _call(part: Component, samples: Sequence[Sample]) -> Any:
-    """What the part returns or raises. With a time limit it runs in a thread that is left behind if it hangs."""
+    """What the part returns or raises; with a time limit in a thread, which is left behind if it hangs."""
     if part.timeout_s is None:
         return _outcome(part.score, samples)
     results: list[Any] = []
@@ -301,7 +301,7 @@ def _blame(part: Component, samples: Sequence[Sample], error: BaseException) -> 
                 f"reward '{part.name}' failed on {_name(sample, at)}: {type(alone).__name__}: {alone}"
             )
     return EngineError(
-        f"reward '{part.name}' failed on a batch of {len(samples)} completions from {_name(samples[0], 0)} on, "
+        f"reward '{part.name}' failed on {len(samples)} completions from {_name(samples[0], 0)} on, "
         f"but on none of them alone: {type(error).__name__}: {error}"
     )
 

@@ -15,7 +15,9 @@ from alignloop.rl.kl import sequence_kl
 from alignloop.rl.rollout import group_numbers, token_mask, token_values, with_values
 from alignloop.run import Run
 from alignloop.stages import common
-from alignloop.stages.online import Online, Rollout, kl_metrics, read_tables, set_up, train_online
+from alignloop.stages.online import train_online
+from alignloop.stages.online_setup import Online, Rollout, set_up
+from alignloop.stages.rollouts import kl_metrics, read_tables
 
 
 def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:

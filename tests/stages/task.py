@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alignloop.config import resolve
+from alignloop.config import StagePlan, find_stage, resolve
 from alignloop.data.chat import load_template
 from alignloop.data.packing import Group, completion
 from alignloop.data.tokenize import Encoder
@@ -16,7 +16,6 @@ from alignloop.model.packed import PackedModel
 from alignloop.model.tiny import tiny_model
 from alignloop.objectives.sft import SFT
 from alignloop.pipeline import call_runner
-from alignloop.config import StagePlan, find_stage
 from alignloop.records import Message
 from alignloop.run import Run
 from alignloop.training.loop import Trainer, train_step
@@ -37,18 +36,18 @@ def is_b(samples):
 
 @cache
 def _start() -> tuple:
-    """A model that answers every prompt with a random letter and an end of turn."""
+    """A model that answers with the letter asked for every second time, with another one else."""
     torch.manual_seed(0)
-    model, tokenizer = tiny_model(hidden_size=32, num_layers=2)
+    model, tokenizer = tiny_model(hidden_size=64, num_layers=2)
     encoder = Encoder(tokenizer, load_template("tokenizer", tokenizer))
     groups = [
         Group(encoder.prompt((Message("user", asked),)), (completion(encoder.completion(said)),), i)
-        for i, (asked, said) in enumerate((a, b) for a in LETTERS for b in LETTERS)
+        for i, (asked, said) in enumerate((a, b) for a in LETTERS for b in LETTERS + a * 2)
     ]
     packed = PackedModel(model)
-    settings = OptimizerSettings(learning_rate=1e-2, lr_scheduler_type="constant")
-    trainer = Trainer(packed, build_optimizer(packed.parameters(), settings), settings, 60)
-    for _ in range(60):
+    settings = OptimizerSettings(learning_rate=3e-3, lr_scheduler_type="constant")
+    trainer = Trainer(packed, build_optimizer(packed.parameters(), settings), settings, 150)
+    for _ in range(150):
         train_step(trainer, SFT(), groups)
     packed.restore_attention()
     return model, tokenizer

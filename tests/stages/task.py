@@ -21,7 +21,7 @@ from alignloop.run import Run
 from alignloop.training.loop import Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 
-LETTERS = "abcd"
+LETTERS = "abc"
 
 
 def copies(samples):

@@ -10,6 +10,7 @@ from alignloop.config.rl import (
     DAPOConfig,
     DrGRPOConfig,
     GRPOConfig,
+    IterateConfig,
     PPOConfig,
     ReinforceConfig,
     RLOOConfig,
@@ -18,6 +19,7 @@ from alignloop.config.stages import (
     BestOfNConfig,
     EvaluateConfig,
     FeedbackConfig,
+    InstructionsConfig,
     PreferenceConfig,
     PretrainConfig,
     RewardConfig,
@@ -39,6 +41,7 @@ class StageSpec:
             `(config, run, objective)`; returns the results for run.json.
         objective: file name in objectives/ whose fields are keys of the stage too, "" for none. A config
             with a key `objective` leaves the choice to the recipe.
+        reads: what an objective chosen by the recipe has to read, "" for anything.
         preview: `module:function`, called as `(config, objective)` for --dry-run; returns rows of a
             table (data summary, parameters, memory), a mapping of text to text.
         lint: `module:function`, called as `(config, objective)`; returns sentences, one per finding.
@@ -48,18 +51,21 @@ class StageSpec:
     config: type[StageConfig]
     runner: str
     objective: str = ""
+    reads: str = ""
     preview: str = ""
     lint: str = ""
     preset: str = ""
 
 
 STAGES: Mapping[str, StageSpec] = {
+    "instructions": StageSpec(InstructionsConfig, "alignloop.stages.instructions:instructions"),
     "pretrain": StageSpec(PretrainConfig, "alignloop.stages.sft:pretrain"),
     "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft"),
     "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample"),
     "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback"),
-    "reward": StageSpec(RewardConfig, "alignloop.stages.reward:reward"),
+    "reward": StageSpec(RewardConfig, "alignloop.stages.reward:reward", reads="scores"),
     "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n"),
+    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate"),
     "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo"),
     **{
         name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name)
@@ -91,6 +97,13 @@ def is_preference_objective(name: str) -> bool:
 
 def find_stage(name: str, stages: Mapping[str, StageSpec] = STAGES) -> StageSpec:
     """The stage of that name: an entry of `stages`, or a preference objective's.
+
+    Args:
+        name: as in `stage: NAME`.
+        stages: table of stages to look in.
+
+    Returns:
+        What is known of the stage, its objective filled in.
 
     Raises:
         ConfigError: no such stage; the sentence suggests one.

@@ -157,11 +157,15 @@ def objective_name(spec: StageSpec, entries: Entries, findings: Findings | None 
     if not isinstance(entry.value, str):
         return str(field.default)  # the wrong type is reported by the model
     try:
-        objectives.load(entry.value)
+        loss = objectives.load(entry.value)()
     except ConfigError as error:
         if findings is not None:
             findings.add_error(entry.where, error)
         return ""
+    if findings is not None and spec.reads and spec.reads not in loss.needs:
+        findings.add(
+            entry.where, f"objective: '{entry.value}' does not read {spec.reads}, as this stage needs"
+        )
     return entry.value
 
 
@@ -202,7 +206,8 @@ def rename_aliases(
             continue
         if name in renamed:
             earlier = renamed[name].where or "another key"
-            findings.add(entry.where, f"'{key}' sets '{name}', which {earlier} sets too; keep one")
+            text = f"'{key}' sets '{name}', which {earlier} sets too; keep one"
+            findings.add(entry.where, text if key != name else f"'{key}' is set by {earlier} too; keep one")
         else:
             renamed[name] = Entry(value, entry.where)
     return renamed

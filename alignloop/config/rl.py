@@ -251,3 +251,31 @@ class PPOConfig(OnlineConfig):
         if self.gradient_checkpointing and self.lora_r:
             raise conflict("gradient_checkpointing", "adapters change roles between forward and backward")
         return self
+
+
+class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
+    """Iterated preference learning: sample, score, compare, train, in rounds."""
+
+    objective: Literal["dpo", "ipo", "kto"] = Field("dpo", description="loss of a round")
+    rounds: int = Field(3, ge=1, description="rounds of fresh samples")
+    num_generations: int = Field(4, ge=2, description="answers per prompt and round")
+    pairs_per_prompt: int = Field(
+        1, ge=1, description="best against worst, second best against second worst, …"
+    )
+    reference: Literal["start", "previous"] = Field(
+        "previous",
+        description="reference of a round: the first model or the last round's",
+    )
+    max_prompts: int = Field(0, ge=0, description="prompts of a round; 0 uses all in every round")
+    learning_rate: float = Field(1e-6, gt=0, description="highest learning rate of each round")
+
+    @model_validator(mode="after")
+    def _distinct_pairs(self) -> IterateConfig:
+        if 2 * self.pairs_per_prompt > self.num_generations:
+            raise conflict("pairs_per_prompt", f"needs two of the {self.num_generations} answers each")
+        if self.temperature == 0:
+            raise conflict("temperature", "0 makes all answers to a prompt alike")
+        for key in ("eval_dataset", "eval_fraction", "eval_steps"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise conflict(key, "rounds train on fresh samples; add a stage evaluate")
+        return self

@@ -190,6 +190,18 @@ class SFTConfig(TrainConfig):
     completion_only: bool = Field(True, description="train on completions only, not on the prompts")
 
 
+class InstructionsConfig(StageConfig):
+    """Data of the quickstart's task: requests with an instruction that a program can check."""
+
+    content: Literal["prompts", "demonstrations", "texts"] = Field(
+        "prompts", description="prompts, answered prompts, or plain texts"
+    )
+    split: Literal["train", "eval"] = Field("train", description="eval has its own topics and wordings")
+    num_rows: int = Field(200, ge=1, description="prompts or demonstrations to make; texts: all there are")
+    kinds: tuple[str, ...] = Field((), description="constraint kinds; none takes the quickstart's")
+    languages: tuple[str, ...] = Field(("english",), description="of the prompts: english, korean")
+
+
 class SampleConfig(StageConfig, ModelConfig, RowsConfig, SamplingConfig):
     """Several answers per prompt."""
 

@@ -76,7 +76,7 @@ class Encoder:
     overlength: str = "truncate"
 
     def prompt(self, messages: Sequence[Message]) -> np.ndarray:
-        """int32 ids of the rendered prompt; a BOS in front if the tokenizer wants one and the text has none."""
+        """int32 ids of the rendered prompt, with a BOS in front if the tokenizer wants one and it has none."""
         ids = self.tokenizer.encode(self.template.render_prompt(messages), add_special_tokens=False)
         leading = self.tokenizer.encode("", add_special_tokens=True)[:1]
         if leading and leading[0] == self.tokenizer.bos_token_id and ids[:1] != leading:

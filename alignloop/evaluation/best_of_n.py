@@ -38,6 +38,9 @@ def best_of_n(proxy: ArrayLike, gold: ArrayLike, n: int) -> float:
         gold: (N,) reward that is reported.
         n: 1…N.
 
+    Returns:
+        Expected gold reward.
+
     Raises:
         DataError: unequal lengths, or n outside 1…N.
     """
@@ -59,6 +62,12 @@ def best_of_n_kl(n: int) -> float:
 
     Exact for rewards without ties, otherwise an upper bound (Beirami et al. 2024, arXiv 2401.01879).
 
+    Args:
+        n: samples to choose from.
+
+    Returns:
+        KL in nats.
+
     Raises:
         DataError: n below 1.
     """
@@ -77,6 +86,9 @@ def best_of_n_curve(
         gold: the same shape.
         ns: the numbers of samples to choose from.
         seed: of the bootstrap.
+
+    Returns:
+        One point per entry of `ns`.
 
     Raises:
         DataError: as `best_of_n`, unequal numbers of prompts, or fewer than 2 prompts.

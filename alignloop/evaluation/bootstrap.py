@@ -68,6 +68,9 @@ def mean_interval(
         replicates: R, at least 1 000 for a report.
         seed: of the bootstrap.
 
+    Returns:
+        The mean with its interval.
+
     Raises:
         DataError: no value, a value that is not finite or outside `bounds`, or fewer than 2 prompts.
     """
@@ -94,6 +97,14 @@ def rate_interval(
 
     It keeps its coverage where the bootstrap loses it: few prompts, rates near 0 or 1.
 
+    Args:
+        values: (N,) between 0 and 1.
+        clusters: (N,) prompt of each value; every value its own prompt if not given.
+        level: nominal coverage.
+
+    Returns:
+        The mean with its interval.
+
     Raises:
         DataError: as `mean_interval`.
     """
@@ -102,6 +113,13 @@ def rate_interval(
 
 def cluster_sums(values: ArrayLike, clusters: Sequence[object] | None = None) -> tuple[Array, Array]:
     """Sum and number of the values of each prompt: (N,) → (C,), (C,).
+
+    Args:
+        values: (N,) float.
+        clusters: (N,) prompt of each value; every value its own prompt if not given.
+
+    Returns:
+        Sums (C,) and numbers (C,), in order of appearance.
 
     Raises:
         DataError: as `mean_interval`.
@@ -197,6 +215,9 @@ def simultaneous_intervals(
         replicates: R.
         seed: of the bootstrap.
 
+    Returns:
+        One interval per model.
+
     Raises:
         DataError: not a table of finite numbers with at least 2 prompts.
     """
@@ -237,6 +258,17 @@ def paired_interval(
 ) -> Interval:
     """Mean of first − second, value by value on the same prompts, studentised.
 
+    Args:
+        first: (N,) values of one model.
+        second: (N,) values of the other on the same prompts.
+        clusters: (N,) prompt of each value; every value its own prompt if not given.
+        level: nominal coverage.
+        replicates: R.
+        seed: of the bootstrap.
+
+    Returns:
+        The mean difference with its interval.
+
     Raises:
         DataError: as `mean_interval`, or unequal lengths.
     """
@@ -248,6 +280,13 @@ def sign_test(first: ArrayLike, second: ArrayLike) -> float:
 
     p = min(1, 2·P(X ≤ min(wins, losses))), X ~ Binomial(wins + losses, ½); pairs that tie say nothing.
     The pairs must be independent: one per prompt.
+
+    Args:
+        first: (N,) values of one model.
+        second: (N,) values of the other on the same prompts.
+
+    Returns:
+        p-value.
 
     Raises:
         DataError: unequal lengths.
@@ -271,6 +310,16 @@ def permutation_test(
     The signs of the prompts' summed differences are flipped: all 2^C ways up to 2^C ≤ `permutations`,
     else that many random ones with p = (1 + hits) / (1 + permutations), which is valid at any number.
 
+    Args:
+        first: (N,) values of one model.
+        second: (N,) values of the other on the same prompts.
+        clusters: (N,) prompt of each value; every value its own prompt if not given.
+        permutations: sign patterns at most.
+        seed: of the random ones.
+
+    Returns:
+        p-value.
+
     Raises:
         DataError: as `paired_interval`.
     """
@@ -291,6 +340,12 @@ def permutation_test(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: reject where the adjusted p ≤ α, family-wise error ≤ α (Holm 1979).
+
+    Args:
+        p_values: one per hypothesis.
+
+    Returns:
+        Adjusted p-values in the same order.
 
     Raises:
         DataError: a p-value outside 0…1.

@@ -60,6 +60,9 @@ def fit_overoptimisation(kl: ArrayLike, gold_gain: ArrayLike, form: Form) -> Ove
         gold_gain: (M,) mean gold reward minus that of the starting policy.
         form: "best_of_n" or "rl".
 
+    Returns:
+        The fitted curve.
+
     Raises:
         DataError: unknown form, negative or non-finite numbers, unequal lengths, or fewer than 3
             different KL values above 0.

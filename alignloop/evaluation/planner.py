@@ -25,6 +25,9 @@ def prompts_for_win_rate(
         power: probability that the interval then excludes ½.
         level: of the interval.
 
+    Returns:
+        Number of prompts.
+
     Raises:
         DataError: a rate of ½, or a number outside its range.
     """
@@ -51,6 +54,9 @@ def prompts_for_difference(
         power: probability that the paired interval then excludes 0.
         level: of the interval.
 
+    Returns:
+        Number of prompts.
+
     Raises:
         DataError: a difference of 0 or a number outside its range.
     """
@@ -65,6 +71,15 @@ def detectable_difference(
     num_prompts: int, *, standard_deviation: float, power: float = 0.8, level: float = 0.95
 ) -> float:
     """The smallest mean difference that `num_prompts` prompts find with the given power.
+
+    Args:
+        num_prompts: prompts of the evaluation.
+        standard_deviation: of one prompt's difference.
+        power: probability that the paired interval excludes 0.
+        level: of the interval.
+
+    Returns:
+        The difference, in the metric's unit.
 
     Raises:
         DataError: a number outside its range.
@@ -84,6 +99,15 @@ def rate_difference_deviation(
     √((p(1 − p) + q(1 − q) − 2ρ√(p(1 − p)q(1 − q))) / samples), ρ the correlation of the two models'
     results on the same prompt. Dividing by the samples per prompt takes them as independent given the
     prompt *and* all prompts as equally hard; otherwise use a pilot's standard deviation.
+
+    Args:
+        first: pass rate p.
+        second: pass rate q.
+        correlation: ρ.
+        samples: samples per prompt.
+
+    Returns:
+        Standard deviation of the difference.
 
     Raises:
         DataError: a number outside its range.

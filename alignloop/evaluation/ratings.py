@@ -66,6 +66,9 @@ def bradley_terry(
         virtual_ties: ties added to every pair that was compared; above 0 also a model that won or lost
             everything gets a finite rating (pulled towards its opponents').
 
+    Returns:
+        One rating per model, best first.
+
     Raises:
         DataError: a score outside 0…1, a model against itself, an unknown anchor, models that were never
             compared (directly or through others), or a group that lost nothing to the others.

@@ -25,6 +25,9 @@ def both_orders(shown_first: ArrayLike, shown_second: ArrayLike) -> Array:
         shown_first: (N,) scores of the model when its answer was shown first.
         shown_second: (N,) scores of the model, again from its own side, when shown second.
 
+    Returns:
+        Scores (N,), each 1, ½ or 0.
+
     Raises:
         DataError: unequal lengths, or a score other than 0, ½, 1.
     """
@@ -36,6 +39,13 @@ def both_orders(shown_first: ArrayLike, shown_second: ArrayLike) -> Array:
 
 def position_consistency(shown_first: ArrayLike, shown_second: ArrayLike) -> float:
     """Share of comparisons with the same verdict in both orders (N,), (N,).
+
+    Args:
+        shown_first: (N,) scores of the model when its answer was shown first.
+        shown_second: (N,) scores of the model when shown second.
+
+    Returns:
+        Share, 0 to 1.
 
     Raises:
         DataError: as `both_orders`.
@@ -60,6 +70,9 @@ def win_rate(
         method: "wilson", which also holds near 0 and 1, or the "studentised" bootstrap.
         level: nominal coverage.
         seed: of the bootstrap.
+
+    Returns:
+        The win rate with its interval.
 
     Raises:
         DataError: a score outside 0…1, or fewer than 2 prompts.
@@ -100,6 +113,9 @@ def length_controlled_win_rate(
         length_differences: (N,) length of the model's answer minus the baseline's, any unit.
         prompts: (N,) prompt of each score; each its own if not given.
         level: nominal coverage.
+
+    Returns:
+        The win rates with and without length control.
 
     Raises:
         DataError: unequal lengths, scores outside 0…1, or fewer than 3 prompts.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from alignloop.errors import DataError
 
 Array = NDArray[np.float64]
 Ratings = Sequence[Sequence[Hashable | None]]
-Level = Literal["nominal", "ordinal", "interval"]
+Measurement = Literal["nominal", "ordinal", "interval"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,15 @@ def percent_agreement(
 ) -> Agreement:
     """Mean over items of the share of annotator pairs that gave the same category.
 
+    Args:
+        ratings: I rows of A entries, None where missing.
+        level: nominal coverage of the interval.
+        replicates: bootstrap replicates.
+        seed: of the bootstrap.
+
+    Returns:
+        The mean share with its interval.
+
     Raises:
         DataError: no item, or rows of different lengths.
     """
@@ -45,7 +55,8 @@ def percent_agreement(
     def statistic(weights: Array) -> float:
         return _observed(counts, weights)
 
-    return _with_interval(statistic, counts, level, replicates, seed)
+    found = _with_interval(statistic, counts, level, replicates, seed, chance_disagreement=1.0)
+    return replace(found, low=max(found.low, 0.0))
 
 
 def cohen_kappa(
@@ -61,6 +72,17 @@ def cohen_kappa(
 
     Cohen 1960; weighted: Cohen 1968, with |i − j| or (i − j)² as disagreement between the i-th and j-th
     category in sorted order.
+
+    Args:
+        first: (I,) categories given by one annotator, None where missing.
+        second: (I,) the other's.
+        weighting: how much a disagreement counts: none (all alike), linear or quadratic.
+        level: nominal coverage of the interval.
+        replicates: bootstrap replicates.
+        seed: of the bootstrap.
+
+    Returns:
+        κ with its interval.
 
     Raises:
         DataError: no item or unequal lengths; for weights, categories that cannot be sorted.
@@ -87,7 +109,7 @@ def cohen_kappa(
 def krippendorff_alpha(
     ratings: Ratings,
     *,
-    measurement: Level = "nominal",
+    measurement: Measurement = "nominal",
     level: float = 0.95,
     replicates: int = 1000,
     seed: int = 0,
@@ -103,6 +125,9 @@ def krippendorff_alpha(
         level: nominal coverage of the interval.
         replicates: bootstrap replicates.
         seed: of the bootstrap.
+
+    Returns:
+        α with its interval.
 
     Raises:
         DataError: no item, rows of different lengths, or categories that do not fit the measurement.
@@ -149,6 +174,9 @@ def gwet_ac1(
         level: nominal coverage of the interval.
         replicates: bootstrap replicates.
         seed: of the bootstrap.
+
+    Returns:
+        AC1 with its interval.
 
     Raises:
         DataError: no item, rows of different lengths, or a rating outside `categories`.
@@ -221,19 +249,37 @@ def _counts(ratings: Ratings, categories: Sequence[Hashable]) -> Array:
 
 
 def _with_interval(
-    statistic: Callable[[Array], float], counts: Array, level: float, replicates: int, seed: int
+    statistic: Callable[[Array], float],
+    counts: Array,
+    level: float,
+    replicates: int,
+    seed: int,
+    *,
+    chance_disagreement: float | None = None,
 ) -> Agreement:
-    """The statistic on all items and its percentile bootstrap interval over items.
+    """The statistic on all items, and tanh(atanh v ± z·e/(1 − v²)) with e its bootstrap error over items.
 
-    Replicates in which it is undefined are left out.
+    Fisher's transformation keeps the coverage near 1, where percentiles lose it. If every item agrees
+    (v = 1) the bootstrap sees no spread; the low end is then where Wilson's upper limit of a rate of 0
+    in I items, z²/(I + z²), puts the share of disagreement relative to chance. Replicates in which the
+    statistic is undefined are left out.
     """
-    items = len(counts)
+    items, rated = len(counts), int((counts.sum(1) >= 2).sum())
     value = statistic(np.ones(items))
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    if math.isnan(value):
+        return Agreement(value, math.nan, math.nan, level, rated)
+    if value >= 1 - 1e-12:
+        if chance_disagreement is None:
+            shares = counts.sum(0) / counts.sum()
+            chance_disagreement = float(1 - (shares**2).sum())
+        lost = z**2 / (rated + z**2) / chance_disagreement if chance_disagreement > 0 else 2.0
+        return Agreement(1.0, max(-1.0, 1 - lost), 1.0, level, rated)
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(items, np.full(items, 1 / items), size=replicates).astype(float)
     values = np.array([statistic(weights) for weights in draws])
-    values = values[~np.isnan(values)]
-    low = high = math.nan
-    if len(values) and not math.isnan(value):
-        low, high = (float(q) for q in np.quantile(values, [(1 - level) / 2, (1 + level) / 2]))
-    return Agreement(value, low, high, level, int((counts.sum(1) >= 2).sum()))
+    error = float(np.nanstd(values, ddof=1)) if np.isfinite(values).sum() > 1 else math.nan
+    bounded = min(max(value, -1 + 1e-12), 1 - 1e-12)
+    half = z * error / (1 - bounded**2)
+    low, high = math.tanh(math.atanh(bounded) - half), math.tanh(math.atanh(bounded) + half)
+    return Agreement(value, low, high, level, rated)

@@ -47,11 +47,8 @@ class Desk:
         """
         for attempt in range(1, LOCK_ATTEMPTS + 1):
             try:
-                with self.store.writes.begin() as connection:
-                    return [_outcome(job, connection) for job in jobs]
+                return self._transaction(jobs)
             except DBAPIError as error:
-                # What the queues reserved in this transaction did not happen.
-                self.queues.clear()
                 fault = unavailable(error)
                 if fault is None:
                     return [error] if len(jobs) == 1 else [self.run([job])[0] for job in jobs]
@@ -59,12 +56,30 @@ class Desk:
                     return [fault] * len(jobs)
         raise AssertionError("the loop returns")
 
+    def _transaction(self, jobs: Sequence[Job]) -> list[Any]:
+        committed = False
+        try:
+            with self.store.writes.begin() as connection:
+                results = [_outcome(job, connection) for job in jobs]
+            committed = True
+            return results
+        finally:
+            if not committed:
+                # What the queues reserved in this transaction did not happen.
+                self.queues.clear()
+
     def call(self, job: Job[_T]) -> _T:
         """One operation in its own transaction; raises what `run` would return."""
         (result,) = self.run([job])
         if isinstance(result, Exception):
             raise result
         return result
+
+    def warm(self) -> None:
+        """Load every project's queue now, so that the first annotator does not wait for it."""
+        with self.store.reading() as connection:
+            for project in self.store.projects():
+                self.queues[project.id] = Queue.load(connection, project)
 
     def next(self, connection: Connection, session: Session) -> Receipt:
         """The task to do now; the same one until it is judged."""

@@ -73,6 +73,9 @@ def simulate_preferences(
         annotator: gold reward and noise.
         max_pairs: pairs per prompt at most.
 
+    Returns:
+        Preferences, prompts in the order of `rows`.
+
     Raises:
         DataError: max_pairs below 1, a prompt with fewer than 2 answers, or a gold reward that is not
             a finite number.
@@ -94,6 +97,13 @@ def simulate_rankings(rows: Sequence[Answered], annotator: Annotator) -> list[Ra
     is swapped with probability `flip`, best first. With ties "skip", prompts whose answers all have the
     same gold reward are left out; with "length", equal answers are ordered by closeness to the median
     length.
+
+    Args:
+        rows: (prompt, answers) with 2 or more answers per prompt.
+        annotator: gold reward and noise.
+
+    Returns:
+        At most one ranking per prompt.
 
     Raises:
         DataError: as `simulate_preferences`.
@@ -136,6 +146,14 @@ def simulate_ratings(
 
     With probability `flip` the score s becomes 5 − s. Gold rewards must lie between 0 and 1.
 
+    Args:
+        rows: (prompt, answers); one answer is enough.
+        annotator: gold reward and noise.
+        attribute: name of the score.
+
+    Returns:
+        One rating per answer.
+
     Raises:
         DataError: as `simulate_preferences`, or a gold reward outside 0…1.
     """
@@ -162,6 +180,14 @@ def simulate_ratings(
 
 def simulate_labels(rows: Sequence[Answered], annotator: Annotator, *, threshold: float = 1.0) -> list[Label]:
     """Every answer marked good if gold + logistic noise ≥ `threshold`, then flipped with `flip`.
+
+    Args:
+        rows: (prompt, answers); one answer is enough.
+        annotator: gold reward and noise.
+        threshold: gold reward from which an answer is good.
+
+    Returns:
+        One label per answer.
 
     Raises:
         DataError: as `simulate_preferences`.

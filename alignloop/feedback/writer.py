@@ -8,19 +8,20 @@ judgements per second.
 from __future__ import annotations
 
 import asyncio
-import threading
-from concurrent.futures import Future
-from queue import Empty, Full, Queue
-from typing import TypeVar
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from alignloop.feedback.desk import Desk, Job
 from alignloop.feedback.faults import StoreUnavailable
 
 _T = TypeVar("_T")
+Waiting = tuple[Job, asyncio.Future]
 
 
 class Writer:
-    """The thread that owns a Desk.
+    """Hands operations to a Desk, which only this writer's thread uses. For one event loop.
 
     Args:
         desk: what carries the operations out.
@@ -29,11 +30,11 @@ class Writer:
     """
 
     def __init__(self, desk: Desk, *, max_batch: int = 128, max_waiting: int = 2000) -> None:
-        self._desk, self._max_batch = desk, max_batch
-        self._waiting: Queue[tuple[Job, Future] | None] = Queue(max_waiting)
+        self._desk, self._max_batch, self._max_waiting = desk, max_batch, max_waiting
+        self._waiting: deque[Waiting] = deque()
+        self._thread = ThreadPoolExecutor(1, "label-writer")
+        self._worker: asyncio.Task | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="label-writer", daemon=True)
-        self._thread.start()
 
     async def do(self, job: Job[_T]) -> _T:
         """Carry out an operation; returns after it is on disk.
@@ -42,61 +43,47 @@ class Writer:
             Rejected: the operation was refused.
             StoreUnavailable: the database could not commit, or too much is waiting.
         """
-        future: Future[_T] = Future()
         if self._closed:
             raise StoreUnavailable("the server is stopping", reason="stopping")
-        try:
-            self._waiting.put_nowait((job, future))
-        except Full as error:
-            raise StoreUnavailable("the server has too much to do; try again", reason="busy") from error
-        return await asyncio.wrap_future(future)
+        if len(self._waiting) >= self._max_waiting:
+            raise StoreUnavailable("the server has too much to do; try again", reason="busy")
+        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((job, future))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await future
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish what waits, then stop."""
         self._closed = True
-        self._waiting.put(None)
-        self._thread.join()
+        if self._worker is not None:
+            await self._worker
+        self._thread.shutdown()
 
-    def _work(self) -> None:
-        while True:
-            first = self._waiting.get()
-            if first is None:
-                return
-            batch, last = [first], False
-            while len(batch) < self._max_batch and not last:
-                try:
-                    entry = self._waiting.get_nowait()
-                except Empty:
-                    break
-                if entry is None:
-                    last = True
-                else:
-                    batch.append(entry)
-            self._carry_out(batch)
-            if last:
-                return
+    async def _work(self) -> None:
+        while self._waiting:
+            size = min(len(self._waiting), self._max_batch)
+            batch = [self._waiting.popleft() for _ in range(size)]
+            if not await self._carry_out(batch):
+                # A defect in one operation must not fail its neighbours.
+                for entry in batch:
+                    await self._carry_out([entry])
 
-    def _carry_out(self, batch: list[tuple[Job, Future]]) -> None:
-        # A caller that gave up (browser gone) no longer waits; its operation is still carried out.
-        for _, future in batch:
-            future.set_running_or_notify_cancel()
-        try:
-            results = self._desk.run([job for job, _ in batch])
-        except Exception as error:  # noqa: BLE001 - the thread must outlive a defect in one operation
-            self._desk.queues.clear()
-            results = [error] if len(batch) == 1 else [self._alone(job) for job, _ in batch]
+    async def _carry_out(self, batch: Sequence[Waiting]) -> bool:
+        """Run and answer a batch; False if it failed as a whole and each has to be run alone."""
+        loop = asyncio.get_running_loop()
+        run = loop.run_in_executor(self._thread, self._desk.run, [job for job, _ in batch])
+        await asyncio.wait([run])
+        error = run.exception()
+        if error is not None and len(batch) > 1:
+            return False
+        results: list[Any] = [error] if error is not None else run.result()
         for (_, future), result in zip(batch, results, strict=True):
-            if future.cancelled():
+            # A caller that gave up (browser gone) does not wait for its answer.
+            if future.done():
                 continue
             if isinstance(result, BaseException):
                 future.set_exception(result)
             else:
                 future.set_result(result)
-
-    def _alone(self, job: Job) -> object:
-        """A defect in one operation must not fail its neighbours."""
-        try:
-            return self._desk.run([job])[0]
-        except Exception as error:  # noqa: BLE001 - as above
-            self._desk.queues.clear()
-            return error
+        return True

@@ -285,8 +285,8 @@ def decoding(model: PreTrainedModel) -> Iterator[None]:
     if config.is_encoder_decoder or others:
         raise _unsupported(model, f"layers of kind {', '.join(others)}" if others else "an encoder")
     ALL_ATTENTION_FUNCTIONS.register(DECODE, decode_attention)
-    previous: dict[str, object] = {"": config._attn_implementation}
-    previous |= {name: getattr(config, name)._attn_implementation for name in config.sub_configs}
+    previous = {name: getattr(config, name)._attn_implementation for name in config.sub_configs}
+    previous[""] = config._attn_implementation or "eager"
     training = [module for module in model.modules() if module.training]
     model.set_attn_implementation(DECODE)
     if config._attn_implementation != DECODE:

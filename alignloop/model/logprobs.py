@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from alignloop.model.onednn import linear
+
 CHUNK_ELEMENTS = 2**24
 """Logits held at once, in elements (64 MiB in float32)."""
 
@@ -89,7 +91,7 @@ def _chunks(num_rows: int, vocabulary: int) -> list[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform) -> Tensor:
-    logits = hidden @ weight.T
+    logits = linear(hidden, weight)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if bias is not None:
         logits += bias
@@ -129,7 +131,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 entropies[rows] = -(log_p.exp() * log_p).sum(-1)
             elif direction is not None:
                 grad = _grad_logits(logits, normalizer, targets[rows], torch.ones_like(normalizer), transform)
-                direction[rows] = grad.to(weight.dtype) @ weight
+                direction[rows] = linear(grad.to(weight.dtype), weight.T)
         ctx.transform, ctx.entropy, ctx.has_direction = transform, entropy, direction is not None
         if direction is not None:
             ctx.save_for_backward(direction)
@@ -160,11 +162,9 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_bias += grad.sum(0).to(grad_bias.dtype)
             grad = grad.to(weight.dtype)
             if grad_hidden is not None:
-                torch.mm(grad, weight, out=grad_hidden[rows])
-            if grad_weight is not None and grad_weight.dtype == weight.dtype:
-                grad_weight.addmm_(grad.T, hidden[rows])
-            elif grad_weight is not None:
-                grad_weight += grad.T @ hidden[rows]
+                grad_hidden[rows] = linear(grad, weight.T)
+            if grad_weight is not None:
+                grad_weight += linear(grad.T, hidden[rows].T)
         grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None
 

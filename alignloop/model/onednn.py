@@ -48,9 +48,12 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
 
     Modules keep their weights, hooks and class; only `forward` is replaced, and put back on leaving.
     """
-    replaced = [module for module in model.modules() if _forward_of(module) is not None]
-    for module in replaced:
-        module.forward = _forward_of(module)
+    replaced = []
+    for module in model.modules():
+        forward = _forward_of(module)
+        if forward is not None:
+            module.forward = forward
+            replaced.append(module)
     try:
         yield
     finally:

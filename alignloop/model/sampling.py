@@ -79,14 +79,14 @@ class SamplingParams:
 
 
 def completion_seeds(seed: int, num_prompts: int, n: int) -> list[list[int]]:
-    """Seeds of n completions for each prompt. A seed depends on (seed, prompt's number, completion's number)."""
+    """Seeds [prompt][n]; each depends on `seed`, the prompt's number and the completion's number only."""
     counters = ([0, prompt, 0, 0] for prompt in range(num_prompts))
     streams = (np.random.Generator(np.random.Philox(key=seed, counter=counter)) for counter in counters)
     return [stream.integers(2**63, size=n).tolist() for stream in streams]
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:
-    """The numbers in [0, 1) that draw a completion's tokens, float64 (count,); a longer series begins alike."""
+    """Numbers in [0, 1) that draw a completion's tokens, float64 (count,); a longer series begins alike."""
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
@@ -170,7 +170,7 @@ def _nucleus_threshold(logits: Tensor, ps: Tensor) -> Tensor:
 
 def _draw(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens (R,), unnormalised probabilities (R, V) in the logits' memory, and their sums, float64 (R,)."""
-    num_rows, vocabulary = logits.shape
+    vocabulary = logits.shape[1]
     weights = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
     whole = vocabulary // BLOCK * BLOCK
     sums = weights[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1) if whole else weights[:, :0]

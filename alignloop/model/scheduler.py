@@ -237,7 +237,7 @@ class Scheduler:
                 self.reserved += prompt
                 fresh.append(group)
             while group.waiting and self.reserved + group.max_tokens <= self.token_budget:
-                starting.append(self._begin(group))
+                starting.append(self.begin(group))
             if group.waiting:
                 break
         if fresh:
@@ -250,7 +250,8 @@ class Scheduler:
         key = (max(64, _power_of_two(len(group.request.prompt))), _power_of_two(rows))
         return self.pools.setdefault(key, Pool(*key))
 
-    def _begin(self, group: Group) -> Row:
+    def begin(self, group: Group) -> Row:
+        """Take the next waiting completion of a group and reserve its room."""
         index = group.waiting.popleft()
         params = group.request.params
         streams = self.tokenizer is not None and (self.text or bool(params.stop))

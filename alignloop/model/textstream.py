@@ -46,6 +46,12 @@ class TextStream:
         self._begin = self._end = len(self._ids)
         self._extend(longer[len(known) :])
 
+    def replay(self, tokens: Sequence[int]) -> None:
+        """Take tokens whose text was already handed out."""
+        for token in tokens:
+            self.add(token)
+        self.take()
+
     def take(self, *, final: bool = False) -> str:
         """The text not taken yet, less an ending that may become a stop string unless `final`."""
         ready = len(self.text)

@@ -58,14 +58,19 @@ def _run_json(run: RunView) -> dict[str, Any]:
             }
             for m in run.measures
         },
-        "win_rate": run.win_rate
-        and {
-            "value": _finite(run.win_rate.value),
-            "interval": run.win_rate.interval and [_finite(v) for v in run.win_rate.interval],
-            "n": run.win_rate.num_prompts,
-            "verdict": run.win_rate.verdict,
-        },
+        "win_rates": [
+            {
+                "judge": w.judge,
+                "value": _finite(w.value),
+                "interval": w.interval and [_finite(v) for v in w.interval],
+                "level": w.level,
+                "n": w.num_prompts,
+                "verdict": w.verdict,
+            }
+            for w in run.win_rates
+        ],
         "results": dict(run.results),
+        "tables": {t.name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in run.tables},
         "curves": {
             f"{plot.title}: {series.name}": _summary(series)
             for plot in (*run.main_plots, *run.lesser_plots)
@@ -76,7 +81,9 @@ def _run_json(run: RunView) -> dict[str, Any]:
                 "name": d.name,
                 "path": d.path,
                 "kinds": d.kinds,
-                "rows": d.rows,
+                "rows": _finite(d.rows),
+                "used": _finite(d.used),
+                "tokens": _finite(d.tokens),
                 "dropped": dict(d.dropped),
                 "sha256": d.sha256,
                 "simulated": d.simulated,
@@ -122,8 +129,8 @@ def as_markdown(view: ReportView) -> str:
 
 
 def _outcome(run: RunView) -> str:
-    if run.win_rate:
-        return f"win rate {100 * run.win_rate.value:.1f} %"
+    if run.win_rates:
+        return f"win rate {100 * run.win_rates[0].value:.1f} %"
     for plot in run.main_plots:
         for series in plot.series[:1]:
             return f"{plot.title} {rounded(series.points[0][1])} → {rounded(series.points[-1][1])}"
@@ -138,16 +145,18 @@ def _run_markdown(run: RunView) -> list[str]:
     if run.simulated:
         parts.append("> **Simulated labels:** made by a simulated annotator, not by people.")
     parts += [f"> **Warning:** {_escape(warning)}" for warning in run.warnings]
-    if run.win_rate:
-        w = run.win_rate
+    for w in run.win_rates:
         interval = f" [{100 * w.interval[0]:.1f}, {100 * w.interval[1]:.1f}]" if w.interval else ""
         count = f", n = {w.num_prompts}" if w.num_prompts is not None else ""
-        parts.append(f"**Win rate against the start: {100 * w.value:.1f} %{interval}**{count}; {w.verdict}.")
+        judge = f" by {_escape(w.judge)}" if w.judge else ""
+        parts.append(
+            f"**Win rate against the start{judge}: {100 * w.value:.1f} %{interval}**{count}; {w.verdict}."
+        )
     if run.measures:
         header = ("Metric", "Before", "After", "Verdict")
         parts.append(_table(header, [_measure_row(measure) for measure in run.measures]))
-    if run.results:
-        parts.append(_table(("Result", "Value"), run.results))
+    parts.append(_table(("Result", "Value"), run.results))
+    parts += [_table(t.columns, t.rows) for t in run.tables]
     curves = [
         (plot.title if len(plot.series) == 1 else f"{plot.title}: {series.name}", series)
         for plot in run.main_plots
@@ -193,7 +202,11 @@ def _measure_row(measure: Measure) -> tuple[str, str, str, str]:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
-    lines = [header, ["---"] * len(header), *[[_escape(cell) for cell in row] for row in rows]]
+    lines = [
+        [_escape(name) for name in header],
+        ["---"] * len(header),
+        *[[_escape(cell) for cell in row] for row in rows],
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.errors import RunError
+from alignloop.run import Run
 
 Json = Any
 """A value out of a JSON file: nothing about its type is known before it is looked at."""
@@ -26,6 +27,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         name: run.json's name, or the folder's.
+        status: as in run.json, but interrupted where the process of a running one is gone.
         info: run.json, {} if unreadable.
         recipe: text of recipe.yaml.
         metrics: rows of metrics.jsonl that are objects, in the order of the file.
@@ -35,6 +37,7 @@ class RunFolder:
 
     path: Path
     name: str
+    status: str
     info: Mapping[str, Json]
     recipe: str
     metrics: tuple[Mapping[str, Json], ...]
@@ -44,10 +47,6 @@ class RunFolder:
     @property
     def stage(self) -> str:
         return text(self.info.get("stage"))
-
-    @property
-    def status(self) -> str:
-        return text(self.info.get("status")) or "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +108,7 @@ def read_run(path: str | Path, *, name: str = "") -> RunFolder:
     return RunFolder(
         path=folder,
         name=name or text(info.get("name")) or folder.resolve().name,
+        status=_status(folder, info),
         info=info,
         recipe=_read_text(folder / "recipe.yaml", problems),
         metrics=_read_lines(folder / "metrics.jsonl", problems),
@@ -147,6 +147,13 @@ def read_pipeline(path: str | Path) -> PipelineFolder:
         runs=tuple(runs),
         problems=tuple(problems),
     )
+
+
+def _status(folder: Path, info: Mapping[str, Json]) -> str:
+    try:
+        return Run.open(folder).status
+    except RunError:  # a damaged run.json is reported on all the same
+        return text(info.get("status")) or "unknown"
 
 
 def _read_text(file: Path, problems: list[str]) -> str:

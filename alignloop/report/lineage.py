@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from markupsafe import Markup
 
 from alignloop.errors import RunError
 from alignloop.report.folder import Json, RunFolder, mapping, read_run, text
 from alignloop.report.plot import text_width
 from alignloop.report.samples import visible
+from alignloop.run import find_run
 
 _MAX_NODES = 80
 
@@ -24,7 +26,7 @@ class Node:
         key: unique in the graph: the resolved path.
         title: what it is called.
         detail: stage, or rows.
-        kind: run, data or missing.
+        kind: run, data (a file or a model from elsewhere) or missing.
         fingerprint: start of its hash, or "".
         simulated: labels in it come from a simulated annotator.
     """
@@ -109,14 +111,16 @@ def _add_run(graph: Lineage, run: RunFolder) -> str:
         title=visible(run.name),
         detail="" if run.stage == run.name else visible(run.stage),
         kind="run",
-        fingerprint=text(run.info.get("config_sha256"))[:12],
+        fingerprint=text(run.info.get("fingerprint") or run.info.get("config_sha256"))[:12],
         simulated=holds_simulated(run.info),
     )
+    stated = run.info.get("parents")
+    entries = [mapping(parent) or {"path": parent} for parent in (stated if isinstance(stated, list) else [])]
+    paths = [path for entry in entries if (path := text(entry.get("path")))]
     for name, entry in mapping(run.info.get("inputs")).items():
-        _add_data(graph, key, name, mapping(entry), run.path)
-    parents = run.info.get("parents")
-    for parent in parents if isinstance(parents, list) else []:
-        entry = mapping(parent) or {"path": parent}
+        _add_data(graph, key, name, mapping(entry), paths)
+    _add_model(graph, key, run, paths)
+    for entry in entries:
         source = _add_parent(graph, entry, run.path)
         if source and source != key and (source, key) not in graph.edges:
             graph.edges.append((source, key))
@@ -127,7 +131,7 @@ def _add_parent(graph: Lineage, entry: Mapping[str, Json], child: Path) -> str:
     stated = text(entry.get("path"))
     if not stated:
         return ""
-    found = _find_run(stated, child)
+    found = find_run(stated, child)
     if found is not None and len(graph.nodes) < _MAX_NODES:
         if _key(found) in graph.nodes:
             return _key(found)
@@ -143,29 +147,35 @@ def _add_parent(graph: Lineage, entry: Mapping[str, Json], child: Path) -> str:
     return key
 
 
-def _find_run(stated: str, child: Path) -> Path | None:
-    """The run folder meant by a path in a run.json: absolute, or relative to the run, its parent or here."""
-    candidates = (child / stated, child.parent / stated, Path(stated))
-    return next((path for path in candidates if (path / "run.json").is_file()), None)
-
-
-def _add_data(graph: Lineage, child: str, name: str, entry: Mapping[str, Json], folder: Path) -> None:
+def _add_data(
+    graph: Lineage, child: str, name: str, entry: Mapping[str, Json], parents: Sequence[str]
+) -> None:
     stated = text(entry.get("path")) or name
-    for around in Path(stated).parents:
-        run = _find_run(str(around), folder)
-        if run is not None and _key(run) != child:  # a file that another run wrote
-            source = _add_parent(graph, {"path": str(around)}, folder)
-            if (source, child) not in graph.edges:
-                graph.edges.append((source, child))
-            return
+    if any(Path(stated).is_relative_to(parent) for parent in parents):
+        return  # a file that a parent wrote: the parent stands for it
     rows = entry.get("rows")
     detail = f"{rows:,} rows" if isinstance(rows, int) else ""
-    key = f"data:{text(entry.get('sha256')) or stated}"
+    digest = text(entry.get("sha256"))
     title = visible(Path(stated).name or stated)
-    digest = text(entry.get("sha256"))[:12]
-    graph.nodes.setdefault(key, Node(key, title, detail, "data", digest, holds_simulated(entry)))
+    key = f"data:{digest or stated}"
+    graph.nodes.setdefault(key, Node(key, title, detail, "data", digest[:12], holds_simulated(entry)))
     if (key, child) not in graph.edges:
         graph.edges.append((key, child))
+
+
+def _add_model(graph: Lineage, child: str, run: RunFolder, parents: Sequence[str]) -> None:
+    """A model that is named, not trained here, is a source too."""
+    try:
+        recipe = yaml.safe_load(run.recipe)
+    except yaml.YAMLError:
+        return
+    name = mapping(recipe).get("model_name_or_path")
+    known = {text(mapping(entry).get("path")) for entry in mapping(run.info.get("inputs")).values()}
+    if not isinstance(name, str) or name in known or any(Path(name).is_relative_to(p) for p in parents):
+        return
+    key = f"model:{name}"
+    graph.nodes.setdefault(key, Node(key, visible(Path(name).name), "model", "data"))
+    graph.edges.append((key, child))
 
 
 # Layout: columns by the longest way from a source, long edges kept clear by place holders.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -24,6 +23,7 @@ from alignloop.report.lineage import draw
 from alignloop.report.plot import interval_plot, line_plot
 from alignloop.report.scale import rounded
 from alignloop.report.view import Measure, ReportView, view_pipeline, view_run
+from alignloop.run import write_atomically
 
 Format = Literal["html", "md", "json"]
 
@@ -89,15 +89,9 @@ def write_text(target: Path, content: str) -> Path:
     Raises:
         RunError: it cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        write_atomically(target, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RunError(f"{target}: could not be written: {error.strerror}") from error
     return target
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from alignloop.report.difference import Part, word_difference
 from alignloop.report.folder import Json, mapping, number, text
+from alignloop.report.scale import rounded
 
 MAX_TEXT = 4000
 """Characters of one prompt or completion that are shown."""
@@ -31,7 +32,8 @@ class Sample:
         before: parts of the earlier completion, or () if there is none.
         before_label: where the earlier completion comes from.
         rewritten: the two have too little in common for a word-level difference.
-        scores: (name, value) pairs: reward, gold and other numbers of the row.
+        scores: (name, value) pairs: reward, gold and other numbers of the row; where the row has the
+            value before training too, "0 → 1".
         model: who wrote the completion.
         simulated: its label or score comes from a simulated annotator.
     """
@@ -42,7 +44,7 @@ class Sample:
     before: tuple[Part, ...]
     before_label: str
     rewritten: bool
-    scores: tuple[tuple[str, float], ...]
+    scores: tuple[tuple[str, str], ...]
     model: str
     simulated: bool
 
@@ -130,7 +132,6 @@ def _sample(row: Mapping[str, Json], earlier: tuple[str, str] | None) -> Sample:
         rewritten = compared is None
         if compared is not None:
             before, after = tuple(compared[0]), tuple(compared[1])
-    scores = [(name, value) for name in row if name != "step" and (value := number(row[name])) is not None]
     return Sample(
         step=number(row.get("step")),
         prompt=_conversation(row.get("prompt")),
@@ -138,9 +139,20 @@ def _sample(row: Mapping[str, Json], earlier: tuple[str, str] | None) -> Sample:
         before=before,
         before_label=earlier[0] if earlier else "",
         rewritten=rewritten,
-        scores=tuple(scores),
+        scores=_scores(row),
         model=visible(text(row.get("model"))),
         simulated=row.get("origin") == "simulated",
+    )
+
+
+def _scores(row: Mapping[str, Json]) -> tuple[tuple[str, str], ...]:
+    numbers = {name: value for name in row if name != "step" and (value := number(row[name])) is not None}
+    return tuple(
+        (visible(name), f"{rounded(numbers[f'{name}_before'])} → {rounded(value)}")
+        if f"{name}_before" in numbers
+        else (visible(name), rounded(value))
+        for name, value in numbers.items()
+        if not (name.endswith("_before") and name.removesuffix("_before") in numbers)
     )
 
 

@@ -74,10 +74,12 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class WinRate:
-    """Share of prompts on which the model beats the start, ties half."""
+    """Share of prompts on which the model beats the start, ties half; `judge` is "" for the main one."""
 
+    judge: str
     value: float
     interval: Interval | None
+    level: float | None
     num_prompts: int | None
 
     @property
@@ -93,15 +95,35 @@ class WinRate:
 
 @dataclass(frozen=True, slots=True)
 class DataRow:
-    """One data set a run read: rows used, and rows dropped by reason."""
+    """One data set a run read.
+
+    Attributes:
+        name, path, sha256: of the input.
+        kinds: kinds of records, and who labelled them.
+        rows, used: rows in the file, and those trained on.
+        dropped: rows by the reason why they were not.
+        tokens: those of prompts and completions together.
+        simulated: labels in it come from a simulated annotator.
+    """
 
     name: str
     path: str
     kinds: str
     rows: float | None
+    used: float | None
+    tokens: float | None
     dropped: tuple[tuple[str, float], ...]
     sha256: str
     simulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A result that is a list of equal rows, the best-of-n curve for example."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +139,9 @@ class RunView:
     warnings: tuple[str, ...]
     simulated: bool
     measures: tuple[Measure, ...]
-    win_rate: WinRate | None
+    win_rates: tuple[WinRate, ...]
     results: Facts
+    tables: tuple[Table, ...]
     main_plots: tuple[Plot, ...]
     lesser_plots: tuple[Plot, ...]
     samples: Samples
@@ -164,6 +187,8 @@ def _key(run: RunFolder) -> str:
 
 def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) -> RunView:
     results = mapping(run.info.get("results"))
+    tables = {name: rows for name, rows in results.items() if _is_table(rows)}
+    rest = {k: v for k, v in results.items() if k not in ("metrics", "data", *tables) and k[:8] != "win_rate"}
     main, lesser = plots(run.metrics)
     stated = run.info.get("warnings")
     warnings = [text(w) for w in stated] if isinstance(stated, list) else []
@@ -177,8 +202,9 @@ def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) ->
         warnings=tuple(visible(w) for w in [*warnings, *run.problems]),
         simulated=lineage.simulated(_key(run)),
         measures=_measures(mapping(results.get("metrics"))),
-        win_rate=_win_rate(mapping(results.get("win_rate"))),
-        results=_flat({k: v for k, v in results.items() if k not in ("metrics", "win_rate", "data")}),
+        win_rates=_win_rates(results),
+        results=_flat(rest),
+        tables=tuple(_table(name, rows) for name, rows in tables.items()),
         main_plots=tuple(main),
         lesser_plots=tuple(lesser),
         samples=choose_samples(run.samples, at_most=at_most, characters=characters),
@@ -244,11 +270,33 @@ def _measures(metrics: Mapping[str, Json]) -> tuple[Measure, ...]:
     return tuple(out)
 
 
-def _win_rate(entry: Mapping[str, Json]) -> WinRate | None:
-    value, count = number(entry.get("value")), number(entry.get("n"))
-    if value is None:
-        return None
-    return WinRate(value, _interval(entry.get("interval")), None if count is None else int(count))
+def _win_rates(results: Mapping[str, Json]) -> tuple[WinRate, ...]:
+    """The results named win_rate and win_rate_JUDGE."""
+    out = []
+    for name, value in results.items():
+        entry = mapping(value)
+        share, count = number(entry.get("value")), number(entry.get("n"))
+        if name.startswith("win_rate") and share is not None:
+            judge = visible(name.removeprefix("win_rate").strip("_").replace("_", " "))
+            prompts = int(count) if count is not None and math.isfinite(count) else None
+            interval, level = _interval(entry.get("interval")), number(entry.get("level"))
+            out.append(WinRate(judge, share, interval, level, prompts))
+    return tuple(out)
+
+
+def _is_table(value: Json) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(row, dict) and row for row in value)
+
+
+def _table(name: str, rows: Sequence[Mapping[str, Json]]) -> Table:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+
+    def cell(value: Json) -> str:
+        figure = number(value)
+        return visible(text(value))[:300] if figure is None else rounded(figure)
+
+    shown = tuple(tuple(cell(row.get(column)) for column in columns) for row in rows[:200])
+    return Table(visible(text(name)), tuple(visible(column) for column in columns), shown)
 
 
 def _flat(value: Mapping[str, Json], prefix: str = "", depth: int = 0) -> Facts:
@@ -266,28 +314,40 @@ def _flat(value: Mapping[str, Json], prefix: str = "", depth: int = 0) -> Facts:
 
 
 def _data(inputs: Mapping[str, Json], results: Mapping[str, Json]) -> tuple[DataRow, ...]:
-    """Data sets of run.json's inputs, with what results["data"] says about them under the same name."""
+    """Data sets of run.json's inputs.
+
+    results["data"] adds what the stage counted: of the input `dataset`, or by input name.
+    """
+    counted = {"dataset": results} if "rows" in results or "kind" in results else results
     rows = []
-    for name in [*inputs, *(name for name in results if name not in inputs)]:
-        entry = {**mapping(inputs.get(name)), **mapping(results.get(name))}
-        kinds = entry.get("kinds", entry.get("kind"))
-        if isinstance(kinds, dict):
-            kinds = ", ".join(f"{text(kind)} {text(count)}" for kind, count in kinds.items())
-        elif isinstance(kinds, list):
-            kinds = ", ".join(text(kind) for kind in kinds)
-        dropped = mapping(entry.get("dropped"))
+    for name in [*inputs, *(name for name in counted if name not in inputs)]:
+        entry = {**mapping(inputs.get(name)), **mapping(counted.get(name))}
+        tokens = [number(entry.get(f"{part}_tokens")) for part in ("prompt", "completion")]
+        described = [_counts(entry.get("kinds", entry.get("kind"))), _counts(entry.get("origins"))]
         rows.append(
             DataRow(
                 name=visible(text(name)),
                 path=visible(text(entry.get("path"))),
-                kinds=visible(text(kinds)),
+                kinds=" · ".join(part for part in described if part),
                 rows=number(entry.get("rows")),
-                dropped=tuple((visible(text(k)), number(v) or 0.0) for k, v in dropped.items()),
+                used=number(entry.get("used")),
+                tokens=None if None in tokens else sum(t for t in tokens if t is not None),
+                dropped=tuple(
+                    (visible(text(reason)), number(count) or 0.0)
+                    for reason, count in mapping(entry.get("dropped")).items()
+                ),
                 sha256=visible(text(entry.get("sha256"))),
                 simulated=holds_simulated(entry),
             )
         )
     return tuple(rows)
+
+
+def _counts(value: Json) -> str:
+    """A name, several names, or counts by name as text."""
+    if isinstance(value, dict):
+        return visible(", ".join(f"{text(name)} {text(count)}" for name, count in value.items()))
+    return visible(", ".join(text(name) for name in value) if isinstance(value, list) else text(value))
 
 
 def _origin(info: Mapping[str, Json]) -> Facts:

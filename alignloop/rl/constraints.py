@@ -279,6 +279,13 @@ CONSTRAINTS: dict[str, Callable[..., bool]] = {
 def satisfied(completion: str, constraint: Mapping[str, object]) -> bool:
     """Whether the completion obeys one constraint.
 
+    Args:
+        completion: the answer.
+        constraint: `kind` and its arguments.
+
+    Returns:
+        True if it does.
+
     Raises:
         DataError: the kind is unknown, or an argument is missing, unknown or of the wrong type.
     """
@@ -288,6 +295,12 @@ def satisfied(completion: str, constraint: Mapping[str, object]) -> bool:
 
 def checked(constraint: Mapping[str, object]) -> Callable[..., bool]:
     """The function of a constraint, after its arguments have been checked against the signature.
+
+    Args:
+        constraint: `kind` and its arguments.
+
+    Returns:
+        The function named by `kind`.
 
     Raises:
         DataError: as `satisfied`.

@@ -29,6 +29,14 @@ def instruction_reward(
     No answer is what `is_answer` refuses (nearly empty, looping) or what `echoes` the prompt, so that
     neither silence nor repeating the instruction earns reward.
 
+    Args:
+        completion: the answer.
+        constraints: the prompt's constraints.
+        prompt: text of the prompt, to recognise an echo.
+
+    Returns:
+        Reward, 0 to 1.
+
     Raises:
         DataError: there is no constraint, or one is unknown or has wrong arguments.
     """
@@ -41,6 +49,14 @@ def instruction_reward(
 
 def passes(completion: str, constraints: Sequence[Mapping[str, object]], *, prompt: str = "") -> bool:
     """Whether the completion is an answer (see `instruction_reward`) and satisfies all constraints.
+
+    Args:
+        completion: the answer.
+        constraints: the prompt's constraints.
+        prompt: text of the prompt, to recognise an echo.
+
+    Returns:
+        True if the reward is 1.
 
     Raises:
         DataError: as `instruction_reward`.
@@ -69,6 +85,13 @@ def final_number(text: str) -> Fraction | None:
 def math_reward(completion: str, answer: str) -> float:
     """1 if the completion's final number equals the answer's, compared as exact rationals, else 0.
 
+    Args:
+        completion: the model's solution.
+        answer: the reference; read like the completion.
+
+    Returns:
+        Reward, 0 or 1.
+
     Raises:
         DataError: the reference answer holds no number.
     """
@@ -84,6 +107,14 @@ def regex_reward(completion: str, pattern: str, *, timeout_s: float = 1.0) -> fl
     A search that takes longer than `timeout_s` seconds counts as not found, so a catastrophic pattern
     can neither hang training nor be exploited for reward.
 
+    Args:
+        completion: the text to search.
+        pattern: regular expression.
+        timeout_s: limit of the search in seconds.
+
+    Returns:
+        Reward, 0 or 1.
+
     Raises:
         DataError: the pattern is not a regular expression.
     """
@@ -97,6 +128,13 @@ def regex_reward(completion: str, pattern: str, *, timeout_s: float = 1.0) -> fl
 
 def json_schema_reward(completion: str, schema: str | Mapping[str, object]) -> float:
     """1 if the completion (a ``` fence is accepted) is JSON that the schema accepts, else 0.
+
+    Args:
+        completion: the text to parse.
+        schema: JSON schema, as text or parsed.
+
+    Returns:
+        Reward, 0 or 1.
 
     Raises:
         DataError: the schema is not a valid JSON schema.
@@ -134,6 +172,10 @@ def normalised(text: str) -> str:
 
 def check_prompt(prompt: Prompt, verifier: str) -> None:
     """Fail before the first sample is drawn if a prompt lacks what its verifier reads.
+
+    Args:
+        prompt: the prompt to check.
+        verifier: a name in `VERIFIERS`.
 
     Raises:
         DataError: no constraints, an unknown constraint, or no answer.

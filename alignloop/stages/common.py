@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -132,10 +133,16 @@ def read_data(config: TrainConfig, kind: str, run: Run) -> tuple[Dataset, Datase
     return data, held_out
 
 
+def tell(run: Run, text: str) -> None:
+    """A warning for the run's record and for the person at the terminal."""
+    run.warn(text)
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def note_dropped(run: Run, name: str, dropped: Sequence[Exception]) -> None:
     """Say in the run how many rows were dropped, and the first of them."""
     if dropped:
-        run.warn(f"{name}: {len(dropped)} rows dropped; first: {dropped[0]}")
+        tell(run, f"{name}: {len(dropped)} rows dropped; first: {dropped[0]}")
 
 
 def encoder(config: TrainConfig, prepared: Prepared) -> Encoder:
@@ -150,7 +157,7 @@ def tokenized(
     result = tokenize(data.records, encoder(config, prepared), train_on_prompt=train_on_prompt)
     note_dropped(run, "tokenization", result.dropped)
     if result.truncated:
-        run.warn(f"{result.truncated} rows were shortened to max_length={config.max_length}")
+        tell(run, f"{result.truncated} rows were shortened to max_length={config.max_length}")
     return result
 
 
@@ -205,9 +212,9 @@ def fit(
     restored = load_checkpoint(folder, **parts)
     if restored is not None:
         trainer.step = restored.step
-        run.rewind(restored.step)
         for skipped in restored.skipped:
-            run.warn(f"damaged checkpoint passed over: {skipped}")
+            tell(run, f"damaged checkpoint passed over: {skipped}")
+    run.rewind(trainer.step)  # an attempt that was killed may have written more than it saved
     with (
         stop_requests() as stop,
         Progress(stream.num_steps, description=run.stage, start=trainer.step) as progress,

@@ -11,8 +11,8 @@ from alignloop.data.packing import Group
 from alignloop.model.roles import ActorCritic, frozen_copy
 from alignloop.objectives.grpo import GRPO
 from alignloop.rl.advantages import group_advantages, per_token
+from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.kl import sequence_kl
-from alignloop.rl.rollout import group_numbers, token_mask, token_values, with_values
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.online import train_online

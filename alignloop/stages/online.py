@@ -17,10 +17,10 @@ from torch import Tensor
 from alignloop.data.packing import Group
 from alignloop.objectives.base import Inputs, Objective
 from alignloop.progress import Progress
+from alignloop.rl.buffer import from_tensors, to_tensors
 from alignloop.rl.guard import Reading
 from alignloop.rl.kl import mismatch
 from alignloop.rl.ptx import WEIGHT
-from alignloop.rl.rollout import from_tensors, to_tensors
 from alignloop.stages import common
 from alignloop.stages.online_setup import Online, Place, Rollout, num_rollouts
 from alignloop.stages.rollouts import measure, sample_rollout, sample_rows

@@ -17,6 +17,7 @@ from alignloop.records import Prompt
 from alignloop.rl.guard import Guard, Limits
 from alignloop.rl.kl import AdaptiveKL, FixedKL, KLController
 from alignloop.rl.rewards import Component, Reward, Sample, Scores
+from alignloop.rl.rollout import Engine, LocalEngine
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.sample import read_prompts
@@ -61,6 +62,7 @@ class Online:
     prepared: common.Prepared
     roles: ActorCritic
     trainer: Trainer
+    engine: Engine
     prompts: list[Prompt]
     prompt_ids: list[np.ndarray]
     reward: Reward
@@ -121,6 +123,8 @@ def set_up(
         temperature=config.temperature,
         autocast=prepared.autocast,
     )
+    model = prepared.peft or prepared.loaded.model
+    engine = LocalEngine(model, prepared.loaded.tokenizer, 4 * config.token_budget)
     limits = Limits(
         config.guard_window,
         config.kl_budget,
@@ -138,7 +142,20 @@ def set_up(
     gold = build_gold(config.gold, prompts)
     guard = Guard(limits, config.keep_best)
     return Online(
-        config, run, prepared, roles, trainer, prompts, prompt_ids, reward, gold, kl, guard, Place(), rounds
+        config=config,
+        run=run,
+        prepared=prepared,
+        roles=roles,
+        trainer=trainer,
+        engine=engine,
+        prompts=prompts,
+        prompt_ids=prompt_ids,
+        reward=reward,
+        gold=gold,
+        kl=kl,
+        guard=guard,
+        place=Place(),
+        rounds=rounds,
     )
 
 

@@ -19,8 +19,8 @@ from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy
 from alignloop.objectives.ppo import PPO
 from alignloop.rl.advantages import gae, group_advantages, token_rewards, whiten
+from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.ptx import WithPretraining, mixed_in
-from alignloop.rl.rollout import group_numbers, token_mask, token_values, with_values
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.grpo import with_old_logprobs

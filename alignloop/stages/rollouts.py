@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from alignloop.data.packing import Batch, Group, collate, completion, pack
-from alignloop.model.generate import generate
 from alignloop.model.sampling import completion_seeds
 from alignloop.model.scheduler import Sampled
 from alignloop.records import Prompt
 from alignloop.rl.advantages import zero_spread
+from alignloop.rl.buffer import group_numbers, token_mask, token_values
 from alignloop.rl.kl import sequence_kl
 from alignloop.rl.rewards import Sample, Scores, checked_scores, repetition
-from alignloop.rl.rollout import group_numbers, token_mask, token_values
 from alignloop.stages.online_setup import Online, Rollout
 from alignloop.stages.sample import sampling_params
 
@@ -32,14 +31,11 @@ def sample_rollout(online: Online) -> Rollout:
     for attempt in range(online.rounds):
         rows = next_rows(online, config.rollout_prompts - len(groups))
         seed = int(np.random.default_rng([config.seed, place.rollout, attempt]).integers(2**63))
-        done = generate(
-            online.prepared.peft or online.prepared.loaded.model,
-            online.prepared.loaded.tokenizer,
+        done = online.engine.generate(
             [online.prompt_ids[row].tolist() for row in rows],
             sampling_params(config, seed=0),
             n=config.num_generations,
             seeds=completion_seeds(seed, len(rows), config.num_generations),
-            token_budget=4 * config.token_budget,
         )
         fresh = [_group(online.prompt_ids[row], row, found) for row, found in zip(rows, done, strict=True)]
         asked = [

@@ -112,10 +112,44 @@ def test_undefined_coefficients_are_nan_and_not_an_error():
     assert math.isnan(cohen_kappa(["a"] * 5, ["a"] * 5).value)
     assert math.isnan(gwet_ac1(same).value)
     assert gwet_ac1(same, categories=["a", "b"]).value == 1.0
-    assert percent_agreement(same).value == 1.0
     once = [["a", None], [None, "b"]]
     assert math.isnan(percent_agreement(once).value)
     assert math.isnan(krippendorff_alpha(once).value)
+
+
+def test_perfect_agreement_does_not_claim_certainty():
+    # Wilson's upper limit of 0 disagreements in 20 items, divided by the chance of one, ½.
+    lost = 1.959964**2 / (20 + 1.959964**2)
+    same = [["a", "a"]] * 10 + [["b", "b"]] * 10
+    found = percent_agreement(same)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(1 - lost, abs=1e-6)
+    assert krippendorff_alpha(same).low == pytest.approx(1 - 2 * lost, abs=1e-6)
+    assert cohen_kappa(["a"] * 10 + ["b"] * 10, ["a"] * 10 + ["b"] * 10).low == pytest.approx(1 - 2 * lost)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "items", "prevalence", "error", "truth"),
+    [
+        # Two annotators who err independently: agree with (1 − e)² + e².
+        (percent_agreement, 60, 0.5, 0.1, "agreement"),
+        (krippendorff_alpha, 60, 0.5, 0.1, "kappa"),
+        (gwet_ac1, 100, 0.9, 0.05, "ac1"),
+    ],
+)
+def test_intervals_cover(statistic, items, prevalence, error, truth):
+    agree = (1 - error) ** 2 + error**2
+    share = prevalence * (1 - error) + (1 - prevalence) * error
+    chance = {"agreement": 0.0, "kappa": share**2 + (1 - share) ** 2, "ac1": 2 * share * (1 - share)}[truth]
+    expected = (agree - chance) / (1 - chance)
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(300):
+        true = rng.random(items) < prevalence
+        ratings = [(true ^ (rng.random(items) < error)).astype(int).tolist() for _ in range(2)]
+        found = statistic(list(zip(*ratings, strict=True)), replicates=100)
+        hits += found.low <= expected <= found.high
+    assert 0.92 <= hits / 300 <= 0.98  # 95 % ± 2.4 standard errors of 300 draws
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,7 @@ AFTER = (
     "walking to work keeps you fit and costs nothing.",
 )
 
-RECIPE = """model_name_or_path: smollm2-135m-instruct
-learning_rate: 5.0e-07
+RECIPE = """learning_rate: 5.0e-07
 beta: 0.1
 seed: 17
 system: 친절한 도우미
@@ -80,7 +79,10 @@ def make_run(
         "warnings": [],
     }
     write_json(folder / "run.json", run | info)
-    (folder / "recipe.yaml").write_text(f"stage: {stage}\n{RECIPE}", encoding="utf-8")
+    parents = info.get("parents") or [{}]
+    model = f"{parents[0]['path']}/model" if "path" in parents[0] else "smollm2-135m-instruct"
+    recipe = f"stage: {stage}\nmodel_name_or_path: {json.dumps(model)}\n{RECIPE}"
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     if metrics:
         write_lines(folder / "metrics.jsonl", metrics)
     if samples:
@@ -133,6 +135,7 @@ def comparisons(count: int, *, step: int = 200) -> list[dict[str, Any]]:
             "completion": AFTER[i % 5],
             "completion_before": BEFORE[i % 5],
             "reward": round(0.3 + 0.11 * (i % 9), 3),
+            "gold_before": float(i % 3 == 0),
             "gold": float(i % 3 != 1),
             "model": "dpo/model",
         }
@@ -161,9 +164,24 @@ EVALUATION = {
         "completion_length": {"before": 58.2, "after": 44.9, "unit": "tokens", "higher_is_better": None},
         "kl": {"before": 0.0, "after": 2.31, "unit": "nats", "higher_is_better": None},
     },
-    "win_rate": {"value": 0.631, "interval": [0.568, 0.692], "n": 208},
+    "win_rate": {"value": 0.631, "interval": [0.568, 0.692], "n": 208, "level": 0.95},
+    "win_rate_reward": {"value": 0.534, "interval": [0.47, 0.6], "n": 208, "level": 0.95},
     "num_prompts": 208,
 }  # fmt: skip
+
+
+DEMONSTRATIONS = {"path": "data/지시문.jsonl", "sha256": "ab12cd34" * 8, "rows": 1804}
+COUNTED = {
+    "kind": "demonstration",
+    "rows": 1804,
+    "used": 1752,
+    "dropped": {"duplicate": 37, "empty_completion": 3, "overlength": 12},
+    "truncated": 0,
+    "prompt_tokens": 122_640,
+    "completion_tokens": 227_760,
+    "origins": {"human": 1804},
+}
+HELD_OUT = {"path": "data/held-out.jsonl", "sha256": "77e1f00d" * 8, "rows": 208}
 
 
 def make_pipeline(folder: Path, *, num_steps: int = 200, num_samples: int = 60) -> Path:
@@ -180,23 +198,24 @@ def make_pipeline(folder: Path, *, num_steps: int = 200, num_samples: int = 60) 
         "ppo": ("ppo", ["best-of-n", "reward"]),
         "evaluate": ("evaluate", ["dpo", "sft"]),
     }
-    demonstrations = {
-        "path": "data/지시문.jsonl",
-        "sha256": "ab12cd34" * 8,
-        "rows": 1804,
-        "kinds": "demonstration",
-        "dropped": {"duplicate": 37, "empty_completion": 3, "overlength": 12},
-    }
-    held_out = {"path": "data/held-out.jsonl", "sha256": "77e1f00d" * 8, "rows": 208, "kinds": "prompt"}
     for number, (name, (stage, parents)) in enumerate(stages.items()):
         trains = stage not in ("sample", "feedback", "evaluate")
-        inputs = {"sft": {"demonstrations": demonstrations}, "evaluate": {"prompts": held_out}}.get(name, {})
+        inputs = {"sft": {"dataset": DEMONSTRATIONS}, "evaluate": {"prompts": HELD_OUT}}.get(name, {})
         info: dict[str, Any] = {
             "parents": [{"path": f"../{p}", "stage": stages[p][0], "fingerprint": "c0ffee"} for p in parents],
             "inputs": inputs,
         }
+        if stage == "sft":
+            info["results"] = {"num_steps": 200, "loss": 0.34, "data": COUNTED}
+        if stage == "best_of_n":
+            info["results"] = {"best_of_n": [{"n": n, "kl": n / 4, "reward": 0.2 * n} for n in (1, 2, 4)]}
         if stage == "feedback":
-            info["results"] = {"annotator": "simulated", "noise": 0.1, "num_judgements": 640}
+            info["results"] = {
+                "num_prompts": 400,
+                "num_judgements": 640,
+                "kind": "pair",
+                "origin": "simulated",
+            }
         if stage == "evaluate":
             info["results"] = EVALUATION
         if stage == "ppo":

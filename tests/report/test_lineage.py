@@ -13,11 +13,14 @@ def test_parents_are_followed_to_the_data(tmp_path: Path) -> None:
     graph = trace([read_run(tmp_path / "p/stages/dpo")])
     titles = {key: node.title for key, node in graph.nodes.items()}
     assert sorted(titles.values()) == sorted(
-        ["dpo", "best-of-n", "sft", "reward", "feedback", "sample", "지시문.jsonl"]
+        ["dpo", "best-of-n", "sft", "reward", "feedback", "sample", "지시문.jsonl", "smollm2-135m-instruct"]
     )
     edges = {(titles[a], titles[b]) for a, b in graph.edges}
     assert ("지시문.jsonl", "sft") in edges
     assert ("feedback", "dpo") in edges
+    assert [edge for edge in edges if edge[0] == "smollm2-135m-instruct"] == [
+        ("smollm2-135m-instruct", "sft")
+    ]
     own = str((tmp_path / "p/stages/dpo").resolve())
     assert graph.sinks() == [own]
     assert graph.simulated(own)  # through feedback
@@ -33,21 +36,24 @@ def test_a_lost_parent_is_a_node(tmp_path: Path) -> None:
 
 
 def test_runs_that_name_each_other_end(tmp_path: Path) -> None:
-    make_run(tmp_path / "a", stage="sft", parents=["../b", "../a"])
-    make_run(tmp_path / "b", stage="sft", parents=["../a"])
+    make_run(tmp_path / "a", stage="sft", parents=[{"path": "../b"}, {"path": "../a"}])
+    make_run(tmp_path / "b", stage="sft", parents=[{"path": "../a"}])
     graph = trace([read_run(tmp_path / "a")])
     assert len(graph.nodes) == 2
     ElementTree.fromstring(draw(graph))
 
 
-def test_a_file_written_by_a_run_leads_to_that_run(tmp_path: Path) -> None:
-    made = make_run(tmp_path / "feedback", stage="feedback")
+def test_a_file_that_a_parent_wrote_is_not_drawn_beside_it(tmp_path: Path) -> None:
+    made = str(make_run(tmp_path / "feedback", stage="feedback"))
     inputs = {
-        "pairs": {"path": str(made / "pairs.jsonl"), "rows": 3},
-        "own": {"path": "cache.jsonl", "rows": 1},
+        "pairs": {"path": f"{made}/data/rows.jsonl", "rows": 3},
+        "own": {"path": "eval.jsonl", "rows": 1},
     }
-    graph = trace([read_run(make_run(tmp_path / "dpo", stage="dpo", inputs=inputs))])
-    assert sorted(node.title for node in graph.nodes.values()) == ["cache.jsonl", "dpo", "feedback"]
+    run = make_run(
+        tmp_path / "dpo", stage="dpo", inputs=inputs, parents=[{"path": made, "stage": "feedback"}]
+    )
+    titles = sorted(node.title for node in trace([read_run(run)]).nodes.values())
+    assert titles == ["dpo", "eval.jsonl", "feedback", "smollm2-135m-instruct"]
 
 
 def graph_of(*edges: str) -> Lineage:

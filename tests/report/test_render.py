@@ -9,6 +9,7 @@ import pytest
 
 from alignloop.errors import RunError
 from alignloop.report import render, render_pipeline, render_run, write_report
+from alignloop.run import Run
 from tests.report.fake_runs import EVALUATION, comparisons, curve, make_pipeline, make_run
 
 EVIL = '</script></style><script>alert(1)</script><img src="http://evil.example/x" onerror=alert(1)>{{ 7*7 }}'
@@ -65,6 +66,29 @@ def test_a_run_shows_what_was_done(tmp_path: Path) -> None:
     assert "length_growth" in page.text
     assert "한국의 가을" in page.text
     assert [tag for tag, _ in page.tags].count("del") >= 3
+
+
+def test_data_is_counted_and_lists_of_results_are_tables(tmp_path: Path) -> None:
+    stages = make_pipeline(tmp_path / "p", num_steps=2, num_samples=1) / "stages"
+    text = " ".join(Page(render_run(stages / "sft")).text.split())
+    expected = (
+        "demonstration · human 1804 1,804 1,752 52 duplicate 37, empty completion 3, overlength 12 350,400"
+    )
+    assert expected in text
+    assert "best of n" in Page(render_run(stages / "best-of-n")).text
+    tables = json.loads(render(stages / "best-of-n", format="json"))["runs"][0]["tables"]
+    assert tables["best_of_n"][1] == {"n": "2", "kl": "0.5", "reward": "0.4"}
+
+
+def test_a_run_whose_process_is_gone_is_interrupted(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "r", stage="sft", config={"seed": 1}, seed=1) as run:
+        assert "running" in Page(render_run(run.path)).text
+        record = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
+        run.finish()
+    record["process"] |= {"pid": 2**22 + 1}
+    (run.path / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    text = Page(render_run(run.path)).text
+    assert "interrupted" in text
 
 
 def test_nothing_comes_from_outside_and_nothing_runs_but_the_page_itself(tmp_path: Path) -> None:
@@ -241,7 +265,7 @@ def test_json_is_strict_and_complete(tmp_path: Path) -> None:
     )
     report = json.loads(render(run, format="json"), parse_constant=pytest.fail)
     only = report["runs"][0]
-    assert only["win_rate"]["value"] == 0.631
+    assert [(w["judge"], w["value"]) for w in only["win_rates"]] == [("", 0.631), ("reward", 0.534)]
     assert only["evaluation"]["repetition"]["verdict"] == "worse"
     assert only["curves"]["Loss (nats): loss"] == {
         "points": 1,

@@ -6,13 +6,15 @@ def row(step: int, prompt: str, completion: str, **more: object) -> dict[str, ob
 
 
 def test_completion_before_is_compared_word_by_word() -> None:
-    rows = [row(5, "p", "a good day", completion_before="a bad day", reward=0.5, gold=1, model="m")]
+    rows = [
+        row(5, "p", "a good day", completion_before="a bad day", reward=0.5, gold=1, gold_before=0, model="m")
+    ]
     sample = choose_samples(rows, at_most=9, characters=999).shown[0]
     assert [(p.kind, p.text) for p in sample.before] == [("same", "a "), ("removed", "bad"), ("same", " day")]
     assert [(p.kind, p.text) for p in sample.after] == [("same", "a "), ("added", "good"), ("same", " day")]
     assert (sample.before_label, sample.scores, sample.model) == (
         "before",
-        (("reward", 0.5), ("gold", 1.0)),
+        (("reward", "0.5"), ("gold", "0 → 1")),
         "m",
     )
     assert not sample.rewritten

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.stages.task import recipe, run_stage
 
 from alignloop.run import Run
+from tests.stages.task import recipe, run_stage
 
 PPO = {"num_generations": 2, "num_iterations": 2, "rollout_prompts": 4, "per_device_train_batch_size": 2}
 PPO |= {"normalize_reward": True, "kl_controller": "adaptive", "kl_horizon": 50}

@@ -29,7 +29,13 @@ def pair_groups(num: int = 6, seed: int = 0, k: int = 2) -> list[Group]:
 
 
 def make_trainer(
-    seed: int = 0, *, lr: float = 1e-3, num_steps: int = 10, head: bool = False, budget: int = 4096, **more: object
+    seed: int = 0,
+    *,
+    lr: float = 1e-3,
+    num_steps: int = 10,
+    head: bool = False,
+    budget: int = 4096,
+    **more: object,
 ) -> Trainer:
     """A trainer over a tiny random model."""
     torch.manual_seed(seed)

@@ -33,7 +33,10 @@ def test_two_ranks_equal_one():
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT], env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", SCRIPT],
+            env={**environment, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank in range(2)
     ]

@@ -45,7 +45,9 @@ def test_dpo_starts_at_log_2_and_the_margin_grows():
     assert losses[-1]["accuracy"] == 1.0
 
 
-@pytest.mark.parametrize("objective", [SFT(), DPO(), KTO(), ORPO(), BradleyTerry()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(
+    "objective", [SFT(), DPO(), KTO(), ORPO(), BradleyTerry()], ids=lambda o: type(o).__name__
+)
 def test_micro_batches_give_the_gradient_of_the_whole_batch(objective):
     """Token budgets of one row, one group and everything leave the same weights after two steps."""
     after = []
@@ -88,7 +90,9 @@ def test_nan_weights_stop_with_step_and_rows_and_leave_the_weights():
     with torch.no_grad():
         trainer.model.hf.get_output_embeddings().weight[7, 0] = float("nan")
     before = weights(trainer)
-    with pytest.raises(NonFiniteError, match=r"step 1: loss nan.* rows of the data set in this step: 0, 1, 2"):
+    with pytest.raises(
+        NonFiniteError, match=r"step 1: loss nan.* rows of the data set in this step: 0, 1, 2"
+    ):
         train_step(trainer, SFT(), pair_groups(3, k=1))
     assert trainer.step == 0
     for name, tensor in weights(trainer).items():
@@ -97,13 +101,13 @@ def test_nan_weights_stop_with_step_and_rows_and_leave_the_weights():
 
 def test_prompt_tokens_that_do_not_count_get_no_gradient_through_the_mask():
     trainer = make_trainer()
-    masked = Group(
-        np.asarray([5, 6, 7], np.int32), (completion([8, 9, 10], mask=[False, True, False]),), 0
-    )
+    masked = Group(np.asarray([5, 6, 7], np.int32), (completion([8, 9, 10], mask=[False, True, False]),), 0)
     report = train_step(trainer, SFT(), [masked])
     alone = make_trainer()
     shorter = Group(np.asarray([5, 6, 7, 8], np.int32), (completion([9]),), 0)
-    assert report.metrics["loss"] == pytest.approx(train_step(alone, SFT(), [shorter]).metrics["loss"], rel=1e-6)
+    assert report.metrics["loss"] == pytest.approx(
+        train_step(alone, SFT(), [shorter]).metrics["loss"], rel=1e-6
+    )
 
 
 def test_evaluate_changes_nothing_and_names_its_metrics():
@@ -120,9 +124,13 @@ def test_evaluate_changes_nothing_and_names_its_metrics():
 def test_reference_logprobs_are_cached_by_content(tmp_path):
     trainer = make_trainer()
     groups = pair_groups(4)
-    first, cached = with_reference_logprobs(groups, trainer.model, token_budget=30, cache=tmp_path, model_id="a")
+    first, cached = with_reference_logprobs(
+        groups, trainer.model, token_budget=30, cache=tmp_path, model_id="a"
+    )
     assert not cached
-    second, cached = with_reference_logprobs(groups, trainer.model, token_budget=99, cache=tmp_path, model_id="a")
+    second, cached = with_reference_logprobs(
+        groups, trainer.model, token_budget=99, cache=tmp_path, model_id="a"
+    )
     assert cached
     for one, two in zip(first, second, strict=True):
         for a, b in zip(one.completions, two.completions, strict=True):

@@ -198,7 +198,7 @@ def _said(task: str, vote: Vote) -> str:
     if task == "scores":
         return "; ".join(f"{name} {values}" for name, values in answer["scores"].items())
     if task == "thumbs":
-        return " ".join("👍" if good else "👎" for good in answer["thumbs"])
+        return " ".join("✓" if good else "✕" for good in answer["thumbs"])
     return answer["text"]
 
 

@@ -35,7 +35,7 @@ def _image(
     self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
 ) -> str:
     source = escape(str(tokens[index].attrGet("src") or ""))
-    return f'<span class="image" title="{source}">🖼 {escape(tokens[index].content)}</span>'
+    return f'<span class="image" title="{source}">▣ {escape(tokens[index].content)}</span>'
 
 
 def _markdown() -> MarkdownIt:

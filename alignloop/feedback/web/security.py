@@ -30,8 +30,9 @@ _HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # An invitation's address holds its token and must not travel on.
-    "Referrer-Policy": "no-referrer",
+    # An invitation's address holds its token and must not travel to other sites. (`no-referrer` would
+    # also make browsers send `Origin: null` with this site's own forms.)
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",

@@ -68,7 +68,7 @@ function show(next) {
   task = next;
   widget = null;
   clearTimeout(draftTimer);
-  byId("work").setAttribute("aria-busy", "false");
+  locked(false);
   byId("choices").replaceChildren();
   byId("prompt").hidden = byId("controls").hidden = task === null;
   if (task === null) {
@@ -88,6 +88,7 @@ function show(next) {
       element("div", { class: "text" }),
     ),
   );
+  byId("answers").className = `n${cards.length}`;
   byId("answers").replaceChildren(...cards);
   fillTexts();
   setFlag(false);
@@ -116,11 +117,13 @@ function showProgress(progress) {
   if (progress.done === undefined) return;
   const total = progress.done + progress.remaining;
   byId("bar").value = total ? progress.done / total : 1;
-  const parts = [`${progress.done} ${t.js_done}`, `${progress.remaining} ${t.js_left}`];
+  const counted = (text, n) => text.replace("#", n);
+  const parts = [counted(t.js_done, progress.done), counted(t.js_left, progress.remaining)];
   if (recent.length >= 3) {
     const sorted = [...recent].sort((a, b) => a - b);
     const median = sorted[Math.floor(sorted.length / 2)];
-    parts.push(`${median.toFixed(median < 10 ? 1 : 0)} ${t.js_each}`, `${Math.round(3600 / Math.max(median, 0.1))} ${t.js_hour}`);
+    const hourly = Math.round(3600 / Math.max(median, 0.1));
+    parts.push(counted(t.js_each, median.toFixed(median < 10 ? 1 : 0)), counted(t.js_hour, hourly));
   }
   byId("counts").textContent = parts.join(" · ");
   byId("undo").disabled = !progress.can_undo;
@@ -174,13 +177,11 @@ async function deliver(submission) {
     const receipt = await outbox.send(submission, waiting);
     recent.push(submission.seconds);
     if (recent.length > 20) recent.shift();
-    busy = false;
     if (config.item) return location.assign(config.back);
     say("");
     show(receipt.task);
     showProgress(receipt.progress);
   } catch (fault) {
-    busy = false;
     await recover(fault);
   }
 }
@@ -191,6 +192,8 @@ async function recover(fault) {
     await load();
     say(fault.status === 410 ? t.js_withdrawn : t.js_conflict, true);
   } else if (fault.status === 403) {
+    locked(false);
+    widget = null;
     byId("controls").hidden = true;
     say(fault.reason === "removed" ? t.js_removed : t.js_session, true);
   } else {
@@ -234,12 +237,10 @@ async function walk(path, text) {
       if (fault.status !== 0) throw fault;
       return call(path, { key });
     });
-    busy = false;
     show(receipt.task);
     showProgress(receipt.progress);
     say(text);
   } catch (fault) {
-    busy = false;
     if (["undo", "redo"].includes(fault.reason)) {
       locked(false);
       say(t.js_nothing);
@@ -251,11 +252,9 @@ async function load() {
   locked(true);
   try {
     const receipt = await call(config.item ? `adjudicate/${config.item}` : "next");
-    busy = false;
     show(receipt.task);
     showProgress(receipt.progress);
   } catch (fault) {
-    busy = false;
     await recover(fault);
   }
 }

@@ -208,8 +208,8 @@ export function thumbs({ cards, t, changed }) {
   let grid = null;
   const list = cards.map((card, place) => {
     const options = [
-      { value: true, text: `👍 ${t.js_good}`, title: t.js_good, kind: "thumb good" },
-      { value: false, text: `👎 ${t.js_bad}`, title: t.js_bad, kind: "thumb bad" },
+      { value: true, text: `✓ ${t.js_good}`, title: t.js_good, kind: "thumb good" },
+      { value: false, text: `✕ ${t.js_bad}`, title: t.js_bad, kind: "thumb bad" },
     ];
     const row = radios(`${t.js_answer} ${LETTERS[place]}`, options, (value) => grid.pick(place, value));
     const box = element("div", { class: "cell" }, row.group);

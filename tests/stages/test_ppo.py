@@ -26,7 +26,7 @@ def test_the_copy_task_is_solved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lora_r", [0, 4])
 def test_the_first_mini_batch_is_on_policy(tmp_path: Path, lora_r: int) -> None:
     run = run_stage("ppo", recipe(tmp_path, **SMALL, max_steps=3, lora_r=lora_r))
-    first, second, third = run.metrics()
+    first, _, third = run.metrics()
     assert first["sampler_gap_max"] <= 1e-5
     assert first["ratio"] == pytest.approx(1.0, abs=1e-6)
     assert first["clip_fraction"] == 0

@@ -135,10 +135,9 @@ class Guard:
             found.append(Alarm("kl_over_budget", text))
         if not compare:
             return found
-        gold, reward = self._mean("gold"), self._mean("reward")
-        best = self.best_gold
-        known = best is not None and gold is not None and reward is not None
-        if known and gold < best["value"] - limits.gold_drop and reward > best["reward"]:
+        gold, reward, best = self._mean("gold"), self._mean("reward"), self.best_gold
+        fell = best is not None and gold is not None and gold < best["value"] - limits.gold_drop
+        if fell and best is not None and reward is not None and reward > best["reward"]:
             text = (
                 f"reward rose from {best['reward']:.3f} to {reward:.3f} while gold fell from its best "
                 f"{best['value']:.3f} to {gold:.3f}: the reward is being exploited"

@@ -230,7 +230,7 @@ def function(path: str, *, weight: float = 1.0, timeout_s: float = 60.0) -> Comp
     """
     module, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"reward function '{path}' cannot be imported: {error}") from error
     if not callable(found):

@@ -108,7 +108,7 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
     model = PackedModel(loaded.model, head=head.to(device))
     # the vocabulary is of no use to a critic, unless the input embeddings are the same weights
     if not config.lora_r and not loaded.model.config.tie_word_embeddings:
-        loaded.model.get_output_embeddings().requires_grad_(False)
+        loaded.model.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
     return model
 
 

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from alignloop.config import resolve
+from alignloop.data.packing import Group, collate, completion
 from alignloop.errors import ConfigError
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.packed import PackedModel, ScalarHead
@@ -69,13 +70,11 @@ def test_roles_share_a_base_and_keep_apart() -> None:
     peft.set_adapter(POLICY)
     for name, parameter in peft.named_parameters():
         parameter.requires_grad_("lora_" in name)
-    policy = PackedModel(hf)
-    roles = ActorCritic(policy, peft=peft, critic=PackedModel(hf, head=ScalarHead(32)))
+    policy = PackedModel(hf, shared_prefix=True)
+    roles = ActorCritic(policy, peft=peft, critic=PackedModel(hf, head=ScalarHead(32), shared_prefix=True))
     own, critics = roles.role_parameters()
     assert {id(p) for p in own}.isdisjoint({id(p) for p in critics})
     assert len(critics) == len(own) + 2  # weight and bias of the head
-
-    from alignloop.data.packing import Group, collate, completion
 
     batch = collate([Group(torch.arange(5, 9).numpy().astype("int32"), (completion([7, 8, 9]),), 0)])
     out = roles(batch, values=True)

@@ -160,6 +160,8 @@ def _with_adapter(folder: Path, name: str, *, dtype: str, device: str, seed: int
         merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
     except (ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"adapter '{folder}' does not fit '{base.name}': {_first_line(error)}") from error
+    # an adapter trained on the merged weights has this folder for its base, not the base below it
+    merged.name_or_path = str(folder.resolve())
     has_tokenizer = (folder / "tokenizer_config.json").exists()
     tokenizer = _tokenizer(folder) if has_tokenizer else base.tokenizer
     return LoadedModel(merged.eval(), tokenizer, name, folder)

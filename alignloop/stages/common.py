@@ -231,10 +231,10 @@ def fit(
                 save_checkpoint(folder, step=trainer.step, keep=config.save_total_limit, **parts)
             if stop.is_set():
                 raise KeyboardInterrupt
-    return _summary(history, stream.num_steps) if history else {"num_steps": stream.num_steps}
+    return summary(history, stream.num_steps) if history else {"num_steps": stream.num_steps}
 
 
-def _summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
+def summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
     """Means over the last tenth of the steps made in this process, and the last evaluation."""
     tail = history[-max(1, len(history) // 10) :]
     names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}

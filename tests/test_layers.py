@@ -19,7 +19,7 @@ LAYERS = (
     ("model",),
     ("rl",),
     ("training",),
-    ("run", "config"),
+    ("run", "config", "progress"),
     ("feedback", "evaluation"),
     ("stages",),
     ("pipeline",),

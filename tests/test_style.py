@@ -14,7 +14,9 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
 # Files that may catch everything, each with its reason. The last resort of a process, nothing else.
-BROAD_EXCEPT: dict[str, str] = {}
+BROAD_EXCEPT = {
+    "alignloop/feedback/writer.py": "one thread writes for all; it must outlive a defect in one operation",
+}
 
 # Written in pieces so that this file passes its own test.
 HOSTS = [

@@ -251,7 +251,8 @@ def _targets(groups: Sequence[Group], spans: Sequence[Span], input_ids: Tensor) 
 
 def _extras(groups: Sequence[Group]) -> dict[str, Tensor]:
     """Per-group, per-completion and per-token values as tensors (P,), (B,), (B, A), (B, T)."""
-    extras: dict[str, Tensor] = {}
+    prompt_tokens = [max(0, len(group.prompt_ids) - 1) for group in groups]  # all but the first are predicted
+    extras = {"prompt_tokens": torch.tensor(prompt_tokens, dtype=torch.float32)}
     for name in groups[0].values:
         rows: list[object] = []
         for group in groups:

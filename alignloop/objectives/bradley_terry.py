@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from alignloop.objectives.base import Inputs, Output, group_count, mean_of, required
+from alignloop.objectives.base import Inputs, Output, group_count, mean_of, required, same_group
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class BradleyTerry:
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
         reward, group = required(inputs.scores, "scores")[:, 0], inputs.group
         # every pair (i, j) of rows i < j in one group; for a preference this is (chosen, rejected)
-        i, j = torch.triu(group[:, None] == group[None, :], diagonal=1).nonzero(as_tuple=True)
+        i, j = torch.triu(same_group(group), diagonal=1).nonzero(as_tuple=True)
         weight = 1 / group[i].bincount()[group[i]].to(reward.dtype)
         delta = reward[i] - reward[j]
         p = _probability(inputs, i, j).to(reward.dtype)

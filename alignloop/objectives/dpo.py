@@ -67,7 +67,7 @@ class DPO:
         loss = p * self._loss(logit) + (1 - p) * self._loss(-logit)
         # RPO, arXiv 2404.19733, equation 1
         loss = loss - self.rpo_alpha * pairs(sequence_mean(logprobs, inputs.mask))[0]
-        return Output(loss.sum() / denominator, pair_metrics(rewards, logprob))
+        return Output(loss.sum() / denominator, pair_metrics(inputs, rewards, logprob))
 
     def _loss(self, logit: Tensor) -> Tensor:
         """ℓ of the chosen completion's logit, its label wrong with probability ε."""

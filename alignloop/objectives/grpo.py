@@ -110,7 +110,7 @@ class GRPO:
         }
         if "sampler_logprobs" in inputs.extras:
             weight = bounded_ratio(old_logprobs - inputs.extras["sampler_logprobs"])
-            weight = weight.clamp(max=self.sampler_ratio_cap).detach()
+            weight = weight.clamp(max=self.sampler_ratio_cap)
             loss = weight * loss
             metrics["sampler_weight"] = mean_of(weight, mask)
         return loss, metrics
@@ -150,6 +150,12 @@ PRESETS: dict[str, Preset] = {
 
 def preset(name: str) -> Preset:
     """A member of the family by name; change fields with `dataclasses.replace`.
+
+    Args:
+        name: a key of `PRESETS`.
+
+    Returns:
+        Its objective and its kind of advantage.
 
     Raises:
         ConfigError: no such member.

@@ -51,5 +51,5 @@ class IPO:
         delta, target = chosen - rejected, 1 / (2 * self.beta)
         p = inputs.extras.get("probability", 1.0)
         loss = p * (delta - target).square() + (1 - p) * (delta + target).square()
-        metrics = pair_metrics(self.beta * mean_or_sum, sequence_sum(logprobs, inputs.mask))
+        metrics = pair_metrics(inputs, self.beta * mean_or_sum, sequence_sum(logprobs, inputs.mask))
         return Output(loss.sum() / denominator, metrics)

@@ -44,7 +44,7 @@ class KTO:
 
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
         log_ratio = _log_ratio(inputs)
-        z = extra(inputs, REFERENCE_POINT).detach().clamp(min=0)
+        z = extra(inputs, REFERENCE_POINT).clamp(min=0)
         own, desirable = ~extra(inputs, "mismatched"), extra(inputs, "desirable")
         advantage = self.beta * (log_ratio - z)
         # 1 − σ(a) = σ(−a)

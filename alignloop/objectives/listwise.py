@@ -19,6 +19,7 @@ from alignloop.objectives.base import (
     group_count,
     mean_of,
     required,
+    same_group,
     sequence_mean,
     sequence_sum,
 )
@@ -62,11 +63,11 @@ class Listwise:
         return group_count(inputs)
 
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
-        ranks, group = extra(inputs, "ranks"), inputs.group
         logprobs = required(inputs.logprobs, "logprobs")
+        ranks, group = extra(inputs, "ranks").to(logprobs.dtype), inputs.group
         logprob = sequence_sum(logprobs, inputs.mask)
         if self.method == "group_relative":
-            per_token, metrics = self._group_relative(inputs, logprobs)
+            per_token, metrics = self._group_relative(inputs, logprobs, ranks)
             per_group = same_group(group).sum(-1)
             loss = sequence_mean(per_token, inputs.mask) / per_group
         else:
@@ -79,27 +80,30 @@ class Listwise:
         metrics["rejected_logprob"] = mean_of(logprob, ~better.any(1))
         return Output(loss.sum() / denominator, metrics)
 
-    def _group_relative(self, inputs: Inputs, logprobs: Tensor) -> tuple[Tensor, dict[str, Mean]]:
+    def _group_relative(
+        self, inputs: Inputs, logprobs: Tensor, ranks: Tensor
+    ) -> tuple[Tensor, dict[str, Mean]]:
         """Clipped surrogate loss per token, (B, T)."""
         old_logprobs = extra(inputs, "old_logprobs")
-        advantages = rank_advantages(extra(inputs, "ranks"), inputs.group).to(logprobs.dtype)[:, None]
+        advantages = rank_advantages(ranks, inputs.group)[:, None]
         ratio = bounded_ratio(logprobs - old_logprobs)
         clipped = ratio.clamp(1 - self.epsilon, 1 + self.epsilon)
         active = clipped * advantages < ratio * advantages
-        metrics = ranking_metrics(
-            sequence_sum(logprobs - old_logprobs, inputs.mask), extra(inputs, "ranks"), inputs.group
-        )
+        metrics = ranking_metrics(sequence_sum(logprobs - old_logprobs, inputs.mask), ranks, inputs.group)
         metrics["clip_fraction"] = mean_of(active.float(), inputs.mask)
         return -torch.minimum(ratio * advantages, clipped * advantages), metrics
 
 
-def same_group(group: Tensor) -> Tensor:
-    """(B, B) bool: rows of the same prompt."""
-    return group[:, None] == group[None, :]
-
-
 def rank_gains(ranks: Tensor, group: Tensor) -> Tensor:
-    """Share of its group's other completions that each beats, ties ½; ½ if there is no other. (B,)."""
+    """Share of its group's other completions that each beats, ties ½; ½ if there is no other.
+
+    Args:
+        ranks: floating point (B,), 1 the best.
+        group: int64 (B,).
+
+    Returns:
+        (B,) in [0, 1].
+    """
     same = same_group(group)
     beats = (1 + (ranks[None, :] - ranks[:, None]).sign()) / 2  # [i, j]: i beats j
     others = same.sum(-1) - 1
@@ -121,11 +125,11 @@ def lipo_lambda_terms(s: Tensor, ranks: Tensor, group: Tensor) -> Tensor:
     Equal s are placed in the order of their ranks: at the start all s are 0, and a shared position
     would make every weight, and so the gradient, 0.
     """
-    same, s_now = same_group(group), s.detach()
+    same = same_group(group)
     better = same & (ranks[:, None] < ranks[None, :])  # [i, j]: i better than j
-    ahead = same & ((s_now[:, None] > s_now[None, :]) | ((s_now[:, None] == s_now[None, :]) & better))
+    ahead = same & ((s[:, None] > s[None, :]) | ((s[:, None] == s[None, :]) & better))
     position = 1 + ahead.sum(0)
-    gain = rank_gains(ranks, group).to(s.dtype).exp2() - 1
+    gain = rank_gains(ranks, group).exp2() - 1
     discount = 1 / (1 + position).to(s.dtype).log()
     weight = (gain[:, None] - gain[None, :]).abs() * (discount[:, None] - discount[None, :]).abs()
     return torch.where(better, weight * F.softplus(s[None, :] - s[:, None]), 0.0).sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -63,7 +64,7 @@ class ORPO:
         p = inputs.extras.get("probability", 1.0)
         odds_loss = -p * F.logsigmoid(log_odds_ratio) - (1 - p) * F.logsigmoid(-log_odds_ratio)
         nll = self._nll(inputs, pairs(logprob)[0], pairs(inputs.mask.sum(-1))[0])
-        metrics = pair_metrics(self.lam * mean_logprob, logprob)
+        metrics = pair_metrics(inputs, self.lam * mean_logprob, logprob)
         metrics |= {"nll": mean_of(nll), "log_odds_ratio": mean_of(log_odds_ratio)}
         return Output((nll + self.lam * odds_loss).sum() / denominator, metrics)
 
@@ -76,8 +77,7 @@ class ORPO:
 
 
 def log1mexp(x: Tensor) -> Tensor:
-    """log(1 − eˣ) for x < 0 without cancellation (Mächler 2012). Any shape."""
-    near_zero = x > -0.6931471805599453  # −log 2
-    # each branch gets an argument that is safe for it: torch.where alone would let NaN into the gradient
-    safe_near, safe_far = torch.where(near_zero, x, -0.5), torch.where(near_zero, -1.0, x)
-    return torch.where(near_zero, torch.log(-torch.expm1(safe_near)), torch.log1p(-safe_far.exp()))
+    """log(1 − eˣ) for x ≤ `CERTAIN` without cancellation (Mächler 2012). Any shape."""
+    near_zero = x > -math.log(2)
+    # both branches are finite up to CERTAIN, so that torch.where lets no NaN into the gradient
+    return torch.where(near_zero, torch.log(-torch.expm1(x)), torch.log1p(-x.exp()))

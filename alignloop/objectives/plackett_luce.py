@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from alignloop.objectives.base import Inputs, Mean, Output, extra, group_count, mean_of, required
+from alignloop.objectives.base import Inputs, Mean, Output, extra, group_count, mean_of, required, same_group
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,15 @@ class PlackettLuce:
 def plackett_luce_terms(utility: Tensor, ranks: Tensor, group: Tensor) -> Tensor:
     """Each completion's share of its group's Plackett–Luce loss; summed over a group, the loss.
 
-    Arguments:
+    Args:
         utility: (B,), log of Luce's strength.
         ranks: (B,), 1 the best; only their order within a group counts.
         group: int64 (B,), group number of each row.
+
+    Returns:
+        (B,), nats.
     """
-    same = group[:, None] == group[None, :]
+    same = same_group(group)
     not_above = same & (ranks[None, :] >= ranks[:, None])  # [k, j]: j still in the race at k's position
     tied = same & (ranks[None, :] == ranks[:, None])
     log_total = torch.where(not_above, utility[None, :], -torch.inf).logsumexp(-1)
@@ -49,7 +52,7 @@ def plackett_luce_terms(utility: Tensor, ranks: Tensor, group: Tensor) -> Tensor
 
 def ranking_metrics(utility: Tensor, ranks: Tensor, group: Tensor) -> dict[str, Mean]:
     """Reward of the best and of the last completions, and the share of pairs in the right order."""
-    same = group[:, None] == group[None, :]
+    same = same_group(group)
     better = same & (ranks[:, None] < ranks[None, :])
     gap = utility[:, None] - utility[None, :]
     first = ~better.any(0)  # none is better than this one

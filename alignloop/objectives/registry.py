@@ -40,6 +40,12 @@ def names() -> list[str]:
 def load(name: str) -> type[Any]:
     """The one objective class in `objectives/<name>.py`.
 
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        The class; call it with hyperparameters as keywords.
+
     Raises:
         ConfigError: no such objective.
         TypeError: the file does not define exactly one dataclass with `records` and `count`.
@@ -64,6 +70,12 @@ def load(name: str) -> type[Any]:
 
 def describe(name: str) -> list[FieldDoc]:
     """The hyperparameters of an objective, in order, with the documentation in their annotations.
+
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        One entry per field.
 
     Raises:
         TypeError: a field without a pydantic `Field(description=…)`.

@@ -29,8 +29,7 @@ class Regression:
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
         scores, ratings = required(inputs.scores, "scores"), extra(inputs, "ratings")
         rated = ~ratings.isnan()
-        # the error is taken from zeroed targets, as NaN would reach the gradient through torch.where
-        error = torch.where(rated, scores - ratings.nan_to_num(), 0.0)
+        error = torch.where(rated, scores - ratings, 0.0)
         squared = error.square().sum()
         metrics = {
             "squared_error": Mean(squared.detach(), self.count(inputs)),

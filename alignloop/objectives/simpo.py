@@ -48,4 +48,6 @@ class SimPO:
         margin = chosen - rejected
         p = inputs.extras.get("probability", 1.0)
         loss = -p * F.logsigmoid(margin - self.gamma) - (1 - p) * F.logsigmoid(-margin - self.gamma)
-        return Output(loss.sum() / denominator, pair_metrics(rewards, sequence_sum(logprobs, inputs.mask)))
+        return Output(
+            loss.sum() / denominator, pair_metrics(inputs, rewards, sequence_sum(logprobs, inputs.mask))
+        )

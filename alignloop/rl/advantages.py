@@ -37,11 +37,14 @@ def sequence_scores(
     A replaced score is not clipped, a penalised one is clipped before the penalty, so that clipping
     never hides what the missing EOS costs.
 
-    Arguments:
+    Args:
         scores: (B,), reward units.
         finished: bool (B,), True where the completion ended with EOS.
         missing_eos: the rule for the others.
         clip: bound of |score|, None for none.
+
+    Returns:
+        (B,), reward units.
     """
     clipped = scores if clip is None else scores.clamp(-clip, clip)
     if missing_eos.rule == "replace":
@@ -58,7 +61,7 @@ def token_rewards(
 
     The KL in the reward as in Ziegler et al. 2019 (arXiv 1909.08593, equation 2), with k1.
 
-    Arguments:
+    Args:
         scores: (B,), of `sequence_scores`.
         logprobs: (B, T), nats, of the sampling policy.
         reference_logprobs: (B, T), nats.
@@ -80,10 +83,12 @@ def gae(
     Schulman et al. 2015, arXiv 1506.02438, equation 16. t + 1 is the next *counted* token; after the
     last one V and A are 0. Returns A + V are taken here, before any whitening.
 
-    Arguments:
+    Args:
         rewards: (B, T), reward units.
         values: (B, T), the critic's estimate before each token.
         mask: bool (B, T).
+        gamma: discount per counted token.
+        lam: λ; 1 sums all rewards to come, 0 looks one step ahead.
 
     Returns:
         advantages and returns, each (B, T), 0 where masked.
@@ -107,10 +112,11 @@ def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: float 
     To be called on the whole rollout, not on a micro-batch. One counted element has no variance and is
     only shifted.
 
-    Arguments:
+    Args:
         values: any shape.
         mask: bool, same shape.
         shift_mean: False scales but leaves the mean where it is (rewards, whose sign matters).
+        eps: added to the variance.
 
     Returns:
         same shape, 0 where masked.
@@ -131,9 +137,10 @@ def group_advantages(rewards: Tensor, group: Tensor, *, kind: AdvantageKind) -> 
     leave_one_out: r − mean of the others (RLOO, arXiv 2402.14740).
     batch: (r − mean)/(std + 1e-4) over all completions of all prompts (REINFORCE++, arXiv 2501.03262).
 
-    Arguments:
+    Args:
         rewards: (B,), reward units, of the whole rollout.
         group: int64 (B,), prompt number of each row, from 0.
+        kind: the baseline and the scale.
 
     Returns:
         (B,). 0 for every completion of a group with equal rewards, but for `batch`.
@@ -145,14 +152,16 @@ def group_advantages(rewards: Tensor, group: Tensor, *, kind: AdvantageKind) -> 
     _check_rewards(rewards, group, smallest=1 if kind == "batch" else 2)
     if kind == "batch":
         return _standardise(rewards, torch.zeros_like(group))
-    if kind == "group_std":
-        return _standardise(rewards, group)
     size, mean = _group_moments(rewards, group)
-    centred = rewards - mean
-    if kind == "group_mean":
-        return centred
-    # r − (n·mean − r)/(n − 1) = (r − mean)·n/(n − 1)
-    return centred * size / (size - 1)
+    if kind == "group_std":
+        advantages = _standardise(rewards, group)
+    elif kind == "group_mean":
+        advantages = rewards - mean
+    else:
+        # r − (n·mean − r)/(n − 1) = (r − mean)·n/(n − 1)
+        advantages = (rewards - mean) * size / (size - 1)
+    # exactly 0, where the mean of equal numbers may be a rounding error away from them
+    return torch.where(zero_spread(rewards, group)[group], 0.0, advantages)
 
 
 def zero_spread(rewards: Tensor, group: Tensor) -> Tensor:

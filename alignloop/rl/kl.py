@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from alignloop.objectives.base import bounded_ratio, kl_estimate, sequence_sum
@@ -101,11 +100,14 @@ class Mismatch(NamedTuple):
 def mismatch(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, *, cap: float = 2.0) -> Mismatch:
     """Compare log-probs of the same tokens by the trainer and by the engine that sampled them.
 
-    Arguments:
+    Args:
         logprobs: (B, T), nats, under the trainer's policy with the weights that sampled.
         sampler_logprobs: (B, T), nats, as the engine reported them.
         mask: bool (B, T), at least one True.
         cap: bound of the truncated importance weight.
+
+    Returns:
+        Plain numbers, computed in float64.
     """
     difference = (logprobs - sampler_logprobs)[mask].double()
     ratio = bounded_ratio(difference)
@@ -117,8 +119,3 @@ def mismatch(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, *, cap: f
         effective=float(ratio.sum().square() / (ratio.numel() * ratio.square().sum())),
         capped=float((ratio > cap).double().mean()),
     )
-
-
-def truncated_weights(logprobs: Tensor, sampler_logprobs: Tensor, *, cap: float = 2.0) -> Tensor:
-    """min(π/π_sampler, cap) per token (Yao et al. 2025, truncated importance sampling), detached."""
-    return torch.clamp(bounded_ratio((logprobs - sampler_logprobs).detach()), max=cap)

@@ -187,7 +187,8 @@ def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
         trainer.optimizer.zero_grad(set_to_none=True)
         shown = ", ".join(map(str, indices[:20])) + (", …" if len(indices) > 20 else "")
         raise NonFiniteError(
-            f"step {trainer.step + 1}: loss {loss}, gradient norm {norm}; rows of the data set in this step: {shown}. "
+            f"step {trainer.step + 1}: loss {loss}, gradient norm {norm}; "
+            f"rows of the data set in this step: {shown}. "
             "The weights are those before the step; a lower learning_rate or max_grad_norm usually helps"
         )
     if grads and norm > limit:

@@ -1,0 +1,162 @@
+"""The command line. Each command lives in its own module, which is imported when it is called."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+import alignloop
+from alignloop.errors import AlignLoopError, ConfigError
+
+
+class Lazy(NamedTuple):
+    """A command: `module` of this package and the name of the typer app in it."""
+
+    module: str
+    help: str
+    app: str = "app"
+
+
+COMMANDS: dict[str, Lazy] = {
+    "quickstart": Lazy("quickstart", "The whole loop, small, offline."),
+    "run": Lazy("run", "Run a recipe of one or many stages; running it again goes on where it stopped."),
+    "train": Lazy("train", "Train with one method: pretrain, sft, reward, dpo, kto, …"),
+    "sample": Lazy("train", "Sample several answers per prompt.", "sample_app"),
+    "evaluate": Lazy("train", "Compare a model with the one it started from.", "evaluate_app"),
+    "compare": Lazy("compare", "Compare any number of models."),
+    "best-of-n": Lazy("best_of_n", "Best of n answers, by a reward model."),
+    "label": Lazy("label", "A page on which people judge answers."),
+    "judge": Lazy("judge", "Judge answers with a model."),
+    "constitution": Lazy("constitution", "Critique and revise answers by principles."),
+    "loop": Lazy("loop", "Train again whenever enough new labels have arrived."),
+    "data": Lazy("data", "Check, show, convert and split data files."),
+    "recipes": Lazy("run", "List the recipes that come with AlignLoop.", "recipes_app"),
+    "init": Lazy("init", "Write a recipe to start from."),
+    "schema": Lazy("init", "Print what a recipe can contain.", "schema_app"),
+    "doctor": Lazy("doctor", "Check this machine, or a recipe."),
+    "runs": Lazy("runs", "List run folders."),
+    "watch": Lazy("watch", "Follow a run in the terminal."),
+    "plot": Lazy("plot", "Plot the metrics of runs."),
+    "report": Lazy("report", "Write the report of a run or pipeline as one HTML file."),
+    "chat": Lazy("chat", "Talk with a model."),
+    "serve": Lazy("serve", "Serve a model with an OpenAI-compatible API."),
+    "merge": Lazy("merge", "Merge an adapter into its base."),
+    "export": Lazy("export", "Write a model for other programs."),
+}
+"""Commands in the order of the help; one whose module is not there is left out."""
+
+EXIT_INTERRUPTED = 130
+
+
+class LazyGroup(TyperGroup):
+    """Imports a command's module when the command is called, and turns errors into messages."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands that are there, in the table's order."""
+        here = Path(__file__).parent
+        return [
+            name
+            for name, lazy in COMMANDS.items()
+            if (here / f"{lazy.module}.py").is_file() or (here / lazy.module).is_dir()
+        ]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """For listing and completion: a command of that name with its help, nothing imported."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        stub = typer.Typer(add_completion=False)
+        stub.command(cmd_name, help=COMMANDS[cmd_name].help)(lambda: None)
+        return typer.main.get_command(stub)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The real command, its module imported."""
+        self.commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        name, stub, rest = super().resolve_command(ctx, args)
+        if name is None or stub is None:
+            return name, stub, rest
+        lazy = COMMANDS[name]
+        module = importlib.import_module(f"alignloop.cli.{lazy.module}")
+        command = typer.main.get_command(getattr(module, lazy.app))
+        command.help = command.help or lazy.help
+        return name, command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what goes wrong on purpose is a message and an exit code."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except AlignLoopError as error:
+            raise typer.Exit(_report(error)) from error
+        except KeyboardInterrupt as error:
+            notes = getattr(error, "__notes__", ())
+            print("", "interrupted", *(f"  {note}" for note in notes), sep="\n", file=sys.stderr)
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+        except BrokenPipeError as error:
+            # The reader has gone; Python would complain once more when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            print(f"error: the disk is full{where}; nothing finished is lost", file=sys.stderr)
+            _print_notes(error)
+            raise typer.Exit(2) from error
+        return result
+
+
+def _report(error: AlignLoopError) -> int:
+    findings = error.findings if isinstance(error, ConfigError) else [str(error)]
+    for finding in findings:
+        print(f"error: {finding}", file=sys.stderr)
+    _print_notes(error)
+    return error.exit_code
+
+
+def _print_notes(error: BaseException) -> None:
+    for note in getattr(error, "__notes__", ()):
+        print(f"  {note}", file=sys.stderr)
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    help=alignloop.__doc__,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"alignloop {alignloop.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point of `alignloop`."""
+    # A cluster or a service manager stops a job with SIGTERM: same as Ctrl-C, a checkpoint and a clean end.
+    signal.signal(signal.SIGTERM, _interrupt)
+    app()

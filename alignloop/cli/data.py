@@ -1,0 +1,295 @@
+"""alignloop data: look at data sets, convert and divide them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from alignloop.data.chat import ChatTemplate
+    from alignloop.data.check import Check
+    from alignloop.data.columns import Dataset
+    from alignloop.data.diversity import Lengths
+    from alignloop.errors import DataError
+    from alignloop.records import Record
+
+app = typer.Typer(
+    help="Check, show, convert and split data sets.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+File = Annotated[
+    str, typer.Argument(help="a .jsonl, .json, .csv or .parquet file (also .gz), a folder, a run")
+]
+Kind = Annotated[str | None, typer.Option(help="read rows as this kind instead of guessing")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", help="field=column where names differ; repeatable")
+]
+Force = Annotated[bool, typer.Option("--force", help="replace what is there")]
+
+
+@app.command("check")
+def check_file(
+    file: File,
+    kind: Kind = None,
+    column: Columns = None,
+    strict: Annotated[bool, typer.Option("--strict", help="the first unusable row is an error")] = False,
+    threshold: Annotated[float, typer.Option(help="similarity of near-duplicates, up to 1")] = 0.8,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Say what a data set is, what is wrong with it and how varied it is."""
+    from alignloop.data.check import check
+
+    found = check(_read(file, kind, column, strict=strict), threshold=threshold)
+    typer.echo(_json(file, found) if as_json else "\n".join(_lines(file, found)))
+
+
+def _read(file: str, kind: str | None, column: list[str] | None, *, strict: bool = False) -> Dataset:
+    from alignloop.data.columns import read_records
+
+    return read_records(file, kind, _mapping(column), strict)
+
+
+def _mapping(column: list[str] | None) -> dict[str, str]:
+    from alignloop.errors import DataError
+
+    pairs = [item.partition("=") for item in column or []]
+    for name, sign, value in pairs:
+        if not (name and sign and value):
+            raise DataError("expected field=column, such as prompt=question", field="--column", value=name)
+    return {name: value for name, _, value in pairs}
+
+
+def _by_reason(faults: list[DataError]) -> dict[str, list[DataError]]:
+    groups: dict[str, list[DataError]] = {}
+    for fault in faults:
+        groups.setdefault(fault.reason, []).append(fault)
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+
+
+def _lines(file: str, found: Check) -> list[str]:
+    """The report for a person."""
+    lines = [f"{file}: {found.kind}, {found.usable} usable of {found.rows} rows"]
+    for reason, faults in _by_reason(found.dropped).items():
+        lines.append(f"  dropped {len(faults):>5}  {reason}")
+        lines += [f"                 {fault}" for fault in faults[:2]]
+    for name, faults in found.findings.items():
+        lines.append(f"  {name:<20} {len(faults)}" + (f"  ({faults[0]})" if faults else ""))
+    varied = found.diversity
+    for name, lengths in (("prompts", varied.prompts), ("completions", varied.completions)):
+        if lengths is not None:
+            lines.append(f"  {name + ', characters':<25} {_length_line(lengths)}")
+    if varied.instructions:
+        lines.append(
+            f"  instructions: {varied.verbs} verbs, {varied.verb_objects} verb-object pairs; "
+            f"as varied as {varied.effective_verbs:.1f} equally frequent verbs"
+        )
+        common = ", ".join(f"{verb} {thing}".strip() + f" {count}" for verb, thing, count in varied.top[:6])
+        lines.append(f"    most frequent: {common}")
+    lines += [f"  warning: {warning}" for warning in found.warnings]
+    return lines
+
+
+def _length_line(lengths: Lengths) -> str:
+    bars = "▁▂▃▄▅▆▇█"
+    highest = max(lengths.histogram.values())
+    low, high = min(lengths.histogram), max(lengths.histogram)
+    counts = [lengths.histogram.get(1 << k, 0) for k in range(low.bit_length() - 1, high.bit_length())]
+    drawn = "".join(bars[(len(bars) - 1) * count // highest] if count else " " for count in counts)
+    return (
+        f"median {lengths.median:g}, 95 % below {lengths.p95:.0f}, most {lengths.most}  {low}|{drawn}|{high}"
+    )
+
+
+def _json(file: str, found: Check) -> str:
+    import json
+    from dataclasses import asdict
+
+    def grouped(faults: list[DataError]) -> dict[str, object]:
+        return {"count": len(faults), "first": [str(fault) for fault in faults[:3]]}
+
+    report = {
+        "file": file,
+        "kind": found.kind,
+        "rows": found.rows,
+        "usable": found.usable,
+        "dropped": {reason: grouped(faults) for reason, faults in _by_reason(found.dropped).items()},
+        "findings": {name.replace(" ", "_"): grouped(faults) for name, faults in found.findings.items()},
+        "diversity": asdict(found.diversity),
+        "warnings": found.warnings,
+    }
+    return json.dumps(report, ensure_ascii=False, indent=2)
+
+
+@app.command("show")
+def show_file(
+    file: File,
+    model: Annotated[str | None, typer.Option(help="whose tokenizer and template to use")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="tokenizer, chatml, alpaca, plain or a .jinja file")
+    ] = None,
+    num: Annotated[int, typer.Option("-n", "--num", min=1, help="records to show")] = 3,
+    kind: Kind = None,
+    column: Columns = None,
+) -> None:
+    """Print records as the model reads them; what is trained is coloured, or stands in [[…]]."""
+    from rich.console import Console
+    from rich.text import Text
+
+    chat, tokenizer = _template(model, template)
+    data = _read(file, kind, column)
+    console = Console(highlight=False, soft_wrap=True)
+    plain = not console.is_terminal
+    for record in data.records[:num]:
+        place = f"{record.provenance.file}:{record.provenance.line} ({data.kind})"
+        console.print(Text(f"── {place}", style="bold"))
+        for name, prompt, completion in _renderings(record, chat):
+            text = Text(f"{name}:\n" if name else "", style="bold")
+            text.append(prompt, style="dim")
+            pieces = _pieces(completion, tokenizer)
+            if plain:
+                text.append("[[" + "¦".join(pieces) + "]]" if completion else "")
+            else:
+                for place, piece in enumerate(pieces):
+                    text.append(piece, style=f"black on {'green' if place % 2 else 'bright_green'}")
+            console.print(text)
+
+
+def _template(model: str | None, template: str | None) -> tuple[ChatTemplate, PreTrainedTokenizerBase | None]:
+    from alignloop.data.chat import FILE, load_saved, load_template
+
+    if model is None:
+        return load_template(template or "plain"), None
+    from alignloop.model.load import load_model
+
+    loaded = load_model(model)
+    if template is None and loaded.path is not None and (loaded.path / FILE).exists():
+        return load_saved(loaded.path), loaded.tokenizer
+    return load_template(template or "tokenizer", loaded.tokenizer), loaded.tokenizer
+
+
+def _renderings(record: Record, chat: ChatTemplate) -> list[tuple[str, str, str]]:
+    """(name, text that is given, text that is trained) for each completion."""
+    from alignloop.data.normal import completion_texts
+    from alignloop.records import Document, Label, Preference, Prompt, Ranking
+
+    if isinstance(record, Document):
+        return [("", "", record.text)]
+    prompt = chat.render_prompt(record.prompt)
+    if isinstance(record, Prompt):
+        return [("", prompt, "")]
+    names = [""]
+    if isinstance(record, Preference):
+        names = ["chosen", "rejected"]
+    elif isinstance(record, Ranking):
+        names = [f"rank {rank}" for rank in record.ranks]
+    elif isinstance(record, Label):
+        names = ["good" if record.desirable else "bad"]
+    texts = completion_texts(record)
+    return [(name, prompt, chat.render_completion(text)) for name, text in zip(names, texts, strict=True)]
+
+
+def _pieces(text: str, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    """The text of each token; tokens that are parts of one character are one piece."""
+    if tokenizer is None:
+        return [text]
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    pieces, start = [], 0
+    for stop in range(1, len(ids) + 1):
+        piece = str(tokenizer.decode(ids[start:stop], clean_up_tokenization_spaces=False))
+        if not piece.endswith("\ufffd") or stop == len(ids):
+            pieces.append(piece)
+            start = stop
+    return pieces
+
+
+@app.command("convert")
+def convert_file(
+    file: File,
+    to: Annotated[str, typer.Option(help="the kind to make")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="a .jsonl or .jsonl.gz file")],
+    kind: Kind = None,
+    column: Columns = None,
+    pairs: Annotated[Literal["all", "best_worst"], typer.Option(help="of a ranking")] = "all",
+    attribute: Annotated[str, typer.Option(help="the score to use, if there are several")] = "",
+    min_gap: Annotated[float, typer.Option(help="least difference of scores for a preference")] = 1.0,
+    min_score: Annotated[float | None, typer.Option(help="least score of a good response")] = None,
+    force: Force = False,
+) -> None:
+    """Make records of another kind and write them, with where each came from."""
+    from alignloop.data.columns import write_records
+    from alignloop.data.convert import Options, convert
+    from alignloop.errors import DataError
+
+    _refuse_existing([output], force)
+    data = _read(file, kind, column)
+    made, skipped = convert(data.records, to, Options(pairs, attribute, min_gap, min_score))
+    _say_skipped(data.dropped, "dropped")
+    _say_skipped(skipped, "without result")
+    if not made:
+        raise DataError(f"no {to} could be made from {len(data.records)} records", file=file)
+    write_records(output, made)
+    typer.echo(f"{output}: {len(made)} {to} records from {len(data.records)} {data.kind} records")
+
+
+def _say_skipped(faults: list[DataError], what: str) -> None:
+    for reason, group in _by_reason(faults).items():
+        typer.echo(f"{what}: {len(group)} {reason}, the first: {group[0]}")
+
+
+def _refuse_existing(paths: list[Path], force: bool) -> None:
+    from alignloop.errors import DataError
+
+    for path in paths:
+        if path.exists() and not force:
+            raise DataError("exists already; --force replaces it", file=str(path))
+
+
+@app.command("split")
+def split_file(
+    file: File,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for NAME.jsonl of each part")],
+    fractions: Annotated[str, typer.Option(help="name=fraction, separated by commas")] = "train=0.9,test=0.1",
+    seed: Annotated[int, typer.Option(help="another seed, another division")] = 0,
+    by: Annotated[Literal["prompt", "record"], typer.Option(help="what stays together")] = "prompt",
+    kind: Kind = None,
+    column: Columns = None,
+    force: Force = False,
+) -> None:
+    """Divide a data set so that no prompt is in two parts; added rows move no other."""
+    from alignloop.data.columns import write_records
+    from alignloop.data.split import split
+    from alignloop.errors import DataError
+
+    shares = _fractions(fractions)
+    paths = {name: output / f"{name}.jsonl" for name in shares}
+    _refuse_existing(list(paths.values()), force)
+    data = _read(file, kind, column)
+    parts = split(data.records, shares, seed, by)
+    _say_skipped(data.dropped, "dropped")
+    empty = [name for name, records in parts.items() if not records]
+    if empty:
+        raise DataError(
+            f"part {', '.join(empty)} would be empty: {len(data.records)} records are too few", file=file
+        )
+    for name, records in parts.items():
+        write_records(paths[name], records)
+        typer.echo(f"{paths[name]}: {len(records)} {data.kind} records")
+
+
+def _fractions(text: str) -> dict[str, float]:
+    from alignloop.errors import DataError
+
+    shares: dict[str, float] = {}
+    for item in text.split(","):
+        name, _, value = item.strip().partition("=")
+        try:
+            shares[name] = float(value)
+        except ValueError:
+            name = ""
+        if not name.isidentifier():
+            raise DataError("expected such as train=0.9,test=0.1", field="--fractions", value=text)
+    return shares

@@ -1,0 +1,256 @@
+"""`alignloop label`: serve the labelling page, and everything around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="label",
+    help="Collect human judgements: a page to judge on, invitations, export, a cost plan.",
+    no_args_is_help=True,
+)
+
+Folder = Annotated[Path, typer.Argument(help="Label folder: database, session key, owner's token.")]
+Database = Annotated[
+    str | None,
+    typer.Option(help="postgresql://… instead of the folder's own SQLite file.", envvar="ALIGNLOOP_DATABASE"),
+]
+ProjectName = Annotated[str | None, typer.Option(help="Project, where the folder holds several.")]
+
+
+@app.command()
+def serve(
+    path: Annotated[
+        Path, typer.Argument(help="Label folder; or a data file or sample run to start one from.")
+    ],
+    task: Annotated[str, typer.Option(help="For new data: pair, ranking, scores, thumbs or edit.")] = "pair",
+    name: Annotated[str, typer.Option(help="For new data: the project's name.")] = "labels",
+    pairs: Annotated[
+        str, typer.Option(help="Of more than two answers: one pair per prompt, or all.")
+    ] = "one",
+    folder: Annotated[Path | None, typer.Option(help="For new data: label folder to make.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8321,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Further host names under which the page is reached.")
+    ] = None,
+    database: Database = None,
+) -> None:
+    """Serve the labelling page; prints the owner's link."""
+    from alignloop.feedback.web import server
+
+    place = server.prepare(
+        path, folder=folder, database=database, task=task, name=name, pairs=_pairs(pairs), say=typer.echo
+    )
+    server.serve(place, host=host, port=port, allow_hosts=allow_host or (), say=typer.echo)
+
+
+@app.command("import")
+def import_(
+    folder: Folder,
+    data: Annotated[str, typer.Argument(help="Data file, hub id, or folder of a sample run.")],
+    task: Annotated[str, typer.Option(help="Task, if the project is new.")] = "pair",
+    project: Annotated[str, typer.Option(help="Project to add to, made if it is not there.")] = "labels",
+    pairs: Annotated[
+        str, typer.Option(help="Of more than two answers: one pair per prompt, or all.")
+    ] = "one",
+    gold: Annotated[bool, typer.Option(help="The data's preferences are hidden checks.")] = False,
+    guidelines: Annotated[Path | None, typer.Option(help="Markdown file, if the project is new.")] = None,
+    database: Database = None,
+) -> None:
+    """Queue prompts and answers to be judged."""
+    from alignloop.feedback.web import server
+
+    with server.opened(folder, database, create=True) as store:
+        text = guidelines.read_text("utf-8") if guidelines else ""
+        found = server.project_for(store, project, task=task, guidelines=text)
+        server.add(store, found, data, pairs=_pairs(pairs), gold=gold, say=typer.echo)
+
+
+@app.command()
+def export(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(help="File to write, .jsonl or .jsonl.gz.")],
+    kind: Annotated[
+        str | None, typer.Option(help="Record kind; what the task says directly if not given.")
+    ] = None,
+    derive: Annotated[bool, typer.Option(help="Permit preferences derived from other tasks.")] = False,
+    votes: Annotated[str, typer.Option(help="each judgement, or the mean per item.")] = "each",
+    min_agreement: Annotated[float, typer.Option(help="Least agreement with other annotators, 0–1.")] = 0.0,
+    min_seconds: Annotated[float, typer.Option(help="Leave out judgements made faster.")] = 0.0,
+    annotator: Annotated[list[str] | None, typer.Option(help="Only these annotators.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Not these annotators.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only items chosen by these strategies.")] = None,
+    after: Annotated[int, typer.Option(help="Only judgements with a greater number.")] = 0,
+    ties: Annotated[bool, typer.Option(help="Keep ties as probability ½.")] = True,
+    both_bad: Annotated[bool, typer.Option(help="Keep 'both bad' as probability ½.")] = False,
+    flagged: Annotated[bool, typer.Option(help="Keep flagged judgements.")] = False,
+    project: ProjectName = None,
+    database: Database = None,
+) -> None:
+    """Write judgements as records for training."""
+    from alignloop.data.columns import write_records
+    from alignloop.errors import UserError
+    from alignloop.feedback import export as exporting
+    from alignloop.feedback.web import server
+
+    if votes not in ("each", "mean"):
+        raise UserError(f"--votes is each or mean, not '{votes}'")
+    filters = exporting.Filters(
+        votes="mean" if votes == "mean" else "each",
+        annotators=annotator or (),
+        without=without or (),
+        arms=arm or (),
+        min_agreement=min_agreement,
+        min_seconds=min_seconds,
+        after=after,
+        ties=ties,
+        both_bad=both_bad,
+        flagged=flagged,
+    )
+    with server.opened(folder, database) as store:
+        found = store.project(project)
+        made = exporting.records(store, found, kind, filters=filters, derive=derive)
+        if not made.records:
+            raise UserError(f"no judgement passes the filters; left out: {made.left_out or 'none were made'}")
+        write_records(out, made.records)
+        store.log(
+            "export", actor="command line", project_id=found.id, file=out.name, records=len(made.records)
+        )
+    typer.echo(f"{len(made.records)} records from {len(made.judgement_ids)} judgements in {out}")
+    for reason, count in made.left_out.items():
+        typer.echo(f"  left out: {count} {reason}")
+
+
+@app.command()
+def invite(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="Whom.")],
+    language: Annotated[str, typer.Option(help="Language of the page: en or ko.")] = "en",
+    url: Annotated[str, typer.Option(help="Address at which the page is reached.")] = "http://127.0.0.1:8321",
+    project: ProjectName = None,
+    database: Database = None,
+) -> None:
+    """Print an invitation link; asking again for the same name replaces it."""
+    from alignloop.errors import UserError
+    from alignloop.feedback import people
+    from alignloop.feedback.web import server
+
+    if language not in ("en", "ko"):
+        raise UserError(f"--language is en or ko, not '{language}'")
+    with server.opened(folder, database) as store:
+        found = store.project(project)
+        known = {a.name: a for a in people.list_annotators(store, found)}
+        if name in known:
+            token = people.new_link(store, known[name].id, actor="command line")
+        else:
+            _, token = people.invite(store, found, name, language=language)
+    typer.echo(f"{url.rstrip('/')}/invite/{token}")
+
+
+@app.command()
+def status(
+    folder: Folder,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    project: ProjectName = None,
+    database: Database = None,
+) -> None:
+    """Progress, agreement, cost."""
+    import json as json_module
+    from dataclasses import asdict
+
+    from alignloop.feedback.overview import overview
+    from alignloop.feedback.web import server
+
+    with server.opened(folder, database) as store:
+        found = store.project(project)
+        numbers = overview(store, found)
+    if json:
+        typer.echo(
+            json_module.dumps({"project": found.name, **asdict(numbers)}, ensure_ascii=False, indent=1)
+        )
+        return
+    currency, money = found.settings.currency, numbers.money
+    typer.echo(
+        f"{found.name} ({found.task}): {numbers.num_judgements} judgements, {numbers.remaining} wanted"
+    )
+    typer.echo(f"items judged {numbers.num_judged_items} of {numbers.num_items - numbers.num_withdrawn}")
+    typer.echo(f"cost {currency}{money.spent:,.2f} so far, {currency}{money.forecast:,.2f} in all")
+    for label, value in (("Krippendorff α", numbers.alpha), ("Gwet AC1", numbers.ac1)):
+        if value is not None:
+            typer.echo(f"{label} {value.value:.2f} [{value.low:.2f}, {value.high:.2f}], {value.n} items")
+    typer.echo(f"{len(numbers.disagreements)} disagreements and {len(numbers.flagged)} flags to look at")
+    for person in numbers.people:
+        pace = "" if person.per_hour is None else f", {person.per_hour:.0f} per hour"
+        typer.echo(f"  {person.name}: {person.judged} judged, {person.skipped} skipped{pace}")
+
+
+@app.command()
+def plan(
+    budget: Annotated[float, typer.Option(help="Money to spend.")],
+    folder: Annotated[Path | None, typer.Argument(help="Label folder, for its prices and curve.")] = None,
+    curve: Annotated[
+        list[str] | None,
+        typer.Option(help="A point LABELS:ACCURACY of the learning curve, such as 500:0.61; three or more."),
+    ] = None,
+    demonstrations_per_pair: Annotated[float, typer.Option(help="0 for pairs only.")] = 0.4,
+    kappa_precision: Annotated[float, typer.Option(help="Half width of κ's interval to aim for.")] = 0.1,
+    project: ProjectName = None,
+    database: Database = None,
+) -> None:
+    """What a budget buys: demonstrations, pairs, overlap, expected reward-model accuracy."""
+    from alignloop.feedback import cost
+    from alignloop.feedback.project import Settings
+    from alignloop.feedback.web import server
+
+    settings, points, done = Settings(), [_point(text) for text in curve or ()], 0
+    if folder is not None:
+        with server.opened(folder, database) as store:
+            found = store.project(project)
+            settings, done = found.settings, len(store.new_labels_since(found))
+            measured = [m for m in store.models(found) if m.accuracy is not None]
+            points += [(len(m.judgement_ids), m.accuracy) for m in measured]
+    fitted = cost.fit_learning_curve(points) if points else None
+    made = cost.plan(
+        budget,
+        settings,
+        demonstrations_per_pair=demonstrations_per_pair,
+        kappa_half_width=kappa_precision,
+        curve=fitted,
+        labels_so_far=done,
+    )
+    sign = settings.currency
+    typer.echo(f"demonstrations  {made.demonstrations:>8}  at {sign}{settings.price_demonstration:g}")
+    typer.echo(
+        f"pairs           {made.pairs:>8}  at {sign}{settings.price_pair:g}, {made.judgements} judgements"
+    )
+    typer.echo(f"  judged twice  {made.overlap_items:>8}  κ known to ± {made.kappa_half_width:.2f}")
+    typer.echo(f"cost            {sign}{made.cost:,.2f} of {sign}{budget:,.2f}")
+    if fitted is None or made.accuracy is None:
+        typer.echo("reward-model accuracy unknown: give --curve points, or train on labels so far")
+    else:
+        typer.echo(
+            f"reward-model accuracy expected {made.accuracy:.3f} ± {2 * fitted.residual:.3f} "
+            f"({fitted.ceiling:.3f} − {fitted.scale:.3f}·n^−{fitted.exponent:.2f} from {len(points)} points)"
+        )
+
+
+def _point(text: str) -> tuple[float, float]:
+    from alignloop.errors import UserError
+
+    labels, _, accuracy = text.partition(":")
+    try:
+        return float(labels), float(accuracy)
+    except ValueError as error:
+        raise UserError(f"--curve takes LABELS:ACCURACY such as 500:0.61, not '{text}'") from error
+
+
+def _pairs(text: str):
+    from alignloop.errors import UserError
+
+    if text not in ("one", "all"):
+        raise UserError(f"--pairs is one or all, not '{text}'")
+    return text

@@ -1,0 +1,144 @@
+"""`alignloop run RECIPE [key=value …]` and `alignloop recipes`."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+import alignloop
+from alignloop.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alignloop.config import Plan, Recipe, StagePlan
+    from alignloop.pipeline import Outcome
+
+app = typer.Typer(add_completion=False)
+recipes_app = typer.Typer(add_completion=False)
+
+SHIPPED = Path(alignloop.__file__).parent / "recipes"
+
+Resume = Literal["auto", "never"] | Path
+
+DRY_RUN = typer.Option(
+    False, "--dry-run", help="Print the resolved recipe and a summary of its data; run nothing."
+)
+RESUME = typer.Option(
+    "auto", "--resume", help="auto goes on where it stopped; never starts anew; or a checkpoint folder."
+)
+OVERRIDES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Settings that replace the recipe's.")
+
+
+@app.command()
+def run(
+    recipe: str = typer.Argument(
+        help="A .yaml file, or the name of a recipe that `alignloop recipes` lists."
+    ),
+    overrides: list[str] = OVERRIDES,
+    dry_run: bool = DRY_RUN,
+    resume: str = RESUME,
+) -> None:
+    """Run a recipe of one or many stages; running it again goes on where it stopped.
+
+    For one stage of a pipeline write NAME.KEY=VALUE.
+    """
+    from alignloop.config import make_plan, parse_overrides
+
+    file = find_recipe(recipe)
+    plan = make_plan(load_recipe(file), parse_overrides(overrides or ()), output_dir=f"runs/{file.stem}")
+    execute(plan, dry_run=dry_run, resume=resume)
+
+
+@recipes_app.command()
+def recipes(name: str = typer.Argument("", help="Print this recipe.")) -> None:
+    """List the recipes that come with AlignLoop, or print one."""
+    if name:
+        print(find_recipe(name).read_text(encoding="utf-8"), end="")
+        return
+    for file in sorted(SHIPPED.glob("*.yaml")):
+        first = file.read_text(encoding="utf-8").partition("\n")[0]
+        print(f"{file.stem:20} {first.lstrip('# ')}")
+
+
+def find_recipe(name: str) -> Path:
+    """The file of that path, or the recipe of that name that comes with the package.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    shipped = SHIPPED / f"{name}.yaml"
+    if shipped.is_file() and shipped.parent == SHIPPED:
+        return shipped
+    names = [file.stem for file in SHIPPED.glob("*.yaml")]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = (
+        f"did you mean '{near[0]}'?" if near else "`alignloop recipes` lists those that come with AlignLoop"
+    )
+    raise ConfigError(f"recipe '{name}': no such file, and no recipe of that name; {hint}")
+
+
+def load_recipe(file: Path) -> Recipe:
+    """Read a recipe; one that comes with the package is named without its folder in messages."""
+    from alignloop.config import parse_recipe, read_recipe
+
+    if file.parent == SHIPPED:
+        return parse_recipe(file.read_text(encoding="utf-8"), file=f"recipes/{file.name}")
+    return read_recipe(file)
+
+
+def execute(plan: Plan, *, dry_run: bool, resume: str) -> None:
+    """Print or run a plan."""
+    for notice in plan.notices:
+        print(f"note: {notice}", file=sys.stderr)
+    if dry_run:
+        for stage in plan.stages:
+            print_stage(stage, plan)
+        return
+    from alignloop.pipeline import run_plan
+
+    how: Resume = resume if resume == "auto" or resume == "never" else Path(resume)
+    outcomes = run_plan(plan, resume=how, say=lambda text: print(text, file=sys.stderr))
+    print_summary(outcomes)
+
+
+def print_stage(stage: StagePlan, plan: Plan) -> None:
+    """A stage's resolved keys, then what its preview says of data and memory."""
+    import yaml
+
+    from alignloop.config import path_values
+    from alignloop.pipeline import load_function
+
+    if plan.is_pipeline:
+        print(f"# {stage.name}")
+    print(yaml.safe_dump(stage.keys, allow_unicode=True, sort_keys=False), end="")
+    waiting = [path for path in path_values(stage.config).values() if _is_made_here(path, plan)]
+    if waiting:
+        print(f"# summary: not yet, {', '.join(waiting)} has to be made first")
+    elif stage.spec.preview:
+        for name, text in load_function(stage.spec.preview)(stage.config, stage.objective).items():
+            print(f"# {name}: {text}")
+    print()
+
+
+def _is_made_here(path: str, plan: Plan) -> bool:
+    return plan.is_pipeline and Path(path).is_relative_to(plan.output_dir) and not Path(path).exists()
+
+
+def print_summary(outcomes: list[Outcome]) -> None:
+    """One line per stage: what became of it, how long it took, its results, its folder."""
+    from alignloop.progress import format_number, format_seconds
+
+    for outcome in outcomes:
+        numbers = [
+            f"{name} {format_number(value)}"
+            for name, value in outcome.results.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        took = "reused" if outcome.status == "reused" else format_seconds(outcome.duration_s)
+        print(f"{outcome.name:16} {took:>8}  {', '.join(numbers[:5]):40}  {outcome.path}")

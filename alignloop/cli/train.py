@@ -1,0 +1,63 @@
+"""`alignloop train METHOD [RECIPE] [key=value …]`; `sample` and `evaluate` are stages run the same way."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from alignloop.cli.run import DRY_RUN, RESUME, SHIPPED, execute, find_recipe, load_recipe
+
+app = typer.Typer(add_completion=False)
+sample_app = typer.Typer(add_completion=False)
+evaluate_app = typer.Typer(add_completion=False)
+
+WORDS = typer.Argument(
+    None,
+    metavar="[RECIPE] [KEY=VALUE]...",
+    help="A recipe (the one that comes with AlignLoop if left out), and settings that replace the recipe's.",
+)
+
+
+@app.command()
+def train(
+    method: str = typer.Argument(
+        help="pretrain, sft, reward, best-of-n, dpo, ipo, kto, orpo, simpo, listwise, …"
+    ),
+    words: list[str] = WORDS,
+    dry_run: bool = DRY_RUN,
+    resume: str = RESUME,
+) -> None:
+    """Train with one method. `alignloop schema METHOD` lists its settings."""
+    run_stage(method.replace("-", "_"), words or [], dry_run=dry_run, resume=resume)
+
+
+@sample_app.command()
+def sample(words: list[str] = WORDS, dry_run: bool = DRY_RUN, resume: str = RESUME) -> None:
+    """Sample several answers per prompt. `alignloop schema sample` lists the settings."""
+    run_stage("sample", words or [], dry_run=dry_run, resume=resume)
+
+
+@evaluate_app.command()
+def evaluate(words: list[str] = WORDS, dry_run: bool = DRY_RUN, resume: str = RESUME) -> None:
+    """Compare a model with the one it started from. `alignloop schema evaluate` lists the settings."""
+    run_stage("evaluate", words or [], dry_run=dry_run, resume=resume)
+
+
+def run_stage(stage: str, words: list[str], *, dry_run: bool, resume: str) -> None:
+    """Run one stage from `[RECIPE] [key=value …]`."""
+    from alignloop.config import Recipe, make_plan, parse_overrides
+
+    recipe = Recipe()
+    named = bool(words) and "=" not in words[0]
+    shipped = SHIPPED / f"{stage}.yaml"
+    file = find_recipe(words[0]) if named else shipped if shipped.is_file() else None
+    if file is not None:
+        recipe = load_recipe(file)
+        if not named:
+            print(f"note: settings of {recipe.file} (see `alignloop recipes {stage}`)", file=sys.stderr)
+    stem = Path(words[0]).stem if named else stage
+    overrides = parse_overrides(words[1:] if named else words)
+    plan = make_plan(recipe, overrides, stage=stage, output_dir=f"runs/{stem}")
+    execute(plan, dry_run=dry_run, resume=resume)

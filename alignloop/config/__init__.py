@@ -1,0 +1,60 @@
+"""Recipes: flat YAML with TRL's key names, one checked model per stage, every fault named at its line."""
+
+from alignloop.config.plan import Plan, StagePlan, make_plan
+from alignloop.config.recipe_file import Entry, Recipe, parse_overrides, parse_recipe, read_recipe
+from alignloop.config.registry import STAGES, StageSpec, find_stage, stage_names
+from alignloop.config.resolve import Resolved, flatten, path_values, resolve
+from alignloop.config.schema import all_schemas, markdown_table, stage_schema, starter_recipe
+from alignloop.config.stages import (
+    BestOfNConfig,
+    EvaluateConfig,
+    FeedbackConfig,
+    InstructionsConfig,
+    ModelConfig,
+    PreferenceConfig,
+    PretrainConfig,
+    RewardConfig,
+    RowsConfig,
+    SampleConfig,
+    SamplingConfig,
+    SFTConfig,
+    StageConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "BestOfNConfig",
+    "Entry",
+    "EvaluateConfig",
+    "FeedbackConfig",
+    "InstructionsConfig",
+    "ModelConfig",
+    "Plan",
+    "PreferenceConfig",
+    "PretrainConfig",
+    "Recipe",
+    "Resolved",
+    "RewardConfig",
+    "RowsConfig",
+    "SFTConfig",
+    "STAGES",
+    "SampleConfig",
+    "SamplingConfig",
+    "StageConfig",
+    "StagePlan",
+    "StageSpec",
+    "TrainConfig",
+    "all_schemas",
+    "find_stage",
+    "flatten",
+    "make_plan",
+    "markdown_table",
+    "parse_overrides",
+    "parse_recipe",
+    "path_values",
+    "read_recipe",
+    "resolve",
+    "stage_names",
+    "stage_schema",
+    "starter_recipe",
+]

@@ -1,0 +1,263 @@
+"""A recipe with its stages resolved: what a pipeline runs, in order, each with its folder."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignloop.config.aliases import ALIASES, REFUSED
+from alignloop.config.findings import Findings
+from alignloop.config.recipe_file import Entries, Entry, Recipe
+from alignloop.config.registry import STAGES, StageSpec, find_stage
+from alignloop.config.resolve import check_entries, flatten, known_keys, merge_layers
+from alignloop.config.stages import StageConfig
+from alignloop.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage, ready to run in `config.output_dir`."""
+
+    name: str
+    stage: str
+    spec: StageSpec
+    config: StageConfig
+    objective: Any = None
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """All resolved keys in one flat mapping of plain values, `stage` first."""
+        return {"stage": self.stage, **flatten(self.config, self.objective)}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All stages of a recipe.
+
+    Attributes:
+        file: the recipe's name in messages.
+        output_dir: the run folder of a single stage, or the folder that holds the stages' run folders.
+        stages: in the order they run.
+        is_pipeline: whether the recipe has a `stages` list.
+        notices: what was read under another name, one sentence each.
+    """
+
+    file: str
+    output_dir: Path
+    stages: tuple[StagePlan, ...]
+    is_pipeline: bool
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An item of a recipe's `stages`."""
+
+    name: str
+    stage: str
+    spec: StageSpec
+    entries: Entries
+    where: str
+
+
+_MANY = 12
+_REFERENCE = re.compile(r"@([^\s/#@]+)(.*)", re.DOTALL)
+_NAME = re.compile(r"[\w-]+")
+
+
+def make_plan(
+    recipe: Recipe,
+    overrides: Entries | None = None,
+    *,
+    stage: str = "",
+    output_dir: str = "",
+    stages: Mapping[str, StageSpec] = STAGES,
+) -> Plan:
+    """Resolve every stage of a recipe.
+
+    Args:
+        recipe: as read from a file, or empty.
+        overrides: `key=value` from the command line; `name.key` goes to one stage of a pipeline, a plain
+            key to all stages that know it.
+        stage: the stage a recipe without `stage:` is for.
+        output_dir: where to write if neither recipe nor overrides say it.
+        stages: table of stages to look in.
+
+    Raises:
+        ConfigError: everything wrong in any stage, at once.
+    """
+    overrides = overrides or {}
+    findings = Findings()
+    if recipe.stages:
+        if stage:
+            raise ConfigError(f"{recipe.file}: has a list of stages; use `alignloop run {recipe.file}`")
+        plan = _pipeline(recipe, overrides, output_dir, stages, findings)
+    else:
+        plan = _single(recipe, overrides, stage, output_dir, stages, findings)
+    findings.stop_if_any()
+    assert plan is not None
+    return plan
+
+
+def _single(
+    recipe: Recipe,
+    overrides: Entries,
+    stage: str,
+    output_dir: str,
+    stages: Mapping[str, StageSpec],
+    findings: Findings,
+) -> Plan | None:
+    entries = dict(recipe.entries)
+    written = overrides.get("stage") or entries.get("stage")
+    if written is None and not stage:
+        findings.add(recipe.file, "'stage' is missing; name it, as in `stage: sft`")
+        return None
+    name = str(written.value) if written else stage
+    if stage and name != stage:
+        findings.add(written.where if written else "", f"stage: is '{name}', but '{stage}' was asked for")
+        return None
+    spec = find_stage(name, stages)
+    default = {"output_dir": Entry(output_dir, "")} if output_dir else {}
+    layers = [{k: v for k, v in layer.items() if k != "stage"} for layer in (default, entries, overrides)]
+    notices: list[str] = []
+    merged = merge_layers(spec, layers, findings, notices.append)
+    merged = _link(merged, {}, [], findings)
+    resolved = check_entries(name, spec, merged, findings, where=recipe.file)
+    if resolved is None:
+        return None
+    plan = StagePlan(name, name, spec, resolved.config, resolved.objective)
+    return Plan(recipe.file, Path(resolved.config.output_dir), (plan,), False, tuple(notices))
+
+
+def _pipeline(
+    recipe: Recipe,
+    overrides: Entries,
+    output_dir: str,
+    stages: Mapping[str, StageSpec],
+    findings: Findings,
+) -> Plan | None:
+    items = _name_items(recipe, stages, findings)
+    names = [item.name for item in items]
+    own, everywhere = _split_overrides(overrides, names, findings)
+    shared = dict(recipe.entries)
+    folder = everywhere.pop("output_dir", None) or shared.get("output_dir") or Entry(output_dir, "")
+    shared.pop("output_dir", None)
+    if not folder.value:
+        findings.add(recipe.file, "'output_dir' is missing: folder for the run folders of all stages")
+    root = Path(str(folder.value))
+
+    used: set[str] = set()
+    notices: list[str] = []
+    plans: list[StagePlan] = []
+    earlier: dict[str, Path] = {}
+    for item in items:
+        known = _with_aliases(
+            known_keys(item.spec, {**shared, **item.entries, **everywhere, **own[item.name]})
+        )
+        used |= known
+        defaults = {key: entry for key, entry in shared.items() if key in known}
+        general = {key: entry for key, entry in everywhere.items() if key in known}
+        layers = [defaults, item.entries, general, own[item.name]]
+        entries = merge_layers(item.spec, layers, findings, notices.append)
+        if "output_dir" in entries:
+            findings.add(
+                entries["output_dir"].where, "output_dir: belongs to the whole recipe, not to a stage"
+            )
+        entries["output_dir"] = Entry(str(root / item.name), "")
+        entries = _link(entries, earlier, names, findings)
+        earlier[item.name] = root / item.name
+        resolved = check_entries(item.stage, item.spec, entries, findings, where=item.where)
+        if resolved is not None:
+            plans.append(StagePlan(item.name, item.stage, item.spec, resolved.config, resolved.objective))
+    if len(items) == len(recipe.stages):  # else a stage that could not be read may have the key
+        for key, entry in {**shared, **everywhere}.items():
+            if key in REFUSED and key not in used:
+                findings.add(entry.where, f"'{key}' is not supported: {REFUSED[key]}")
+            elif key not in used:
+                findings.add(
+                    entry.where, f"unknown key '{key}': no stage has it; {_nearest(key, sorted(used))}"
+                )
+    return Plan(recipe.file, root, tuple(plans), True, tuple(dict.fromkeys(notices)))
+
+
+def _with_aliases(known: set[str]) -> set[str]:
+    return known | {word for word, found in ALIASES.items() if any(alias.key in known for alias in found)}
+
+
+def _name_items(recipe: Recipe, stages: Mapping[str, StageSpec], findings: Findings) -> list[_Item]:
+    """The usable items of `stages`; what is wrong with the others becomes a finding."""
+    items: list[_Item] = []
+    for number, entries in enumerate(recipe.stages, start=1):
+        stage = entries.get("stage")
+        named = entries.get("name", stage)
+        if stage is None or named is None:
+            where = next((entry.where for entry in entries.values()), recipe.file)
+            findings.add(where, f"item {number} of stages has no `stage:`")
+            continue
+        name = str(named.value)
+        if not _NAME.fullmatch(name) or name == "old":
+            findings.add(named.where, f"name: '{name}' is not usable; expected letters, digits, _ and -")
+        elif name in [item.name for item in items]:
+            findings.add(named.where, f"a stage named '{name}' exists already; give this one a `name:`")
+        else:
+            try:
+                spec = find_stage(str(stage.value), stages)
+            except ConfigError as error:
+                findings.add_error(stage.where, error)
+                continue
+            keys = {key: entry for key, entry in entries.items() if key not in ("stage", "name")}
+            items.append(_Item(name, str(stage.value), spec, keys, stage.where))
+    return items
+
+
+def _split_overrides(
+    overrides: Entries, names: list[str], findings: Findings
+) -> tuple[dict[str, Entries], Entries]:
+    """Overrides by stage name, and those for every stage."""
+    own: dict[str, Entries] = {name: {} for name in names}
+    everywhere: Entries = {}
+    for word, entry in overrides.items():
+        name, dot, key = word.partition(".")
+        if not dot:
+            everywhere[word] = entry
+        elif name in own:
+            own[name][key] = entry
+        else:
+            findings.add(entry.where, f"'{word}': no stage is named '{name}'; {_nearest(name, names)}")
+    return own, everywhere
+
+
+def _link(entries: Entries, earlier: Mapping[str, Path], names: list[str], findings: Findings) -> Entries:
+    """`@name` replaced by the run folder of that earlier stage, at any depth."""
+
+    def replace(value: Any, where: str, key: str) -> Any:
+        if isinstance(value, dict):
+            return {replace(k, where, key): replace(v, where, key) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [replace(item, where, key) for item in value]
+        match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            return value
+        name = match[1]
+        if name in earlier:
+            return str(earlier[name]) + match[2]
+        reason = f"no stage is named '{name}'; {_nearest(name, list(earlier))}"
+        if name in names:
+            reason = f"stage '{name}' does not run before this one"
+        findings.add(where, f"{key}: '{value}': {reason}")
+        return value
+
+    return {key: Entry(replace(entry.value, entry.where, key), entry.where) for key, entry in entries.items()}
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    if len(names) > _MANY:
+        return "`alignloop schema` lists all keys"
+    return f"one of: {', '.join(names)}" if names else "there is no earlier stage"

@@ -1,0 +1,216 @@
+"""Flat YAML with the line of every key kept, and `key=value` from the command line.
+
+YAML's 1.2 rules for plain values, because those of 1.1 surprise: `1e-5` is a number, `no`, `off` and `on`
+are text (a key that wants true or false understands them), `12:30` and dates are text, `010` is ten.
+Anchors, merge keys and tags are refused: a recipe is flat.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from alignloop.config.findings import Findings
+from alignloop.errors import ConfigError
+
+COMMAND_LINE = "command line"
+
+
+class Entry(NamedTuple):
+    """A value and where it was written: `dpo.yaml:12`, `command line`, or "" for a Python call."""
+
+    value: Any
+    where: str
+
+
+Entries = dict[str, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A file as read, nothing checked against stages yet.
+
+    Attributes:
+        file: name shown in messages.
+        entries: keys at the top level, `stages` left out.
+        stages: one mapping per item of `stages`, empty for a recipe of one stage.
+    """
+
+    file: str = ""
+    entries: Entries = field(default_factory=dict)
+    stages: Sequence[Entries] = ()
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the implicit types of YAML 1.2's core schema and without aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not supported", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", _FLOAT, list("-+.0123456789")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+
+
+def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(re.sub(r"\.(inf|nan)", r"\1", str(loader.construct_scalar(node)).lower()))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe in a file.
+
+    Raises:
+        ConfigError: no such file, not UTF-8, broken YAML, duplicate keys, not a mapping; every finding
+            that can be told apart, each with file:line.
+    """
+    file = Path(path)
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = file.read_bytes()[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path} is a folder; a recipe is a .yaml file") from error
+    except OSError as error:
+        raise ConfigError(f"recipe {path}: {error.strerror}") from error
+    return parse_recipe(text, file=str(path))
+
+
+def parse_recipe(text: str, *, file: str) -> Recipe:
+    """The recipe in a text; `file` is its name in messages. Raises as `read_recipe` does."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+    except yaml.YAMLError as error:
+        raise ConfigError(_broken_yaml(error, text, file)) from error
+    if node is None:
+        raise ConfigError(f"{file}: empty; a recipe has one `key: value` per line")
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{_where(file, node)}: expected `key: value` lines")
+    findings = Findings()
+    entries = _entries(loader, node, file, findings)
+    stages: list[Entries] = []
+    for key, value in node.value:
+        if key.value == "stages":
+            entries.pop("stages", None)
+            stages = _stage_items(loader, value, file, findings)
+    findings.stop_if_any()
+    return Recipe(file, entries, stages)
+
+
+def _stage_items(loader: _Loader, node: yaml.Node, file: str, findings: Findings) -> list[Entries]:
+    if not isinstance(node, yaml.SequenceNode) or not node.value:
+        findings.add(_where(file, node), "stages: expected a list, each item starting with `- stage: NAME`")
+        return []
+    items = []
+    for item in node.value:
+        if isinstance(item, yaml.MappingNode):
+            items.append(_entries(loader, item, file, findings))
+        else:
+            findings.add(_where(file, item), "stages: expected an item such as `- stage: sft`")
+    return items
+
+
+def _entries(loader: _Loader, node: yaml.MappingNode, file: str, findings: Findings) -> Entries:
+    entries: Entries = {}
+    for key_node, value_node in node.value:
+        where = _where(file, key_node)
+        if not isinstance(key_node, yaml.ScalarNode):
+            findings.add(where, "expected a key name before the colon")
+        elif key_node.value in entries:
+            earlier = entries[key_node.value].where.rpartition(":")[2]
+            findings.add(where, f"duplicate key '{key_node.value}'; it is already in line {earlier}")
+        else:
+            entries[key_node.value] = Entry(_value(loader, value_node, file, findings), where)
+    return entries
+
+
+def _value(loader: _Loader, node: yaml.Node, file: str, findings: Findings) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return {key: entry.value for key, entry in _entries(loader, node, file, findings).items()}
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(loader, item, file, findings) for item in node.value]
+    try:
+        return loader.construct_object(node)
+    except (yaml.YAMLError, ValueError):
+        findings.add(_where(file, node), f"cannot read the value '{node.value}'; YAML tags are not supported")
+        return None
+
+
+def _where(file: str, node: yaml.Node) -> str:
+    return f"{file}:{node.start_mark.line + 1}"
+
+
+def _broken_yaml(error: yaml.YAMLError, text: str, file: str) -> str:
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"{file}: contains a character that is not text (code {error.character:#x})"
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f"{file}: not readable as YAML: {error}"
+    line = error.problem_mark.line
+    lines = text.splitlines()
+    shown = lines[line] if line < len(lines) else ""
+    if "\t" in shown[: len(shown) - len(shown.lstrip())] or r"'\t'" in str(error.problem):
+        return f"{file}:{line + 1}: a tab; YAML is indented with spaces"
+    if "'@'" in str(error.problem):
+        return f'{file}:{line + 1}: a value that starts with @ needs quotes: "@name"'
+    return f"{file}:{line + 1}: not readable as YAML: {error.problem}"
+
+
+def parse_overrides(overrides: Iterable[str]) -> Entries:
+    """`key=value` or `stage.key=value` words of a command line, later ones winning.
+
+    A value is read as in a recipe; one that starts with [ or { or a quote is YAML, anything else is
+    taken literally, so that paths need no quotes.
+
+    Raises:
+        ConfigError: a word without `=`, or broken YAML in a value.
+    """
+    entries: Entries = {}
+    findings = Findings()
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            findings.add(COMMAND_LINE, f"'{word}' is not of the form key=value")
+            continue
+        try:
+            entries[key.strip()] = Entry(_override_value(text.strip()), COMMAND_LINE)
+        except (yaml.YAMLError, ValueError):
+            findings.add(COMMAND_LINE, f"{key.strip()}: '{text}' is not readable as YAML")
+    findings.stop_if_any()
+    return entries
+
+
+def _override_value(text: str) -> Any:
+    if text.startswith(("[", "{", '"', "'")):
+        return yaml.load(text, Loader=_Loader)
+    loader = _Loader("")
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))
+    return loader.construct_object(yaml.ScalarNode(tag, text))
+
+
+def located(mapping: Mapping[str, Any], where: str = "") -> Entries:
+    """A plain mapping as entries; values that are entries already keep their place."""
+    return {key: v if isinstance(v, Entry) else Entry(v, where) for key, v in mapping.items()}

@@ -1,0 +1,94 @@
+"""Stages by name. An offline preference objective is a stage under its own file name, found at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from alignloop.config.stages import (
+    BestOfNConfig,
+    EvaluateConfig,
+    FeedbackConfig,
+    InstructionsConfig,
+    PreferenceConfig,
+    PretrainConfig,
+    RewardConfig,
+    SampleConfig,
+    SFTConfig,
+    StageConfig,
+)
+from alignloop.errors import ConfigError
+from alignloop.objectives import registry as objectives
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """What the recipe reader and the pipeline need to know of a stage.
+
+    Attributes:
+        config: model of its keys.
+        runner: `module:function`, called as `(config, run)` or, with an objective,
+            `(config, run, objective)`; returns the results for run.json.
+        objective: file name in objectives/ whose fields are keys of the stage too, "" for none. A config
+            with a key `objective` leaves the choice to the recipe.
+        preview: `module:function`, called as `(config, objective)` for --dry-run; returns rows of a
+            table (data summary, parameters, memory), a mapping of text to text.
+        lint: `module:function`, called as `(config, objective)`; returns sentences, one per finding.
+    """
+
+    config: type[StageConfig]
+    runner: str
+    objective: str = ""
+    preview: str = ""
+    lint: str = ""
+
+
+STAGES: Mapping[str, StageSpec] = {
+    "instructions": StageSpec(InstructionsConfig, "alignloop.stages.instructions:instructions"),
+    "pretrain": StageSpec(PretrainConfig, "alignloop.stages.sft:pretrain"),
+    "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft"),
+    "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample"),
+    "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback"),
+    "reward": StageSpec(RewardConfig, "alignloop.stages.reward:reward"),
+    "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n"),
+    "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate"),
+}
+"""Stages with a configuration of their own. A new one is one entry here."""
+
+PREFERENCE = StageSpec(PreferenceConfig, "alignloop.stages.preference:preference")
+"""The stage of every offline preference objective; `objective` is filled in by `find_stage`."""
+
+_COMPARISONS = frozenset({"preference", "label", "ranking"})
+
+
+def is_preference_objective(name: str) -> bool:
+    """Whether `objectives/<name>.py` trains a policy on comparisons, without sampling."""
+    objective = objectives.load(name)()
+    return "logprobs" in objective.needs and bool(_COMPARISONS & set(objective.records))
+
+
+def find_stage(name: str, stages: Mapping[str, StageSpec] = STAGES) -> StageSpec:
+    """The stage of that name: an entry of `stages`, or a preference objective's.
+
+    Raises:
+        ConfigError: no such stage; the sentence suggests one.
+    """
+    if name in stages:
+        return stages[name]
+    if name in objectives.names():
+        if is_preference_objective(name):
+            return replace(PREFERENCE, objective=name)
+        if "scores" in objectives.load(name)().needs:
+            raise ConfigError(
+                f"'{name}' is a loss of stage 'reward': use stage reward with objective: {name}"
+            )
+    known = [*stages, *(n for n in objectives.names() if n not in stages)]
+    near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(stage_names(stages))}"
+    raise ConfigError(f"unknown stage '{name}'; {hint}")
+
+
+def stage_names(stages: Mapping[str, StageSpec] = STAGES) -> list[str]:
+    """All stages: those of the table, then the preference objectives."""
+    return [*stages, *(n for n in objectives.names() if n not in stages and is_preference_objective(n))]

@@ -1,0 +1,285 @@
+"""One pydantic model per stage; its fields are the keys of a recipe, each with a line of documentation.
+
+Keys have the names TRL gives them. No default depends on another field; `null` is not a default of
+anything that could be a number. Sections are combined by inheritance, so a key has one meaning and one
+description in all stages. An objective's own keys (`beta`, …) are not here: they come from its file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Required, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+
+def path_or(*words: str) -> FieldInfo:
+    """Marks a text as a path, so that its content counts in a run's fingerprint; `words` are none."""
+    extra: dict[str, JsonValue] = {"format": "path"}
+    return Field(json_schema_extra={**extra, "words": list(words)} if words else extra)
+
+
+Path = Annotated[str, path_or()]
+"""A file, a folder, a run folder, or `@name` of an earlier stage of the same recipe."""
+ModelPath = Annotated[str, path_or("smollm2-135m-instruct", "tiny")]
+TemplatePath = Annotated[str, path_or("tokenizer", "alpaca", "chatml", "plain")]
+RewardPath = Annotated[str, path_or("gold")]
+ReferencePath = Annotated[str, path_or("auto", "none", "start", "smollm2-135m-instruct", "tiny")]
+
+
+class DataSource(TypedDict, total=False):
+    """A source with a weight: how often each row is used in one pass."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
+
+    path: Required[Path]
+    weight: Annotated[float, Field(gt=0)]
+    rows: Annotated[int, Field(ge=1)]
+    split: str
+
+
+Dataset = Path | DataSource | tuple[Path | DataSource, ...]
+"""One source (`rows.jsonl`, `rows.jsonl#500`, a run folder, a hub id), or several to be mixed."""
+
+DATASET = (
+    "file, `file#500` for its first 500 rows, run folder, hub id, {path: …, weight: …}, or a list of these"
+)
+
+
+class Section(BaseModel):
+    """What all parts of a recipe share: frozen, nothing unknown, no NaN, `true` is not a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
+            raise PydanticCustomError("bool", "true and false are no value of this key")
+        return value
+
+
+def conflict(key: str, message: str) -> PydanticCustomError:
+    """An error about two keys that do not go together, reported at the line of `key`."""
+    return PydanticCustomError("conflict", "{message}", {"key": key, "message": message})
+
+
+class StageConfig(Section):
+    """Where a stage writes and on what it computes."""
+
+    output_dir: Path = Field(description="run folder to write; must be new or the same run's")
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything random in this stage")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
+    )
+    num_threads: int = Field(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
+
+
+class ModelConfig(Section):
+    """The model a stage starts from and how a conversation becomes text."""
+
+    model_name_or_path: ModelPath = Field(
+        "smollm2-135m-instruct",
+        description="run folder, model or adapter folder, .gguf, hub id, `smollm2-135m-instruct` or `tiny`",
+    )
+    chat_template: TemplatePath = Field(
+        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
+    )
+
+
+class RowsConfig(Section):
+    """Which rows a stage reads."""
+
+    dataset: Dataset = Field(description=f"rows to read: {DATASET}")
+    columns: dict[str, str] = Field(
+        {}, description="column names where they are not recognised, as field: column"
+    )
+
+
+class TrainConfig(StageConfig, ModelConfig, RowsConfig):
+    """Everything that trains: rows, lengths, batches, optimizer, LoRA, logging, checkpoints."""
+
+    eval_dataset: Dataset | None = Field(None, description=f"held-out rows: {DATASET}")
+    eval_fraction: float = Field(
+        0.0, ge=0, le=0.5, description="share of the prompts held out for evaluation"
+    )
+    eval_steps: int = Field(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
+    shuffle: bool = Field(True, description="new order of the rows in every epoch, from the seed")
+    max_length: int = Field(1024, ge=8, description="longest prompt + completion, in tokens")
+    overlength: Literal["drop", "truncate", "error"] = Field(
+        "drop", description="what to do with a longer one; truncate cuts prompts from the left"
+    )
+
+    per_device_train_batch_size: int = Field(
+        8, ge=1, description="prompts with all their completions per accumulation unit and device"
+    )
+    gradient_accumulation_steps: int = Field(1, ge=1, description="accumulation units per optimizer step")
+    token_budget: int = Field(
+        4096, ge=64, description="tokens per packed forward pass; bounds memory, does not change the result"
+    )
+    num_train_epochs: float = Field(1.0, gt=0, description="passes over the rows, unless max_steps is set")
+    max_steps: int = Field(-1, ge=-1, description="optimizer steps in all; -1 follows num_train_epochs")
+    learning_rate: float = Field(2e-5, gt=0, description="highest learning rate")
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
+        "cosine", description="shape of the decay after warm-up; linear and cosine end at 0"
+    )
+    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the steps spent warming up")
+    warmup_steps: int = Field(0, ge=0, description="steps spent warming up; excludes warmup_ratio")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of matrices, not of norms and biases")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the mean")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay of the variance")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's ε")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 does not clip")
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
+
+    lora_r: int = Field(0, ge=0, description="rank of the LoRA adapters; 0 trains all weights")
+    lora_alpha: float = Field(32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
+    lora_target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="names of the layers that get adapters, or all-linear"
+    )
+
+    logging_steps: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")
+    save_steps: int = Field(
+        100, ge=0, description="steps between checkpoints; 0 writes one at the end and on Ctrl-C"
+    )
+    save_total_limit: int = Field(2, ge=1, description="checkpoints kept, the newest")
+
+    @model_validator(mode="after")
+    def _keys_that_exclude_each_other(self) -> TrainConfig:
+        if self.max_steps == 0:
+            raise conflict("max_steps", "0 would train nothing; -1 follows num_train_epochs")
+        if self.warmup_ratio and self.warmup_steps:
+            raise conflict("warmup_steps", "warmup_ratio is set too; keep one of them")
+        if self.eval_fraction and self.eval_dataset is not None:
+            raise conflict("eval_fraction", "eval_dataset is set too; keep one of them")
+        if not self.lora_r:
+            for key in ("lora_alpha", "lora_dropout", "lora_target_modules"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise conflict(key, "has no effect while lora_r is 0; set lora_r")
+        return self
+
+
+class SamplingConfig(Section):
+    """How completions are drawn."""
+
+    temperature: float = Field(1.0, ge=0, description="0 takes the most likely token")
+    top_k: int = Field(0, ge=0, description="only the k most likely tokens; 0 is off")
+    top_p: float = Field(1.0, gt=0, le=1, description="only the most likely tokens that sum to p; 1 is off")
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="only tokens at least min_p times as likely as the best"
+    )
+    repetition_penalty: float = Field(1.0, gt=0, description="above 1 makes used tokens less likely")
+    max_new_tokens: int = Field(128, ge=1, description="longest completion in tokens")
+    stop: tuple[str, ...] = Field((), description="texts that end a completion")
+
+
+class PretrainConfig(TrainConfig):
+    """Language modelling on documents."""
+
+    learning_rate: float = Field(3e-4, gt=0, description="highest learning rate")
+
+
+class SFTConfig(TrainConfig):
+    """Supervised fine-tuning on demonstrations."""
+
+    completion_only: bool = Field(True, description="train on completions only, not on the prompts")
+
+
+class InstructionsConfig(StageConfig):
+    """Data of the quickstart's task: requests with an instruction that a program can check."""
+
+    content: Literal["prompts", "demonstrations", "texts"] = Field(
+        "prompts", description="prompts, answered prompts, or plain texts"
+    )
+    split: Literal["train", "eval"] = Field("train", description="eval has its own topics and wordings")
+    num_rows: int = Field(200, ge=1, description="prompts or demonstrations to make; texts: all there are")
+    kinds: tuple[str, ...] = Field((), description="constraint kinds; none takes the quickstart's")
+    languages: tuple[str, ...] = Field(("english",), description="of the prompts: english, korean")
+
+
+class SampleConfig(StageConfig, ModelConfig, RowsConfig, SamplingConfig):
+    """Several answers per prompt."""
+
+    num_samples: int = Field(4, ge=2, le=5, description="answers per prompt")
+    max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
+    token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
+
+
+class FeedbackConfig(StageConfig, RowsConfig):
+    """Judgements by a simulated annotator: a verifiable gold reward with seeded mistakes."""
+
+    annotator: Literal["simulated"] = Field(
+        "simulated", description="simulated: gold reward of the rows' checkable instructions, marked as such"
+    )
+    kind: Literal["pair", "ranking", "score", "label"] = Field("pair", description="form of the judgements")
+    noise: float = Field(0.0, ge=0, le=0.5, description="probability that a judgement is flipped")
+    max_pairs: int = Field(1, ge=1, le=10, description="pairs made from one prompt's answers, at most")
+
+
+class RewardConfig(TrainConfig):
+    """Reward model: the language model with a scalar head in place of its output layer."""
+
+    objective: str = Field("bradley_terry", description="loss, by file name in objectives/")
+    freeze_base: bool = Field(False, description="train the head only")
+    normalize: bool = Field(
+        True, description="afterwards rescale so that rewards on the training rows have mean 0 and std 1"
+    )
+    learning_rate: float = Field(1e-5, gt=0, description="highest learning rate")
+
+    @model_validator(mode="after")
+    def _adapters_or_frozen(self) -> RewardConfig:
+        if self.freeze_base and self.lora_r:
+            raise conflict("freeze_base", "lora_r is set too; adapters train the base")
+        return self
+
+
+class PreferenceConfig(TrainConfig):
+    """Preference optimization with any offline objective."""
+
+    reference: ReferencePath = Field(
+        "auto", description="auto (start, if the objective reads a reference), none, start, or a model's path"
+    )
+    precompute_ref_log_probs: bool = Field(
+        True, description="compute the reference's log-probs once and cache them by content"
+    )
+    learning_rate: float = Field(1e-6, gt=0, description="highest learning rate")
+
+
+class BestOfNConfig(TrainConfig, SamplingConfig):
+    """Rejection sampling: n answers per prompt, the best ones become demonstrations."""
+
+    reward_model: RewardPath = Field(
+        description="reward model's run folder, or gold for the rows' own verifiers"
+    )
+    n: int = Field(8, ge=2, description="answers sampled per prompt")
+    keep_per_prompt: int = Field(1, ge=1, description="best answers kept per prompt")
+    rounds: int = Field(1, ge=1, description="rounds of sampling and training, each from the start model")
+    max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
+
+    @model_validator(mode="after")
+    def _keeps_fewer_than_n(self) -> BestOfNConfig:
+        if self.keep_per_prompt >= self.n:
+            raise conflict("keep_per_prompt", f"must be below n, which is {self.n}")
+        return self
+
+
+class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig):
+    """Before against after on held-out prompts, with intervals."""
+
+    before: ModelPath = Field(description="model to compare with, usually the start")
+    after: ModelPath = Field(description="model to judge")
+    chat_template: TemplatePath = Field(
+        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
+    )
+    reward_model: Path | None = Field(None, description="reward model that scores both, null for none")
+    num_prompts: int = Field(200, ge=1, description="prompts answered by both models")
+    perplexity_dataset: Dataset | None = Field(None, description=f"texts for the capability check: {DATASET}")
+    bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
+    token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
+    temperature: float = Field(0.0, ge=0, description="0 takes the most likely token")

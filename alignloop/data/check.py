@@ -1,0 +1,98 @@
+"""What a person should know about a data set before training on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignloop.data import quality
+from alignloop.data.columns import Dataset
+from alignloop.data.diversity import Diversity, diversity
+from alignloop.data.normal import completion_texts, prompt_text
+from alignloop.errors import DataError
+from alignloop.records import Label, Preference, Ranking, Record
+
+_TURN_MARKS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</s>", "<eos>")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A data set's summary.
+
+    Attributes:
+        kind: of its records.
+        rows: read from its files.
+        usable: rows that became records.
+        dropped: faults of the others.
+        findings: faults that the quality filters would drop, by filter.
+        diversity: instructions and lengths.
+        warnings: sentences about the whole.
+    """
+
+    kind: str
+    rows: int
+    usable: int
+    dropped: list[DataError]
+    findings: dict[str, list[DataError]]
+    diversity: Diversity
+    warnings: list[str]
+
+
+def check(data: Dataset, *, threshold: float = 0.8) -> Check:
+    """Run every quality filter over a data set, without changing it.
+
+    Args:
+        data: what was read.
+        threshold: similarity of near-duplicates.
+    """
+    unique, duplicates = quality.exact_duplicates(data.records)
+    findings = {
+        "exact duplicates": duplicates,
+        "near duplicates": quality.near_duplicates(unique, threshold)[1],
+        "chosen is rejected": quality.equal_pairs(data.records)[1],
+        "contradictions": quality.contradictions(data.records)[1],
+    }
+    rows = sum(int(file["rows"]) for file in data.files.values())
+    return Check(
+        kind=data.kind,
+        rows=rows,
+        usable=rows - len(data.dropped),
+        dropped=data.dropped,
+        findings=findings,
+        diversity=diversity(data.records),
+        warnings=warnings(data.records),
+    )
+
+
+def warnings(records: Sequence[Record]) -> list[str]:
+    """Traps that no single row shows."""
+    found = []
+    labels = [r.desirable for r in records if isinstance(r, Label)]
+    if labels and len(set(labels)) == 1:
+        found.append(f"all {len(labels)} labels are {'good' if labels[0] else 'bad'}: KTO needs both")
+    rankings = [r for r in records if isinstance(r, Ranking)]
+    if rankings and all(len(set(r.ranks)) == 1 for r in rankings):
+        found.append("every ranking is one tie: nothing can be learned from it")
+    pairs = [r for r in records if isinstance(r, Preference)]
+    if pairs and all(r.probability == 0.5 for r in pairs):
+        found.append("every preference is a tie: nothing can be learned from it")
+    decided = [r for r in pairs if len(r.chosen) != len(r.rejected) and r.probability > 0.5]
+    if len(decided) >= 20:
+        longer = sum(len(r.chosen) > len(r.rejected) for r in decided) / len(decided)
+        if not 0.3 < longer < 0.7:
+            found.append(
+                f"chosen is longer than rejected in {longer:.0%} of {len(decided)} pairs: watch length bias"
+            )
+    marks = dict.fromkeys(_TURN_MARKS, 0)
+    broken = 0
+    for record in records:
+        text = "\n".join((prompt_text(record), *completion_texts(record)))
+        for mark in _TURN_MARKS:
+            marks[mark] += mark in text
+        broken += "\ufffd" in text
+    used = ", ".join(f"{mark} ({count})" for mark, count in marks.items() if count)
+    if used:
+        found.append(f"rows hold a chat template's own marks as text: {used}")
+    if broken:
+        found.append(f"{broken} rows hold U+FFFD: characters were lost when the file was made")
+    return found

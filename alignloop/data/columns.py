@@ -1,0 +1,248 @@
+"""Records from data sets, and data sets from records.
+
+The kind of a data set is the one most of its first 100 rows have, unless it is named. A row that
+cannot be used is dropped with file:line, field, value and what was expected, never silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+
+from alignloop.data import builders, forms, sources
+from alignloop.data.files import sha256_of, write_whole
+from alignloop.errors import DataError
+from alignloop.records import (
+    KINDS,
+    Conversation,
+    Demonstration,
+    Document,
+    Label,
+    Preference,
+    Prompt,
+    Ranking,
+    Rating,
+    Record,
+)
+
+_HEAD = 100
+"""Rows that decide on the kind of a data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What was read.
+
+    Attributes:
+        records: the usable rows in order, repeated by their source's weight.
+        dropped: a fault for each unusable row.
+        kind: of all records, a key of `records.KINDS`.
+        files: by path or hub id, `sha256` of its bytes (of its rows for a hub id) and `rows` read.
+    """
+
+    records: list[Record]
+    dropped: list[DataError]
+    kind: str
+    files: dict[str, dict[str, str | int]] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many rows were dropped for which reason, the most frequent first."""
+        return dict(Counter(fault.reason for fault in self.dropped).most_common())
+
+
+def kind_of(record: Record) -> str:
+    """The kind's name, a key of `records.KINDS`."""
+    return next(name for name, cls in KINDS.items() if type(record) is cls)
+
+
+def read_records(
+    spec: sources.Spec,
+    kind: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    strict: bool = False,
+    origin: str = "unknown",
+) -> Dataset:
+    """Read a data set into records of one kind.
+
+    In a ranking, `ranking[k]` is the rank of `responses[k]`, 1 the best: [1, 4, 2, 3] puts the
+    first response first and the second one last. Of chosen/rejected rows, whole dialogues with a
+    common beginning are taken apart into prompt and completions.
+
+    Args:
+        spec: a path, hub id, mapping or list, see `alignloop.data.sources`.
+        kind: read rows as this kind, instead of guessing. Labels are never made up: a pair becomes
+            a demonstration only where `sft_target` says so; a prompt may come from any row.
+        columns: {field: column of the file} where the names differ from those in `forms.ALIASES`.
+        strict: the first unusable row is an error.
+        origin: who made the labels, for rows without a provenance of their own.
+
+    Raises:
+        DataError: nothing there, a damaged file, a source without a usable row, or with `strict`
+            the first unusable row.
+    """
+    if kind is not None and kind not in KINDS:
+        raise DataError(f"expected {', '.join(KINDS)}", field="kind", value=kind)
+    if origin not in builders.ORIGINS:
+        raise DataError(f"expected {', '.join(builders.ORIGINS)}", field="origin", value=origin)
+    mapping = forms.check_columns(columns)
+    records: list[Record] = []
+    dropped: list[DataError] = []
+    files: dict[str, dict[str, str | int]] = {}
+    found = kind or ""
+    for source in sources.expand(spec):
+        part = _read_source(source, found, mapping, origin, guess=kind is None)
+        if strict and part.faults:
+            raise part.faults[0]
+        if not part.records:
+            raise _no_usable_row(source.path, part)
+        found = part.kind
+        dropped += part.faults
+        records.extend(sources.repeat(part.records, source.weight))
+        known = files.setdefault(source.path, {"sha256": part.sha256, "rows": 0})
+        known["rows"] = int(known["rows"]) + part.rows
+    if not records:
+        raise DataError("the weights leave no row", field="weight")
+    return Dataset(records, dropped, found, files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one source gave: its kind, usable records, faults by line, rows read, identity."""
+
+    kind: str
+    records: list[Record]
+    faults: list[DataError]
+    rows: int
+    sha256: str
+
+
+def _read_source(
+    source: sources.Source, kind: str, mapping: Mapping[str, str], origin: str, *, guess: bool
+) -> _Part:
+    digest = hashlib.sha256()
+    faults: list[DataError] = []  # of the reader first, then of the records
+    rows = sources.read_source(source, on_fault=faults.append)
+    if source.split is not None:
+        rows = _hashed(rows, digest)
+    head = list(islice(rows, _HEAD))
+    kind = kind or _kind_of_most(head, mapping)
+    records, unusable = [], []
+    for row in chain(head, rows):
+        try:
+            fields = forms.fields_of(row.values, mapping)
+            if guess:
+                found = forms.guess_kind(fields)
+                kind = kind or found
+                _check_kind(found, kind)
+            records.append(builders.build(kind, fields, row.file, row.line, origin))
+        except DataError as fault:
+            unusable.append(_placed(fault, row))
+    identity = sha256_of(Path(source.path)) if source.split is None else digest.hexdigest()
+    everything = sorted(faults + unusable, key=lambda fault: fault.line)
+    return _Part(kind, records, everything, len(records) + len(everything), identity)
+
+
+def _hashed(rows: Iterable[sources.Row], digest: hashlib._Hash) -> Iterator[sources.Row]:
+    for row in rows:
+        digest.update(json.dumps(row.values, ensure_ascii=False, default=str).encode("utf-8", "replace"))
+        yield row
+
+
+def _kind_of_most(rows: Iterable[sources.Row], mapping: Mapping[str, str]) -> str:
+    """The kind most rows have, of equally frequent ones the first seen; empty if none has one."""
+    votes: Counter[str] = Counter()
+    for row in rows:
+        with suppress(DataError):
+            votes[forms.guess_kind(forms.fields_of(row.values, mapping))] += 1
+    return votes.most_common(1)[0][0] if votes else ""
+
+
+def _check_kind(found: str, kind: str) -> None:
+    if found != kind:
+        raise DataError(
+            f"this row is a {found}, most of the first rows are a {kind}; name one with kind",
+            reason="other_kind",
+        )
+
+
+def _placed(fault: DataError, row: sources.Row) -> DataError:
+    return DataError(
+        fault.message,
+        file=row.file,
+        line=row.line,
+        field=fault.field,
+        value=fault.value,
+        reason=fault.reason,
+    )
+
+
+def _no_usable_row(path: str, part: _Part) -> DataError:
+    if not part.faults:
+        return DataError("no usable row: the file has none", file=path, reason="no_usable_row")
+    reasons = Counter(fault.reason for fault in part.faults).most_common()
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    message = f"no usable row of {part.rows} ({counted}); the first: {part.faults[0]}"
+    return DataError(message, file=path, reason="no_usable_row")
+
+
+def record_to_row(record: Record) -> dict[str, object]:
+    """A record as a JSON object, from which `read_records` makes an equal record again."""
+    source = record.provenance
+    provenance = {
+        "file": source.file,
+        "line": source.line,
+        "origin": source.origin,
+        "details": dict(source.details),
+    }
+    if isinstance(record, Document):
+        return {"text": record.text, "provenance": provenance}
+    return {"prompt": _messages(record.prompt), **_body(record), "provenance": provenance}
+
+
+def _body(record: Prompt | Demonstration | Preference | Label | Rating | Ranking) -> dict[str, object]:
+    """The columns beside prompt and provenance; defaults are left out."""
+    match record:
+        case Prompt():
+            row: dict[str, object] = {} if record.answer is None else {"answer": record.answer}
+            return row | (
+                {"constraints": [dict(c) for c in record.constraints]} if record.constraints else {}
+            )
+        case Demonstration():
+            return {"completion": record.completion}
+        case Preference():
+            row = {"chosen": record.chosen, "rejected": record.rejected}
+            row |= {"probability": record.probability} if record.probability != 1 else {}
+            return row | ({"margin": record.margin} if record.margin else {})
+        case Label():
+            return {"completion": record.completion, "label": record.desirable}
+        case Rating():
+            return {"completion": record.completion, "scores": dict(record.scores)}
+        case Ranking():
+            return {"responses": list(record.completions), "ranking": list(record.ranks)}
+
+
+def _messages(prompt: Conversation) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in prompt]
+
+
+def write_records(path: str | Path, records: Sequence[Record]) -> None:
+    """Write records as JSON lines, whole or not at all; an existing file is replaced.
+
+    Raises:
+        DataError: a name that is neither .jsonl nor .jsonl.gz, NaN in a record, or no space left.
+    """
+    target = Path(path)
+    if not target.name.endswith((".jsonl", ".jsonl.gz")):
+        raise DataError("records are written as .jsonl or .jsonl.gz", file=str(path))
+    lines = (json.dumps(record_to_row(r), ensure_ascii=False, allow_nan=False) + "\n" for r in records)
+    try:
+        write_whole(target, lines)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be written ({error})", file=str(path)) from error

@@ -1,0 +1,57 @@
+"""Texts of records, and the normal form in which texts are compared."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from alignloop.records import (
+    Demonstration,
+    Document,
+    Label,
+    Preference,
+    Prompt,
+    Ranking,
+    Rating,
+    Record,
+)
+
+# Chinese and Japanese are written without spaces, so each sign is a word; Korean has spaces.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W_]+(?:['’][^\W_]+)*")
+
+
+def prompt_text(record: Record) -> str:
+    """The prompt's messages, one after the other; a document has none."""
+    return "" if isinstance(record, Document) else "\n\n".join(m.content for m in record.prompt)
+
+
+def prompt_key(record: Record) -> str:
+    """What makes two prompts the same: roles and normalised texts (a document's text)."""
+    if isinstance(record, Document):
+        return normalise(record.text)
+    return "\x1e".join(f"{m.role}\x1f{normalise(m.content)}" for m in record.prompt)
+
+
+def completion_texts(record: Record) -> tuple[str, ...]:
+    """The completions of a record in order; a document's text is one, a prompt has none."""
+    match record:
+        case Document():
+            return (record.text,)
+        case Prompt():
+            return ()
+        case Preference():
+            return (record.chosen, record.rejected)
+        case Ranking():
+            return record.completions
+        case Demonstration() | Label() | Rating():
+            return (record.completion,)
+
+
+def normalise(text: str) -> str:
+    """Compatibility-composed, case-folded, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def words(text: str) -> list[str]:
+    """Words of the normalised text, without punctuation; single signs in Chinese and Japanese."""
+    return _WORD.findall(normalise(text))

@@ -1,0 +1,206 @@
+"""Filters for training data; each returns the kept records and a fault for every dropped one.
+
+A record that a mixing weight repeats (same file and line) is no duplicate of itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from alignloop.data.columns import record_to_row
+from alignloop.data.minhash import first_similar
+from alignloop.data.normal import completion_texts, normalise, prompt_key, prompt_text, words
+from alignloop.errors import DataError
+from alignloop.records import Document, Label, Preference, Record
+
+Filtered = tuple[list[Record], list[DataError]]
+
+
+def _fault(record: Record, reason: str, message: str) -> DataError:
+    return DataError(message, file=record.provenance.file, line=record.provenance.line, reason=reason)
+
+
+def _place(record: Record) -> str:
+    return (
+        f"{record.provenance.file}:{record.provenance.line}" if record.provenance.line else "an earlier row"
+    )
+
+
+def _keep(records: Iterable[Record], check: Callable[[Record], DataError | None]) -> Filtered:
+    kept: list[Record] = []
+    dropped: list[DataError] = []
+    for record in records:
+        fault = check(record)
+        if fault is None:
+            kept.append(record)
+        else:
+            dropped.append(fault)
+    return kept, dropped
+
+
+def exact_duplicates(records: Sequence[Record]) -> Filtered:
+    """Drop records whose content, labels included, an earlier record has."""
+    seen: dict[str, Record] = {}
+
+    def check(record: Record) -> DataError | None:
+        first = seen.setdefault(_content(record, "provenance"), record)
+        if first is record or (first == record and record.provenance.line):
+            return None
+        return _fault(record, "duplicate", f"the same as {_place(first)}")
+
+    return _keep(records, check)
+
+
+def _content(record: Record, *without: str) -> str:
+    row = {name: value for name, value in record_to_row(record).items() if name not in without}
+    return json.dumps(row, ensure_ascii=False, sort_keys=True)
+
+
+def near_duplicates(records: Sequence[Record], threshold: float = 0.8) -> Filtered:
+    """Drop records nearly equal to an earlier one.
+
+    Args:
+        records: any kinds; labels are not compared.
+        threshold: least Jaccard similarity of character 5-grams that the prompts *and* each of the
+            completions must have, in (0, 1].
+    """
+    if not 0 < threshold <= 1:
+        raise DataError("expected a number above 0, at most 1", field="threshold", value=threshold)
+    # rows repeated by a weight are one item here
+    keys = [_content(r) if r.provenance.line else str(k) for k, r in enumerate(records)]
+    items = dict(zip(reversed(keys), reversed(records), strict=True))
+    unique = list(dict.fromkeys(keys))
+    texts = [(prompt_text(items[key]), *completion_texts(items[key])) for key in unique]
+    similar = dict(zip(unique, first_similar(texts, threshold), strict=True))
+    kept: list[Record] = []
+    dropped: list[DataError] = []
+    for key, record in zip(keys, records, strict=True):
+        first = similar[key]
+        if first is None:
+            kept.append(record)
+        else:
+            place = _place(items[unique[first]])
+            dropped.append(_fault(record, "near_duplicate", f"nearly the same as {place}"))
+    return kept, dropped
+
+
+def length_bounds(
+    records: Sequence[Record],
+    *,
+    prompt: tuple[int, int] = (0, 10**9),
+    completion: tuple[int, int] = (1, 10**9),
+) -> Filtered:
+    """Drop records with a prompt or any completion outside the bounds (least, most), in characters."""
+
+    def check(record: Record) -> DataError | None:
+        sizes = [("prompt", len(prompt_text(record)), prompt)]
+        sizes += [("completion", len(text), completion) for text in completion_texts(record)]
+        for what, size, (least, most) in sizes:
+            if not least <= size <= most:
+                reason = f"{what}_too_{'short' if size < least else 'long'}"
+                return _fault(record, reason, f"{what} of {size} characters, wanted {least} to {most}")
+        return None
+
+    return _keep(records, check)
+
+
+def empty_completions(records: Sequence[Record]) -> Filtered:
+    """Drop records with a completion of nothing but white space."""
+
+    def check(record: Record) -> DataError | None:
+        empty = any(not text.strip() for text in completion_texts(record))
+        return _fault(record, "empty_completion", "a completion is empty") if empty else None
+
+    return _keep(records, check)
+
+
+def equal_pairs(records: Sequence[Record]) -> Filtered:
+    """Drop preferences whose two completions are the same up to white space at the ends."""
+
+    def check(record: Record) -> DataError | None:
+        if isinstance(record, Preference) and record.chosen.strip() == record.rejected.strip():
+            return _fault(record, "chosen_is_rejected", "chosen and rejected are the same text")
+        return None
+
+    return _keep(records, check)
+
+
+def contradictions(records: Sequence[Record]) -> Filtered:
+    """Drop preferences of which another row says the opposite, and labels of both values.
+
+    All rows of a contradiction go: which one is right cannot be told. Ties contradict nothing.
+    """
+    verdicts: dict[tuple[str, ...], set[bool]] = defaultdict(set)
+    for record in records:
+        key, verdict = _verdict(record)
+        if verdict is not None:
+            verdicts[key].add(verdict)
+
+    def check(record: Record) -> DataError | None:
+        key, verdict = _verdict(record)
+        if verdict is None or len(verdicts[key]) < 2:
+            return None
+        return _fault(record, "contradiction", "another row judges the same completions the other way")
+
+    return _keep(records, check)
+
+
+def _verdict(record: Record) -> tuple[tuple[str, ...], bool | None]:
+    """What is judged, and how; None if there is nothing to contradict."""
+    match record:
+        case Preference() if record.probability != 0.5 and record.chosen != record.rejected:
+            one, two = sorted((record.chosen, record.rejected))
+            return (prompt_key(record), one, two), (record.chosen == one) == (record.probability > 0.5)
+        case Label():
+            return (prompt_key(record), record.completion), record.desirable
+        case _:
+            return (), None
+
+
+def without_evaluation(
+    records: Sequence[Record], evaluation: Sequence[Record], *, size: int = 8, threshold: float = 0.5
+) -> Filtered:
+    """Drop training records that contain a prompt of the evaluation set.
+
+    A record goes if its prompt equals one (normalised), or if its prompt and completions contain at
+    least `threshold` of the word n-grams of an evaluation prompt. Evaluation prompts of fewer than
+    `size` words are only compared as a whole, lest every "Thank you." be a find.
+
+    Args:
+        records: training data.
+        evaluation: records whose prompts must not be learned; of a dialogue, its last user message.
+        size: words of an n-gram.
+        threshold: share of an evaluation prompt's n-grams in (0, 1].
+    """
+    asked = {normalise(text): record for record in reversed(evaluation) if (text := _last_user(record))}
+    grams = {text: _grams(text, size) for text in asked}
+    holders: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for text, found in grams.items():
+        for gram in found:
+            holders[gram].append(text)
+
+    def check(record: Record) -> DataError | None:
+        own = normalise(_last_user(record))
+        if own in asked:
+            return _fault(record, "in_evaluation", f"its prompt is that of {_place(asked[own])}")
+        whole = "\n".join((prompt_text(record), *completion_texts(record)))
+        hits = Counter(text for gram in _grams(whole, size) for text in holders.get(gram, ()))
+        for text, count in hits.items():
+            if count >= threshold * len(grams[text]):
+                return _fault(record, "in_evaluation", f"contains the prompt of {_place(asked[text])}")
+        return None
+
+    return _keep(records, check)
+
+
+def _last_user(record: Record) -> str:
+    if isinstance(record, Document):
+        return ""
+    return next((m.content for m in reversed(record.prompt) if m.role == "user"), "")
+
+
+def _grams(text: str, size: int) -> set[tuple[str, ...]]:
+    found = words(text)
+    return {tuple(found[k : k + size]) for k in range(len(found) - size + 1)}

@@ -1,0 +1,73 @@
+"""Divide records so that no prompt is on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from alignloop.data.columns import record_to_row
+from alignloop.data.normal import prompt_key
+from alignloop.errors import DataError
+from alignloop.records import Record
+
+
+def split(
+    records: Sequence[Record],
+    fractions: Mapping[str, float],
+    seed: int = 0,
+    by: Literal["prompt", "record"] = "prompt",
+) -> dict[str, list[Record]]:
+    """Divide records into named parts by a hash of their prompt and the seed.
+
+    Where a record goes depends on its own prompt only (normalised: case, white space and Unicode
+    form do not matter), so added rows move no other, and equal prompts stay together. Parts are
+    therefore only about as large as their fraction.
+
+    Args:
+        records: what to divide.
+        fractions: size of each part by name; they sum to 1.
+        seed: another seed, another division.
+        by: `prompt`, or `record` to divide by the whole content.
+
+    Returns:
+        The records of each part, in their order.
+
+    Raises:
+        DataError: fractions that are negative or do not sum to 1, or an unknown `by`.
+    """
+    if (
+        not fractions
+        or min(fractions.values()) < 0
+        or not math.isclose(sum(fractions.values()), 1, abs_tol=1e-9)
+    ):
+        raise DataError(
+            "expected fractions from 0 up that sum to 1", field="fractions", value=dict(fractions)
+        )
+    if by not in ("prompt", "record"):
+        raise DataError("expected prompt or record", field="by", value=by)
+    parts: dict[str, list[Record]] = {name: [] for name in fractions}
+    last = [name for name, fraction in fractions.items() if fraction > 0][-1]
+    for record in records:
+        place = _place(prompt_key(record) if by == "prompt" else _content(record), seed)
+        upper = 0.0
+        for name, fraction in fractions.items():
+            upper += fraction
+            if place < upper or name == last:  # the last takes what rounding leaves
+                parts[name].append(record)
+                break
+    return parts
+
+
+def _place(key: str, seed: int) -> float:
+    """A number in [0, 1), evenly distributed over keys."""
+    digest = hashlib.sha256(f"{seed}\x1d{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _content(record: Record) -> str:
+    row = record_to_row(record)
+    del row["provenance"]
+    return json.dumps(row, ensure_ascii=False, sort_keys=True)

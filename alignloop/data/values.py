@@ -1,0 +1,226 @@
+"""One field of a row as a value: text, conversations, numbers, labels, ranks.
+
+Every function raises DataError without file and line; the reader adds them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from alignloop.errors import DataError
+from alignloop.records import Conversation, Message
+
+INPUT_MARK = "\n\nInput:\n"
+"""Stands between an instruction and its input in a user message; the alpaca template knows it."""
+
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "ai": "assistant",
+}
+_GOOD = frozenset(("good", "true", "1", "1.0", "+1", "desirable", "좋아요", "좋음", "👍"))
+_BAD = frozenset(("bad", "false", "0", "0.0", "-1", "-1.0", "undesirable", "싫어요", "나쁨", "👎"))
+_LABELS = "good/bad, true/false, 1/0 or 좋아요/싫어요"
+_SIDES = {"a": "a", "b": "b", "response_a": "a", "response_b": "b"}
+_SIDES |= dict.fromkeys(("tie", "equal", "same", "=", "무승부", "동점", "비슷"), "tie")
+_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+
+
+def text(value: object, field: str, *, reason_if_empty: str = "") -> str:
+    """A string as it is; with `reason_if_empty`, nothing but white space is a fault of that name."""
+    if not isinstance(value, str):
+        raise DataError(f"expected text, found {_type(value)}", field=field, value=value, reason="wrong_type")
+    if reason_if_empty and not value.strip():
+        raise DataError("expected text, found none", field=field, value=value, reason=reason_if_empty)
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                "holds half a surrogate pair, which is no character", field=field, reason="invalid_unicode"
+            ) from error
+    return value
+
+
+def completion_text(value: object, field: str) -> str:
+    """Text of a completion, which must hold more than white space."""
+    return text(value, field, reason_if_empty="empty_completion")
+
+
+def number(value: object, field: str, low: float, high: float) -> float:
+    """A finite number within [low, high]; digits in a string count (CSV), a truth value does not."""
+    expected = f"expected a number from {low:g} to {high:g}"
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise DataError(expected, field=field, value=value, reason="wrong_type") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"{expected}, found {_type(value)}", field=field, value=value, reason="wrong_type")
+    if not math.isfinite(value) or not low <= value <= high:
+        raise DataError(expected, field=field, value=value, reason="out_of_range")
+    return float(value)
+
+
+def truth(value: object, field: str) -> bool:
+    """True for a good completion, False for a bad one."""
+    if isinstance(value, bool | int | float | str):
+        key = str(value).strip().casefold()
+        if key in _GOOD:
+            return True
+        if key in _BAD:
+            return False
+    raise DataError(f"expected {_LABELS}", field=field, value=value, reason="unknown_label")
+
+
+def side(value: object, field: str) -> str:
+    """`a`, `b` or `tie`."""
+    found = _SIDES.get(value.strip().casefold()) if isinstance(value, str) else None
+    if found is None:
+        raise DataError("expected 'A', 'B' or 'tie'", field=field, value=value, reason="unknown_label")
+    return found
+
+
+def structured(value: object, field: str, kind: type) -> object:
+    """A list or object; a string holding its JSON counts too (CSV)."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DataError(
+                f"broken JSON in the field ({error})", field=field, value=value, reason="wrong_type"
+            ) from error
+    if isinstance(value, Sequence if kind is list else Mapping) and not isinstance(value, str):
+        return value
+    expected = "a list […]" if kind is list else "an object {…}"
+    raise DataError(
+        f"expected {expected}, found {_type(value)}", field=field, value=value, reason="wrong_type"
+    )
+
+
+def texts(value: object, field: str) -> tuple[str, ...]:
+    """At least two completions."""
+    items = structured(value, field, list)
+    assert isinstance(items, Sequence)
+    found = tuple(completion_text(item, f"{field}[{k}]") for k, item in enumerate(items))
+    if len(found) < 2:
+        raise DataError(
+            "expected at least two responses", field=field, value=list(items), reason="too_few_responses"
+        )
+    return found
+
+
+def ranks(value: object, field: str, count: int) -> tuple[int, ...]:
+    """`ranks[k]` is the rank of the k-th response, 1 the best; responses of equal worth share a rank.
+
+    [1, 4, 2, 3] says: the first response is the best, the third comes second, the second is last.
+    With ties, the usual ways of counting on are accepted: 1 2 2 4, 1 3 3 4 and 1 2 2 3.
+    """
+    items = structured(value, field, list)
+    assert isinstance(items, Sequence)
+    meaning = f"expected {count} ranks, one for each response in its place, 1 the best, ties allowed"
+    found = tuple(
+        int(r) for r in items if not isinstance(r, bool) and isinstance(r, int | float) and r == int(r)
+    )
+    if len(found) != len(items) or len(found) != count:
+        raise DataError(meaning, field=field, value=list(items), reason="not_a_ranking")
+    distinct = sorted(set(found))
+    first = tuple(1 + sum(other < r for other in found) for r in found)
+    last = tuple(sum(other <= r for other in found) for r in found)
+    dense = tuple(1 + distinct.index(r) for r in found)
+    if found not in (first, last, dense):
+        raise DataError(
+            f"{meaning}; these are no ranking", field=field, value=list(items), reason="not_a_ranking"
+        )
+    return found
+
+
+def conversation(value: object, field: str) -> Conversation:
+    """Messages from `role`/`content` or ShareGPT's `from`/`value`; a system message only comes first."""
+    items = structured(value, field, list)
+    assert isinstance(items, Sequence)
+    found = tuple(_message(item, f"{field}[{k}]") for k, item in enumerate(items))
+    if not found:
+        raise DataError("expected at least one message", field=field, value=[], reason="empty_prompt")
+    for k, message in enumerate(found):
+        if message.role == "system" and k > 0:
+            raise DataError("a system message must come first", field=f"{field}[{k}]", reason="bad_messages")
+    return found
+
+
+def _message(item: object, field: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise DataError(
+            f"expected a message with role and content, found {_type(item)}",
+            field=field,
+            value=item,
+            reason="bad_messages",
+        )
+    role = item.get("role", item.get("from"))
+    content = item.get("content", item.get("value"))
+    known = _ROLES.get(role.strip().casefold()) if isinstance(role, str) else None
+    if known is None:
+        raise DataError(
+            "expected the role system, user (human) or assistant (gpt)",
+            field=f"{field}.role",
+            value=role,
+            reason="unknown_role",
+        )
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        content = "".join(_part(part, field) for part in content)
+    return Message(known, text(content, f"{field}.content"))
+
+
+def _part(part: object, field: str) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "text":
+        return text(part.get("text"), f"{field}.content.text")
+    raise DataError("only text parts can be read", field=f"{field}.content", value=part, reason="not_text")
+
+
+def is_transcript(value: object) -> bool:
+    """Whether a string is a dialogue that begins with '\\n\\nHuman:' (or Assistant)."""
+    return isinstance(value, str) and _TURN.match(value) is not None
+
+
+def transcript(value: str, field: str) -> Conversation:
+    """Messages of a '\\n\\nHuman: … \\n\\nAssistant: …' dialogue, white space around turns removed."""
+    pieces = _TURN.split(text(value, field))
+    turns = zip(pieces[1::2], pieces[2::2], strict=True)
+    return tuple(Message("user" if who == "Human" else "assistant", said.strip()) for who, said in turns)
+
+
+def check_prompt(messages: Conversation, field: str) -> Conversation:
+    """A prompt ends with a user message that says something.
+
+    Raises:
+        DataError: it does not; reasons `empty_prompt`, `prompt_not_user`.
+    """
+    if not messages or not any(m.content.strip() for m in messages if m.role != "system"):
+        raise DataError("expected text, found none", field=field, reason="empty_prompt")
+    if messages[-1].role != "user":
+        raise DataError(
+            "a prompt must end with a user message",
+            field=field,
+            value=messages[-1].role,
+            reason="prompt_not_user",
+        )
+    return messages
+
+
+def _type(value: object) -> str:
+    names = {type(None): "nothing", bool: "true/false", int: "a number", float: "a number", str: "text"}
+    return names.get(
+        type(value),
+        "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "other",
+    )

@@ -1,0 +1,257 @@
+"""Judging: open the next item, submit, undo, redo, save a draft.
+
+Each operation is a function of a connection inside a transaction that `run` opens, so that a server
+can put many annotators' operations into one commit. All checks of an operation come before its first
+write; a Rejected operation therefore leaves nothing behind while its neighbours are committed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from alignloop.feedback import ledger
+from alignloop.feedback.assign import Queue, display_order
+from alignloop.feedback.database import unavailable
+from alignloop.feedback.exchange import Progress, Receipt, Session, Submission, Task
+from alignloop.feedback.faults import Rejected
+from alignloop.feedback.project import Project, Settings
+from alignloop.feedback.schema import assignments, drafts, items
+from alignloop.feedback.store import Store, log
+
+LOCK_ATTEMPTS = 3
+RELOAD_S = 60.0
+"""An annotator without work makes the queue look for expired leases this often, in seconds."""
+
+_T = TypeVar("_T")
+Job = Callable[[Connection], _T]
+
+
+class Desk:
+    """The one writer of judgements; owns the queues of every project. Not for several threads at once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.queues: dict[int, Queue] = {}
+
+    def run(self, jobs: Sequence[Job]) -> list[Any]:
+        """Carry out operations in one transaction.
+
+        Returns:
+            For each job its result, or the exception that is its answer: Rejected for this job alone,
+            StoreUnavailable when the database could not commit (then nothing of the batch was written).
+        """
+        for attempt in range(1, LOCK_ATTEMPTS + 1):
+            try:
+                return self._transaction(jobs)
+            except DBAPIError as error:
+                fault = unavailable(error)
+                if fault is None:
+                    return [error] if len(jobs) == 1 else [self.run([job])[0] for job in jobs]
+                if fault.reason != "locked" or attempt == LOCK_ATTEMPTS:
+                    return [fault] * len(jobs)
+        raise AssertionError("the loop returns")
+
+    def _transaction(self, jobs: Sequence[Job]) -> list[Any]:
+        committed = False
+        try:
+            with self.store.writes.begin() as connection:
+                results = [_outcome(job, connection) for job in jobs]
+            committed = True
+            return results
+        finally:
+            if not committed:
+                # What the queues reserved in this transaction did not happen.
+                self.queues.clear()
+
+    def call(self, job: Job[_T]) -> _T:
+        """One operation in its own transaction; raises what `run` would return."""
+        (result,) = self.run([job])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def next(self, connection: Connection, session: Session) -> Receipt:
+        """The task to do now; the same one until it is judged."""
+        queue = self._queue(connection, ledger.authorised(connection, session))
+        return self._receipt(connection, queue, session.annotator_id)
+
+    def submit(self, connection: Connection, session: Session, sent: Submission) -> Receipt:
+        """Store a judgement or a skip, and open the next task.
+
+        Raises:
+            Rejected: 403 access ended, 404 no such task of one's own, 409 the task was judged meanwhile
+                elsewhere, 410 withdrawn, 422 the answer does not fit the task.
+        """
+        who = ledger.authorised(connection, session)
+        row = ledger.own_assignment(connection, session, sent.assignment_id)
+        queue = None if row.kind == "adjudication" else self._queue(connection, who)
+        # Read before the first write: a state read afterwards would count this judgement twice.
+        state = None if queue is None else queue.state(connection, session.annotator_id)
+        stored = connection.execute(ledger.BY_KEY, {"key": sent.key}).one_or_none()
+        if stored is not None:
+            if stored.assignment_id != row.id:
+                raise Rejected("this key was used for another task", status=409, reason="conflict")
+            return self._receipt(connection, queue, session.annotator_id, stored.id)
+        if row.withdrawn is not None or row.state == "released":
+            raise Rejected("the owner has withdrawn this item", status=410, reason="withdrawn")
+        if row.current_id != sent.expected or row.state != "open":
+            raise Rejected("this item was judged in another window", status=409, reason="conflict")
+        fields = ledger.checked(row, sent)
+        judgement_id = ledger.append(connection, row, key=sent.key, **fields)
+        if row.draft_updated is not None:
+            connection.execute(delete(drafts).where(drafts.c.assignment_id == row.id))
+        if queue is None or state is None:
+            log(connection, "adjudicated", actor=who.name, project_id=row.project_id, item=row.item_id)
+            return Receipt(judgement_id, None, Progress())
+        if row.kind == "item" and row.version is None and fields["action"] == "judge":
+            state.history.append(row.item_id)
+        _count(queue, connection, row, skipped=fields["action"] == "skip", sign=1)
+        state.redo = 0
+        return self._receipt(connection, queue, session.annotator_id, judgement_id)
+
+    def undo(self, connection: Connection, session: Session, key: str) -> Receipt:
+        """Take the last judgement back (a new row says so) and show its item again."""
+        who = ledger.authorised(connection, session)
+        queue = self._queue(connection, who)
+        state = queue.state(connection, session.annotator_id)
+        if connection.execute(ledger.BY_KEY, {"key": key}).one_or_none() is None:
+            row = connection.execute(ledger.LAST_JUDGED, {"annotator_id": session.annotator_id}).one_or_none()
+            if row is None:
+                raise Rejected("there is nothing to undo", status=409, reason="undo")
+            _count(queue, connection, row, skipped=row.state == "skipped", sign=-1)
+            state.redo += 1
+            ledger.append(connection, row, key=key, action="undo")
+        return self._receipt(connection, queue, session.annotator_id)
+
+    def redo(self, connection: Connection, session: Session, key: str) -> Receipt:
+        """Put the judgement back that was undone last; not after a new judgement."""
+        who = ledger.authorised(connection, session)
+        queue = self._queue(connection, who)
+        state = queue.state(connection, session.annotator_id)
+        if connection.execute(ledger.BY_KEY, {"key": key}).one_or_none() is None:
+            row = connection.execute(
+                ledger.LAST_RETRACTED, {"annotator_id": session.annotator_id}
+            ).one_or_none()
+            if row is None or state.redo == 0:
+                raise Rejected("there is nothing to redo", status=409, reason="redo")
+            before = ledger.superseded(connection, row.current_id)
+            ledger.append(
+                connection,
+                row,
+                key=key,
+                action="redo",
+                answer=before.answer,
+                skip_reason=before.skip_reason,
+                flagged=before.flagged,
+                note=before.note,
+                seconds=before.seconds,
+            )
+            _count(queue, connection, row, skipped=before.answer is None, sign=1)
+            state.redo -= 1
+        return self._receipt(connection, queue, session.annotator_id)
+
+    def save_draft(self, connection: Connection, session: Session, assignment_id: int, body: dict) -> None:
+        """Keep what was typed and not submitted; a draft of a task no longer open is dropped."""
+        ledger.authorised(connection, session)
+        row = ledger.own_assignment(connection, session, assignment_id)
+        if row.state != "open":
+            return
+        values = {"body": body, "updated": time.time()}
+        if row.draft_updated is None:
+            connection.execute(insert(drafts).values(assignment_id=row.id, **values))
+        else:
+            connection.execute(update(drafts).where(drafts.c.assignment_id == row.id).values(values))
+
+    def adjudicate(self, connection: Connection, session: Session, item_id: int) -> Task:
+        """Open an item for the owner's deciding judgement; one already made is ledger.shown as `previous`."""
+        who = ledger.authorised(connection, session)
+        item = connection.execute(select(items).where(items.c.id == item_id)).one_or_none()
+        if who.role != "owner" or item is None:
+            raise Rejected("there is no such item", status=404, reason="item")
+        mine = (assignments.c.annotator_id == who.id, assignments.c.item_id == item_id)
+        assignment_id = connection.scalar(select(assignments.c.id).where(*mine))
+        if assignment_id is None:
+            order = display_order(len(item.answers), seed=0, annotator_id=who.id, item_id=item_id)
+            assignment_id = ledger.open_assignment(
+                connection, item.project_id, who.id, item_id, "adjudication", 0, 0, order
+            )
+        row = connection.execute(ledger.ASSIGNMENT_BY_ID, {"assignment_id": assignment_id}).one()
+        if row.state != "open":
+            ledger.append(connection, row, key=f"reopen-{row.id}-{row.version}", action="undo")
+        return ledger.shown(
+            connection, connection.execute(ledger.SHOWN_BY_ID, {"assignment_id": assignment_id}).one()
+        )
+
+    def _queue(self, connection: Connection, who: Row) -> Queue:
+        if who.project_id is None:
+            raise Rejected("owners have no tasks of their own", status=403, reason="role")
+        queue = self.queues.get(who.project_id)
+        if queue is None or queue.project.revision != who.revision:
+            settings = Settings.from_json(who.settings)
+            project = Project(
+                who.project_id, who.project_name, who.task, settings, who.guideline_version, who.revision
+            )
+            queue = self.queues[who.project_id] = Queue.load(connection, project)
+        return queue
+
+    def _receipt(
+        self, connection: Connection, queue: Queue | None, annotator_id: int, judgement_id: int | None = None
+    ) -> Receipt:
+        if queue is None:
+            return Receipt(judgement_id, None, Progress())
+        row = connection.execute(ledger.OPEN_TASK, {"annotator_id": annotator_id}).one_or_none()
+        if row is None:
+            row = self._open_next(connection, queue, annotator_id)
+        if row is None and time.time() - queue.loaded > RELOAD_S:
+            queue = self.queues[queue.project.id] = Queue.load(connection, queue.project)
+            row = self._open_next(connection, queue, annotator_id)
+        state = queue.state(connection, annotator_id)
+        progress = Progress(
+            state.done, state.skipped, queue.remaining, state.done + state.skipped > 0, state.redo > 0
+        )
+        return Receipt(judgement_id, None if row is None else ledger.shown(connection, row), progress)
+
+    def _open_next(self, connection: Connection, queue: Queue, annotator_id: int) -> Row | None:
+        drawn = queue.draw(connection, annotator_id)
+        if drawn is None:
+            return None
+        item_id, kind = drawn
+        round_ = int(kind == "repeat")
+        answers = connection.scalar(
+            select(func.json_array_length(items.c.answers)).where(items.c.id == item_id)
+        )
+        order = display_order(
+            answers or 0,
+            seed=queue.project.settings.seed,
+            annotator_id=annotator_id,
+            item_id=item_id,
+            round=round_,
+        )
+        seq = queue.state(connection, annotator_id).seq
+        new_id = ledger.open_assignment(
+            connection, queue.project.id, annotator_id, item_id, kind, round_, seq, order
+        )
+        return connection.execute(ledger.SHOWN_BY_ID, {"assignment_id": new_id}).one()
+
+
+def _outcome(job: Job, connection: Connection) -> object:
+    try:
+        return job(connection)
+    except Rejected as error:
+        return error
+
+
+def _count(queue: Queue, connection: Connection, row: Row, *, skipped: bool, sign: int) -> None:
+    """Keep the queue in step with a judgement made (sign 1) or taken back (−1)."""
+    state = queue.state(connection, row.annotator_id)
+    if skipped:
+        state.skipped += sign
+        if row.kind == "item":
+            queue.take(row.item_id, -sign)
+    else:
+        state.done += sign

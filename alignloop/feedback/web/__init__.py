@@ -1,0 +1,1 @@
+"""The labelling page: a small starlette application over the store."""

@@ -1,0 +1,256 @@
+"""Routes of the people who judge: sign in, the page, and what its script calls."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from alignloop.feedback import people
+from alignloop.feedback.exchange import Session, Submission
+from alignloop.feedback.faults import Rejected
+from alignloop.feedback.ledger import MAX_NOTE
+from alignloop.feedback.project import clean
+from alignloop.feedback.web.render import render
+from alignloop.feedback.web.security import SESSION_COOKIE, SESSION_S, check_csrf, check_same_origin
+from alignloop.feedback.web.site import (
+    Asker,
+    Site,
+    asker_of,
+    form_text,
+    language_of,
+    page,
+    receipt_json,
+    signed_in,
+    site_of,
+    task_json,
+)
+from alignloop.feedback.web.texts import LANGUAGES, TEXTS
+
+MAX_DRAFT = 300_000
+"""Longest draft, in characters of JSON."""
+
+
+async def home(request: Request) -> Response:
+    """The task page of an annotator; the projects for an owner; otherwise how to get in."""
+    asker = await asker_of(request)
+    if asker is None:
+        return page(request, "login.html", token="")
+    if asker.annotator.role == "owner":
+        return RedirectResponse("/owner", 303)
+    return await label_page(request, asker, asker.annotator.project_id)
+
+
+async def label_page(
+    request: Request,
+    asker: Asker,
+    project_id: int | None,
+    *,
+    item_id: int | None = None,
+    votes: object = None,
+) -> Response:
+    """The page on which tasks are judged; with an item, for the owner's deciding judgement."""
+    store = site_of(request).store
+    project = await run_in_threadpool(store.project, project_id)
+    guidelines = await run_in_threadpool(store.guidelines, project)
+    texts = TEXTS[language_of(request, asker)]
+    config = {
+        "task": project.task,
+        "attributes": list(project.settings.attributes),
+        "annotator": asker.annotator.id,
+        "item": item_id,
+        "back": f"/owner/{project.id}",
+        "texts": {key: text for key, text in texts.items() if key.startswith("js_")},
+    }
+    return page(
+        request,
+        "label.html",
+        asker=asker,
+        project=project,
+        guidelines=render(guidelines),
+        config=config,
+        votes=votes,
+    )
+
+
+async def invitation(request: Request) -> Response:
+    """An invitation link: a button that signs in, so that a link preview does not."""
+    return page(request, "login.html", token=request.path_params["token"])
+
+
+async def login(request: Request) -> Response:
+    """Exchange an invitation token for a session."""
+    site = site_of(request)
+    check_same_origin(request)
+    client = request.client.host if request.client else ""
+    site.limit.check(client)
+    form = await request.form(max_files=0, max_fields=5)
+    # People also paste the whole link.
+    token = form_text(form, "token").strip().rsplit("/", 1)[-1]
+    annotator = await run_in_threadpool(people.by_token, site.store, token)
+    if annotator is None:
+        site.limit.failed(client)
+        await run_in_threadpool(site.store.log, "sign-in refused", actor=f"client {client}")
+        return page(request, "login.html", status=403, token="", failed=True)
+    await run_in_threadpool(
+        site.store.log, "signed in", actor=annotator.name, project_id=annotator.project_id, client=client
+    )
+    response = RedirectResponse("/", 303)
+    response.set_cookie(
+        SESSION_COOKIE,
+        site.sessions.issue(annotator.id, annotator.epoch),
+        max_age=SESSION_S,
+        httponly=True,
+        samesite="lax",
+        secure=request.url.scheme == "https",
+    )
+    return response
+
+
+@signed_in
+async def logout(request: Request, asker: Asker) -> Response:
+    """End this browser's session."""
+    response = RedirectResponse("/", 303)
+    response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="lax")
+    return response
+
+
+@signed_in
+async def set_language(request: Request, asker: Asker) -> Response:
+    """Read the page in another language."""
+    language = form_text(request.state.form, "language")
+    if language not in LANGUAGES:
+        raise Rejected("unknown language", status=422, reason="language")
+    await run_in_threadpool(people.set_language, site_of(request).store, asker.annotator.id, language)
+    response = RedirectResponse("/", 303)
+    response.set_cookie("lang", language, max_age=365 * 24 * 3600, samesite="lax")
+    return response
+
+
+@signed_in
+async def api_next(request: Request, asker: Asker) -> Response:
+    """The task to do now."""
+    site = site_of(request)
+    return await receipt_json(await site.writer.do(lambda c: site.desk.next(c, asker.session)))
+
+
+async def api_judge(request: Request) -> Response:
+    """Store a judgement. The desk looks the annotator up itself, in the same transaction."""
+    site, visitor, body = await _writing(request)
+    sent = _submission(body)
+    return await receipt_json(await site.writer.do(lambda c: site.desk.submit(c, visitor, sent)))
+
+
+async def api_undo(request: Request) -> Response:
+    """Take the last judgement back."""
+    site, visitor, body = await _writing(request)
+    key = _text(body, "key", 64)
+    return await receipt_json(await site.writer.do(lambda c: site.desk.undo(c, visitor, key)))
+
+
+async def api_redo(request: Request) -> Response:
+    """Put the last judgement that was taken back in force again."""
+    site, visitor, body = await _writing(request)
+    key = _text(body, "key", 64)
+    return await receipt_json(await site.writer.do(lambda c: site.desk.redo(c, visitor, key)))
+
+
+async def api_draft(request: Request) -> Response:
+    """Keep unsent input."""
+    site, visitor, body = await _writing(request)
+    draft = body.get("draft")
+    if not isinstance(draft, dict) or len(json.dumps(draft, ensure_ascii=False)) > MAX_DRAFT:
+        raise Rejected("the draft is too large or not an object", status=422, reason="draft")
+    task_id = _integer(body, "assignment")
+    await site.writer.do(lambda c: site.desk.save_draft(c, visitor, task_id, draft))
+    return JSONResponse({"saved": True})
+
+
+@signed_in
+async def api_adjudicate(request: Request, asker: Asker) -> Response:
+    """Open an item for the owner's deciding judgement."""
+    site, item_id = site_of(request), _integer(request.path_params, "item")
+    task = await site.writer.do(lambda c: site.desk.adjudicate(c, asker.session, item_id))
+    return JSONResponse({"task": await task_json(task), "progress": {}})
+
+
+async def _writing(request: Request) -> tuple[Site, Session, dict[str, Any]]:
+    """State, signed session and JSON body of a script's writing request."""
+    site = site_of(request)
+    visitor = site.sessions.read(request)
+    if visitor is None:
+        raise Rejected("sign in with your invitation link", status=403, reason="session")
+    check_csrf(request, visitor)
+    return site, Session(visitor.annotator_id, visitor.epoch), json_object(await request.body())
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """A JSON object of real Unicode text and finite numbers.
+
+    Raises:
+        Rejected: 400.
+    """
+    try:
+        body = json.loads(raw, parse_constant=_no_constant)
+        if b"\\ud" in raw.lower():
+            json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise Rejected("the request is not valid JSON", reason="json") from error
+    if not isinstance(body, dict):
+        raise Rejected("the request is not a JSON object", reason="json")
+    return body
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _submission(body: dict[str, Any]) -> Submission:
+    answer, skip, seconds = body.get("answer"), body.get("skip"), body.get("seconds", 0)
+    if not (answer is None or isinstance(answer, dict)) or not (skip is None or isinstance(skip, str)):
+        raise Rejected("answer must be an object, skip a text", status=422, reason="answer")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
+        raise Rejected("seconds must be a number", status=422, reason="answer")
+    return Submission(
+        assignment_id=_integer(body, "assignment"),
+        key=_text(body, "key", 64),
+        expected=None if body.get("expected") is None else _integer(body, "expected"),
+        answer=answer,
+        skip_reason=skip,
+        flagged=body.get("flagged") is True,
+        note=_text(body, "note", MAX_NOTE) if body.get("note") else "",
+        seconds=float(seconds),
+    )
+
+
+def _integer(body: dict[str, Any], name: str) -> int:
+    value = body.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+        raise Rejected(f"{name} must be a positive whole number", status=422, reason="answer")
+    return value
+
+
+def _text(body: dict[str, Any], name: str, longest: int) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= longest:
+        raise Rejected(f"{name} must be a text of 1 to {longest} characters", status=422, reason="answer")
+    return clean(value)
+
+
+ROUTES = [
+    Route("/", home),
+    Route("/invite/{token}", invitation),
+    Route("/login", login, methods=["POST"]),
+    Route("/logout", logout, methods=["POST"]),
+    Route("/language", set_language, methods=["POST"]),
+    Route("/api/next", api_next, methods=["POST"]),
+    Route("/api/judge", api_judge, methods=["POST"]),
+    Route("/api/undo", api_undo, methods=["POST"]),
+    Route("/api/redo", api_redo, methods=["POST"]),
+    Route("/api/draft", api_draft, methods=["POST"]),
+    Route("/api/adjudicate/{item:int}", api_adjudicate, methods=["POST"]),
+]

@@ -1,0 +1,66 @@
+"""The labelling application: routes, guards, the writer's life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from alignloop.feedback.desk import Desk
+from alignloop.feedback.faults import Rejected, StoreUnavailable
+from alignloop.feedback.store import Store
+from alignloop.feedback.web import annotate, owner
+from alignloop.feedback.web.security import Guard, RateLimit, Sessions
+from alignloop.feedback.web.site import Site, make_templates, on_fault, static_files
+from alignloop.feedback.writer import Writer
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def create_app(
+    store: Store, *, secret: bytes, allowed_hosts: Sequence[str] = LOCAL_HOSTS, limit: RateLimit | None = None
+) -> Guard:
+    """The application over an open store.
+
+    Args:
+        store: where everything is kept; the application is its one writer of judgements.
+        secret: key of the session cookies, at least 32 random bytes.
+        allowed_hosts: host names under which the server answers; `*` for any.
+        limit: of failed sign-ins per client.
+
+    Returns:
+        An ASGI application.
+    """
+    if len(secret) < 32:
+        raise ValueError("the session key needs 32 bytes")
+    files = static_files()
+
+    async def static(request: Request) -> Response:
+        if request.path_params["name"] not in files:
+            return PlainTextResponse("not found", 404)
+        content, kind = files[request.path_params["name"]]
+        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    async def health(request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        desk = Desk(store)
+        writer = Writer(desk)
+        app.state.site = Site(store, desk, writer, Sessions(secret), limit or RateLimit(), make_templates())
+        yield
+        await writer.close()
+
+    fixed = [Route("/static/{name}", static), Route("/health", health)]
+    app = Starlette(
+        routes=[*annotate.ROUTES, *owner.ROUTES, *fixed],
+        lifespan=lifespan,
+        exception_handlers={Rejected: on_fault, StoreUnavailable: on_fault, HTTPException: on_fault},
+    )
+    return Guard(app, allowed_hosts=allowed_hosts)

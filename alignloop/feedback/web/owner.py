@@ -1,0 +1,257 @@
+"""Routes of the owner: numbers, people, settings, disagreements, items, export, audit log."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from urllib.parse import urlencode
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from alignloop.data.columns import record_to_row
+from alignloop.feedback import people
+from alignloop.feedback.export import DERIVED, NATIVE, Filters, records
+from alignloop.feedback.faults import Rejected
+from alignloop.feedback.overview import overview
+from alignloop.feedback.project import Project, Settings
+from alignloop.feedback.store import Store
+from alignloop.feedback.votes import Vote, item_rows, live_votes
+from alignloop.feedback.web.annotate import label_page
+from alignloop.feedback.web.render import render
+from alignloop.feedback.web.site import Asker, form_text, owners_only, page, site_of
+
+MAX_GUIDELINES = 50_000
+SHOWN = 100
+"""Rows of a list on the owner's page."""
+
+
+async def _project(request: Request) -> Project:
+    number = request.path_params["project"]
+    if not 0 < number < 2**31:
+        raise Rejected("there is no such project", status=404, reason="missing")
+    return await run_in_threadpool(site_of(request).store.project, number)
+
+
+def _back(project: Project, anchor: str = "") -> RedirectResponse:
+    return RedirectResponse(f"/owner/{project.id}{anchor}", 303)
+
+
+@owners_only
+async def projects(request: Request, asker: Asker) -> Response:
+    """All projects; straight to the only one."""
+    found = await run_in_threadpool(site_of(request).store.projects)
+    if len(found) == 1:
+        return _back(found[0])
+    return page(request, "projects.html", asker=asker, projects=found)
+
+
+@owners_only
+async def dashboard(request: Request, asker: Asker) -> Response:
+    """The owner's page of a project."""
+    return await _dashboard(request, asker)
+
+
+async def _dashboard(request: Request, asker: Asker, *, link: str = "", name: str = "") -> Response:
+    store, project = site_of(request).store, await _project(request)
+    numbers = await run_in_threadpool(overview, store, project)
+    guidelines = await run_in_threadpool(store.guidelines, project)
+    log = await run_in_threadpool(lambda: store.audit_log(project, limit=SHOWN))
+    kinds = [NATIVE[project.task], *(kind for task, kind in DERIVED if task == project.task)]
+    return page(
+        request,
+        "owner.html",
+        asker=asker,
+        project=project,
+        o=numbers,
+        guidelines=guidelines,
+        log=log,
+        kinds=kinds,
+        shown=SHOWN,
+        link=link,
+        link_name=name,
+        number_settings=[f.name for f in fields(Settings) if f.name not in ("attributes", "currency")],
+    )
+
+
+@owners_only
+async def invite(request: Request, asker: Asker) -> Response:
+    """Invite an annotator; the link is shown on this answer and never again."""
+    store, project, form = site_of(request).store, await _project(request), request.state.form
+    name, language = form_text(form, "name"), form_text(form, "language", "en")
+    _, token = await run_in_threadpool(lambda: people.invite(store, project, name, language=language))
+    return await _dashboard(request, asker, link=str(request.url_for("invitation", token=token)), name=name)
+
+
+@owners_only
+async def new_link(request: Request, asker: Asker) -> Response:
+    """Replace an annotator's link."""
+    store, person = site_of(request).store, await _person(request)
+    token = await run_in_threadpool(lambda: people.new_link(store, person, actor=asker.annotator.name))
+    found = await run_in_threadpool(people.find, store, person)
+    name = found.name if found else ""
+    return await _dashboard(request, asker, link=str(request.url_for("invitation", token=token)), name=name)
+
+
+@owners_only
+async def remove(request: Request, asker: Asker) -> Response:
+    """End an annotator's access."""
+    store, person = site_of(request).store, await _person(request)
+    await run_in_threadpool(lambda: people.remove(store, person, actor=asker.annotator.name))
+    return _back(await _project(request), "#people")
+
+
+async def _person(request: Request) -> int:
+    """Id of an annotator of this project."""
+    project, number = await _project(request), request.path_params["person"]
+    known = await run_in_threadpool(people.list_annotators, site_of(request).store, project)
+    if number not in [annotator.id for annotator in known]:
+        raise Rejected("there is no such annotator", status=404, reason="missing")
+    return number
+
+
+@owners_only
+async def change_settings(request: Request, asker: Asker) -> Response:
+    """Change overlap, checks, prices, attributes."""
+    store, project, form = site_of(request).store, await _project(request), request.state.form
+    values: dict[str, object] = {"currency": form_text(form, "currency", "$")[:8]}
+    if project.task == "scores":
+        names = form_text(form, "attributes").split(",")
+        values["attributes"] = tuple(name.strip() for name in names if name.strip())
+    for field in fields(Settings):
+        text = form_text(form, field.name)
+        if field.name not in ("attributes", "currency") and text:
+            values[field.name] = _number(field.name, text, whole=isinstance(field.default, int))
+    settings = replace(project.settings, **values)
+    await run_in_threadpool(lambda: store.change_settings(project, settings, actor=asker.annotator.name))
+    return _back(project, "#settings")
+
+
+def _number(name: str, text: str, *, whole: bool) -> float:
+    try:
+        return int(text) if whole else float(text)
+    except ValueError as error:
+        raise Rejected(
+            f"{name} must be a number, not '{text[:40]}'", status=422, reason="settings"
+        ) from error
+
+
+@owners_only
+async def change_guidelines(request: Request, asker: Asker) -> Response:
+    """Publish a new version of the guidelines."""
+    store, project = site_of(request).store, await _project(request)
+    text = form_text(request.state.form, "text").replace("\r\n", "\n")
+    if len(text) > MAX_GUIDELINES:
+        raise Rejected(f"guidelines have at most {MAX_GUIDELINES} characters", status=422, reason="size")
+    await run_in_threadpool(lambda: store.change_guidelines(project, text, actor=asker.annotator.name))
+    return _back(project, "#settings")
+
+
+@owners_only
+async def item(request: Request, asker: Asker) -> Response:
+    """One item with its models and judgements."""
+    store, project = site_of(request).store, await _project(request)
+    row, votes = await run_in_threadpool(_item, store, project, request.path_params["item"])
+    shown = [{"model": a["model"], "html": render(a["text"])} for a in row.answers]
+    prompt = [{"role": m["role"], "html": render(m["content"])} for m in row.prompt]
+    texts = [_said(project.task, vote) for vote in votes]
+    return page(
+        request,
+        "item.html",
+        asker=asker,
+        project=project,
+        item=row,
+        prompt=prompt,
+        answers=shown,
+        votes=list(zip(votes, texts, strict=True)),
+    )
+
+
+@owners_only
+async def adjudicate(request: Request, asker: Asker) -> Response:
+    """The task page for the owner's deciding judgement; the votes are there, folded away."""
+    store, project = site_of(request).store, await _project(request)
+    row, votes = await run_in_threadpool(_item, store, project, request.path_params["item"])
+    said = [{"name": v.annotator, "text": _said(project.task, v), "note": v.note} for v in votes]
+    return await label_page(request, asker, project.id, item_id=row.id, votes=said)
+
+
+def _item(store: Store, project: Project, item_id: int):
+    with store.reading() as connection:
+        row = item_rows(connection, [item_id]).get(item_id) if item_id < 2**31 else None
+        if row is None or row.project_id != project.id:
+            raise Rejected("there is no such item", status=404, reason="missing")
+        return row, live_votes(connection, project.id, item_id=item_id)
+
+
+def _said(task: str, vote: Vote) -> str:
+    """A judgement in short, answers numbered in the item's order."""
+    answer = vote.answer
+    if task == "pair":
+        if answer["both_bad"]:
+            return "✕ ✕"
+        return {2: "1 ≫ 2", 1: "1 > 2", 0: "1 = 2", -1: "2 > 1", -2: "2 ≫ 1"}[answer["preference"]]
+    if task == "ranking":
+        return ", ".join(f"{k}: {rank}" for k, rank in enumerate(answer["ranks"], start=1))
+    if task == "scores":
+        return "; ".join(f"{name} {values}" for name, values in answer["scores"].items())
+    if task == "thumbs":
+        return " ".join("✓" if good else "✕" for good in answer["thumbs"])
+    return answer["text"]
+
+
+@owners_only
+async def withdraw(request: Request, asker: Asker) -> Response:
+    """Take an item out."""
+    store, project, item_id = site_of(request).store, await _project(request), request.path_params["item"]
+    await run_in_threadpool(_item, store, project, item_id)
+    reason = form_text(request.state.form, "reason")[:500]
+    actor = asker.annotator.name
+    await run_in_threadpool(lambda: store.withdraw(project, [item_id], reason=reason, actor=actor))
+    return _back(project)
+
+
+@owners_only
+async def export(request: Request, asker: Asker) -> Response:
+    """Download the judgements as JSON lines."""
+    store, project, query = site_of(request).store, await _project(request), request.query_params
+    kind = query.get("kind") or NATIVE[project.task]
+    votes = "mean" if query.get("votes") == "mean" and project.task == "pair" else "each"
+    agreement = _number("min_agreement", query.get("min_agreement") or "0", whole=False)
+    filters = Filters(
+        votes=votes,
+        min_agreement=agreement,
+        ties=query.get("ties") == "on",
+        both_bad=query.get("both_bad") == "on",
+        flagged=query.get("flagged") == "on",
+    )
+    derive = kind != NATIVE[project.task] and query.get("derive") == "on"
+    made = await run_in_threadpool(lambda: records(store, project, kind, filters=filters, derive=derive))
+    actor, details = asker.annotator.name, {"kind": kind, "records": len(made.records)}
+    await run_in_threadpool(lambda: store.log("export", actor=actor, project_id=project.id, **details))
+    lines = (json.dumps(record_to_row(r), ensure_ascii=False) + "\n" for r in made.records)
+    # A fixed name: a project's own may hold anything.
+    name = f"project-{project.id}-{kind}.jsonl"
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "X-Left-Out": urlencode({k: str(v) for k, v in made.left_out.items()}),
+    }
+    return Response("".join(lines), media_type="application/jsonl; charset=utf-8", headers=headers)
+
+
+_P = "/owner/{project:int}"
+ROUTES = [
+    Route("/owner", projects),
+    Route(_P, dashboard),
+    Route(_P + "/people", invite, methods=["POST"]),
+    Route(_P + "/people/{person:int}/link", new_link, methods=["POST"]),
+    Route(_P + "/people/{person:int}/remove", remove, methods=["POST"]),
+    Route(_P + "/settings", change_settings, methods=["POST"]),
+    Route(_P + "/guidelines", change_guidelines, methods=["POST"]),
+    Route(_P + "/items/{item:int}", item),
+    Route(_P + "/items/{item:int}/adjudicate", adjudicate),
+    Route(_P + "/items/{item:int}/withdraw", withdraw, methods=["POST"]),
+    Route(_P + "/export", export),
+]

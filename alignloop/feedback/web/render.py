@@ -1,0 +1,60 @@
+"""Markdown of prompts, answers and guidelines as HTML that can do nothing.
+
+Answers are hostile input: raw HTML stays text, links do not lead anywhere, images are not loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from html import escape
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
+
+MAX_RENDERED = 20_000
+"""Longer texts are shown as they are: rendering them would hold up the page."""
+
+
+def _open_link(
+    self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    return f'<span class="link" title="{escape(str(tokens[index].attrGet("href") or ""))}">'
+
+
+def _close_link(
+    self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    return "</span>"
+
+
+def _image(
+    self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    source = escape(str(tokens[index].attrGet("src") or ""))
+    return f'<span class="image" title="{source}">▣ {escape(tokens[index].content)}</span>'
+
+
+def _markdown() -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False, "linkify": False, "breaks": True, "maxNesting": 20})
+    parser.enable(["table", "strikethrough"])
+    parser.add_render_rule("link_open", _open_link)
+    parser.add_render_rule("link_close", _close_link)
+    parser.add_render_rule("image", _image)
+    return parser
+
+
+_PARSER = _markdown()
+_ALIGNMENT = re.compile(r'style="text-align:(left|right|center)"')
+
+
+@lru_cache(maxsize=1024)
+def render(text: str) -> str:
+    """Safe HTML of a Markdown text; a very long text comes as one preformatted block."""
+    if len(text) > MAX_RENDERED:
+        return f'<pre class="plain">{escape(text)}</pre>'
+    # The content security policy ignores style attributes; nothing else the parser writes has one.
+    return _ALIGNMENT.sub(r'class="align-\1"', _PARSER.render(text))

@@ -1,0 +1,224 @@
+"""What every route shares: the store, its writer, who is asking, and how to answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from functools import wraps
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from alignloop.feedback import people
+from alignloop.feedback.desk import Desk
+from alignloop.feedback.exchange import Receipt, Session, Task
+from alignloop.feedback.faults import Rejected, StoreUnavailable
+from alignloop.feedback.project import Annotator
+from alignloop.feedback.store import Store
+from alignloop.feedback.web.render import render
+from alignloop.feedback.web.security import RateLimit, Sessions, Visitor, check_csrf
+from alignloop.feedback.web.texts import LANGUAGES, TEXTS, preferred
+from alignloop.feedback.writer import Writer
+
+_THREADED_RENDER = 4000
+"""Texts longer than this are rendered off the event loop, in characters."""
+
+
+@dataclass(slots=True)
+class Site:
+    """The running application's state."""
+
+    store: Store
+    desk: Desk
+    writer: Writer
+    sessions: Sessions
+    limit: RateLimit
+    templates: Environment
+
+
+def make_templates() -> Environment:
+    """Templates that escape everything and know no undefined names."""
+    environment = Environment(
+        loader=PackageLoader("alignloop.feedback.web"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["when"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
+    return environment
+
+
+def static_files() -> dict[str, tuple[bytes, str]]:
+    """Name → (content, media type), read once: no request ever names a path."""
+    kinds = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+    found = {}
+    for entry in files("alignloop.feedback.web").joinpath("static").iterdir():
+        suffix = "." + entry.name.rsplit(".", 1)[-1]
+        if suffix in kinds:
+            found[entry.name] = (entry.read_bytes(), kinds[suffix])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A signed-in person."""
+
+    visitor: Visitor
+    annotator: Annotator
+
+    @property
+    def session(self) -> Session:
+        """For the desk."""
+        return Session(self.visitor.annotator_id, self.visitor.epoch)
+
+
+def site_of(request: Request) -> Site:
+    """The state the application was made with."""
+    return request.app.state.site
+
+
+async def asker_of(request: Request) -> Asker | None:
+    """Who is asking; None without a session or when its access has ended."""
+    site = site_of(request)
+    visitor = site.sessions.read(request)
+    if visitor is None:
+        return None
+    annotator = await run_in_threadpool(people.find, site.store, visitor.annotator_id)
+    if annotator is None or annotator.removed is not None or annotator.epoch != visitor.epoch:
+        return None
+    return Asker(visitor, annotator)
+
+
+def language_of(request: Request, asker: Asker | None = None) -> str:
+    """Language of the page: the address, the cookie, the annotator's own, the browser's."""
+    chosen = request.query_params.get("lang") or request.cookies.get("lang")
+    own = None if asker is None else asker.annotator.language
+    return preferred(chosen, own, request.headers.get("accept-language"))
+
+
+def page(
+    request: Request, template: str, *, asker: Asker | None = None, status: int = 200, **values: object
+) -> HTMLResponse:
+    """A rendered template in the reader's language."""
+    language = language_of(request, asker)
+    html = (
+        site_of(request)
+        .templates.get_template(template)
+        .render(
+            t=TEXTS[language],
+            language=language,
+            languages=LANGUAGES,
+            csrf="" if asker is None else asker.visitor.csrf,
+            who=None if asker is None else asker.annotator,
+            **values,
+        )
+    )
+    return HTMLResponse(html, status_code=status)
+
+
+def wants_json(request: Request) -> bool:
+    """Whether the caller is the page's own script."""
+    return request.url.path.startswith("/api/")
+
+
+async def on_fault(request: Request, error: Exception) -> Response:
+    """Answer a refused or failed request: JSON for scripts, a page for people."""
+    if isinstance(error, HTTPException):
+        status, reason = error.status_code, "missing" if error.status_code == 404 else "invalid"
+        message, headers = str(error.detail), dict(error.headers or {})
+    else:
+        assert isinstance(error, Rejected | StoreUnavailable)
+        status, reason, message, headers = error.status, error.reason, str(error), {}
+    if status in (429, 503):
+        headers["Retry-After"] = "60" if status == 429 else "2"
+    if wants_json(request):
+        return JSONResponse({"error": message, "reason": reason}, status, headers)
+    texts = TEXTS[language_of(request)]
+    shown = texts.get(f"fault_{reason}", message)
+    response = page(request, "fault.html", status=status, message=shown)
+    response.headers.update(headers)
+    return response
+
+
+Handler = Callable[[Request, Asker], Awaitable[Response]]
+
+
+def signed_in(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Route for signed-in people; a writing request needs the session's own token.
+
+    JSON requests carry it in a header, forms in the field `csrf`; a form arrives as `request.state.form`.
+    """
+
+    @wraps(handler)
+    async def route(request: Request) -> Response:
+        asker = await asker_of(request)
+        if asker is None:
+            if wants_json(request) or request.method != "GET":
+                raise Rejected("sign in with your invitation link", status=403, reason="session")
+            return RedirectResponse("/", 303)
+        if request.method not in ("GET", "HEAD"):
+            token = None
+            if not wants_json(request):
+                request.state.form = await request.form(max_files=0, max_fields=100)
+                token = form_text(request.state.form, "csrf")
+            check_csrf(request, asker.visitor, token)
+        return await handler(request, asker)
+
+    return route
+
+
+def owners_only(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """As `signed_in`, for owners."""
+
+    @signed_in
+    @wraps(handler)
+    async def route(request: Request, asker: Asker) -> Response:
+        if asker.annotator.role != "owner":
+            raise Rejected("this page is for the owner", status=403, reason="role")
+        return await handler(request, asker)
+
+    return route
+
+
+def form_text(form: FormData, name: str, default: str = "") -> str:
+    """A text field of a form."""
+    value = form.get(name, default)
+    return value if isinstance(value, str) else default
+
+
+async def _rendered(text: str) -> str:
+    return await run_in_threadpool(render, text) if len(text) > _THREADED_RENDER else render(text)
+
+
+async def task_json(task: Task) -> dict[str, object]:
+    """A task for the page: raw and rendered texts, nothing that tells models, gold or repeats apart."""
+    return {
+        "id": task.id,
+        "kind": task.kind,
+        "prompt": [
+            {"role": m["role"], "text": m["content"], "html": await _rendered(m["content"])}
+            for m in task.prompt
+        ],
+        "answers": [{"text": text, "html": await _rendered(text)} for text in task.answers],
+        "expected": task.expected,
+        "draft": task.draft,
+        "previous": task.previous,
+    }
+
+
+async def receipt_json(receipt: Receipt) -> JSONResponse:
+    """A desk's answer for the page."""
+    return JSONResponse(
+        {
+            "judgement": receipt.judgement_id,
+            "task": None if receipt.task is None else await task_json(receipt.task),
+            "progress": asdict(receipt.progress),
+        }
+    )

@@ -1,0 +1,86 @@
+"""Completions for prompts, all at once (`generate`) or as a stream for a chat (`stream`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignloop.errors import UserError
+from alignloop.model.sampling import SamplingParams, completion_seeds
+from alignloop.model.scheduler import TOKEN_BUDGET, Event, Request, Sampled, Scheduler
+
+OnDone = Callable[[int, int, Sampled], None]
+"""Called with (prompt number, completion number, completion) as each completion ends."""
+
+
+def generate(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    *,
+    n: int = 1,
+    seeds: Sequence[Sequence[int]] | None = None,
+    token_budget: int = TOKEN_BUDGET,
+    on_done: OnDone | None = None,
+) -> list[list[Sampled]]:
+    """n completions of each prompt.
+
+    A prompt runs once for all its completions, finished ones leave the batch and waiting ones enter.
+    A completion depends on its prompt, the parameters and its seed only, up to rounding.
+
+    Args:
+        model: a transformers causal language model, or a peft model around one.
+        tokenizer: for text and stop strings, or None.
+        prompts: token ids of each prompt.
+        params: how tokens are drawn.
+        n: completions of each prompt.
+        seeds: a seed for each completion, [prompt][n]; derived from `params.seed` if None.
+        token_budget: tokens whose keys and values may be stored at once.
+        on_done: called as each completion ends, in the order in which they end.
+
+    Returns:
+        [prompt][n] completions.
+
+    Raises:
+        DataError: a prompt that is empty or too long for the model or the budget.
+        ModelError: an architecture the engine cannot run.
+        NonFiniteError: the model returned NaN or infinite logits.
+        UserError: seeds that do not match prompts and n; stop strings without a tokenizer.
+    """
+    if seeds is None:
+        seeds = completion_seeds(params.seed, len(prompts), n)
+    if len(seeds) != len(prompts) or any(len(row) != n for row in seeds):
+        raise UserError(f"generation: seeds must be {len(prompts)} rows of {n}, one for each completion")
+    done: list[dict[int, Sampled]] = [{} for _ in prompts]
+    with Scheduler(model, tokenizer, token_budget=token_budget) as scheduler:
+        for prompt, row in zip(prompts, seeds, strict=True):
+            scheduler.add(Request(tuple(prompt), params, tuple(row)))
+        while not scheduler.idle:
+            for event in scheduler.step():
+                if event.sampled is None:
+                    continue
+                done[event.request][event.index] = event.sampled
+                if on_done is not None:
+                    on_done(event.request, event.index, event.sampled)
+    return [[completions[index] for index in range(n)] for completions in done]
+
+
+def stream(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[int],
+    params: SamplingParams,
+) -> Iterator[Event]:
+    """One completion token by token; `Event.text` is what can be shown since the last event.
+
+    The model stays set up for decoding until the iterator is exhausted or closed. Errors as `generate`.
+    """
+    with Scheduler(
+        model, tokenizer, text=True, token_budget=len(prompt_ids) + params.max_tokens
+    ) as scheduler:
+        scheduler.add(Request(tuple(prompt_ids), params, (params.seed,)))
+        while not scheduler.idle:
+            yield from scheduler.step()

@@ -1,0 +1,105 @@
+"""float32 linear layers on a CPU through oneDNN instead of MKL.
+
+PyTorch sends float32 matrix products on x86 to MKL, which uses half the vector width on AMD
+processors; oneDNN, which PyTorch ships as well, does not. The numbers differ by rounding only.
+R rows, K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b, differentiable, by oneDNN if both are float32 on a CPU, else `torch.nn.functional.linear`.
+
+    Args:
+        x: float32 (..., R, K).
+        weight: float32 (N, K), any strides.
+        bias: float32 (N,), or None.
+
+    Returns:
+        float32 (..., R, N).
+    """
+    if not suits(x) or not suits(weight) or x.numel() == 0:
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled():
+        return _Linear.apply(x, weight, bias)
+    return _product(x, weight, bias)
+
+
+def suits(tensor: Tensor) -> bool:
+    """True if `linear` takes this tensor to oneDNN: dense float32 on a CPU, not a distributed tensor."""
+    dense = type(tensor) in (Tensor, nn.Parameter)
+    on_cpu = tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    return dense and on_cpu and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+
+
+@contextmanager
+def fast_linears(model: nn.Module) -> Iterator[None]:
+    """Let every linear layer of `model` that suits compute through `linear` while the context lasts.
+
+    Modules keep their weights, hooks and class; only `forward` is replaced, and put back on leaving.
+    """
+    replaced = []
+    for module in model.modules():
+        forward = _forward_of(module)
+        if forward is not None:
+            module.forward = forward
+            replaced.append(module)
+    try:
+        yield
+    finally:
+        for module in replaced:
+            del module.forward
+
+
+def _forward_of(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """The replacement of `forward`, None for a module that is left alone."""
+    if "forward" in module.__dict__:
+        return None
+    if type(module) is nn.Linear and suits(module.weight):
+        return partial(_linear_forward, module)
+    if type(module) is Conv1D and suits(module.weight):
+        return partial(_conv1d_forward, module)
+    return None
+
+
+def _linear_forward(module: nn.Linear, x: Tensor) -> Tensor:
+    return linear(x, module.weight, module.bias)
+
+
+def _conv1d_forward(module: Conv1D, x: Tensor) -> Tensor:
+    return linear(x, module.weight.t(), module.bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    """`linear` with its gradient, both by oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        return (
+            _product(gradient, weight.t(), None) if to_x else None,
+            _product(rows.t(), x.reshape(-1, x.shape[-1]).t(), None) if to_weight else None,
+            rows.sum(0) if to_bias else None,
+        )

@@ -1,0 +1,389 @@
+"""Continuous batching: completions of many prompts advance together, one token per step.
+
+A prompt runs through the model once; its completions share its keys and values. A completion that
+ends leaves the batch at once and a waiting one takes its room, under a budget of stored tokens.
+R running completions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignloop.errors import DataError, ModelError, NonFiniteError, UserError
+from alignloop.model.decode import Decode, Prefill, Step, decoding
+from alignloop.model.kv import Cell, Pool, Prefix, close
+from alignloop.model.sampling import SamplingParams, sample, uniforms
+from alignloop.model.textstream import TextStream, decode
+
+Finish = Literal["eos", "stop", "length"]
+TOKEN_BUDGET = 16384
+"""Tokens whose keys and values may be stored at once; one token takes 2 · layers · key heads · head size
+numbers (45 KiB for SmolLM2-135M in float32)."""
+PREFILL_TOKENS = 2048
+"""Prompt tokens that go through the model in one packed row, unless one prompt alone is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A finished completion.
+
+    Attributes:
+        ids: its tokens, the end token included.
+        logprobs: of each token in nats under the distribution it was drawn from (temperature, truncation
+            and penalty included; at temperature 1 for greedy decoding).
+        text: without special tokens, cut before a stop string; "" without a tokenizer.
+        finish: `eos` an end token came, `stop` a stop string, `length` max_tokens or the model's limit.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    text: str
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt of token ids and one seed for each completion wanted."""
+
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    seeds: tuple[int, ...]
+
+
+class Event(NamedTuple):
+    """One new token of completion `index` of request `request`.
+
+    `text` is what can be shown since the last event (with `Scheduler(text=True)`), `finish` and
+    `sampled` are None until the completion's last token.
+    """
+
+    request: int
+    index: int
+    token: int
+    logprob: float
+    finish: Finish | None
+    text: str
+    sampled: Sampled | None
+
+
+@dataclass(eq=False, slots=True)
+class Group:
+    """A request on its way: `waiting` completions have not begun, `rows` run."""
+
+    number: int
+    request: Request
+    max_tokens: int
+    eos: frozenset[int]
+    waiting: deque[int]
+    rows: list[Row] = field(default_factory=list)
+    prefix: Prefix | None = None
+    logits: Tensor | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """A running completion; all its tokens but the newest are stored in `cell`."""
+
+    group: Group
+    index: int
+    uniforms: np.ndarray
+    stream: TextStream | None
+    cell: Cell | None = None
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class Scheduler:
+    """The generation engine. Use as a context: inside it the model is set up for decoding.
+
+    A model under LoRA runs with its active adapters, unmerged. With dynamically scaled RoPE (a
+    frequency that depends on the longest sequence) a completion's log-probs depend on its neighbours.
+
+    Arguments:
+        model: a transformers causal language model, or a peft model around one.
+        tokenizer: for text and stop strings, or None.
+        token_budget: tokens stored at once; a completion reserves its max_tokens when it begins.
+        text: decode text with every event.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        token_budget: int = TOKEN_BUDGET,
+        text: bool = False,
+    ) -> None:
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        if not isinstance(base, PreTrainedModel):
+            raise ModelError(f"generation: {type(base).__name__} is not a transformers model")
+        self.model, self.tokenizer, self.token_budget, self.text = base, tokenizer, token_budget, text
+        self.groups: dict[int, Group] = {}
+        self.pools: dict[tuple[int, int], Pool] = {}
+        self.running: list[Row] = []
+        self.reserved = 0
+        self.next_number = 0
+        self._context = ExitStack()
+        config = base.config.get_text_config(decoder=True)
+        self._num_layers = config.num_hidden_layers
+        self._max_positions: int | None = getattr(config, "max_position_embeddings", None)
+        self._eos = _end_tokens(base, tokenizer)
+
+    def __enter__(self) -> Self:
+        self._context.enter_context(decoding(self.model))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._context.close()
+
+    @property
+    def idle(self) -> bool:
+        """True if every completion of every request has ended."""
+        return not self.groups
+
+    def add(self, request: Request) -> int:
+        """Take a request; its completions begin when there is room. Returns its number.
+
+        Raises:
+            DataError: an empty prompt, or one that fits neither the model nor the token budget.
+            UserError: stop strings without a tokenizer.
+        """
+        length, params = len(request.prompt), request.params
+        limit = math.inf if self._max_positions is None else self._max_positions
+        if length == 0:
+            raise DataError("the prompt has no tokens", reason="empty_prompt")
+        if length >= limit:
+            raise DataError(
+                f"the prompt has {length} tokens and the model {limit} positions; shorten the prompt",
+                reason="prompt_too_long",
+            )
+        max_tokens = int(min(params.max_tokens, limit - length))
+        if length + max_tokens > self.token_budget:
+            raise DataError(
+                f"prompt ({length} tokens) and completion ({max_tokens}) exceed the token budget of "
+                f"{self.token_budget}; raise the budget or lower max_tokens",
+                reason="prompt_too_long",
+            )
+        if self.tokenizer is None and (params.stop or self.text):
+            raise UserError("generation: text and stop strings need a tokenizer")
+        number, self.next_number = self.next_number, self.next_number + 1
+        eos = self._eos if params.eos is None else frozenset(params.eos)
+        if request.seeds:
+            waiting = deque(range(len(request.seeds)))
+            self.groups[number] = Group(number, request, max_tokens, eos, waiting)
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Drop what is left of a request; unknown and ended ones are ignored."""
+        group = self.groups.get(number)
+        if group is None:
+            return
+        group.waiting.clear()
+        for row in list(group.rows):
+            self._remove(row)
+        if number in self.groups:
+            self._release(group)
+
+    @torch.no_grad()
+    def step(self) -> list[Event]:
+        """Begin what fits into the budget, else advance every running completion by one token.
+
+        Raises:
+            NonFiniteError: the model returned NaN or infinite logits.
+        """
+        starting = self._admit()
+        if starting:
+            logits = torch.stack([row.group.logits for row in starting if row.group.logits is not None])
+            for row in starting:
+                if not row.group.waiting:
+                    row.group.logits = None
+            return self._advance(starting, logits)
+        if not self.running:
+            return []
+        cells = [row.cell for row in self.running if row.cell is not None]
+        tokens = [row.ids[-1] for row in self.running]
+        positions = [cell.prefix.length + cell.length for cell in cells]
+        logits = self._forward(tokens, positions, Decode(cells, self.model.device))
+        for cell in cells:
+            cell.length += 1
+        return self._advance(list(self.running), logits)
+
+    def _admit(self) -> list[Row]:
+        """Rows that begin now, in order of arrival; the prompts they need are run and stored."""
+        starting: list[Row] = []
+        fresh: list[Group] = []
+        for group in self.groups.values():
+            if not group.waiting:
+                continue
+            needed = group.max_tokens
+            if group.prefix is None:
+                prompt = len(group.request.prompt)
+                needed += prompt
+                packed = sum(len(g.request.prompt) for g in fresh)
+                if needed > self.token_budget - self.reserved or (fresh and packed + prompt > PREFILL_TOKENS):
+                    break
+                group.prefix = self._pool(group).add(prompt)
+                self.reserved += prompt
+                fresh.append(group)
+            while group.waiting and self.reserved + group.max_tokens <= self.token_budget:
+                starting.append(self.begin(group))
+            if group.waiting:
+                break
+        if fresh:
+            self._prefill(fresh)
+        return starting
+
+    def _pool(self, group: Group) -> Pool:
+        """The pool for prompts of this length, within a factor of two, and about as many completions."""
+        rows = min(len(group.request.seeds), self.token_budget // group.max_tokens)
+        key = (max(64, _power_of_two(len(group.request.prompt))), _power_of_two(rows))
+        return self.pools.setdefault(key, Pool(*key))
+
+    def begin(self, group: Group) -> Row:
+        """Take the next waiting completion of a group and reserve its room."""
+        index = group.waiting.popleft()
+        params = group.request.params
+        streams = self.tokenizer is not None and (self.text or bool(params.stop))
+        stream = TextStream(self.tokenizer, params.stop) if streams and self.tokenizer is not None else None
+        row = Row(group, index, uniforms(group.request.seeds[index], group.max_tokens), stream)
+        group.rows.append(row)
+        self.reserved += group.max_tokens
+        return row
+
+    def _prefill(self, groups: Sequence[Group]) -> None:
+        """Run the prompts packed in one row; keep the logits after each for its completions' first tokens."""
+        prompts = [group.request.prompt for group in groups]
+        ids = [token for prompt in prompts for token in prompt]
+        positions = [place for prompt in prompts for place in range(len(prompt))]
+        ends = np.cumsum([len(prompt) for prompt in prompts]) - 1
+        prefixes = [group.prefix for group in groups if group.prefix is not None]
+        logits = self._forward(ids, positions, Prefill(prefixes), keep=ends.tolist())
+        for group, row in zip(groups, logits, strict=True):
+            group.logits = row.float()
+        if any(len(prefix.pool.layers) != self._num_layers for prefix in prefixes):
+            raise ModelError(
+                f"generation: not every layer of {type(self.model).__name__} keeps keys and values"
+            )
+
+    def _forward(
+        self, ids: list[int], positions: list[int], kv_step: Step, *, keep: list[int] | None = None
+    ) -> Tensor:
+        """Logits of the kept places of a packed row, (len(keep) or len(ids), V)."""
+        device = self.model.device
+        output = self.model(
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+            logits_to_keep=0 if keep is None else torch.tensor(keep, device=device),
+            kv_step=kv_step,
+        )
+        return output.logits[0]
+
+    def _advance(self, rows: list[Row], logits: Tensor) -> list[Event]:
+        """Draw a token for each row, end those that are through."""
+        numbers = [row.uniforms[len(row.ids)] for row in rows]
+        tokens, logprobs = sample(
+            logits,
+            torch.tensor(numbers, dtype=torch.float64, device=logits.device),
+            [row.group.request.params for row in rows],
+            [_seen(row, logits.device) for row in rows],
+        )
+        events = [
+            self._take(row, token, logprob)
+            for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)
+        ]
+        self.running.sort(key=_pool_key)
+        return events
+
+    def _take(self, row: Row, token: int, logprob: float) -> Event:
+        """Note a row's new token; end the row if it was its last."""
+        group = row.group
+        if math.isnan(logprob):
+            raise NonFiniteError(
+                f"generation: the model's logits are not finite at token {len(row.ids)} of completion "
+                f"{row.index} of request {group.number}"
+            )
+        row.ids.append(token)
+        row.logprobs.append(logprob)
+        if row.stream is not None:
+            row.stream.add(token)
+        finish: Finish | None = None
+        if token in group.eos:
+            finish = "eos"
+        elif row.stream is not None and row.stream.stopped:
+            finish = "stop"
+        elif len(row.ids) >= group.max_tokens:
+            finish = "length"
+        if finish is None and row.cell is None and group.prefix is not None:
+            row.cell = group.prefix.pool.open(group.prefix)
+            self.running.append(row)
+        sampled = None if finish is None else self._sampled(row, finish)
+        text = "" if row.stream is None or not self.text else row.stream.take(final=finish is not None)
+        if finish is not None:
+            self._remove(row)
+        return Event(group.number, row.index, token, logprob, finish, text, sampled)
+
+    def _sampled(self, row: Row, finish: Finish) -> Sampled:
+        text = ""
+        if row.stream is not None:
+            row.stream.close()
+            text = row.stream.text
+        elif self.tokenizer is not None:
+            text = decode(self.tokenizer, row.ids)
+        return Sampled(row.ids, row.logprobs, text, finish)
+
+    def _remove(self, row: Row) -> None:
+        """Take a row out of the batch and give its room back."""
+        group = row.group
+        group.rows.remove(row)
+        self.reserved -= group.max_tokens
+        if row.cell is not None:
+            close(row.cell)
+            self.running.remove(row)
+        if not group.rows and not group.waiting:
+            self._release(group)
+
+    def _release(self, group: Group) -> None:
+        """Forget a group that has ended, with its prompt; an empty pool goes too."""
+        del self.groups[group.number]
+        if group.prefix is not None:
+            self.reserved -= group.prefix.length
+            pool = group.prefix.pool
+            pool.drop(group.prefix)
+            if not pool.prefixes:
+                del self.pools[pool.key]
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
+    """Tokens that end a completion: the model's generation settings' and the tokenizer's."""
+    found = model.generation_config.eos_token_id if model.generation_config is not None else None
+    tokens = set(found) if isinstance(found, list) else {found}
+    if tokenizer is not None:
+        tokens.add(tokenizer.eos_token_id)
+    return frozenset(token for token in tokens if token is not None)
+
+
+def _pool_key(row: Row) -> tuple[int, int]:
+    return row.cell.prefix.pool.key if row.cell is not None else (0, 0)
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+def _seen(row: Row, device: torch.device) -> Tensor | None:
+    """Distinct tokens of prompt and completion if the row has a repetition penalty."""
+    if row.group.request.params.repetition_penalty == 1:
+        return None
+    return torch.tensor(sorted({*row.group.request.prompt, *row.ids}), device=device)

@@ -1,0 +1,202 @@
+"""Run the stages of a recipe in order: done ones are used again, a stopped one goes on where it was.
+
+What decides is content, not time: a finished stage is used again if its configuration, the content of
+its inputs, its parents and the code are the same. Anything else runs, and an earlier result in its
+place is moved to `old/`, never removed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from alignloop.config import Plan, StagePlan, path_values
+from alignloop.errors import AlignLoopError, RunError
+from alignloop.run import (
+    RUN_FILE,
+    Run,
+    code_sha256,
+    differences,
+    find_inputs,
+    fingerprint,
+    work_sha256,
+    write_atomically,
+)
+
+PIPELINE_FILE = "pipeline.json"
+SCHEMA = 1
+Resume = Literal["auto", "never"] | Path
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one stage ended: `reused` if nothing had to be done."""
+
+    name: str
+    stage: str
+    path: Path
+    status: Literal["finished", "reused"]
+    duration_s: float
+    results: Mapping[str, Any]
+
+
+def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[Outcome]:
+    """Run every stage that has to be run.
+
+    Args:
+        plan: stages with their resolved configurations.
+        resume: `auto` takes up what is unfinished and uses again what is finished and unchanged; `never`
+            runs everything anew, moving earlier results aside; a checkpoint folder makes a recipe of one
+            stage go on from there.
+        say: told a sentence about each stage.
+
+    Returns:
+        What became of each stage, in order.
+
+    Raises:
+        AlignLoopError: the first stage that fails, with a note on how to go on.
+        KeyboardInterrupt: with the same note.
+    """
+    if isinstance(resume, Path):
+        _check_checkpoint(resume, plan)
+    if plan.is_pipeline:
+        _claim(plan)
+    outcomes: list[Outcome] = []
+    for number, stage in enumerate(plan.stages, start=1):
+        where = f"stage '{stage.name}' ({number} of {len(plan.stages)})" if plan.is_pipeline else stage.name
+        try:
+            outcomes.append(_run_stage(plan, stage, where, resume, say))
+        except (AlignLoopError, KeyboardInterrupt, OSError) as error:
+            verb = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            done = "; the stages before it are done and kept" if outcomes else ""
+            error.add_note(f"{where} {verb}{done}. The same command goes on from here.")
+            raise
+        if plan.is_pipeline:
+            _write_pipeline(plan)
+    return outcomes
+
+
+def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say) -> Outcome:
+    folder = Path(stage.config.output_dir)
+    inputs, parents = find_inputs(path_values(stage.config))
+    work = work_sha256(stage.stage, stage.keys, inputs, parents)
+    wanted = fingerprint(work, code_sha256())
+    earlier = Run.open(folder) if (folder / RUN_FILE).is_file() else None
+    unchanged = earlier is not None and earlier.status == "finished" and earlier.fingerprint == wanted
+    if earlier is not None and unchanged and resume != "never":
+        say(f"{where}: reused, finished before with the same settings: {folder}")
+        return _outcome(stage, earlier, "reused")
+    if earlier is not None and _must_give_way(plan, earlier, work, resume):
+        reason = "asked to run anew"
+        if resume != "never":
+            same = earlier.record["work_sha256"] == work
+            reason = (
+                "the code has changed"
+                if same
+                else differences(folder, earlier.record, stage.stage, stage.keys)
+            )
+        say(f"{where}: runs again ({reason}); the earlier run is kept in {_set_aside(earlier, plan)}")
+    with Run.create(
+        folder,
+        stage=stage.stage,
+        config=stage.keys,
+        seed=stage.config.seed,
+        parents=parents,
+        inputs=inputs,
+        name=stage.name,
+    ) as run:
+        if isinstance(resume, Path):
+            run.resume_from = resume
+        say(f"{where}: {'goes on' if run.resumed else 'starts'}: {folder}")
+        run.finish(call_runner(stage, run))
+        return _outcome(stage, run, "finished")
+
+
+def call_runner(stage: StagePlan, run: Run) -> Mapping[str, Any]:
+    """Call the stage's function: `(config, run)`, or `(config, run, objective)` where it has one."""
+    function = load_function(stage.spec.runner)
+    if stage.objective is None:
+        return function(stage.config, run)
+    return function(stage.config, run, stage.objective)
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """The function that `module:function` names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _must_give_way(plan: Plan, earlier: Run, work: str, resume: Resume) -> bool:
+    """Whether an earlier run in the stage's folder has to be moved aside for a new one.
+
+    Folders of a pipeline belong to it, so that a changed recipe replaces what it made. A folder that a
+    person named for one stage is only emptied if asked to; Run.create says what is in the way.
+    """
+    if earlier.status == "running":
+        return False  # another process writes it; Run.create refuses
+    if resume == "never":
+        return True
+    same_work = earlier.record["work_sha256"] == work
+    if same_work:
+        return earlier.status == "finished"  # finished by other code
+    return plan.is_pipeline
+
+
+def _set_aside(earlier: Run, plan: Plan) -> Path:
+    """Move a run folder to `old/` in the pipeline's folder, or beside a single run's."""
+    root = plan.output_dir / "old" if plan.is_pipeline else earlier.path.parent
+    root.mkdir(exist_ok=True)
+    stem = earlier.path.name if plan.is_pipeline else f"{earlier.path.name}-old"
+    number = 1
+    while (root / f"{stem}-{number}").exists():
+        number += 1
+    return earlier.path.rename(root / f"{stem}-{number}")
+
+
+def _outcome(stage: StagePlan, run: Run, status: Literal["finished", "reused"]) -> Outcome:
+    record = run.record
+    seconds = record["duration_s"] if status == "finished" else 0.0
+    return Outcome(stage.name, stage.stage, run.path, status, seconds, record["results"])
+
+
+def _check_checkpoint(folder: Path, plan: Plan) -> None:
+    if plan.is_pipeline:
+        raise RunError("--resume PATH is for a recipe of one stage; a pipeline goes on by itself")
+    if not folder.is_dir():
+        raise RunError(f"--resume {folder}: no such checkpoint folder")
+
+
+def _claim(plan: Plan) -> None:
+    """Make the pipeline's folder, refusing one that holds something else."""
+    folder = plan.output_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
+        if held and not (folder / PIPELINE_FILE).is_file():
+            what = "a run" if RUN_FILE in held else f"other files ({', '.join(sorted(held)[:3])})"
+            raise RunError(f"{folder} holds {what}, not a pipeline; choose another output_dir")
+        _write_pipeline(plan)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot write a pipeline here: {error.strerror}") from error
+
+
+def _write_pipeline(plan: Plan) -> None:
+    """pipeline.json: {schema, recipe, updated, stages: [{name, stage, path}]}; statuses are in each run."""
+    recipe = {"output_dir": str(plan.output_dir), "stages": [{"name": s.name, **s.keys} for s in plan.stages]}
+    record = {
+        "schema": SCHEMA,
+        "file": plan.file,
+        "recipe": yaml.safe_dump(recipe, allow_unicode=True, sort_keys=False),
+        "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "stages": [{"name": s.name, "stage": s.stage, "path": s.name} for s in plan.stages],
+    }
+    text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
+    write_atomically(plan.output_dir / PIPELINE_FILE, text)

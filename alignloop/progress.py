@@ -1,0 +1,138 @@
+"""What a person sees while something runs: a bar in a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+_SHOWN = {"loss": "loss", "reward": "reward", "tokens_per_s": "tok/s", "memory_gb": "GB"}
+_SMOOTHING = 0.3  # weight of the newest step's seconds in the ETA
+
+
+class Progress:
+    """Progress of one piece of work with a known or unknown number of steps.
+
+    Shows step, loss, reward, tokens/s, memory and the time that is left. Use it in a `with`.
+
+    Attributes:
+        step: the last step that was reported.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        *,
+        description: str = "",
+        start: int = 0,
+        unit: str = "step",
+        file: IO[str] | None = None,
+        every_s: float = 5.0,
+    ) -> None:
+        """
+        Args:
+            total: steps in all, None if unknown.
+            description: what runs.
+            start: steps done before, by an earlier attempt.
+            unit: what one step is.
+            file: where to write, stderr if None.
+            every_s: seconds between lines where there is no terminal.
+        """
+        self.step = start
+        self._total, self._description, self._unit = total, description, unit
+        self._file = file if file is not None else sys.stderr
+        self._every_s = every_s
+        self._clock = self._last_line = time.monotonic()
+        self._seconds_per_step: float | None = None
+        self._metrics: dict[str, float] = {}
+        self._bar: Bar | None = None
+        if self._file.isatty():
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=Console(file=self._file),
+                transient=False,
+            )
+            self._task = self._bar.add_task(description, total=total, completed=start, text="")
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        else:
+            self._print_line()
+
+    def update(self, step: int, **metrics: float) -> None:
+        """Report that `step` steps are done; metrics keep their last value until given again."""
+        now = time.monotonic()
+        if step > self.step:
+            seconds = (now - self._clock) / (step - self.step)
+            known = self._seconds_per_step
+            self._seconds_per_step = seconds if known is None else known + _SMOOTHING * (seconds - known)
+            self._clock = now
+        self.step = step
+        self._metrics |= metrics
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, text=self.text())
+        elif now - self._last_line >= self._every_s:
+            self._print_line()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self._file, flush=True)
+
+    def text(self) -> str:
+        """The metrics and the time left, as shown beside the bar."""
+        shown = {"memory_gb": memory_gb(), **self._metrics}
+        parts = [f"{label} {format_number(shown[name])}" for name, label in _SHOWN.items() if name in shown]
+        if self._total is not None and self._seconds_per_step is not None:
+            parts.append(f"ETA {format_seconds(self._seconds_per_step * max(0, self._total - self.step))}")
+        return "  ".join(parts)
+
+    def _print_line(self) -> None:
+        self._last_line = time.monotonic()
+        total = f"/{self._total}" if self._total is not None else ""
+        parts = (self._description, f"{self._unit} {self.step}{total}", self.text())
+        print("  ".join(part for part in parts if part), file=self._file, flush=True)
+
+
+def format_number(value: float) -> str:
+    """Four significant digits, without an exponent where that is readable."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def format_seconds(seconds: float) -> str:
+    """`45s`, `3m05s`, `2h10m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def memory_gb() -> float:
+    """Resident memory of this process in GB (10⁹ bytes); 0 where the system does not tell."""
+    try:
+        fields = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    resident = next((line.split()[1] for line in fields if line.startswith("VmRSS:")), "0")
+    return int(resident) * 1024 / 1e9

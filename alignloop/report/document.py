@@ -1,0 +1,215 @@
+"""The same report as Markdown (for a pull request or a terminal) and as JSON (for scripts)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from alignloop.report.plot import Series, sparkline
+from alignloop.report.scale import rounded
+from alignloop.report.view import Measure, ReportView, RunView
+
+_MARKDOWN_SAMPLES = 5
+
+
+def as_json(view: ReportView) -> dict[str, Any]:
+    """The report as a JSON object; values that are not finite become None."""
+    return {
+        "schema": 1,
+        "title": view.title,
+        "problems": list(view.problems),
+        "runs": [_run_json(run) for run in view.runs],
+        "lineage": {
+            "nodes": [
+                {
+                    "id": node.key,
+                    "title": node.title,
+                    "detail": node.detail,
+                    "kind": node.kind,
+                    "fingerprint": node.fingerprint,
+                    "simulated": node.simulated,
+                }
+                for node in view.lineage.nodes.values()
+            ],
+            "edges": [list(edge) for edge in view.lineage.edges],
+        },
+    }
+
+
+def _run_json(run: RunView) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "stage": run.stage,
+        "status": run.status,
+        "error": run.error,
+        "facts": dict(run.facts),
+        "warnings": list(run.warnings),
+        "simulated_labels": run.simulated,
+        "evaluation": {
+            m.name: {
+                "before": _finite(m.before),
+                "after": _finite(m.after),
+                "before_interval": m.before_interval and [_finite(v) for v in m.before_interval],
+                "after_interval": m.after_interval and [_finite(v) for v in m.after_interval],
+                "unit": m.unit,
+                "verdict": m.verdict,
+            }
+            for m in run.measures
+        },
+        "win_rates": [
+            {
+                "judge": w.judge,
+                "value": _finite(w.value),
+                "interval": w.interval and [_finite(v) for v in w.interval],
+                "level": w.level,
+                "n": w.num_prompts,
+                "verdict": w.verdict,
+            }
+            for w in run.win_rates
+        ],
+        "results": dict(run.results),
+        "tables": {t.name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in run.tables},
+        "curves": {
+            f"{plot.title}: {series.name}": _summary(series)
+            for plot in (*run.main_plots, *run.lesser_plots)
+            for series in plot.series
+        },
+        "data": [
+            {
+                "name": d.name,
+                "path": d.path,
+                "kinds": d.kinds,
+                "rows": _finite(d.rows),
+                "used": _finite(d.used),
+                "tokens": _finite(d.tokens),
+                "dropped": dict(d.dropped),
+                "sha256": d.sha256,
+                "simulated": d.simulated,
+            }
+            for d in run.data
+        ],
+        "num_samples": run.samples.total,
+        "origin": dict(run.origin),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _summary(series: Series) -> dict[str, float | int | None]:
+    values = [y for _, y in series.points]
+    finite = [y for y in values if math.isfinite(y)]
+    return {
+        "points": len(values),
+        "first": _finite(values[0]),
+        "last": _finite(values[-1]),
+        "min": min(finite, default=None),
+        "max": max(finite, default=None),
+    }
+
+
+def as_markdown(view: ReportView) -> str:
+    """The report as Markdown with tables and block-letter curves; all text escaped."""
+    parts = [f"# {_escape(view.title)}"]
+    parts += [f"> **Note:** {_escape(problem)}" for problem in view.problems]
+    if view.is_pipeline:
+        rows = [
+            (run.name, run.stage, run.status, dict(run.facts).get("Duration", ""), _outcome(run))
+            for run in view.runs
+        ]
+        parts.append(_table(("Run", "Stage", "Status", "Duration", "Outcome"), rows))
+    for run in view.runs:
+        if view.is_pipeline:
+            parts.append(f"## {_escape(run.name)}")
+        parts += _run_markdown(run)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _outcome(run: RunView) -> str:
+    if run.win_rates:
+        return f"win rate {100 * run.win_rates[0].value:.1f} %"
+    for plot in run.main_plots:
+        for series in plot.series[:1]:
+            return f"{plot.title} {rounded(series.points[0][1])} → {rounded(series.points[-1][1])}"
+    return ""
+
+
+def _run_markdown(run: RunView) -> list[str]:
+    head = f"**{_escape(run.stage or 'run')}**, {_escape(run.status)}"
+    parts = [head + "".join(f" · {_escape(name)} {_escape(value)}" for name, value in run.facts)]
+    if run.error:
+        parts.append(f"> **Error:** {_escape(run.error)}")
+    if run.simulated:
+        parts.append("> **Simulated labels:** made by a simulated annotator, not by people.")
+    parts += [f"> **Warning:** {_escape(warning)}" for warning in run.warnings]
+    for w in run.win_rates:
+        interval = f" [{100 * w.interval[0]:.1f}, {100 * w.interval[1]:.1f}]" if w.interval else ""
+        count = f", n = {w.num_prompts}" if w.num_prompts is not None else ""
+        judge = f" by {_escape(w.judge)}" if w.judge else ""
+        parts.append(
+            f"**Win rate against the start{judge}: {100 * w.value:.1f} %{interval}**{count}; {w.verdict}."
+        )
+    if run.measures:
+        header = ("Metric", "Before", "After", "Verdict")
+        parts.append(_table(header, [_measure_row(measure) for measure in run.measures]))
+    parts.append(_table(("Result", "Value"), run.results))
+    parts += [_table(t.columns, t.rows) for t in run.tables]
+    curves = [
+        (plot.title if len(plot.series) == 1 else f"{plot.title}: {series.name}", series)
+        for plot in run.main_plots
+        for series in plot.series
+    ]
+    rows = [
+        (title, rounded(s.points[0][1]), rounded(s.points[-1][1]), sparkline([y for _, y in s.points]))
+        for title, s in curves
+    ]
+    parts.append(_table(("Curve", "First", "Last", "Course"), rows))
+    data = [
+        (
+            d.name + (" (simulated labels)" if d.simulated else ""),
+            d.kinds,
+            rounded(d.rows),
+            ", ".join(f"{reason}: {rounded(count)}" for reason, count in d.dropped),
+        )
+        for d in run.data
+    ]
+    parts.append(_table(("Data", "Kinds", "Rows", "Dropped"), data))
+    for sample in run.samples.shown[:_MARKDOWN_SAMPLES]:
+        parts.append(f"**Prompt:** {_escape(sample.prompt[-1].content if sample.prompt else '')}")
+        if sample.before:
+            before = _escape("".join(p.text for p in sample.before))
+            parts.append(f"- {_escape(sample.before_label)}: {before}")
+        parts.append(f"- completion: {_escape(''.join(p.text for p in sample.after))}")
+    return parts
+
+
+def _measure_row(measure: Measure) -> tuple[str, str, str, str]:
+    def cell(value: float | None, interval: tuple[float, float] | None) -> str:
+        shown = measure.shown(value)
+        return f"{shown} [{measure.shown(interval[0])}, {measure.shown(interval[1])}]" if interval else shown
+
+    return (
+        f"{measure.name} ({measure.shown_unit})" if measure.shown_unit else measure.name,
+        cell(measure.before, measure.before_interval),
+        cell(measure.after, measure.after_interval),
+        measure.verdict,
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [
+        [_escape(name) for name in header],
+        ["---"] * len(header),
+        *[[_escape(cell) for cell in row] for row in rows],
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escape(content: str) -> str:
+    """One line of Markdown in which nothing is markup, HTML or a table border."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", " ".join(content.split()))

@@ -1,0 +1,145 @@
+"""Reports as one self-contained HTML file: no request, no font, no script but its own.
+
+Completions are hostile input. Every text is escaped, and a content-security-policy that names the
+hash of the one style sheet and the one script keeps anything else from running.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import jinja2
+from markupsafe import Markup
+
+from alignloop.errors import RunError
+from alignloop.report.document import as_json, as_markdown
+from alignloop.report.folder import PipelineFolder, is_pipeline, read_pipeline, read_run
+from alignloop.report.lineage import draw
+from alignloop.report.plot import interval_plot, line_plot
+from alignloop.report.scale import rounded
+from alignloop.report.view import Measure, ReportView, view_pipeline, view_run
+from alignloop.run import write_atomically
+
+Format = Literal["html", "md", "json"]
+
+
+def render_run(path: str | Path) -> str:
+    """The HTML report of one run folder.
+
+    Raises:
+        RunError: the path is not a run folder.
+    """
+    return _html(view_run(read_run(path)))
+
+
+def render_pipeline(paths: str | Path | Sequence[str | Path]) -> str:
+    """The HTML report of a pipeline folder, or of run folders in the order given.
+
+    Raises:
+        RunError: a path is not what it should be, or none is given.
+    """
+    return _html(_pipeline_view(paths))
+
+
+def render(path: str | Path, *, format: Format = "html") -> str:
+    """The report of a run folder or a pipeline folder.
+
+    Args:
+        path: the folder.
+        format: html, md (Markdown) or json.
+
+    Returns:
+        The whole document.
+
+    Raises:
+        RunError: the path is neither.
+    """
+    view = _pipeline_view(path) if is_pipeline(Path(path)) else view_run(read_run(path))
+    if format == "json":
+        return json.dumps(as_json(view), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    return as_markdown(view) if format == "md" else _html(view)
+
+
+def write_report(path: str | Path, *, format: Format = "html", output: str | Path | None = None) -> Path:
+    """Write the report of a run or pipeline folder; a reader never sees half a file.
+
+    Args:
+        path: the folder.
+        format: html, md or json.
+        output: the file to write, instead of report.html (.md, .json) in the folder.
+
+    Returns:
+        The file written.
+
+    Raises:
+        RunError: the path is no run, or the file cannot be written.
+    """
+    target = Path(output) if output is not None else Path(path) / f"report.{format}"
+    return write_text(target, render(path, format=format))
+
+
+def write_text(target: Path, content: str) -> Path:
+    """Write a file whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        write_atomically(target, content)
+    except OSError as error:
+        raise RunError(f"{target}: could not be written: {error.strerror}") from error
+    return target
+
+
+def _pipeline_view(paths: str | Path | Sequence[str | Path]) -> ReportView:
+    if isinstance(paths, str | Path):
+        return view_pipeline(read_pipeline(paths))
+    if not paths:
+        raise RunError("no run folder to report on")
+    return view_pipeline(PipelineFolder("Runs", "", tuple(read_run(path) for path in paths), ()))
+
+
+def _html(view: ReportView) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("alignloop.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"rounded": rounded, "percent": _percent}
+    environment.globals |= {"line_plot": line_plot, "interval_plot": _intervals}
+    style, script = (environment.loader.get_source(environment, n)[0] for n in ("style.css", "script.js"))  # type: ignore[union-attr]
+    return environment.get_template("report.html.jinja").render(
+        view=view,
+        graph=draw(view.lineage, emphasised=view.own),
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def _hash(content: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _intervals(measure: Measure) -> Markup:
+    def row(value: float | None, interval: tuple[float, float] | None) -> tuple[float, float, float] | None:
+        if value is None:
+            return None
+        low, high = interval or (value, value)
+        return low, value, high
+
+    return interval_plot(
+        row(measure.before, measure.before_interval), row(measure.after, measure.after_interval)
+    )

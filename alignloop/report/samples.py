@@ -1,0 +1,191 @@
+"""Which sample completions a report shows, and what each is compared with."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from alignloop.report.difference import Part, word_difference
+from alignloop.report.folder import Json, mapping, number, text
+from alignloop.report.scale import rounded
+
+MAX_TEXT = 4000
+"""Characters of one prompt or completion that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion, with the one before training where there is one.
+
+    Attributes:
+        step: training step, or None.
+        prompt: the conversation so far.
+        after: parts of the completion; kind is "same" throughout where nothing is compared.
+        before: parts of the earlier completion, or () if there is none.
+        before_label: where the earlier completion comes from.
+        rewritten: the two have too little in common for a word-level difference.
+        scores: (name, value) pairs: reward, gold and other numbers of the row; where the row has the
+            value before training too, "0 → 1".
+        model: who wrote the completion.
+        simulated: its label or score comes from a simulated annotator.
+    """
+
+    step: float | None
+    prompt: tuple[Turn, ...]
+    after: tuple[Part, ...]
+    before: tuple[Part, ...]
+    before_label: str
+    rewritten: bool
+    scores: tuple[tuple[str, str], ...]
+    model: str
+    simulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The samples of a run that are shown, and how many there are in all."""
+
+    shown: tuple[Sample, ...]
+    total: int
+
+
+def choose_samples(rows: Sequence[Mapping[str, Json]], *, at_most: int, characters: int) -> Samples:
+    """The samples to show: comparisons first, then the latest steps, within a size.
+
+    A row without `completion_before` is compared with the same prompt's row of the earliest step.
+
+    Args:
+        rows: rows of samples.jsonl.
+        at_most: upper bound on their number.
+        characters: upper bound on the characters of all together; one sample is always shown.
+
+    Returns:
+        The chosen ones in the order to show them, and the number there are.
+    """
+    usable = [row for row in rows if "completion" in row]
+    earliest = _earliest(usable)
+    built = [(row, _earlier(row, earliest)) for row in usable]
+    order = sorted(
+        range(len(built)),
+        key=lambda i: (built[i][1] is None, -(number(built[i][0].get("step")) or 0.0), i),
+    )
+    shown: list[Sample] = []
+    left = characters
+    for i in order[:at_most]:
+        row, earlier = built[i]
+        size = sum(
+            len(_cut(text(part))) for part in (row.get("prompt"), row["completion"], earlier and earlier[1])
+        )
+        if shown and size > left:
+            continue
+        left -= size
+        shown.append(_sample(row, earlier))
+    return Samples(tuple(shown), len(usable))
+
+
+def _key(row: Mapping[str, Json]) -> str:
+    return json.dumps(row.get("prompt"), ensure_ascii=True, sort_keys=True)
+
+
+def _earliest(rows: Sequence[Mapping[str, Json]]) -> dict[str, Mapping[str, Json]]:
+    """The row of the earliest step by prompt, for prompts that were sampled once per step."""
+    found: dict[str, Mapping[str, Json]] = {}
+    seen: set[tuple[str, float]] = set()
+    repeated: set[str] = set()
+    for row in rows:
+        key, step = _key(row), number(row.get("step")) or 0.0
+        if (key, step) in seen:
+            repeated.add(key)
+        seen.add((key, step))
+        if key not in found or step < (number(found[key].get("step")) or 0.0):
+            found[key] = row
+    return {key: row for key, row in found.items() if key not in repeated}
+
+
+def _earlier(row: Mapping[str, Json], earliest: Mapping[str, Mapping[str, Json]]) -> tuple[str, str] | None:
+    """(label, completion) to compare the row with, or None."""
+    if row.get("completion_before") is not None:
+        return "before", text(row["completion_before"])
+    first = earliest.get(_key(row))
+    if first is None or first is row:
+        return None
+    return f"step {text(first.get('step')) or 0}", text(first["completion"])
+
+
+def _sample(row: Mapping[str, Json], earlier: tuple[str, str] | None) -> Sample:
+    completion = visible(_cut(text(row["completion"])))
+    before: tuple[Part, ...] = ()
+    after: tuple[Part, ...] = (Part("same", completion),)
+    rewritten = False
+    if earlier is not None:
+        old = visible(_cut(earlier[1]))
+        before = (Part("same", old),)
+        compared = word_difference(old, completion)
+        rewritten = compared is None
+        if compared is not None:
+            before, after = tuple(compared[0]), tuple(compared[1])
+    return Sample(
+        step=number(row.get("step")),
+        prompt=_conversation(row.get("prompt")),
+        after=after,
+        before=before,
+        before_label=earlier[0] if earlier else "",
+        rewritten=rewritten,
+        scores=_scores(row),
+        model=visible(text(row.get("model"))),
+        simulated=row.get("origin") == "simulated",
+    )
+
+
+def _scores(row: Mapping[str, Json]) -> tuple[tuple[str, str], ...]:
+    numbers = {name: value for name in row if name != "step" and (value := number(row[name])) is not None}
+    return tuple(
+        (visible(name), f"{rounded(numbers[f'{name}_before'])} → {rounded(value)}")
+        if f"{name}_before" in numbers
+        else (visible(name), rounded(value))
+        for name, value in numbers.items()
+        if not (name.endswith("_before") and name.removesuffix("_before") in numbers)
+    )
+
+
+def _conversation(prompt: Json) -> tuple[Turn, ...]:
+    """The prompt as turns; a plain string is one user turn."""
+    turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    return tuple(
+        Turn(
+            visible(text(mapping(turn).get("role", "user"))),
+            visible(_cut(text(mapping(turn).get("content")))),
+        )
+        for turn in turns
+    )
+
+
+def _cut(content: str) -> str:
+    if len(content) <= MAX_TEXT:
+        return content
+    return f"{content[:MAX_TEXT]} … [{len(content) - MAX_TEXT:,} more characters]"
+
+
+def visible(content: str) -> str:
+    """Control and text-direction characters as visible signs, so that no text can hide or reorder itself."""
+    if content.isprintable():
+        return content
+    return "".join(c if c in "\n\t" else _sign(c) for c in content)
+
+
+def _sign(character: str) -> str:
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    # Zero-width joiners belong to emoji and Indic scripts; the other invisible ones are tricks.
+    if unicodedata.category(character) in ("Cc", "Cf") and character not in "\u200c\u200d":
+        return f"[U+{code:04X}]"
+    return character

@@ -1,0 +1,33 @@
+"""Run folders: the only interface between stages."""
+
+from alignloop.run.files import write_atomically
+from alignloop.run.folder import Run, Status, differences
+from alignloop.run.hashing import (
+    RUN_FILE,
+    Input,
+    Parent,
+    code_sha256,
+    config_sha256,
+    find_inputs,
+    fingerprint,
+    work_sha256,
+)
+from alignloop.run.lineage import find_run, find_runs, lineage
+
+__all__ = [
+    "Input",
+    "Parent",
+    "RUN_FILE",
+    "Run",
+    "Status",
+    "code_sha256",
+    "config_sha256",
+    "differences",
+    "find_inputs",
+    "find_run",
+    "find_runs",
+    "fingerprint",
+    "lineage",
+    "work_sha256",
+    "write_atomically",
+]

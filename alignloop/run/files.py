@@ -1,0 +1,99 @@
+"""Small files that must survive a kill or a power cut, and files of one JSON object per line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file by way of a synced temporary one: readers see the old or the new text, never a part.
+
+    Raises:
+        OSError: disk full or not writable; the old file is untouched.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        os.replace(name, path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: tensors and numpy numbers become floats, NaN and infinities null."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, SupportsFloat):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    return str(value)
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """One JSON object as a line."""
+    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl file; a torn or damaged line is passed over."""
+    if not path.exists():
+        return
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            row = json.loads(line.decode("utf-8")) if line.strip() else None
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def cut_lines(path: Path, *, after_step: int | None = None) -> int:
+    """Drop a torn last line, and with `after_step` all rows of later steps.
+
+    Returns:
+        Number of lines dropped.
+    """
+    if not path.exists():
+        return 0
+    content = path.read_bytes()
+    *lines, rest = content.split(b"\n")
+    kept = [line for line in lines if after_step is None or _step(line) <= after_step]
+    dropped = len(lines) - len(kept) + bool(rest)
+    if dropped:
+        write_atomically(path, b"".join(line + b"\n" for line in kept).decode("utf-8", "replace"))
+    return dropped
+
+
+def _step(line: bytes) -> float:
+    """The step of a line; a line without one is always kept, a damaged one never."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except ValueError:
+        return math.inf
+    step = row.get("step", -1) if isinstance(row, dict) else math.inf
+    return step if isinstance(step, int | float) else -1

@@ -1,0 +1,382 @@
+"""One run folder: what a stage writes and the next one reads.
+
+run.json (status, parents, hashes, seed, environment, results) · recipe.yaml (resolved) · metrics.jsonl
+· samples.jsonl · checkpoints/ · model/ · report.html. One process writes, any number read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal
+
+import yaml
+
+from alignloop.errors import AlignLoopError, RunError
+from alignloop.run.environment import environment, is_alive, process_start
+from alignloop.run.files import cut_lines, json_line, plain, read_lines, write_atomically
+from alignloop.run.hashing import (
+    RUN_FILE,
+    Input,
+    Parent,
+    code_sha256,
+    code_version,
+    config_sha256,
+    fingerprint,
+    work_sha256,
+)
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+SCHEMA = 1
+
+
+class Run:
+    """A run folder, open for writing (`Run.create`, holds the lock) or for reading (`Run.open`).
+
+    As a context manager it releases the lock at the end and records how the stage ended: an exception
+    makes it failed, Ctrl-C interrupted.
+
+    Attributes:
+        path: the folder.
+        resumed: whether `create` found an unfinished run of the same work, which goes on here.
+        resume_from: a checkpoint folder asked for by the user, None for the newest intact one.
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any], lock: IO[bytes] | None = None) -> None:
+        self.path = path
+        self.resumed = False
+        self.resume_from: Path | None = None
+        self._record = record
+        self._lock = lock
+        self._before_s = 0.0
+        self._started = time.monotonic()
+
+    @classmethod
+    def create(
+        cls,
+        output_dir: str | Path,
+        *,
+        stage: str,
+        config: Mapping[str, Any],
+        seed: int,
+        parents: Sequence[Run | Parent] = (),
+        inputs: Mapping[str, Input] | None = None,
+        name: str = "",
+    ) -> Run:
+        """Start a run in a folder, or take up the unfinished one of the same work that is there.
+
+        Args:
+            output_dir: made if missing.
+            stage: name of the stage.
+            config: resolved keys, written to recipe.yaml.
+            seed: seed of the run.
+            parents: runs whose results are read.
+            inputs: files and folders that are read, by key.
+            name: name in a pipeline; the folder's name if empty.
+
+        Raises:
+            RunError: the folder holds another run, a finished one, files of something else, or is being
+                written by another process; it cannot be made or written.
+        """
+        path = Path(output_dir)
+        inputs = inputs or {}
+        links = [parent if isinstance(parent, Parent) else parent.as_parent() for parent in parents]
+        work = work_sha256(stage, config, inputs, links)
+        lock = _lock(path)
+        try:
+            earlier = _read_record(path) if (path / RUN_FILE).exists() else None
+            if earlier is not None:
+                _check_same_work(path, earlier, stage, config, work)
+            elif any(not p.name.startswith(".") for p in path.iterdir()):
+                raise RunError(f"{path} is not empty and holds no run; choose another output_dir")
+        except AlignLoopError:
+            lock.close()
+            raise
+        run = cls(path, _new_record(path, stage, config, seed, name), lock)
+        run._record |= {
+            "parents": [asdict(parent) for parent in links],
+            "inputs": {key: asdict(item) for key, item in inputs.items()},
+            "work_sha256": work,
+            "fingerprint": fingerprint(work, code_sha256()),
+        }
+        if earlier is not None:
+            run._take_up(earlier)
+        run._write()
+        recipe = yaml.safe_dump(plain(dict(config)), allow_unicode=True, sort_keys=False)
+        write_atomically(path / "recipe.yaml", recipe)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """A run folder for reading.
+
+        Raises:
+            RunError: no run there, or its run.json is damaged.
+        """
+        folder = Path(path)
+        if not (folder / RUN_FILE).is_file():
+            raise RunError(f"{folder}: no run here (it has no {RUN_FILE})")
+        return cls(folder, _read_record(folder))
+
+    # What a run says
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """run.json as a new dict, its status as it is now."""
+        return {**json.loads(json.dumps(self._record)), "status": self.status}
+
+    @property
+    def status(self) -> Status:
+        """finished, failed, interrupted or running; a run whose process is gone is interrupted."""
+        status, process = self._record["status"], self._record.get("process")
+        if status != "running" or self._lock is not None or not isinstance(process, dict):
+            return status
+        elsewhere = process.get("host") != socket.gethostname()
+        return (
+            status
+            if elsewhere or is_alive(process.get("pid", 0), process.get("started", ""))
+            else "interrupted"
+        )
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return self._record["stage"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of stage, configuration, inputs, parents and code."""
+        return self._record["fingerprint"]
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the finished model."""
+        return self.path / "model"
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, from recipe.yaml."""
+        return yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """Rows of metrics.jsonl in order; a torn one is passed over."""
+        return read_lines(self.path / "metrics.jsonl")
+
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """Rows of samples.jsonl in order; a torn one is passed over."""
+        return read_lines(self.path / "samples.jsonl")
+
+    def as_parent(self) -> Parent:
+        """This run as another one's parent.
+
+        Raises:
+            RunError: it has not finished.
+        """
+        if self.status != "finished":
+            raise RunError(f"{self.path}: this run is {self.status}, not finished; finish it first")
+        return Parent(str(self.path), self.stage, self.fingerprint)
+
+    # What a stage writes
+
+    def log(self, step: int, **metrics: Any) -> None:
+        """Append a line to metrics.jsonl: {"step", "time_s", …}; NaN and infinities become null."""
+        self._append("metrics.jsonl", {"step": step, "time_s": round(self.elapsed_s, 3), **metrics})
+
+    def sample(self, **row: Any) -> None:
+        """Append a line to samples.jsonl."""
+        self._append("samples.jsonl", row)
+
+    def rewind(self, step: int) -> None:
+        """Cut metrics and samples of steps after `step`, which a resumed stage will write again."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            cut_lines(self._owned() / name, after_step=step)
+        self._before_s = max((row.get("time_s") or 0.0 for row in self.metrics()), default=0.0)
+        self._started = time.monotonic()
+
+    def warn(self, text: str) -> None:
+        """Record a warning once."""
+        if text not in self._record["warnings"]:
+            self._record["warnings"].append(text)
+            self._write()
+
+    def set_environment(self, **facts: Any) -> None:
+        """Record the device, threads or dtype that the stage really uses."""
+        self._record["environment"] |= plain(facts)
+        self._write()
+
+    def set_rows(self, name: str, rows: int) -> None:
+        """Record how many rows of an input were used."""
+        if name in self._record["inputs"]:
+            self._record["inputs"][name]["rows"] = rows
+            self._write()
+
+    def finish(self, results: Mapping[str, Any] | None = None) -> None:
+        """The stage is done."""
+        self._end("finished", results=plain(dict(results or {})))
+
+    def fail(self, error: BaseException | str) -> None:
+        """The stage stopped with an error; the same command takes it up again."""
+        text = str(error) or type(error).__name__
+        self._end("failed", error=text if isinstance(error, AlignLoopError | str) else repr(error))
+
+    def interrupt(self) -> None:
+        """The stage was stopped by a person or a signal."""
+        self._end("interrupted")
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of work so far, those of earlier attempts up to their last line of metrics included."""
+        return self._before_s + time.monotonic() - self._started
+
+    def close(self) -> None:
+        """Give the folder free for others."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._lock is not None and self._record["status"] == "running":
+                if isinstance(error, KeyboardInterrupt):
+                    self.interrupt()
+                else:
+                    self.fail(error if error is not None else "the stage ended without results")
+        finally:
+            self.close()
+
+    # Inside
+
+    def _take_up(self, earlier: Mapping[str, Any]) -> None:
+        for scratch in self.path.glob(".*.tmp"):
+            scratch.unlink()
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            cut_lines(self.path / name)
+        self.resumed = True
+        self._before_s = max((row.get("time_s") or 0.0 for row in self.metrics()), default=0.0)
+        self._record |= {key: earlier[key] for key in ("created", "warnings") if key in earlier}
+        if earlier.get("code", {}).get("sha256") != self._record["code"]["sha256"]:
+            self.warn("the code changed between the start of this run and its continuation")
+
+    def _end(self, status: Status, **more: Any) -> None:
+        self._record.pop("error", None)
+        self._record |= {"status": status, "finished": _now(), "duration_s": round(self.elapsed_s, 3), **more}
+        self._record.pop("process", None)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            if (self.path / name).exists():
+                with open(self.path / name, "rb") as file:
+                    os.fsync(file.fileno())
+        self._write()
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        line = json_line(row).encode("utf-8", "surrogatepass")
+        with open(self._owned() / name, "ab") as file:
+            file.write(line)
+
+    def _owned(self) -> Path:
+        if self._lock is None:
+            raise RunError(f"{self.path}: opened for reading only")
+        return self.path
+
+    def _write(self) -> None:
+        text = json.dumps(plain(self._record), ensure_ascii=False, indent=2, allow_nan=False)
+        write_atomically(self._owned() / RUN_FILE, text + "\n")
+
+
+def _new_record(path: Path, stage: str, config: Mapping[str, Any], seed: int, name: str) -> dict[str, Any]:
+    now = _now()
+    return {
+        "schema": SCHEMA,
+        "stage": stage,
+        "name": name or path.resolve().name,
+        "status": "running",
+        "created": now,
+        "started": now,
+        "finished": None,
+        "duration_s": None,
+        "parents": [],
+        "inputs": {},
+        "config_sha256": config_sha256(config),
+        "code": code_version(),
+        "seed": seed,
+        "environment": environment(),
+        "results": {},
+        "warnings": [],
+        "process": {"pid": os.getpid(), "started": process_start(os.getpid()), "host": socket.gethostname()},
+    }
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+        if record["schema"] != SCHEMA:
+            raise RunError(f"{path / RUN_FILE} has schema {record['schema']}; this version reads {SCHEMA}")
+        for key in ("stage", "status", "fingerprint", "work_sha256", "warnings"):
+            record[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path / RUN_FILE} is damaged: {error}") from error
+    return record
+
+
+def _check_same_work(
+    path: Path, earlier: Mapping[str, Any], stage: str, config: Mapping[str, Any], work: str
+) -> None:
+    if earlier["work_sha256"] != work:
+        raise RunError(f"{path} belongs to another run ({differences(path, earlier, stage, config)}); "
+                       "choose another output_dir")  # fmt: skip
+    if earlier["status"] == "finished":
+        raise RunError(f"{path} holds the finished run of the same settings; choose another output_dir")
+
+
+def differences(path: Path, earlier: Mapping[str, Any], stage: str, config: Mapping[str, Any]) -> str:
+    """In words, how a run that is there differs from the one that is wanted."""
+    if earlier["stage"] != stage:
+        return f"stage {earlier['stage']}, not {stage}"
+    try:
+        old = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        old = None
+    if not isinstance(old, dict):
+        return "its recipe.yaml is missing or damaged"
+    new = plain(dict(config))
+    changed = [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key) and key != "output_dir"
+    ]
+    return "; ".join(changed[:5]) if changed else "the content of its inputs has changed"
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """The folder's lock, made with the folder; the system frees it when the process ends, however."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / ".lock", "ab")  # noqa: SIM115 - held until the run is closed
+    except OSError as error:
+        raise RunError(f"{path}: cannot write a run here: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise RunError(f"{path} is being written by another process; wait for it or stop it") from error
+    return file
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,188 @@
+"""What a run depends on, as content: hashes of its configuration, inputs, parents and the code.
+
+A path counts by what it holds, not by where it lies, so that a folder of runs can be moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import alignloop
+from alignloop.errors import RunError
+from alignloop.run.files import plain
+
+RUN_FILE = "run.json"
+_WITHOUT_EFFECT_ON_RESULTS = ("cli", "report", "serve", "progress.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file or model folder that a run reads: path as given, digest of its content, rows if counted."""
+
+    path: str
+    sha256: str
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A run whose results a run reads."""
+
+    path: str
+    stage: str
+    fingerprint: str
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    text = json.dumps(plain(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def config_sha256(config: Mapping[str, Any]) -> str:
+    """Hash of a resolved configuration without its output_dir."""
+    return digest({key: value for key, value in config.items() if key != "output_dir"})
+
+
+def work_sha256(
+    stage: str, config: Mapping[str, Any], inputs: Mapping[str, Input], parents: Iterable[Parent]
+) -> str:
+    """Hash of what a run does: stage, configuration, content of inputs and parents.
+
+    Paths in the configuration are replaced by the content they stand for.
+    """
+    parents = list(parents)
+    content = {item.path: f"sha256:{item.sha256}" for item in inputs.values()}
+    content |= {parent.path: f"run:{parent.fingerprint}" for parent in parents}
+
+    def replace(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: replace(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [replace(item) for item in value]
+        if isinstance(value, str):
+            path, rows = split_rows(value)
+            return content.get(path, path) + rows
+        return value
+
+    return digest(
+        {
+            "stage": stage,
+            "config": replace({key: value for key, value in config.items() if key != "output_dir"}),
+            "inputs": sorted((name, item.sha256) for name, item in inputs.items()),
+            "parents": [parent.fingerprint for parent in parents],
+        }
+    )
+
+
+def fingerprint(work: str, code: str) -> str:
+    """Hash of a run: what it does and the code that does it. Equal fingerprints, equal results."""
+    return digest([work, code])
+
+
+def find_inputs(paths: Mapping[str, str]) -> tuple[dict[str, Input], list[Parent]]:
+    """Files, model folders and runs among the path values of a configuration.
+
+    A path inside a run folder counts as both: the file by its content and the run as a parent. What
+    does not exist here (names of models, hub ids) is no input.
+
+    Args:
+        paths: by key, as `config.path_values` gives them.
+
+    Returns:
+        Inputs by the key that names them; parents in the order of the keys.
+
+    Raises:
+        RunError: a run that is named has not finished.
+    """
+    inputs: dict[str, Input] = {}
+    parents: dict[str, Parent] = {}
+    for name, text in paths.items():
+        path = Path(split_rows(text)[0]).expanduser()
+        if not text or not _exists(path):
+            continue
+        run = _enclosing_run(path)
+        if run is not None:
+            parents.setdefault(str(run), _parent(run, whole=run == path))
+        if run != path:
+            inputs[name] = Input(str(path), content_sha256(path))
+    return inputs, list(parents.values())
+
+
+def split_rows(value: str) -> tuple[str, str]:
+    """`rows.jsonl#500` → (`rows.jsonl`, `#500`); a file whose name ends so is taken literally."""
+    match = re.fullmatch(r"(.+)(#\d+)", value, re.DOTALL)
+    return (match[1], match[2]) if match and not _exists(Path(value)) else (value, "")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # longer than a path may be, or with a NUL: text, not a path
+        return False
+
+
+def _enclosing_run(path: Path) -> Path | None:
+    """The run folder that a path is, or lies in (checkpoints/step-10, model/, samples.jsonl)."""
+    return next((p for p in (path, *list(path.parents)[:3]) if (p / RUN_FILE).is_file()), None)
+
+
+def _parent(path: Path, *, whole: bool) -> Parent:
+    try:
+        record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+        parent = Parent(str(path), str(record["stage"]), str(record["fingerprint"]))
+        status = record["status"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path / RUN_FILE} is damaged: {error}") from error
+    if whole and status != "finished":
+        raise RunError(f"{path}: this run is {status}, not finished; finish it before building on it")
+    return parent
+
+
+def content_sha256(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents in a folder (hidden ones left out)."""
+    if path.is_file():
+        stat = path.stat()
+        return _file_sha256(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return digest([(p.relative_to(path).as_posix(), content_sha256(p)) for p in files])
+
+
+@cache
+def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
+    """Size and time are there to ask the cache for the present content only."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_sha256() -> str:
+    """Hash of the package's sources that can change a result: not the command line, pages and reports."""
+    root = Path(alignloop.__file__).parent
+    files = (p.relative_to(root) for p in sorted(root.rglob("*.py")))
+    relevant = [p for p in files if p.parts[0] not in _WITHOUT_EFFECT_ON_RESULTS]
+    return digest([(p.as_posix(), content_sha256(root / p)) for p in relevant])
+
+
+@cache
+def code_version() -> dict[str, str]:
+    """{version, git_commit, sha256}; the commit is "" where the package is not in a git work tree."""
+    root = Path(alignloop.__file__).parent
+    commit = ""
+    if (root.parent / ".git").exists():
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, timeout=5, check=False
+            )
+            commit = done.stdout.decode("ascii", "replace").strip() if done.returncode == 0 else ""
+        except (OSError, subprocess.TimeoutExpired):
+            commit = ""
+    return {"version": alignloop.__version__, "git_commit": commit, "sha256": code_sha256()}

@@ -1,0 +1,311 @@
+"""What the training stages share: a prepared model, tokenized data, and the fitting of one to the other."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from alignloop.config import ModelConfig, TrainConfig
+from alignloop.data.chat import FILE as TEMPLATE_FILE
+from alignloop.data.chat import ChatTemplate, check_same, load_saved, load_template
+from alignloop.data.columns import Dataset, read_records
+from alignloop.data.packing import Completion, Group
+from alignloop.data.tokenize import Encoder, Tokenized, tokenize
+from alignloop.model.adapters import LoraSettings, add_adapter
+from alignloop.model.load import LoadedModel, cache_dir, fingerprint, load_model, save_model
+from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.objectives.base import Objective
+from alignloop.progress import Progress
+from alignloop.run import Run
+from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
+from alignloop.training.loop import Reference, Trainer, evaluate, train_step
+from alignloop.training.optim import OptimizerSettings, build_optimizer
+from alignloop.training.stream import GroupStream
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A model ready to train, and how to encode text for it."""
+
+    loaded: LoadedModel
+    model: PackedModel
+    template: ChatTemplate
+    peft: PeftModel | None
+    autocast: torch.dtype | None
+
+    @property
+    def model_id(self) -> str:
+        """What identifies the starting weights, for caches and lineage."""
+        path = self.loaded.path
+        return fingerprint(path) if path is not None and path.is_dir() else self.loaded.name
+
+
+def open_model(config: ModelConfig) -> tuple[LoadedModel, ChatTemplate]:
+    """The model and the chat template to use with it: the one it was trained with, if that is known.
+
+    Raises:
+        ModelError: the recipe asks for another template than the model was trained with.
+    """
+    loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
+    template = load_template(config.chat_template, loaded.tokenizer)
+    saved = saved_template(loaded)
+    if saved is not None:
+        if config.chat_template == "tokenizer":
+            template = saved
+        else:
+            check_same(saved, template)
+    return loaded, template
+
+
+def saved_template(loaded: LoadedModel) -> ChatTemplate | None:
+    """The template a model was trained with here, None for a model from elsewhere."""
+    folder = loaded.path
+    return load_saved(folder) if folder is not None and (folder / TEMPLATE_FILE).is_file() else None
+
+
+def inference_encoder(
+    loaded: LoadedModel, chat_template: str = "tokenizer", max_length: int = 4096
+) -> Encoder:
+    """The encoder for answers and scores: the template of training, which another may not replace.
+
+    Raises:
+        ModelError: `chat_template` differs from the template the model was trained with.
+    """
+    saved, asked = saved_template(loaded), load_template(chat_template, loaded.tokenizer)
+    if saved is not None and chat_template != "tokenizer":
+        check_same(saved, asked)
+    return Encoder(loaded.tokenizer, saved or asked, max_length, "truncate")  # pyright: ignore[reportArgumentType]
+
+
+def set_threads(num_threads: int) -> None:
+    """Use this many CPU threads; 0 leaves the choice to PyTorch."""
+    if num_threads:
+        torch.set_num_threads(num_threads)
+
+
+def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = False) -> Prepared:
+    """Load the model for training, with LoRA and a scalar head where asked for.
+
+    In bfloat16 the weights of full fine-tuning stay float32 and the matrix products run in bfloat16.
+    """
+    set_threads(config.num_threads)
+    torch.manual_seed(config.seed)
+    loaded, template = open_model(config)
+    autocast = torch.bfloat16 if loaded.model.dtype == torch.bfloat16 else None
+    if config.gradient_checkpointing:
+        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+    head = None
+    if num_outputs:
+        size = loaded.model.config.get_text_config().hidden_size
+        head = ScalarHead(size, num_outputs, seed=config.seed).to(loaded.model.device)
+    model = PackedModel(loaded.model, head=head)
+    peft = None
+    if config.lora_r:
+        settings = LoraSettings(
+            config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_target_modules
+        )
+        peft = add_adapter(loaded.model, settings, seed=config.seed)
+    elif freeze_base:
+        loaded.model.requires_grad_(False)
+    elif autocast is not None:
+        loaded.model.float()
+    return Prepared(loaded, model, template, peft, autocast)
+
+
+def read_data(config: TrainConfig, kind: str, run: Run) -> tuple[Dataset, Dataset | None]:
+    """Training and held-out records; dropped rows are noted in the run."""
+    data = read_records(config.dataset, kind=kind, columns=config.columns)
+    held_out = None
+    if config.eval_dataset is not None:
+        held_out = read_records(config.eval_dataset, kind=kind, columns=config.columns)
+    note_dropped(run, "dataset", data.dropped)
+    return data, held_out
+
+
+def note_dropped(run: Run, name: str, dropped: Sequence[Exception]) -> None:
+    """Say in the run how many rows were dropped, and the first of them."""
+    if dropped:
+        run.warn(f"{name}: {len(dropped)} rows dropped; first: {dropped[0]}")
+
+
+def encoder(config: TrainConfig, prepared: Prepared) -> Encoder:
+    """The encoder a training stage uses."""
+    return Encoder(prepared.loaded.tokenizer, prepared.template, config.max_length, config.overlength)  # pyright: ignore[reportArgumentType]
+
+
+def tokenized(
+    config: TrainConfig, prepared: Prepared, run: Run, data: Dataset, *, train_on_prompt: bool = False
+) -> Tokenized:
+    """Tokenize a data set and note dropped and shortened rows in the run."""
+    result = tokenize(data.records, encoder(config, prepared), train_on_prompt=train_on_prompt)
+    note_dropped(run, "tokenization", result.dropped)
+    if result.truncated:
+        run.warn(f"{result.truncated} rows were shortened to max_length={config.max_length}")
+    return result
+
+
+def hold_out(groups: list[Group], fraction: float, seed: int) -> tuple[list[Group], list[Group]]:
+    """Split off a share of the prompts for evaluation; equal prompts stay on one side."""
+    if fraction <= 0:
+        return groups, []
+    prompts = sorted({group.prompt_ids.tobytes() for group in groups})
+    count = max(1, round(fraction * len(prompts)))
+    chosen = {prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))[:count]}
+    return (
+        [g for g in groups if g.prompt_ids.tobytes() not in chosen],
+        [g for g in groups if g.prompt_ids.tobytes() in chosen],
+    )
+
+
+def fit(
+    config: TrainConfig,
+    objective: Objective,
+    run: Run,
+    prepared: Prepared,
+    groups: Sequence[Group],
+    *,
+    held_out: Sequence[Group] = (),
+    reference: Reference | None = None,
+) -> dict[str, float]:
+    """Train on groups with checkpoints, logs and a progress bar; resumes from the run's last checkpoint.
+
+    Returns:
+        Means of the last tenth of the steps, and `eval_*` of the held-out groups after the last step.
+
+    Raises:
+        KeyboardInterrupt: after a checkpoint was written.
+    """
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    stream = GroupStream(
+        groups, per_step, config.num_train_epochs, config.max_steps, config.seed, config.shuffle
+    )
+    settings = optimizer_settings(config, stream.num_steps)
+    optimizer = build_optimizer(prepared.model.parameters(), settings)
+    trainer = Trainer(
+        prepared.model,
+        optimizer,
+        settings,
+        stream.num_steps,
+        token_budget=config.token_budget,
+        reference=reference,
+        autocast=prepared.autocast,
+    )
+    folder, history = run.checkpoints, list[dict[str, float]]()
+    parts: dict[str, Any] = {"modules": {"model": prepared.model}, "optimizers": {"model": optimizer}}
+    restored = load_checkpoint(folder, **parts)
+    if restored is not None:
+        trainer.step = restored.step
+        run.rewind(restored.step)
+        for skipped in restored.skipped:
+            run.warn(f"damaged checkpoint passed over: {skipped}")
+    with (
+        stop_requests() as stop,
+        Progress(stream.num_steps, description=run.stage, start=trainer.step) as progress,
+    ):
+        while trainer.step < stream.num_steps:
+            report = train_step(trainer, objective, stream.step_groups(trainer.step))
+            metrics = {**report.metrics, "epoch": stream.epoch(trainer.step)}
+            last = trainer.step == stream.num_steps
+            if held_out and (last or (config.eval_steps and trainer.step % config.eval_steps == 0)):
+                metrics |= evaluate(trainer, objective, held_out)
+            if last or trainer.step % config.logging_steps == 0:
+                run.log(trainer.step, **metrics)
+            progress.update(trainer.step, **metrics)
+            history.append(metrics)
+            due = config.save_steps and trainer.step % config.save_steps == 0 and not last
+            if due or stop.is_set():
+                save_checkpoint(folder, step=trainer.step, keep=config.save_total_limit, **parts)
+            if stop.is_set():
+                raise KeyboardInterrupt
+    return _summary(history, stream.num_steps) if history else {"num_steps": stream.num_steps}
+
+
+def _summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
+    """Means over the last tenth of the steps made in this process, and the last evaluation."""
+    tail = history[-max(1, len(history) // 10) :]
+    names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}
+    means = {
+        n: float(np.mean([m[n] for m in tail if n in m])) for n in sorted(names - {"epoch", "learning_rate"})
+    }
+    last = next((m for m in reversed(history) if "eval_loss" in m), {})
+    return {"num_steps": num_steps, **means, **{n: v for n, v in last.items() if n.startswith("eval_")}}
+
+
+def optimizer_settings(config: TrainConfig, num_steps: int) -> OptimizerSettings:
+    """The recipe's optimizer keys; warm-up as steps."""
+    return OptimizerSettings(
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps or round(config.warmup_ratio * num_steps),
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        adam_epsilon=config.adam_epsilon,
+        max_grad_norm=config.max_grad_norm,
+    )
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set an event that is looked at between steps; a second one stops at once.
+
+    Between steps weights and optimizer belong together, so the checkpoint written then is exact.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def save_policy(prepared: Prepared, folder: Path) -> None:
+    """The trained model as a plain folder: the adapter under LoRA, else all weights; plus its template."""
+    if prepared.model.shared_prefix:
+        prepared.model.restore_attention()
+    model = prepared.loaded.model if prepared.peft is None else prepared.peft
+    save_model(model, prepared.loaded.tokenizer, folder, extra=prepared.template.save)
+
+
+def reference_cache() -> Path:
+    """Where reference log-probs are cached."""
+    return cache_dir() / "reference"
+
+
+def data_summary(data: Dataset, result: Tokenized) -> Mapping[str, Any]:
+    """What the report shows of the data."""
+    return {
+        "kind": data.kind,
+        "rows": len(data.records) + len(data.dropped),
+        "used": len(result.groups),
+        "dropped": dict(result.reasons),
+        "truncated": result.truncated,
+        "prompt_tokens": sum(len(g.prompt_ids) for g in result.groups),
+        "completion_tokens": sum(len(c.ids) for g in result.groups for c in g.completions),
+        "origins": dict(Counter(record.provenance.origin for record in data.records)),
+    }
+
+
+def counted(ids: np.ndarray) -> Completion:
+    """A completion whose every token counts."""
+    return Completion(ids, np.ones(len(ids), dtype=bool))

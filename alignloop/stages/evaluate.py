@@ -1,0 +1,176 @@
+"""Before against after, with intervals: what became better, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alignloop.config import EvaluateConfig
+from alignloop.data.columns import read_records
+from alignloop.data.packing import Group
+from alignloop.data.tokenize import Encoder, tokenize
+from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interval
+from alignloop.evaluation.likelihood import kl_on_samples, perplexity
+from alignloop.evaluation.winrate import win_rate
+from alignloop.model.load import LoadedModel, load_model
+from alignloop.model.packed import PackedModel
+from alignloop.records import Prompt
+from alignloop.rl.verifiers import VERIFIERS
+from alignloop.run import Run
+from alignloop.stages import common
+from alignloop.stages.answers import answer_all
+from alignloop.stages.reward import RewardModel
+from alignloop.stages.sample import read_prompts, sampling_params
+
+
+@dataclass(slots=True)
+class Side:
+    """One of the two models with its answers."""
+
+    name: str
+    loaded: LoadedModel
+    encoder: Encoder
+    answers: list[str]
+    packed: PackedModel | None = None
+
+
+def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
+    """Answer held-out prompts with both models and compare.
+
+    Metrics: gold pass rate (where prompts carry constraints), reward-model score, length in words, KL of
+    the new model to the old one on its own answers, perplexity of held-out text; win rates of the new
+    model by gold and by reward model, ties ½, with intervals that resample prompts.
+
+    Args:
+        config: the recipe.
+        run: the run folder; receives samples with both answers.
+
+    Returns:
+        Results for run.json: `metrics`, `win_rate`, `win_rate_reward`, `num_prompts`.
+    """
+    common.set_threads(config.num_threads)
+    prompts = read_prompts(config.dataset, config.columns, config.num_prompts, run)
+    before = _answers(config, config.before, prompts, "before")
+    after = _answers(config, config.after, prompts, "after")
+    level = config.confidence
+    metrics: dict[str, Any] = {}
+    results: dict[str, Any] = {"num_prompts": len(prompts), "metrics": metrics}
+    gold = _gold(prompts, before, after)
+    if gold is not None:
+        rates = [rate_interval((np.asarray(side) == 1.0).astype(float), level=level) for side in gold]
+        metrics["gold_pass_rate"] = _row(rates, "share", higher=True)
+        results["win_rate"] = _rate(win_rate(_wins(*gold), level=level))
+    rewards = None
+    if config.reward_model is not None:
+        scorer = RewardModel(config.reward_model, dtype=config.dtype, device=config.device)
+        pairs = [[a, b] for a, b in zip(before.answers, after.answers, strict=True)]
+        scored = np.asarray(scorer.score([p.prompt for p in prompts], pairs))
+        rewards = (scored[:, 0].tolist(), scored[:, 1].tolist())
+        del scorer
+        metrics["reward_model_score"] = _row(
+            [mean_interval(r, level=level) for r in rewards], "reward", higher=True
+        )
+        results["win_rate_reward"] = _rate(win_rate(_wins(*rewards), level=level))
+    words = [[float(len(text.split())) for text in side.answers] for side in (before, after)]
+    metrics["length"] = _row([mean_interval(w, level=level) for w in words], "words", higher=None)
+    _likelihoods(config, prompts, before, after, metrics)
+    _write_samples(run, prompts, before, after, gold, rewards)
+    return results
+
+
+def _answers(config: EvaluateConfig, model: str, prompts: Sequence[Prompt], title: str) -> Side:
+    loaded = load_model(model, dtype=config.dtype, device=config.device, seed=config.seed)
+    encoder = common.inference_encoder(loaded, config.chat_template)
+    params = sampling_params(config, config.seed)
+    rows = answer_all(loaded, encoder, prompts, params, n=1, token_budget=config.token_budget, title=title)
+    return Side(model, loaded, encoder, [row[0] for row in rows])
+
+
+def _gold(prompts: Sequence[Prompt], before: Side, after: Side) -> tuple[list[float], list[float]] | None:
+    """Gold rewards of both sides where every prompt can be verified, else None."""
+    if not all(prompt.constraints for prompt in prompts):
+        return None
+    gold = VERIFIERS["constraints"]
+    one, two = ([gold(t, p) for t, p in zip(side.answers, prompts, strict=True)] for side in (before, after))
+    return one, two
+
+
+def _wins(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """1 where the new model is better, 0 where it is worse, ½ for a tie."""
+    return [0.5 + 0.5 * ((b > a) - (b < a)) for a, b in zip(before, after, strict=True)]
+
+
+def _likelihoods(
+    config: EvaluateConfig, prompts: Sequence[Prompt], before: Side, after: Side, metrics: dict[str, Any]
+) -> None:
+    """KL on the new model's answers, and perplexity of held-out text."""
+    old, new = PackedModel(before.loaded.model), PackedModel(after.loaded.model)
+    groups = [
+        Group(after.encoder.prompt(p.prompt), (common.counted(after.encoder.completion(t)),), i)
+        for i, (p, t) in enumerate(zip(prompts, after.answers, strict=True))
+    ]
+    same = before.loaded.tokenizer.get_vocab() == after.loaded.tokenizer.get_vocab()
+    if same:
+        kl = kl_on_samples(new, old, groups, config.token_budget)
+        metrics["kl"] = {
+            "before": 0.0,
+            "after": kl.value,
+            "after_interval": [kl.low, kl.high],
+            "unit": "nats per answer",
+            "higher_is_better": None,
+        }
+    if config.perplexity_dataset is not None:
+        texts = read_records(config.perplexity_dataset, kind="document")
+        values = []
+        for side, model in ((before, old), (after, new)):
+            documents = tokenize(texts.records, Encoder(side.loaded.tokenizer, side.encoder.template))  # pyright: ignore
+            values.append(perplexity(model, documents.groups, config.token_budget))
+        metrics["perplexity"] = _row(values, "per token", higher=False)
+
+
+def _row(values: Sequence[Interval], unit: str, *, higher: bool | None) -> dict[str, Any]:
+    before, after = values
+    return {
+        "before": before.value,
+        "before_interval": [before.low, before.high],
+        "after": after.value,
+        "after_interval": [after.low, after.high],
+        "unit": unit,
+        "higher_is_better": higher,
+    }
+
+
+def _rate(interval: Interval) -> dict[str, Any]:
+    return {
+        "value": interval.value,
+        "interval": [interval.low, interval.high],
+        "n": interval.num_clusters,
+        "level": interval.level,
+    }
+
+
+def _write_samples(
+    run: Run,
+    prompts: Sequence[Prompt],
+    before: Side,
+    after: Side,
+    gold: tuple[list[float], list[float]] | None,
+    rewards: tuple[list[float], list[float]] | None,
+) -> None:
+    run.rewind(-1)
+    for i, prompt in enumerate(prompts):
+        row: dict[str, Any] = {
+            "step": 0,
+            "prompt": [{"role": m.role, "content": m.content} for m in prompt.prompt],
+            "completion": after.answers[i],
+            "completion_before": before.answers[i],
+            "model": after.name,
+        }
+        if gold is not None:
+            row |= {"gold_before": gold[0][i], "gold": gold[1][i]}
+        if rewards is not None:
+            row |= {"reward_before": rewards[0][i], "reward": rewards[1][i]}
+        run.sample(**row)

@@ -1,0 +1,92 @@
+"""Several answers to each prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignloop.config import SampleConfig, SamplingConfig
+from alignloop.data.columns import read_records
+from alignloop.errors import DataError
+from alignloop.model.load import load_model
+from alignloop.model.sampling import SamplingParams
+from alignloop.records import Prompt, Record
+from alignloop.run import Run
+from alignloop.stages import common
+from alignloop.stages.answers import ANSWERS_FILE, answer_all, from_model, write_answers
+
+
+def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
+    """Draw `num_samples` answers to each prompt.
+
+    Args:
+        config: the recipe; `dataset` holds prompts (or any kind with prompts).
+        run: the run folder; receives `data/rows.jsonl` with prompt, responses and provenance.
+
+    Returns:
+        Results for run.json.
+    """
+    common.set_threads(config.num_threads)
+    prompts = read_prompts(config.dataset, config.columns, config.max_prompts, run)
+    loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
+    encoder = common.inference_encoder(loaded, config.chat_template)
+    params = sampling_params(config, config.seed)
+    answers = answer_all(
+        loaded,
+        encoder,
+        prompts,
+        params,
+        n=config.num_samples,
+        token_budget=config.token_budget,
+        title="sample",
+    )
+    rows = [(from_model(p, loaded.name, config.seed), a) for p, a in zip(prompts, answers, strict=True)]
+    write_answers(run.path / ANSWERS_FILE, rows)
+    for prompt, texts in rows[:50]:
+        run.sample(
+            step=0,
+            prompt=[{"role": m.role, "content": m.content} for m in prompt.prompt],
+            completion=texts[0],
+            model=loaded.name,
+        )
+    words = [len(text.split()) for texts in answers for text in texts]
+    return {
+        "num_prompts": len(prompts),
+        "num_answers": len(words),
+        "mean_words": sum(words) / len(words),
+        "empty_answers": sum(count == 0 for count in words),
+    }
+
+
+def read_prompts(dataset: Any, columns: dict[str, str], limit: int, run: Run) -> list[Prompt]:
+    """Distinct prompts of a data set of any kind, the first `limit` (0: all).
+
+    Raises:
+        DataError: the data set holds raw documents.
+    """
+    data = read_records(dataset, columns=columns)
+    common.note_dropped(run, "dataset", data.dropped)
+    if data.kind == "document":
+        raise DataError("these are documents, which have no prompts to answer", file=str(dataset))
+    found = {record.prompt: _prompt(record) for record in reversed(data.records)}  # pyright: ignore
+    prompts = list(reversed(found.values()))
+    return prompts[:limit] if limit else prompts
+
+
+def _prompt(record: Record) -> Prompt:
+    if isinstance(record, Prompt):
+        return record
+    return Prompt(record.prompt, provenance=record.provenance)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def sampling_params(config: SamplingConfig, seed: int) -> SamplingParams:
+    """The recipe's sampling keys as parameters of the engine."""
+    return SamplingParams(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
+        max_tokens=config.max_new_tokens,
+        stop=config.stop,
+        seed=seed,
+    )

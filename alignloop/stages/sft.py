@@ -1,0 +1,51 @@
+"""Supervised fine-tuning on demonstrations, and pre-training on documents (step 0)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignloop.config import PretrainConfig, SFTConfig
+from alignloop.objectives.sft import SFT
+from alignloop.run import Run
+from alignloop.stages import common
+
+
+def sft(config: SFTConfig, run: Run) -> dict[str, Any]:
+    """Train a model to imitate demonstrations: mean NLL over the completions' tokens, EOS included.
+
+    Args:
+        config: the recipe; `dataset` holds demonstrations.
+        run: the run folder; receives metrics, checkpoints and `model/`.
+
+    Returns:
+        Results for run.json.
+    """
+    data, held = common.read_data(config, "demonstration", run)
+    prepared = common.prepare(config)
+    result = common.tokenized(config, prepared, run, data, train_on_prompt=not config.completion_only)
+    return _train(config, run, prepared, data, held, result)
+
+
+def pretrain(config: PretrainConfig, run: Run) -> dict[str, Any]:
+    """Language modelling on raw documents: mean NLL over every token but a document's first.
+
+    Args:
+        config: the recipe; `dataset` holds documents.
+        run: the run folder; receives metrics, checkpoints and `model/`.
+
+    Returns:
+        Results for run.json.
+    """
+    data, held = common.read_data(config, "document", run)
+    prepared = common.prepare(config)
+    result = common.tokenized(config, prepared, run, data)
+    return _train(config, run, prepared, data, held, result)
+
+
+def _train(config: Any, run: Run, prepared: Any, data: Any, held: Any, result: Any) -> dict[str, Any]:
+    groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)
+    if held is not None:
+        held_out = common.tokenized(config, prepared, run, held).groups
+    summary = common.fit(config, SFT(), run, prepared, groups, held_out=held_out)
+    common.save_policy(prepared, run.path / "model")
+    return {**summary, "data": common.data_summary(data, result)}

@@ -1,0 +1,50 @@
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+from typer.testing import CliRunner
+
+from alignloop.cli.watch import app, picture
+from alignloop.report.folder import read_run
+from tests.report.fake_runs import comparisons, curve, make_run, write_json
+
+
+def test_once_shows_curves_and_the_latest_completion(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "실험", stage="dpo", metrics=curve(40), samples=comparisons(3))
+    output = CliRunner().invoke(app, [str(run), "--once"]).output
+    assert output.startswith("실험  dpo  finished  step 40")
+    for line in (
+        "Loss: loss, held out",
+        "Log-probability: rejected",
+        "Memory",
+        "Completion  Lighthouses are",
+    ):
+        assert line in output, line
+
+
+def test_texts_of_a_run_are_not_markup(tmp_path: Path) -> None:
+    samples = [{"prompt": "[red]x[/red]", "completion": "\x1b[2Jgone", "step": 1}]
+    run = make_run(tmp_path / "r", stage="[bold]", status="failed", error="[link]", samples=samples)
+    console = Console(width=100, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
+    console.print(picture(read_run(run)))
+    text = console.export_text()
+    for literal in ("[red]x[/red]", "␛[2Jgone", "[bold]", "Error: [link]"):
+        assert literal in text
+
+
+def test_watching_ends_with_the_run(tmp_path: Path, monkeypatch) -> None:
+    run = make_run(tmp_path / "r", stage="sft", status="running", metrics=curve(2))
+    monkeypatch.setattr(Console, "is_terminal", True)
+
+    def finish() -> None:
+        time.sleep(0.4)
+        write_json(run / "run.json", {"stage": "sft", "status": "finished"})
+
+    ending = threading.Thread(target=finish)
+    ending.start()
+    started = time.monotonic()
+    result = CliRunner().invoke(app, [str(run), "--interval", "0.1"])
+    ending.join()
+    assert result.exit_code == 0
+    assert 0.3 < time.monotonic() - started < 5

@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+import transformers as hf
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from alignloop.errors import DataError, ModelError, NonFiniteError, RunError, UserError
+from alignloop.model.generate import generate, stream
+from alignloop.model.resume import load_state_dict, state_dict
+from alignloop.model.sampling import SamplingParams
+from alignloop.model.scheduler import Event, Request, Sampled, Scheduler
+from alignloop.model.tiny import tiny_model
+
+VOCABULARY = 400
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LOCAL = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
+GPT2_SHAPE = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256}
+ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.3}
+CONFIGS = {
+    "llama": lambda: hf.LlamaConfig(**SHAPE),
+    "qwen2": lambda: hf.Qwen2Config(**SHAPE),
+    "qwen3": lambda: hf.Qwen3Config(**SHAPE, head_dim=16),
+    "mistral": lambda: hf.MistralConfig(**SHAPE, sliding_window=8),
+    "gemma": lambda: hf.GemmaConfig(**SHAPE, head_dim=16),
+    "gemma2": lambda: hf.Gemma2Config(
+        **SHAPE, **LOCAL, head_dim=16, attn_logit_softcapping=3.0, final_logit_softcapping=8.0
+    ),
+    "gemma3": lambda: hf.Gemma3TextConfig(**SHAPE, **LOCAL, head_dim=16),
+    "phi3": lambda: hf.Phi3Config(**SHAPE),
+    "olmo2": lambda: hf.Olmo2Config(**SHAPE),
+    "smollm3": lambda: hf.SmolLM3Config(**SHAPE),
+    "granite": lambda: hf.GraniteConfig(**SHAPE, logits_scaling=2.0, attention_multiplier=0.3),
+    "gpt_neox": lambda: hf.GPTNeoXConfig(
+        **{k: v for k, v in SHAPE.items() if k != "num_key_value_heads"}, rotary_pct=0.5
+    ),
+    "gpt2": lambda: hf.GPT2Config(**GPT2_SHAPE, **ENDS),
+}
+NO_END = ()
+
+
+def small_model(name: str = "llama") -> hf.PreTrainedModel:
+    torch.manual_seed(1)
+    model = hf.AutoModelForCausalLM.from_config(CONFIGS[name]()).eval()
+    return model
+
+
+def some_prompts(*lengths: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+def plain_logprobs(model: hf.PreTrainedModel, prompt: list[int], ids: list[int]) -> torch.Tensor:
+    """log π of the completion's tokens from one ordinary forward pass, float64 (tokens, V)."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits.double(), -1)
+
+
+def all_rows(result: list[list[Sampled]]) -> list[list[int]]:
+    return [sampled.ids for row in result for sampled in row]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_greedy_is_that_of_transformers(name: str) -> None:
+    model = small_model(name)
+    prompts = some_prompts(3, 21, 70, 9)
+    result = generate(model, None, prompts, SamplingParams(temperature=0, max_tokens=40), n=2)
+    for prompt, (first, second) in zip(prompts, result, strict=True):
+        expected = model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False, use_cache=True)
+        assert first.ids == second.ids == expected[0, len(prompt) :].tolist()
+        assert first.finish == ("eos" if first.ids[-1] == 2 else "length")
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "gpt2"])
+def test_logprobs_are_those_of_a_plain_forward_pass(name: str) -> None:
+    model = small_model(name)
+    prompts = some_prompts(5, 30, 12)
+    result = generate(model, None, prompts, SamplingParams(max_tokens=50), n=3)
+    for prompt, row in zip(prompts, result, strict=True):
+        for sampled in row:
+            logprobs = plain_logprobs(model, prompt, sampled.ids)
+            expected = logprobs.gather(1, torch.tensor(sampled.ids)[:, None]).squeeze(1)
+            assert (torch.tensor(sampled.logprobs) - expected).abs().max() < 1e-5
+
+
+def test_logprobs_are_those_of_the_distribution_drawn_from() -> None:
+    model, prompts = small_model(), some_prompts(6)
+    params = SamplingParams(temperature=1.7, top_k=9, max_tokens=30, eos=NO_END)
+    (sampled,) = generate(model, None, prompts, params)[0]
+    scaled = plain_logprobs(model, prompts[0], sampled.ids) / 1.7
+    kept = scaled.masked_fill(scaled < scaled.topk(9).values[:, -1:], -torch.inf).log_softmax(-1)
+    expected = kept.gather(1, torch.tensor(sampled.ids)[:, None]).squeeze(1)
+    assert expected.isfinite().all()
+    assert (torch.tensor(sampled.logprobs) - expected).abs().max() < 1e-5
+
+
+def test_a_completion_does_not_depend_on_what_else_is_in_the_batch() -> None:
+    model = small_model()
+    prompts = some_prompts(4, 90, 33, 8, 17, 64)
+    params = SamplingParams(max_tokens=40, temperature=0.8)
+    seeds = [[100 * prompt + index for index in range(3)] for prompt in range(6)]
+    together = all_rows(generate(model, None, prompts, params, n=3, seeds=seeds))
+    alone = [
+        generate(model, None, [prompt], params, seeds=[[seed]])[0][0].ids
+        for prompt, row in zip(prompts, seeds, strict=True)
+        for seed in row
+    ]
+    same = sum(a == b for x, y in zip(together, alone, strict=True) for a, b in zip(x, y, strict=False))
+    assert same >= 0.999 * sum(len(ids) for ids in alone)
+    assert len({tuple(ids) for ids in together}) == 18
+
+
+def test_under_a_small_budget_completions_wait_and_come_out_the_same() -> None:
+    model = small_model()
+    prompts = some_prompts(10, 40, 7, 25)
+    params = SamplingParams(max_tokens=20)
+    free = generate(model, None, prompts, params, n=6)
+    with Scheduler(model, None, token_budget=100) as scheduler:
+        for number, prompt in enumerate(prompts):
+            seeds = tuple(range(6 * number, 6 * number + 6))
+            scheduler.add(Request(tuple(prompt), params, seeds))
+        most = 0
+        while not scheduler.idle:
+            scheduler.step()
+            assert scheduler.reserved <= 100
+            most = max(most, len(scheduler.running))
+        assert scheduler.reserved == 0
+        assert not scheduler.pools
+        assert 1 < most < 24
+    assert all_rows(generate(model, None, prompts, params, n=6, token_budget=100)) == all_rows(free)
+
+
+def test_every_prompt_runs_once_and_finished_rows_leave() -> None:
+    model = small_model()
+    widths = []
+    model.model.embed_tokens.register_forward_hook(lambda _m, args, _o: widths.append(args[0].numel()))
+    prompts = some_prompts(11, 30)
+    result = generate(model, None, prompts, SamplingParams(max_tokens=80, temperature=2.0), n=8)
+    lengths = [len(sampled.ids) for row in result for sampled in row]
+    assert min(lengths) < 80  # some ended early
+    assert widths[0] == 41
+    # The last token of a completion is never run, and no row runs after its end.
+    assert widths[1:] == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+
+
+def test_completions_end_by_eos_length_or_the_positions_of_the_model() -> None:
+    model = small_model()
+    (prompt,) = some_prompts(250)
+    (sampled,) = generate(model, None, [prompt], SamplingParams(max_tokens=50, eos=NO_END))[0]
+    assert (len(sampled.ids), sampled.finish) == (6, "length")  # 256 positions
+    ids = generate(model, None, [prompt[:9]], SamplingParams(max_tokens=9, eos=NO_END))[0][0].ids
+    ended = generate(model, None, [prompt[:9]], SamplingParams(max_tokens=9, eos=(ids[4],)))[0][0]
+    assert (ended.ids, ended.finish) == (ids[: ids.index(ids[4]) + 1], "eos")
+
+
+def test_stop_strings_end_the_completion_and_cut_the_text() -> None:
+    model, tokenizer = tiny_model()
+    prompt = tokenizer("the sun").input_ids
+    free = SamplingParams(max_tokens=60, eos=NO_END, seed=3)
+    (whole,) = generate(model, tokenizer, [prompt], free)[0]
+    assert whole.text == tokenizer.decode(whole.ids, skip_special_tokens=True)
+    place = next(i for i in range(8, len(whole.text)) if whole.text[i : i + 2].isascii())
+    stop = whole.text[place : place + 2]
+    cut = SamplingParams(max_tokens=60, eos=NO_END, seed=3, stop=("never to be seen", stop))
+    (sampled,) = generate(model, tokenizer, [prompt], cut)[0]
+    assert sampled.finish == "stop"
+    assert sampled.text == whole.text[: whole.text.index(stop)]
+    assert sampled.ids == whole.ids[: len(sampled.ids)]
+    assert stop in tokenizer.decode(sampled.ids)
+    assert stop not in tokenizer.decode(sampled.ids[:-1])
+
+
+def test_streamed_pieces_add_up_to_the_text() -> None:
+    model, tokenizer = tiny_model()
+    prompt = tokenizer("비가 오면").input_ids
+    params = SamplingParams(max_tokens=80, temperature=1.5, stop=("zq",), eos=NO_END)
+    events = list(stream(model, tokenizer, prompt, params))
+    sampled = events[-1].sampled
+    assert sampled is not None
+    assert sampled == generate(model, tokenizer, [prompt], params, seeds=[[params.seed]])[0][0]
+    assert "".join(event.text for event in events) == sampled.text
+    assert [event.token for event in events] == sampled.ids
+    assert [event.finish for event in events] == [None] * 79 + ["length"]
+    assert model.config._attn_implementation != "alignloop_decode"
+
+
+def test_requests_may_come_and_go_while_others_run() -> None:
+    model = small_model()
+    first, second, third = (tuple(prompt) for prompt in some_prompts(12, 5, 80))
+    params = SamplingParams(max_tokens=30, eos=NO_END)
+    ended: dict[int, Sampled] = {}
+    with Scheduler(model, None) as scheduler:
+        one = scheduler.add(Request(first, params, (1,)))
+        two = scheduler.add(Request(second, params, (2, 3)))
+        for _ in range(9):
+            scheduler.step()
+        scheduler.cancel(two)
+        scheduler.cancel(99)
+        three = scheduler.add(Request(third, params, (4,)))
+        events: list[Event] = []
+        while not scheduler.idle:
+            events += scheduler.step()
+        ended = {event.request: event.sampled for event in events if event.sampled}
+        assert scheduler.reserved == 0
+    assert set(ended) == {one, three}
+    for number, prompt, seed in ((one, first, 1), (three, third, 4)):
+        assert ended[number].ids == generate(model, None, [prompt], params, seeds=[[seed]])[0][0].ids
+
+
+def test_pools_shrink_and_grow_without_changing_tokens() -> None:
+    model = small_model("gemma3")
+    prompts = some_prompts(8, 70, 20, 65, 9, 12)
+    params = [SamplingParams(max_tokens=length, eos=NO_END) for length in (3, 70, 5, 40, 33, 2)]
+    with Scheduler(model, None) as scheduler:
+        for number, (prompt, setting) in enumerate(zip(prompts, params, strict=True)):
+            count = 1 + 3 * (number % 3)
+            scheduler.add(Request(tuple(prompt), setting, tuple(10 * number + k for k in range(count))))
+        sampled: dict[tuple[int, int], Sampled] = {}
+        while not scheduler.idle:
+            for event in scheduler.step():
+                if event.sampled is not None:
+                    sampled[event.request, event.index] = event.sampled
+    for (number, index), got in sampled.items():
+        alone = generate(model, None, [prompts[number]], params[number], seeds=[[10 * number + index]])
+        assert got.ids == alone[0][0].ids
+    assert len(sampled) == sum(1 + 3 * (number % 3) for number in range(6))
+
+
+def test_a_saved_generation_continues_bit_for_bit(tmp_path) -> None:
+    model, tokenizer = tiny_model()
+    prompts = [
+        tokenizer(text).input_ids for text in ("a good answer", "how do bees", "나무", "list of three")
+    ]
+    params = SamplingParams(max_tokens=40, temperature=1.3, stop=("xq",))
+
+    def fresh() -> Scheduler:
+        return Scheduler(model, tokenizer, token_budget=300)
+
+    def drain(scheduler: Scheduler) -> list[Event]:
+        events = []
+        while not scheduler.idle:
+            events += scheduler.step()
+        return events
+
+    for steps in (0, 1, 17, 45):
+        with fresh() as scheduler:
+            for number, prompt in enumerate(prompts):
+                scheduler.add(Request(tuple(prompt), params, tuple(range(4 * number, 4 * number + 4))))
+            for _ in range(steps):
+                scheduler.step()
+            meta, tensors = state_dict(scheduler)
+            save_file(tensors, tmp_path / "state.safetensors")
+            expected = drain(scheduler)
+        with fresh() as scheduler:
+            load_state_dict(
+                scheduler, json.loads(json.dumps(meta)), load_file(tmp_path / "state.safetensors")
+            )
+            assert drain(scheduler) == expected
+        assert len(expected) > 100
+    with fresh() as scheduler, pytest.raises(RunError, match="format"):
+        load_state_dict(scheduler, {"format": 0}, {})
+
+
+def test_lora_runs_unmerged_and_like_merged() -> None:
+    model = get_peft_model(small_model(), LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.5))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    model.train()
+    prompts = some_prompts(14, 6)
+    params = SamplingParams(temperature=0, max_tokens=30)
+    adapted = all_rows(generate(model, None, prompts, params))
+    with model.disable_adapter():
+        bare = all_rows(generate(model, None, prompts, params))
+    assert adapted != bare
+    assert model.training
+    assert all_rows(generate(model.merge_and_unload(), None, prompts, params)) == adapted
+
+
+def test_bfloat16_agrees_with_its_own_forward_pass() -> None:
+    model = small_model().to(torch.bfloat16)
+    (prompt,) = some_prompts(20)
+    for sampled in generate(model, None, [prompt], SamplingParams(max_tokens=30, eos=NO_END), n=4)[0]:
+        logprobs = plain_logprobs(model, prompt, sampled.ids).gather(1, torch.tensor(sampled.ids)[:, None])
+        # bfloat16 keeps 8 bits, and logits here reach ±10.
+        assert (torch.tensor(sampled.logprobs) - logprobs.squeeze(1)).abs().mean() < 0.1
+
+
+def test_the_model_is_left_as_it_was_even_after_an_error() -> None:
+    model = small_model("qwen2")
+    model.train()
+    model.model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    implementation = model.config._attn_implementation
+    model.lm_head.weight.data[7] = torch.nan
+    with pytest.raises(NonFiniteError, match="not finite at token 0 of completion 0"):
+        generate(model, None, some_prompts(5), SamplingParams())
+    assert [module.training for module in model.modules()] == before
+    assert model.config._attn_implementation == implementation
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def test_weights_may_change_between_calls() -> None:
+    model = small_model()
+    prompts, params = some_prompts(5), SamplingParams(temperature=0, max_tokens=12)
+    before = all_rows(generate(model, None, prompts, params))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    expected = model.generate(torch.tensor(prompts), max_new_tokens=12, do_sample=False)[0, 5:].tolist()
+    assert all_rows(generate(model, None, prompts, params)) == [expected] != before
+
+
+def test_seeds_from_one_seed_are_stable_in_n_and_differ_between_completions() -> None:
+    model, prompts = small_model(), some_prompts(5, 8)
+    params = SamplingParams(max_tokens=16, eos=NO_END)
+    few = generate(model, None, prompts, params, n=2)
+    many = generate(model, None, prompts, params, n=5)
+    assert [row[:2] for row in all_pairs(many)] == all_pairs(few)
+    assert all(a != b for a, b in pairwise(sorted(all_rows(many))))
+
+
+def all_pairs(result: list[list[Sampled]]) -> list[list[list[int]]]:
+    return [[sampled.ids for sampled in row] for row in result]
+
+
+def test_on_done_sees_each_completion_once() -> None:
+    seen: dict[tuple[int, int], Sampled] = {}
+    result = generate(
+        small_model(),
+        None,
+        some_prompts(5, 6),
+        SamplingParams(max_tokens=10),
+        n=3,
+        on_done=lambda prompt, index, sampled: seen.__setitem__((prompt, index), sampled),
+    )
+    assert seen == {(p, i): sampled for p, row in enumerate(result) for i, sampled in enumerate(row)}
+
+
+def test_what_cannot_run_is_refused_with_a_reason() -> None:
+    model, params = small_model(), SamplingParams(max_tokens=10)
+    with pytest.raises(DataError, match="no tokens"):
+        generate(model, None, [[]], params)
+    with pytest.raises(DataError, match="300 tokens and the model 256"):
+        generate(model, None, some_prompts(300), params)
+    with pytest.raises(DataError, match="token budget of 20"):
+        generate(model, None, some_prompts(15), params, token_budget=20)
+    with pytest.raises(UserError, match="seeds must be 2 rows of 3"):
+        generate(model, None, some_prompts(4, 4), params, n=3, seeds=[[1, 2, 3], [1, 2]])
+    with pytest.raises(UserError, match="need a tokenizer"):
+        generate(model, None, some_prompts(4), SamplingParams(stop=("x",)))
+    mamba = hf.MambaForCausalLM(hf.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1))
+    with pytest.raises(ModelError, match="MambaForCausalLM has"):
+        generate(mamba, None, [[1, 2]], params)
+    bloom = hf.BloomForCausalLM(hf.BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2))
+    with pytest.raises(ModelError, match="attention of its own"):
+        generate(bloom, None, [[1, 2]], params)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from alignloop.model.onednn import fast_linears, linear
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 7), (2, 3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_values_and_gradients_are_those_of_pytorch(shape: tuple[int, ...], bias: bool) -> None:
+    x = torch.randn(*shape, 300, requires_grad=True)
+    weight = torch.randn(200, 300, requires_grad=True)
+    b = torch.randn(200, requires_grad=True) if bias else None
+    inputs = [tensor for tensor in (x, weight, b) if tensor is not None]
+    out, expected = (
+        linear(x, weight, b),
+        F.linear(x.double(), weight.double(), None if b is None else b.double()),
+    )
+    upstream = torch.randn_like(out)
+    gradients = torch.autograd.grad(out, inputs, upstream)
+    references = torch.autograd.grad(expected, inputs, upstream.double())
+    for got, want in zip((out, *gradients), (expected, *references), strict=True):
+        assert (got - want).abs().max() < 1e-4
+
+
+def test_only_float32_is_sent_to_onednn() -> None:
+    x, weight = torch.randn(4, 8, dtype=torch.float64), torch.randn(6, 8, dtype=torch.float64)
+    assert torch.equal(linear(x, weight), F.linear(x, weight))
+    assert linear(torch.randn(0, 8), torch.randn(6, 8)).shape == (0, 6)
+
+
+def test_a_model_computes_the_same_inside_and_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(30, 40), nn.GELU(), Conv1D(20, 40), nn.Linear(20, 3, bias=False))
+    x = torch.randn(5, 30)
+    outside = model(x)
+    with fast_linears(model):
+        assert all("forward" in module.__dict__ for module in model if type(module) is not nn.GELU)
+        assert torch.allclose(model(x), outside, atol=1e-5)
+    assert not any("forward" in module.__dict__ for module in model.modules())
+    assert torch.equal(model(x), outside)

@@ -1,0 +1,77 @@
+"""Objectives are found by file name, one at a time, with their hyperparameters' documentation."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pydantic
+import pytest
+
+import alignloop.objectives.registry as registry
+from alignloop.errors import ConfigError
+from alignloop.records import KINDS
+
+EXPECTED = {
+    "sft", "bradley_terry", "regression", "plackett_luce", "dpo", "ipo", "kto", "orpo", "simpo",
+    "listwise", "ppo", "grpo",
+}  # fmt: skip
+
+
+def test_names_are_the_files():
+    assert set(registry.names()) >= EXPECTED
+    assert registry.names() == sorted(registry.names())
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_objective_is_documented_and_frozen(name):
+    objective = registry.load(name)
+    instance = objective()
+    assert objective.__doc__
+    assert set(instance.records) <= set(KINDS)
+    assert instance.needs <= {
+        "logprobs", "reference_logprobs", "scores", "values", "entropy", "prompt_logprob",
+    }  # fmt: skip
+    fields = dataclasses.fields(objective)
+    assert [doc.name for doc in registry.describe(name)] == [field.name for field in fields]
+    if fields:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(instance, fields[0].name, 0)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_defaults_satisfy_their_constraints(name):
+    for doc in registry.describe(name):
+        adapter = pydantic.TypeAdapter(doc.annotation)
+        assert adapter.validate_python(doc.default) == doc.default
+        if doc.choices:
+            with pytest.raises(pydantic.ValidationError):
+                adapter.validate_python("no such choice")
+
+
+def test_description_of_a_field():
+    loss = next(doc for doc in registry.describe("dpo") if doc.name == "loss")
+    assert loss.default == "sigmoid"
+    assert loss.choices == ("sigmoid", "hinge", "robust")
+    assert "hinge" in loss.description
+
+
+def test_a_misspelt_name_gets_a_suggestion():
+    with pytest.raises(ConfigError, match="did you mean 'simpo'"):
+        registry.load("simppo")
+
+
+def test_listing_imports_nothing_heavy_and_loading_one_file_only():
+    code = (
+        "import sys; from alignloop.objectives import registry; registry.names();"
+        "assert 'torch' not in sys.modules and 'pydantic' not in sys.modules;"
+        "registry.load('simpo');"
+        "print(sorted(m for m in sys.modules if m.startswith('alignloop.objectives.')))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == str([f"alignloop.objectives.{m}" for m in ("base", "registry", "simpo")])
+
+
+def test_a_file_must_define_one_objective(monkeypatch):
+    monkeypatch.setattr(registry, "names", lambda: ["base"])  # a file without an objective
+    with pytest.raises(TypeError, match="exactly one objective"):
+        registry.load.__wrapped__("base")  # past the cache

@@ -1,0 +1,139 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from alignloop.data.packing import Group, completion
+from alignloop.data.tokenize import with_mismatched
+from alignloop.errors import NonFiniteError
+from alignloop.objectives.bradley_terry import BradleyTerry
+from alignloop.objectives.dpo import DPO
+from alignloop.objectives.kto import KTO
+from alignloop.objectives.orpo import ORPO
+from alignloop.objectives.sft import SFT
+from alignloop.training.loop import evaluate, train, train_step
+from alignloop.training.reference import with_reference_logprobs
+from tests.training.helpers import make_trainer, pair_groups, weights
+
+
+def test_sft_loss_is_the_mean_nll_over_counted_tokens_of_the_whole_step():
+    trainer = make_trainer()
+    groups = pair_groups(3, k=1)
+    model = trainer.model
+    model.restore_attention()
+    total, count = 0.0, 0
+    for group in groups:
+        ids = torch.tensor(np.concatenate([group.prompt_ids, group.completions[0].ids])).long()
+        logprobs = model.hf(ids[None], use_cache=False).logits[0].double().log_softmax(-1)
+        for place in range(len(group.prompt_ids), len(ids)):
+            total -= float(logprobs[place - 1, ids[place]])
+            count += 1
+    report = train_step(trainer, SFT(), groups)
+    assert report.metrics["loss"] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_dpo_starts_at_log_2_and_the_margin_grows():
+    trainer = make_trainer(lr=1e-3)
+    groups, _ = with_reference_logprobs(pair_groups(8), trainer.model, token_budget=100)
+    losses = [r.metrics for r in train(trainer, DPO(), [groups] * 10)]
+    assert losses[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert losses[0]["margin"] == pytest.approx(0, abs=1e-5)
+    assert losses[-1]["loss"] < 0.6
+    assert losses[-1]["margin"] > 0.1
+    assert losses[-1]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "objective", [SFT(), DPO(), KTO(), ORPO(), BradleyTerry()], ids=lambda o: type(o).__name__
+)
+def test_micro_batches_give_the_gradient_of_the_whole_batch(objective):
+    """Token budgets of one row, one group and everything leave the same weights after two steps."""
+    after = []
+    for budget in (1, 40, 10_000):
+        trainer = make_trainer(head=True, budget=budget, lr=1e-3)
+        groups = pair_groups(6, k=1 if isinstance(objective, SFT | KTO) else 2)
+        if isinstance(objective, KTO):
+            groups = [replace(g, values={"desirable": np.asarray([g.index % 2 == 0])}) for g in groups]
+            groups = with_mismatched(groups)
+        groups, _ = with_reference_logprobs(groups, trainer.model, token_budget=50)
+        reports = list(train(trainer, objective, [groups, groups]))
+        after.append((weights(trainer), [r.metrics["loss"] for r in reports]))
+    for other, losses in after[1:]:
+        assert losses == pytest.approx(after[0][1], rel=1e-6)
+        for name, tensor in after[0][0].items():
+            assert torch.allclose(tensor, other[name], rtol=1e-4, atol=2e-5), name
+
+
+def test_the_order_of_rows_in_a_step_does_not_matter():
+    results = []
+    for flip in (False, True):
+        trainer = make_trainer()
+        groups = pair_groups(5)
+        groups, _ = with_reference_logprobs(groups, trainer.model, token_budget=100)
+        results.append(train_step(trainer, DPO(), groups[::-1] if flip else groups).metrics["grad_norm"])
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_clipping_scales_the_step_not_the_reported_norm():
+    norms = []
+    for limit in (0.0, 1e-3):
+        trainer = make_trainer(max_grad_norm=limit)
+        norms.append(train_step(trainer, SFT(), pair_groups(4, k=1)).metrics["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+    assert norms[0] > 1e-3
+
+
+def test_nan_weights_stop_with_step_and_rows_and_leave_the_weights():
+    trainer = make_trainer()
+    with torch.no_grad():
+        trainer.model.hf.get_output_embeddings().weight[7, 0] = float("nan")
+    before = weights(trainer)
+    with pytest.raises(
+        NonFiniteError, match=r"step 1: loss nan.* rows of the data set in this step: 0, 1, 2"
+    ):
+        train_step(trainer, SFT(), pair_groups(3, k=1))
+    assert trainer.step == 0
+    for name, tensor in weights(trainer).items():
+        assert torch.equal(tensor.nan_to_num(9), before[name].nan_to_num(9)), name
+
+
+def test_prompt_tokens_that_do_not_count_get_no_gradient_through_the_mask():
+    trainer = make_trainer()
+    masked = Group(np.asarray([5, 6, 7], np.int32), (completion([8, 9, 10], mask=[False, True, False]),), 0)
+    report = train_step(trainer, SFT(), [masked])
+    alone = make_trainer()
+    shorter = Group(np.asarray([5, 6, 7, 8], np.int32), (completion([9]),), 0)
+    assert report.metrics["loss"] == pytest.approx(
+        train_step(alone, SFT(), [shorter]).metrics["loss"], rel=1e-6
+    )
+
+
+def test_evaluate_changes_nothing_and_names_its_metrics():
+    trainer = make_trainer()
+    groups, _ = with_reference_logprobs(pair_groups(4), trainer.model, token_budget=100)
+    before = weights(trainer)
+    metrics = evaluate(trainer, DPO(), groups)
+    assert metrics["eval_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert "eval_accuracy" in metrics or "eval_margin" in metrics
+    assert all(torch.equal(before[n], t) for n, t in weights(trainer).items())
+    assert trainer.step == 0
+
+
+def test_reference_logprobs_are_cached_by_content(tmp_path):
+    trainer = make_trainer()
+    groups = pair_groups(4)
+    first, cached = with_reference_logprobs(
+        groups, trainer.model, token_budget=30, cache=tmp_path, model_id="a"
+    )
+    assert not cached
+    second, cached = with_reference_logprobs(
+        groups, trainer.model, token_budget=99, cache=tmp_path, model_id="a"
+    )
+    assert cached
+    for one, two in zip(first, second, strict=True):
+        for a, b in zip(one.completions, two.completions, strict=True):
+            np.testing.assert_array_equal(a.values["reference_logprobs"], b.values["reference_logprobs"])
+    _, cached = with_reference_logprobs(groups, trainer.model, token_budget=99, cache=tmp_path, model_id="b")
+    assert not cached

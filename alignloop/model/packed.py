@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from alignloop.data.packing import Batch, Group, collate, completion
 from alignloop.model import attention
 from alignloop.model.logprobs import LogitTransform, token_logprobs, transform_of
+from alignloop.model.onednn import use_fast_linears
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class PackedModel(nn.Module):
         self.hf = hf
         self.head = head
         self.transform = transform_of(hf.config.get_text_config())
+        use_fast_linears(hf)
         self._plain = str(hf.config._attn_implementation)
         self.shared_prefix = verify(hf) if shared_prefix is None else shared_prefix
         if self.shared_prefix:

@@ -15,7 +15,8 @@ def test_best_is_compared_with_worst_and_ties_are_left_out() -> None:
     assert [(r.chosen, r.rejected) for r in rows if isinstance(r, Preference)] == [("b", "a"), ("d", "c")]
     assert comparisons(PROMPT, ["a", "b"], np.array([1.0, 1.0]), 1, labels=False, source="m") == []
     labels = comparisons(PROMPT, ["a", "b"], np.array([1.0, 2.0]), 1, labels=True, source="m")
-    assert [(r.completion, r.desirable) for r in labels if isinstance(r, Label)] == [
+    found = [(r.completion, r.desirable) for r in labels if isinstance(r, Label)]
+    assert found == [
         ("b", True),
         ("a", False),
     ]

@@ -36,9 +36,13 @@ def run_until_killed(case: str, keys: dict[str, object], after_s: float) -> bool
     """Run the stage in a child and kill it after a while; True if it had finished before."""
     child = os.fork()
     if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        run_stage(case.partition("_")[0], keys)
-        os._exit(0)
+        code = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            run_stage(case.partition("_")[0], keys)
+            code = 0
+        finally:
+            os._exit(code)  # never back into the test runner
     deadline = time.monotonic() + after_s
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -251,6 +251,8 @@ def _point(text: str) -> tuple[float, float]:
 def _pairs(text: str):
     from alignloop.errors import UserError
 
-    if text not in ("one", "all"):
-        raise UserError(f"--pairs is one or all, not '{text}'")
-    return text
+    if text == "one":
+        return "one"
+    if text == "all":
+        return "all"
+    raise UserError(f"--pairs is one or all, not '{text}'")

@@ -20,7 +20,8 @@ def alignloop(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def train(cwd: Path, rows: str, *overrides: str) -> subprocess.CompletedProcess[str]:
     (cwd / "rows.jsonl").write_text(rows, encoding="utf-8")
     (cwd / "dpo.yaml").write_text(
-        "stage: dpo\nmodel_name_or_path: tiny\ndataset: rows.jsonl\noutput_dir: out\nmax_steps: 1\n", encoding="utf-8"
+        "stage: dpo\nmodel_name_or_path: tiny\ndataset: rows.jsonl\noutput_dir: out\nmax_steps: 1\n",
+        encoding="utf-8",
     )
     return alignloop("run", "dpo.yaml", *overrides, cwd=cwd)
 

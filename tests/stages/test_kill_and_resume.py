@@ -27,7 +27,9 @@ seed: 3
 def start(recipe: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ALIGNLOOP_CACHE": str(recipe.parent / "cache")}
     command = [sys.executable, "-m", "alignloop", "run", str(recipe)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def digest(folder: Path) -> str:
@@ -69,7 +71,9 @@ def uninterrupted(tmp_path_factory, data):
     process = start(recipe)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    return digest(out), [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return digest(out), [
+        json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def test_kill_9_again_and_again_ends_with_the_same_weights(tmp_path, data, uninterrupted):

@@ -36,13 +36,20 @@ def loop(rows, tmp_path_factory):
     """SFT → answers → judgements, once for all tests of this file."""
     root = tmp_path_factory.mktemp("loop")
     sft = api.run(
-        SFTConfig(dataset=str(rows / "demos.jsonl"), output_dir=str(root / "sft"), num_train_epochs=2, **TINY,
-                  learning_rate=3e-3)
+        SFTConfig(
+            dataset=str(rows / "demos.jsonl"),
+            output_dir=str(root / "sft"),
+            num_train_epochs=2,
+            **TINY,
+            learning_rate=3e-3,
+        )
     )
     sample = api.run(
         SampleConfig(
-            dataset=str(rows / "prompts.jsonl"), output_dir=str(root / "sample"),
-            model_name_or_path=str(sft.path), max_new_tokens=24,
+            dataset=str(rows / "prompts.jsonl"),
+            output_dir=str(root / "sample"),
+            model_name_or_path=str(sft.path),
+            max_new_tokens=24,
         )
     )
     pairs = root / "pairs.jsonl"
@@ -88,8 +95,11 @@ def test_every_kind_of_judgement_is_marked_as_simulated(loop):
 def test_dpo_starts_at_log_2_full_and_lora(loop, lora_r):
     root, sft, _, pairs = loop
     config = PreferenceConfig(
-        dataset=str(pairs), output_dir=str(root / f"dpo{lora_r}"), model_name_or_path=str(sft.path),
-        lora_r=lora_r, **SHORT,
+        dataset=str(pairs),
+        output_dir=str(root / f"dpo{lora_r}"),
+        model_name_or_path=str(sft.path),
+        lora_r=lora_r,
+        **SHORT,
     )
     run = api.run(config, DPO())
     first, second = run.metrics()
@@ -97,7 +107,9 @@ def test_dpo_starts_at_log_2_full_and_lora(loop, lora_r):
     assert second["loss"] != first["loss"]
     assert (run.model / ("adapter_config.json" if lora_r else "model.safetensors")).exists()
     start, after = load_model(sft.path).model, load_model(run.path).model
-    moved = sum(float((a - b).abs().sum()) for a, b in zip(start.parameters(), after.parameters(), strict=True))
+    moved = sum(
+        float((a - b).abs().sum()) for a, b in zip(start.parameters(), after.parameters(), strict=True)
+    )
     assert moved > 0
 
 
@@ -108,13 +120,17 @@ def test_kto_and_rankings_train(loop):
     with labels.open("w") as one, rankings.open("w") as two:
         for i, line in enumerate(pairs.read_text().splitlines()):
             row = json.loads(line)
-            one.write(json.dumps({"prompt": row["prompt"], "response": row["chosen"], "label": i % 2 == 0}) + "\n")
+            one.write(
+                json.dumps({"prompt": row["prompt"], "response": row["chosen"], "label": i % 2 == 0}) + "\n"
+            )
             texts = [row["chosen"], row["rejected"], "third"]
             two.write(json.dumps({"prompt": row["prompt"], "responses": texts, "ranking": [1, 2, 2]}) + "\n")
     shared = {"model_name_or_path": str(sft.path), **SHORT}
     kto = api.run(PreferenceConfig(dataset=str(labels), output_dir=str(root / "kto"), **shared), KTO())
     assert next(kto.metrics())["loss"] == pytest.approx(0.5, abs=1e-6)  # σ(0) for every row at π = ref
-    ranked = api.run(PreferenceConfig(dataset=str(rankings), output_dir=str(root / "pl"), **shared), Listwise())
+    ranked = api.run(
+        PreferenceConfig(dataset=str(rankings), output_dir=str(root / "pl"), **shared), Listwise()
+    )
     assert all(math.isfinite(row["loss"]) for row in ranked.metrics())
 
 
@@ -136,8 +152,13 @@ def test_reward_model_is_normalised_and_scores_the_same_after_loading(loop):
 def test_best_of_n_trains_on_the_best_answers(loop, rows):
     root, sft, _, _ = loop
     config = BestOfNConfig(
-        dataset=str(rows / "prompts.jsonl"), output_dir=str(root / "bon"), model_name_or_path=str(sft.path),
-        reward_model=str(root / "reward"), n=3, max_new_tokens=16, **SHORT,
+        dataset=str(rows / "prompts.jsonl"),
+        output_dir=str(root / "bon"),
+        model_name_or_path=str(sft.path),
+        reward_model=str(root / "reward"),
+        n=3,
+        max_new_tokens=16,
+        **SHORT,
     )
     run = api.run(config)
     curve = run.record["results"]["best_of_n"]
@@ -151,8 +172,12 @@ def test_best_of_n_trains_on_the_best_answers(loop, rows):
 def test_a_model_against_itself_wins_half(loop, rows):
     root, sft, _, _ = loop
     config = EvaluateConfig(
-        dataset=str(rows / "held_out.jsonl"), output_dir=str(root / "same"), before=str(sft.path),
-        after=str(sft.path), num_prompts=10, max_new_tokens=16,
+        dataset=str(rows / "held_out.jsonl"),
+        output_dir=str(root / "same"),
+        before=str(sft.path),
+        after=str(sft.path),
+        num_prompts=10,
+        max_new_tokens=16,
     )
     results = api.run(config).record["results"]
     assert results["win_rate"]["value"] == 0.5
@@ -188,8 +213,11 @@ def test_everything_too_long_is_one_error(loop):
 
 def test_equally_good_answers_are_no_feedback(tmp_path):
     file = tmp_path / "rows.jsonl"
-    row = {"prompt": "Say it.", "responses": ["a b c d e f", "a b c d e g"],
-           "constraints": [{"kind": "max_words", "limit": 50}]}
+    row = {
+        "prompt": "Say it.",
+        "responses": ["a b c d e f", "a b c d e g"],
+        "constraints": [{"kind": "max_words", "limit": 50}],
+    }
     file.write_text(json.dumps(row), encoding="utf-8")
     with pytest.raises(DataError, match="none of 1 prompts has answers of different quality"):
         api.run(FeedbackConfig(dataset=str(file), output_dir=str(tmp_path / "out")))

@@ -6,6 +6,7 @@ import json
 from dataclasses import fields, replace
 from urllib.parse import urlencode
 
+from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response

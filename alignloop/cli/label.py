@@ -248,7 +248,7 @@ def _point(text: str) -> tuple[float, float]:
         raise UserError(f"--curve takes LABELS:ACCURACY such as 500:0.61, not '{text}'") from error
 
 
-def _pairs(text: str):
+def _pairs(text: str) -> Literal["one", "all"]:
     from alignloop.errors import UserError
 
     if text == "one":

@@ -313,7 +313,7 @@ async def until_killed(clients: list[Client], process: subprocess.Popen, after: 
 
     async def one(client: Client) -> None:
         try:
-            if not client.cookie:
+            if client.task is None and client.pending is None:
                 await client.sign_in()
             while True:
                 await client.judge()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -248,9 +248,11 @@ def _point(text: str) -> tuple[float, float]:
         raise UserError(f"--curve takes LABELS:ACCURACY such as 500:0.61, not '{text}'") from error
 
 
-def _pairs(text: str):
+def _pairs(text: str) -> Literal["one", "all"]:
     from alignloop.errors import UserError
 
-    if text not in ("one", "all"):
-        raise UserError(f"--pairs is one or all, not '{text}'")
-    return text
+    if text == "one":
+        return "one"
+    if text == "all":
+        return "all"
+    raise UserError(f"--pairs is one or all, not '{text}'")

@@ -121,7 +121,13 @@ class Encoder:
                     "the completion is empty", file=where.file, line=where.line, reason="empty_completion"
                 )
         try:
-            fitted = fit(prompt.tolist(), [c.tolist() for c in completions], self.max_length, self.overlength)
+            fitted = fit(
+                prompt.tolist(),
+                [c.tolist() for c in completions],
+                self.max_length,
+                self.overlength,
+                bos_token_id=self.tokenizer.bos_token_id,
+            )
         except DataError as error:
             raise DataError(
                 error.message, file=where.file, line=where.line, field="prompt", reason=error.reason

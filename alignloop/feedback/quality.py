@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import NormalDist
@@ -64,7 +64,7 @@ def longer_wins(task: str, vote: Vote, lengths: Sequence[int]) -> float | None:
     return _wins(task, vote, lambda i, j: lengths[i] - lengths[j])
 
 
-def _wins(task: str, vote: Vote, lead) -> float | None:
+def _wins(task: str, vote: Vote, lead: Callable[[int, int], int]) -> float | None:
     won = [
         float((sign > 0) == (lead(i, j) > 0))
         for (i, j), sign in comparisons(task, vote.answer).items()

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as hf_logging
 
 from alignloop.errors import ModelError
+from alignloop.machine import bf16_is_native, cache_dir
 
 SMOLLM2 = "smollm2-135m-instruct"
 TINY = "tiny"
@@ -47,20 +48,6 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     name: str
     path: Path | None = None
-
-
-def cache_dir() -> Path:
-    """Where converted models live: $ALIGNLOOP_CACHE, else ~/.cache/alignloop."""
-    return Path(os.environ.get("ALIGNLOOP_CACHE") or Path.home() / ".cache" / "alignloop")
-
-
-def bf16_is_native() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware (else they run ~100× slower)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16"))
 
 
 def resolve_device(device: str = "auto") -> torch.device:

@@ -299,9 +299,9 @@ def test_a_locked_database_is_named_and_recovers(lite, make_project, sit_down):
     quick.close()
 
 
-def test_a_locked_postgres_is_named(postgres, url, make_project, sit_down):
-    if url.startswith("sqlite"):
-        pytest.skip("covered above")
+@pytest.mark.postgres
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_locked_postgres_is_named(url, make_project, sit_down):
     store = Store(url, busy_timeout_s=0.05)
     desk, session = sit_down(store, make_project(store))
     task = open_next(desk, session).task

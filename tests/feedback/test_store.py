@@ -208,3 +208,11 @@ def test_everything_is_there_after_reopening(url, make_project, sit_down):
     fresh = Desk(again)
     assert fresh.call(lambda c: fresh.next(c, Session(session.annotator_id))).progress.done == 1
     again.close()
+
+
+def test_commits_wait_for_the_disk(lite):
+    with lite.reading() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        # 2 is FULL: a commit returns after fsync.
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1

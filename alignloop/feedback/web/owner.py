@@ -6,6 +6,7 @@ import json
 from dataclasses import fields, replace
 from urllib.parse import urlencode
 
+from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -178,7 +179,7 @@ async def adjudicate(request: Request, asker: Asker) -> Response:
     return await label_page(request, asker, project.id, item_id=row.id, votes=said)
 
 
-def _item(store: Store, project: Project, item_id: int):
+def _item(store: Store, project: Project, item_id: int) -> tuple[Row, list[Vote]]:
     with store.reading() as connection:
         row = item_rows(connection, [item_id]).get(item_id) if item_id < 2**31 else None
         if row is None or row.project_id != project.id:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from alignloop.run import (
 
 PIPELINE_FILE = "pipeline.json"
 SCHEMA = 1
+_CHECKPOINT = re.compile(r"step-\d+")
 Resume = Literal["auto", "never"] | Path
 Say = Callable[[str], None]
 
@@ -91,6 +94,8 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
     wanted = fingerprint(work, code_sha256())
     earlier = Run.open(folder) if (folder / RUN_FILE).is_file() else None
     unchanged = earlier is not None and earlier.status == "finished" and earlier.fingerprint == wanted
+    if unchanged and isinstance(resume, Path):
+        raise RunError(f"{folder} is finished, there is nothing to go on with; --resume never runs it anew")
     if earlier is not None and unchanged and resume != "never":
         say(f"{where}: reused, finished before with the same settings: {folder}")
         return _outcome(stage, earlier, "reused")
@@ -114,7 +119,7 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
         name=stage.name,
     ) as run:
         if isinstance(resume, Path):
-            run.resume_from = resume
+            _make_newest(resume, run)
         say(f"{where}: {'goes on' if run.resumed else 'starts'}: {folder}")
         run.finish(call_runner(stage, run))
         return _outcome(stage, run, "finished")
@@ -170,8 +175,30 @@ def _outcome(stage: StagePlan, run: Run, status: Literal["finished", "reused"]) 
 def _check_checkpoint(folder: Path, plan: Plan) -> None:
     if plan.is_pipeline:
         raise RunError("--resume PATH is for a recipe of one stage; a pipeline goes on by itself")
-    if not folder.is_dir():
-        raise RunError(f"--resume {folder}: no such checkpoint folder")
+    if not folder.is_dir() or not _CHECKPOINT.fullmatch(folder.name):
+        raise RunError(f"--resume {folder}: expected a checkpoint folder, such as checkpoints/step-00000100")
+
+
+def _make_newest(checkpoint: Path, run: Run) -> None:
+    """Make a checkpoint the newest of a run, so that its stage goes on from there.
+
+    One of another run is copied; later ones are moved to `checkpoints-unused/`.
+    """
+    target = run.checkpoints / checkpoint.name
+    run.checkpoints.mkdir(exist_ok=True)
+    if not target.exists():
+        scratch = run.checkpoints / f".{checkpoint.name}.tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(checkpoint, scratch)
+        scratch.rename(target)
+    elif not target.samefile(checkpoint):
+        raise RunError(f"--resume {checkpoint}: {target} exists already and is another one")
+    for later in sorted(run.checkpoints.glob("step-*")):
+        if int(later.name.removeprefix("step-")) > int(checkpoint.name.removeprefix("step-")):
+            unused = run.path / "checkpoints-unused"
+            unused.mkdir(exist_ok=True)
+            shutil.rmtree(unused / later.name, ignore_errors=True)
+            later.rename(unused / later.name)
 
 
 def _claim(plan: Plan) -> None:
@@ -190,7 +217,11 @@ def _claim(plan: Plan) -> None:
 
 def _write_pipeline(plan: Plan) -> None:
     """pipeline.json: {schema, recipe, updated, stages: [{name, stage, path}]}; statuses are in each run."""
-    recipe = {"output_dir": str(plan.output_dir), "stages": [{"name": s.name, **s.keys} for s in plan.stages]}
+    stages = [
+        {"name": s.name, **{key: value for key, value in s.keys.items() if key != "output_dir"}}
+        for s in plan.stages
+    ]
+    recipe = {"output_dir": str(plan.output_dir), "stages": stages}
     record = {
         "schema": SCHEMA,
         "file": plan.file,

@@ -35,7 +35,8 @@ class Progress:
         file: IO[str] | None = None,
         every_s: float = 5.0,
     ) -> None:
-        """
+        """Start the clock.
+
         Args:
             total: steps in all, None if unknown.
             description: what runs.

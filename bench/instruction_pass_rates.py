@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from alignloop.data.instructions import instruction_kinds, instruction_prompts
 from alignloop.evaluation.bootstrap import rate_interval
@@ -25,7 +26,7 @@ from alignloop.rl.verifiers import VERIFIERS
 Sample = Callable[[Sequence[Prompt]], list[list[str]]]
 
 
-def pass_rate(prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> dict[str, object]:
+def pass_rate(prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Pass rate of one kind with its 95 % interval, and everything it rests on."""
     rows = [
         {
@@ -54,14 +55,12 @@ def sampler(model: str, *, samples: int, temperature: float, max_tokens: int) ->
     params = SamplingParams(temperature=temperature, max_tokens=max_tokens)
 
     def sample(prompts: Sequence[Prompt]) -> list[list[str]]:
-        ids = [
-            loaded.tokenizer.apply_chat_template(
-                [{"role": m.role, "content": m.content} for m in prompt.prompt],
-                add_generation_prompt=True,
-                return_dict=False,
-            )
-            for prompt in prompts
+        chats = [[{"role": m.role, "content": m.content} for m in prompt.prompt] for prompt in prompts]
+        texts = [
+            str(loaded.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+            for chat in chats
         ]
+        ids = [loaded.tokenizer.encode(text, add_special_tokens=False) for text in texts]
         answers = generate(loaded.model, loaded.tokenizer, ids, params, n=samples)
         return [[answer.text for answer in group] for group in answers]
 

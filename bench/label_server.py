@@ -33,27 +33,11 @@ from sqlalchemy import func, select
 
 from alignloop.feedback import people
 from alignloop.feedback.project import Answer, NewItem, Settings
-from alignloop.feedback.schema import assignments, judgements
+from alignloop.feedback.schema import judgements
 from alignloop.feedback.store import Store
 from alignloop.records import Message
 
-WORDS = [
-    "the",
-    "model",
-    "answers",
-    "a",
-    "question",
-    "about",
-    "numbers",
-    "and",
-    "letters",
-    "in",
-    "plain",
-    "words",
-    "모델이",
-    "질문에",
-    "답합니다",
-]
+WORDS = ("the", "model", "answers", "a", "question", "in", "plain", "words", "모델이", "질문에", "답합니다")
 VERDICTS = ("a_much", "a", "tie", "b", "b_much")
 COMMAND = [sys.executable, "-c", "from alignloop.cli import main; main()", "label", "serve"]
 
@@ -185,17 +169,14 @@ def verify(store: Store, clients: list[Client]) -> dict[str, int]:
     """Compare what was acknowledged with what is stored."""
     with store.reading() as connection:
         stored = {row.key: row.id for row in connection.execute(select(judgements.c.key, judgements.c.id))}
-        per_task = connection.execute(
-            select(func.count()).group_by(judgements.c.assignment_id).order_by(func.count().desc()).limit(1)
-        ).scalar()
-        done = connection.scalar(select(func.count()).where(assignments.c.state == "done"))
+        tasks = connection.scalar(select(func.count(func.distinct(judgements.c.assignment_id))))
     acknowledged = {key: number for client in clients for key, number in client.acknowledged.items()}
     unanswered = {client.pending["key"] for client in clients if client.pending}
     return {
         "acknowledged": len(acknowledged),
         "stored": len(stored),
         "lost": sum(stored.get(key) != number for key, number in acknowledged.items()),
-        "double": (len(stored) - (done or 0)) + ((per_task or 1) - 1),
+        "double": len(stored) - (tasks or 0),
         "never_sent": len(set(stored) - set(acknowledged) - unanswered),
     }
 
@@ -252,6 +233,12 @@ async def measure(clients: list[Client], seconds: float, rate: float) -> dict[st
     }
 
 
+def cpu_seconds(process: subprocess.Popen) -> float:
+    """Processor time the server has used."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def speed(arguments: argparse.Namespace) -> dict:
     """The `speed` measurement."""
     with tempfile.TemporaryDirectory() as name:
@@ -259,8 +246,12 @@ def speed(arguments: argparse.Namespace) -> dict:
         store = Store(arguments.database or folder / "labels.sqlite")
         tokens = fill(store, num_items=arguments.items, num_annotators=arguments.annotators)
         clients = [Client(arguments.port, token, random.Random(k)) for k, token in enumerate(tokens)]
-        with serving(folder, arguments.port, arguments.database):
+        with serving(folder, arguments.port, arguments.database) as process:
+            before = cpu_seconds(process)
             found = asyncio.run(measure(clients, arguments.seconds, arguments.rate))
+            used = cpu_seconds(process) - before
+        count = sum(len(client.acknowledged) for client in clients)
+        found["server_cpu_ms"] = round(1000 * used / count, 2)
         return {
             "database": store.engine.dialect.name,
             "items": arguments.items,
@@ -290,7 +281,7 @@ def page(arguments: argparse.Namespace) -> dict:
             for _ in range(arguments.judgements):
                 tab.keyboard.press("2")
                 tab.keyboard.press("Enter")
-                tab.wait_for_function("window.readyTimes.length > 0")
+                tab.wait_for_function("() => window.readyTimes.length > 0")
                 times.append(tab.evaluate("window.readyTimes.shift()") / 1000)
             browser.close()
         return {

@@ -23,6 +23,7 @@ LAYERS = (
     ("feedback", "evaluation"),
     ("stages",),
     ("pipeline",),
+    ("api",),
     ("report", "serve", "cli"),
 )
 # The package's own namespace: offers names of every layer lazily, so only its module level counts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -147,15 +148,21 @@ def show_file(
         place = f"{record.provenance.file}:{record.provenance.line} ({data.kind})"
         console.print(Text(f"── {place}", style="bold"))
         for name, prompt, completion in _renderings(record, chat):
-            text = Text(f"{name}:\n" if name else "", style="bold")
-            text.append(prompt, style="dim")
-            pieces = _pieces(completion, tokenizer)
+            text = Text().append(f"{name}:\n" if name else "", style="bold")
+            text.append(_visible(prompt), style="dim")
+            pieces = [_visible(piece) for piece in _pieces(completion, tokenizer)]
             if plain:
                 text.append("[[" + "¦".join(pieces) + "]]" if completion else "")
             else:
                 for place, piece in enumerate(pieces):
                     text.append(piece, style=f"black on {'green' if place % 2 else 'bright_green'}")
             console.print(text)
+
+
+def _visible(text: str) -> str:
+    """Control characters as escapes: texts of others must not steer the terminal."""
+    steering = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+    return steering.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _template(model: str | None, template: str | None) -> tuple[ChatTemplate, PreTrainedTokenizerBase | None]:

@@ -66,6 +66,12 @@ def recipes(name: str = typer.Argument("", help="Print this recipe.")) -> None:
 def find_recipe(name: str) -> Path:
     """The file of that path, or the recipe of that name that comes with the package.
 
+    Args:
+        name: what the user wrote.
+
+    Returns:
+        The file; one that ends in .yaml need not exist.
+
     Raises:
         ConfigError: neither is there.
     """

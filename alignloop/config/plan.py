@@ -87,6 +87,9 @@ def make_plan(
         output_dir: where to write if neither recipe nor overrides say it.
         stages: table of stages to look in.
 
+    Returns:
+        The stages in the order they run.
+
     Raises:
         ConfigError: everything wrong in any stage, at once.
     """

@@ -82,6 +82,12 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a file.
 
+    Args:
+        path: a .yaml file in UTF-8.
+
+    Returns:
+        Keys with their lines; nothing is checked against stages yet.
+
     Raises:
         ConfigError: no such file, not UTF-8, broken YAML, duplicate keys, not a mapping; every finding
             that can be told apart, each with file:line.
@@ -184,6 +190,12 @@ def parse_overrides(overrides: Iterable[str]) -> Entries:
 
     A value is read as in a recipe; one that starts with [ or { or a quote is YAML, anything else is
     taken literally, so that paths need no quotes.
+
+    Args:
+        overrides: the words.
+
+    Returns:
+        Values by key, `stage.key` not split.
 
     Raises:
         ConfigError: a word without `=`, or broken YAML in a value.

@@ -6,6 +6,15 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from alignloop.config.rl import (
+    DAPOConfig,
+    DrGRPOConfig,
+    GRPOConfig,
+    IterateConfig,
+    PPOConfig,
+    ReinforceConfig,
+    RLOOConfig,
+)
 from alignloop.config.stages import (
     BestOfNConfig,
     EvaluateConfig,
@@ -32,16 +41,20 @@ class StageSpec:
             `(config, run, objective)`; returns the results for run.json.
         objective: file name in objectives/ whose fields are keys of the stage too, "" for none. A config
             with a key `objective` leaves the choice to the recipe.
+        reads: what an objective chosen by the recipe has to read, "" for anything.
         preview: `module:function`, called as `(config, objective)` for --dry-run; returns rows of a
             table (data summary, parameters, memory), a mapping of text to text.
         lint: `module:function`, called as `(config, objective)`; returns sentences, one per finding.
+        preset: member of the objective's family (`PRESETS` in its file) that gives its fields' defaults.
     """
 
     config: type[StageConfig]
     runner: str
     objective: str = ""
+    reads: str = ""
     preview: str = ""
     lint: str = ""
+    preset: str = ""
 
 
 STAGES: Mapping[str, StageSpec] = {
@@ -50,8 +63,22 @@ STAGES: Mapping[str, StageSpec] = {
     "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft"),
     "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample"),
     "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback"),
-    "reward": StageSpec(RewardConfig, "alignloop.stages.reward:reward"),
+    "reward": StageSpec(RewardConfig, "alignloop.stages.reward:reward", reads="scores"),
     "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n"),
+    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate"),
+    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo"),
+    **{
+        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name)
+        for name, config in {
+            "grpo": GRPOConfig,
+            "dr_grpo": DrGRPOConfig,
+            "dapo": DAPOConfig,
+            "gspo": GRPOConfig,
+            "cispo": GRPOConfig,
+            "rloo": RLOOConfig,
+            "reinforce_pp": ReinforceConfig,
+        }.items()
+    },
     "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate"),
 }
 """Stages with a configuration of their own. A new one is one entry here."""
@@ -70,6 +97,13 @@ def is_preference_objective(name: str) -> bool:
 
 def find_stage(name: str, stages: Mapping[str, StageSpec] = STAGES) -> StageSpec:
     """The stage of that name: an entry of `stages`, or a preference objective's.
+
+    Args:
+        name: as in `stage: NAME`.
+        stages: table of stages to look in.
+
+    Returns:
+        What is known of the stage, its objective filled in.
 
     Raises:
         ConfigError: no such stage; the sentence suggests one.

@@ -97,7 +97,7 @@ def check_entries(
     """
     num_before = len(findings)
     name = objective_name(spec, entries, findings)
-    loss_fields = fields_model(name) if name else None
+    loss_fields = fields_model(name, spec.preset) if name else None
     known = known_keys(spec, entries)
     for key, entry in entries.items():
         if key not in known:
@@ -137,7 +137,7 @@ def path_values(config: StageConfig) -> dict[str, str]:
             else {key: value}
         )
         for name, item in items.items():
-            path = item.get("path") if isinstance(item, dict) else item
+            path = item.get("path", item.get("model")) if isinstance(item, dict) else item
             if isinstance(path, str) and path not in words:
                 found[name] = path
     return found
@@ -157,21 +157,29 @@ def objective_name(spec: StageSpec, entries: Entries, findings: Findings | None 
     if not isinstance(entry.value, str):
         return str(field.default)  # the wrong type is reported by the model
     try:
-        objectives.load(entry.value)
+        loss = objectives.load(entry.value)()
     except ConfigError as error:
         if findings is not None:
             findings.add_error(entry.where, error)
         return ""
+    if findings is not None and spec.reads and spec.reads not in loss.needs:
+        findings.add(
+            entry.where, f"objective: '{entry.value}' does not read {spec.reads}, as this stage needs"
+        )
     return entry.value
 
 
 @cache
-def fields_model(objective: str) -> type[Section]:
-    """A model of an objective's fields, with their constraints and descriptions."""
+def fields_model(objective: str, preset: str = "") -> type[Section]:
+    """A model of an objective's fields, with their constraints and descriptions.
+
+    Defaults are the objective's own, or those of a member of its family.
+    """
+    defaults = dataclasses.asdict(objectives.preset(objective, preset)) if preset else {}
     fields: dict[str, Any] = {
         doc.name: (doc.annotation, ...)
         if doc.default is dataclasses.MISSING
-        else (doc.annotation, doc.default)
+        else (doc.annotation, defaults.get(doc.name, doc.default))
         for doc in objectives.describe(objective)
     }
     return create_model(objectives.load(objective).__name__, __base__=Section, **fields)
@@ -198,7 +206,8 @@ def rename_aliases(
             continue
         if name in renamed:
             earlier = renamed[name].where or "another key"
-            findings.add(entry.where, f"'{key}' sets '{name}', which {earlier} sets too; keep one")
+            text = f"'{key}' sets '{name}', which {earlier} sets too; keep one"
+            findings.add(entry.where, text if key != name else f"'{key}' is set by {earlier} too; keep one")
         else:
             renamed[name] = Entry(value, entry.where)
     return renamed
@@ -261,6 +270,8 @@ def _json_schema(model: type[Section]) -> dict[str, Any]:
 
 def describe_schema(schema: Mapping[str, Any]) -> str:
     """A JSON schema of one field in words."""
+    if schema.get("$ref", "").endswith("RewardTerm"):
+        return "{verifier | model | function | penalty: …, weight: …, timeout_s: …}"
     if "$ref" in schema:
         return "{path: …, weight: …, rows: …, split: …}"
     if "anyOf" in schema:

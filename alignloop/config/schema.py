@@ -15,6 +15,13 @@ from alignloop.config.resolve import describe_schema, fields_model, objective_na
 def stage_schema(stage: str, stages: Mapping[str, StageSpec] = STAGES) -> dict[str, Any]:
     """JSON schema of a stage's flat recipe, its objective's keys included.
 
+    Args:
+        stage: name of a stage or preference objective.
+        stages: table of stages to look in.
+
+    Returns:
+        The schema; a field that is a path has `format: path`.
+
     Raises:
         ConfigError: no such stage.
     """
@@ -22,7 +29,7 @@ def stage_schema(stage: str, stages: Mapping[str, StageSpec] = STAGES) -> dict[s
     schema = spec.config.model_json_schema()
     name = objective_name(spec, {})
     if name:
-        loss = fields_model(name).model_json_schema()
+        loss = fields_model(name, spec.preset).model_json_schema()
         schema["properties"] |= loss["properties"]
         schema["required"] = [*schema.get("required", []), *loss.get("required", [])]
     schema["title"] = stage

@@ -199,6 +199,9 @@ def load_template(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -
         tokenizer: whose special tokens are used. Without one, for showing texts only, the end of a
             turn is '<eos>' in alpaca and plain.
 
+    Returns:
+        The template with its lead, end and tail found out.
+
     Raises:
         ModelError: an unknown name, a tokenizer without the template or the tokens it needs, or a
             template that cannot render one question and answer.

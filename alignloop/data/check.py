@@ -44,6 +44,9 @@ def check(data: Dataset, *, threshold: float = 0.8) -> Check:
     Args:
         data: what was read.
         threshold: similarity of near-duplicates.
+
+    Returns:
+        The summary.
     """
     unique, duplicates = quality.exact_duplicates(data.records)
     findings = {

@@ -83,6 +83,9 @@ def read_records(
         strict: the first unusable row is an error.
         origin: who made the labels, for rows without a provenance of their own.
 
+    Returns:
+        Records of one kind, the faults of dropped rows, and the files read.
+
     Raises:
         DataError: nothing there, a damaged file, a source without a usable row, or with `strict`
             the first unusable row.
@@ -114,9 +117,10 @@ def read_records(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one source gave: its kind, usable records, faults by line, rows read, identity."""
+    """What one source gave: kind asked for and kind by its columns, records, faults by line, identity."""
 
     kind: str
+    looks_like: str
     records: list[Record]
     faults: list[DataError]
     rows: int
@@ -132,7 +136,8 @@ def _read_source(
     if source.split is not None:
         rows = _hashed(rows, digest)
     head = list(islice(rows, _HEAD))
-    kind = kind or _kind_of_most(head, mapping)
+    looks_like = _kind_of_most(head, mapping)
+    kind = kind or looks_like
     records, unusable = [], []
     for row in chain(head, rows):
         try:
@@ -146,7 +151,7 @@ def _read_source(
             unusable.append(_placed(fault, row))
     identity = sha256_of(Path(source.path)) if source.split is None else digest.hexdigest()
     everything = sorted(faults + unusable, key=lambda fault: fault.line)
-    return _Part(kind, records, everything, len(records) + len(everything), identity)
+    return _Part(kind, looks_like, records, everything, len(records) + len(everything), identity)
 
 
 def _hashed(rows: Iterable[sources.Row], digest: hashlib._Hash) -> Iterator[sources.Row]:
@@ -189,6 +194,8 @@ def _no_usable_row(path: str, part: _Part) -> DataError:
     reasons = Counter(fault.reason for fault in part.faults).most_common()
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
     message = f"no usable row of {part.rows} ({counted}); the first: {part.faults[0]}"
+    if part.looks_like not in ("", part.kind):
+        message += f"; the rows look like {part.looks_like}, 'alignloop data convert' makes others"
     return DataError(message, file=path, reason="no_usable_row")
 
 

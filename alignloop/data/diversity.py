@@ -34,6 +34,7 @@ _SENTENCE = re.compile(r"[.!?。\n]+")
 _HELPER = re.compile(
     r"(주세요|주십시오|주시기|바랍니다|줘요?|줄래요?|주실래요|주시겠어요|볼래요?|보세요|봐요?|달라)$"
 )
+_REQUEST = re.compile(r"(세요|십시오|시오|해라|하라|자|까요?|나요|가요|줘)$")
 _ENDING = re.compile(r"(세요|십시오|시오|해요|어요|아요|니까|나요|까요|가요|라|자|오|다|요|줘)$")
 _HA = re.compile(r"(?<=.)(하|해|한|합|할|했)$")
 
@@ -127,7 +128,7 @@ def _korean(text: str) -> tuple[str, str]:
     sentences = [words for part in _SENTENCE.split(text) if (words := re.findall(r"\w+", part))]
     if not sentences:
         return "", ""
-    requests = (s for s in sentences if _HELPER.search(s[-1]) or _ENDING.search(s[-1]))
+    requests = (s for s in sentences if _HELPER.search(s[-1]) or _REQUEST.search(s[-1]))
     words = next(requests, sentences[0])
     end = len(words) - 1
     while end > 0 and _HELPER.fullmatch(words[end]):

@@ -57,7 +57,9 @@ def rows_per_band(threshold: float) -> int:
     return 1
 
 
-def first_similar(items: Sequence[Sequence[str]], threshold: float) -> list[int | None]:
+def first_similar(
+    items: Sequence[Sequence[str]], threshold: float, *, groups: Sequence[str] | None = None
+) -> list[int | None]:
     """For each item the earliest kept item it is nearly equal to, None if it is kept itself.
 
     An item is one or more texts; two items are nearly equal if they have equally many texts and
@@ -66,11 +68,15 @@ def first_similar(items: Sequence[Sequence[str]], threshold: float) -> list[int 
     Args:
         items: the texts of each record.
         threshold: similarity in (0, 1].
+        groups: only items of the same group are compared; by default all are.
+
+    Returns:
+        Positions in `items`, or None.
     """
     rows = rows_per_band(threshold)
     bands = _HASHES // rows
     factors = _mix(np.arange(bands * rows, dtype=np.uint64)) | np.uint64(1)
-    buckets: dict[tuple[int, int, bytes], list[int]] = {}
+    buckets: dict[tuple[str, int, int, bytes], list[int]] = {}
     sets: dict[int, list[np.ndarray]] = {}
     result: list[int | None] = []
     for index, texts in enumerate(items):
@@ -78,7 +84,8 @@ def first_similar(items: Sequence[Sequence[str]], threshold: float) -> list[int 
         # marked with the text's place: swapped completions are another record
         marked = [_mix(part ^ np.uint64(place + 1)) for place, part in enumerate(own)]
         marks = signature(np.concatenate(marked), factors)
-        keys = [(len(own), band, marks[band * rows : (band + 1) * rows].tobytes()) for band in range(bands)]
+        kind = (groups[index] if groups is not None else "", len(own))
+        keys = [(*kind, band, marks[band * rows : (band + 1) * rows].tobytes()) for band in range(bands)]
         candidates = sorted({other for key in keys for other in buckets.get(key, ())})
         found = next((c for c in candidates if _similar(own, sets[c], threshold)), None)
         result.append(found)

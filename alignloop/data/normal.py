@@ -20,9 +20,11 @@ from alignloop.records import (
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W_]+(?:['’][^\W_]+)*")
 
 
-def prompt_text(record: Record) -> str:
-    """The prompt's messages, one after the other; a document has none."""
-    return "" if isinstance(record, Document) else "\n\n".join(m.content for m in record.prompt)
+def prompt_text(record: Record, *roles: str) -> str:
+    """The prompt's messages, one after the other, of all roles or those named; a document has none."""
+    if isinstance(record, Document):
+        return ""
+    return "\n\n".join(m.content for m in record.prompt if not roles or m.role in roles)
 
 
 def prompt_key(record: Record) -> str:

@@ -51,6 +51,9 @@ def fit(
         min_prompt: tokens of the prompt that are kept in any case, at least 1.
         bos_token_id: the beginning-of-sequence token, if the model uses one.
 
+    Returns:
+        The token ids that fit, and what was cut.
+
     Raises:
         DataError: too long and not to be truncated, or no room for a single token of a completion
             (reason `overlength`).

@@ -45,8 +45,12 @@ def exact_duplicates(records: Sequence[Record]) -> Filtered:
     seen: dict[str, Record] = {}
 
     def check(record: Record) -> DataError | None:
-        first = seen.setdefault(_content(record, "provenance"), record)
-        if first is record or (first == record and record.provenance.line):
+        content = _content(record, "provenance")
+        first = seen.get(content)
+        if first is None:
+            seen[content] = record
+            return None
+        if first == record and record.provenance.line:
             return None
         return _fault(record, "duplicate", f"the same as {_place(first)}")
 
@@ -59,12 +63,15 @@ def _content(record: Record, *without: str) -> str:
 
 
 def near_duplicates(records: Sequence[Record], threshold: float = 0.8) -> Filtered:
-    """Drop records nearly equal to an earlier one.
+    """Drop records nearly equal to an earlier one with the same system prompt.
 
     Args:
         records: any kinds; labels are not compared.
         threshold: least Jaccard similarity of character 5-grams that the prompts *and* each of the
             completions must have, in (0, 1].
+
+    Returns:
+        Kept records and a fault for each dropped one.
     """
     if not 0 < threshold <= 1:
         raise DataError("expected a number above 0, at most 1", field="threshold", value=threshold)
@@ -72,8 +79,10 @@ def near_duplicates(records: Sequence[Record], threshold: float = 0.8) -> Filter
     keys = [_content(r) if r.provenance.line else str(k) for k, r in enumerate(records)]
     items = dict(zip(reversed(keys), reversed(records), strict=True))
     unique = list(dict.fromkeys(keys))
-    texts = [(prompt_text(items[key]), *completion_texts(items[key])) for key in unique]
-    similar = dict(zip(unique, first_similar(texts, threshold), strict=True))
+    # a long system prompt shared by all rows would make different questions look alike
+    systems = [normalise(prompt_text(items[key], "system")) for key in unique]
+    texts = [(prompt_text(items[key], "user", "assistant"), *completion_texts(items[key])) for key in unique]
+    similar = dict(zip(unique, first_similar(texts, threshold, groups=systems), strict=True))
     kept: list[Record] = []
     dropped: list[DataError] = []
     for key, record in zip(keys, records, strict=True):
@@ -173,6 +182,9 @@ def without_evaluation(
         evaluation: records whose prompts must not be learned; of a dialogue, its last user message.
         size: words of an n-gram.
         threshold: share of an evaluation prompt's n-grams in (0, 1].
+
+    Returns:
+        Kept records and a fault for each dropped one.
     """
     asked = {normalise(text): record for record in reversed(evaluation) if (text := _last_user(record))}
     grams = {text: _grams(text, size) for text in asked}

@@ -82,6 +82,9 @@ def read_rows(spec: Spec, *, on_fault: OnFault | None = None) -> Iterator[Row]:
         spec: what to read, see the module's text.
         on_fault: called for each odd row, which is then skipped; by default the first one raises.
 
+    Yields:
+        Rows with their places.
+
     Raises:
         DataError: nothing there, a damaged file, or an odd row without `on_fault`.
     """
@@ -160,7 +163,7 @@ def _expand_name(name: str) -> list[Source]:
     hub = _HUB_ID.fullmatch(name)
     if hub and not _looks_local(hub["name"]):
         return [Source(hub["name"], rows, split=hub["split"] or "train")]
-    close = difflib.get_close_matches(path.name, _names(path.parent), n=1)
+    close = difflib.get_close_matches(path.name, _names(path.parent), n=1, cutoff=0.8)
     raise DataError("no such file" + (f"; did you mean '{close[0]}'?" if close else ""), file=name)
 
 

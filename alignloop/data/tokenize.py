@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from alignloop.data.overlength import fit
+from alignloop.data.overlength import Policy, fit
 from alignloop.data.packing import Completion, Group
 from alignloop.errors import DataError
 from alignloop.records import (
@@ -73,10 +73,10 @@ class Encoder:
     tokenizer: Tokenizer
     template: Template
     max_length: int = 1024
-    overlength: str = "truncate"
+    overlength: Policy = "truncate"
 
     def prompt(self, messages: Sequence[Message]) -> np.ndarray:
-        """int32 ids of the rendered prompt, with a BOS in front if the tokenizer wants one and it has none."""
+        """int32 ids of the rendered prompt, a BOS in front if the tokenizer wants one and it has none."""
         ids = self.tokenizer.encode(self.template.render_prompt(messages), add_special_tokens=False)
         leading = self.tokenizer.encode("", add_special_tokens=True)[:1]
         if leading and leading[0] == self.tokenizer.bos_token_id and ids[:1] != leading:
@@ -102,6 +102,9 @@ class Encoder:
             record: any kind but `Document` and `Prompt`.
             index: row number, kept in the group.
             train_on_prompt: for demonstrations, count the prompt's tokens too.
+
+        Returns:
+            The group.
 
         Raises:
             DataError: longer than `max_length` under overlength 'drop' or 'error', or nothing to train on.
@@ -188,7 +191,7 @@ def _counted(ids: np.ndarray) -> Completion:
     return Completion(ids, np.ones(len(ids), dtype=bool))
 
 
-def _completions(record: Record) -> tuple[list[str], dict[str, object]]:
+def _completions(record: Record) -> tuple[list[str], dict[str, Any]]:
     """The texts to compare, in the row order objectives expect, and the group's values."""
     if isinstance(record, Demonstration):
         return [record.completion], {}

@@ -75,6 +75,12 @@ class Desk:
             raise result
         return result
 
+    def warm(self) -> None:
+        """Load every project's queue now, so that the first annotator does not wait for it."""
+        with self.store.reading() as connection:
+            for project in self.store.projects():
+                self.queues[project.id] = Queue.load(connection, project)
+
     def next(self, connection: Connection, session: Session) -> Receipt:
         """The task to do now; the same one until it is judged."""
         queue = self._queue(connection, ledger.authorised(connection, session))

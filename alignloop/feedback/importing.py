@@ -29,8 +29,9 @@ from alignloop.records import (
     Record,
 )
 
-ANSWER_KEYS = ("answers", "completions", "completion")
-SAMPLE_FILE = "samples.jsonl"
+ANSWER_KEYS = ("answers", "responses", "completions", "completion")
+SAMPLE_FILES = ("data/rows.jsonl", "samples.jsonl")
+"""Where run folders keep sampled answers."""
 Pairs = Literal["one", "all"]
 
 
@@ -54,23 +55,26 @@ def read_items(path: str | Path, *, task: str, pairs: Pairs = "one", gold: bool 
         pairs: of a prompt with more than two answers in a pair project: `one` seeded pair, or `all`.
         gold: take the preferences in the data as the expected judgement of hidden checks.
 
+    Returns:
+        The items and what was left out.
+
     Raises:
         DataError: nothing usable there.
     """
     source = Path(path)
     if source.is_dir():
-        source = source / SAMPLE_FILE
-        if not source.exists():
-            raise UserError(f"{path} is a folder without {SAMPLE_FILE}; give a sample run or a data file")
-    rows = read_rows(str(source))
-    first = next(iter(rows), None)
+        there = [source / name for name in SAMPLE_FILES if (source / name).exists()]
+        if not there:
+            raise UserError(f"{path} is a folder without {SAMPLE_FILES[0]}; give a sample run or a data file")
+        source = there[0]
+    first = next(read_rows(str(source)), None)
     if first is None:
         raise DataError("there is no row", file=str(source))
-    if any(key in first.values for key in ANSWER_KEYS[:2]) or _is_sample(first.values):
-        found = list(_from_rows(read_rows(str(source))))
-    else:
-        found = list(_from_records(read_records(str(source)).records, gold=gold))
-    return fit(found, task=task, pairs=pairs)
+    if _has_answers(first.values):
+        return fit(_from_rows(read_rows(str(source))), task=task, pairs=pairs)
+    data = read_records(str(source))
+    made = fit(_from_records(data.records, gold=gold), task=task, pairs=pairs)
+    return Imported(made.items, data.reasons | made.left_out)
 
 
 def fit(found: Iterable[NewItem], *, task: str, pairs: Pairs = "one") -> Imported:
@@ -94,14 +98,18 @@ def fit(found: Iterable[NewItem], *, task: str, pairs: Pairs = "one") -> Importe
                 chosen = [chosen[int(mix(number)[0] % len(chosen))]]
             items += [replace(item, answers=(item.answers[i], item.answers[j])) for i, j in chosen]
         else:
-            whole = range(0, len(item.answers), high)
-            parts = [item.answers[start : start + high] for start in whole]
-            items += [replace(item, answers=part) for part in parts if len(part) >= low]
-    return Imported(items, dict(left_out))
+            starts = range(0, len(item.answers), high)
+            parts = [item.answers[start : start + high] for start in starts]
+            whole_parts = [part for part in parts if len(part) >= low]
+            left_out["too few left over"] += len(parts) - len(whole_parts)
+            items += [replace(item, answers=part) for part in whole_parts]
+    return Imported(items, {reason: count for reason, count in left_out.items() if count})
 
 
-def _is_sample(values: Mapping[str, object]) -> bool:
-    return "completion" in values and "prompt" in values and "label" not in values and "scores" not in values
+def _has_answers(values: Mapping[str, object]) -> bool:
+    """Whether a row holds answers that nobody has judged yet."""
+    judged = {"ranking", "label", "score", "scores", "chosen", "rejected"} & values.keys()
+    return "prompt" in values and not judged and any(key in values for key in ANSWER_KEYS)
 
 
 def _from_rows(rows: Iterable[Row]) -> Iterator[NewItem]:
@@ -112,10 +120,16 @@ def _from_rows(rows: Iterable[Row]) -> Iterator[NewItem]:
         entries = listed if isinstance(listed, list) else [listed]
         key = json.dumps([[m.role, m.content] for m in prompt], ensure_ascii=False)
         _, answers, _ = gathered.setdefault(key, (prompt, [], row))
-        model = str(row.values.get("model", ""))
+        model = str(row.values.get("model") or _details(row).get("model", ""))
         answers += [_answer(entry, model, row) for entry in entries]
     for prompt, answers, row in gathered.values():
         yield NewItem(prompt, tuple(answers), provenance=Provenance(row.file, row.line))
+
+
+def _details(row: Row) -> Mapping[str, object]:
+    provenance = row.values.get("provenance")
+    details = provenance.get("details") if isinstance(provenance, dict) else None
+    return details if isinstance(details, dict) else {}
 
 
 def _prompt(row: Row) -> Conversation:

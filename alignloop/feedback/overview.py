@@ -21,6 +21,14 @@ from alignloop.feedback.store import Store
 from alignloop.feedback.tasks import units
 from alignloop.feedback.votes import Vote, item_rows, live_votes
 
+CATEGORIES = {
+    "pair": (-1.0, 0.0, 1.0),
+    "ranking": (-1.0, 0.0, 1.0),
+    "scores": (0.0, 1.0, 2.0, 3.0, 4.0, 5.0),
+    "thumbs": (0.0, 1.0),
+}
+"""What one unit of an answer can be, by task."""
+
 DAY_S = 24 * 3600
 REPLICATES = 300
 """Bootstrap replicates of the agreement intervals; the page is read, not published."""
@@ -141,7 +149,9 @@ def _alpha(task: str, table: dict[int, dict[int, float]]) -> Share | None:
 
 
 def _ac1(task: str, table: dict[int, dict[int, float]]) -> Share | None:
-    return _share(agreement.gwet_ac1(_matrix(table), replicates=REPLICATES)) if table else None
+    if not table:
+        return None
+    return _share(agreement.gwet_ac1(_matrix(table), categories=CATEGORIES[task], replicates=REPLICATES))
 
 
 def _kappa(task: str, annotator_id: int, table: dict[int, dict[int, float]]) -> Share | None:

@@ -116,6 +116,7 @@ class PackedModel(nn.Module):
         self, hidden: Tensor, targets: Tensor, transform: LogitTransform, *, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         head = self.hf.get_output_embeddings()
+        assert head is not None, "a causal language model has a vocabulary head"
         bias = getattr(head, "bias", None)
         return token_logprobs(hidden, head.weight, targets, bias=bias, transform=transform, entropy=entropy)
 
@@ -183,9 +184,9 @@ class PackedModel(nn.Module):
 
 def _plain_attention(hf: PreTrainedModel) -> str:
     """The attention a model has by itself, also where another role on it has switched to packed rows."""
-    current = hf.config._attn_implementation
+    current = str(hf.config._attn_implementation)
     if current != attention.SHARED_PREFIX:
-        return current or "eager"
+        return current
     return "sdpa" if hf._supports_sdpa else "eager"
 
 
@@ -251,7 +252,7 @@ def verify(hf: PreTrainedModel, *, tolerance: float = 2e-3) -> bool:
     ids = generator.integers(3, high, size=19)
     group = Group(ids[:9].astype(np.int32), (completion(ids[9:15]), completion(ids[15:])), 0)
     batch = collate([group]).to(hf.device)
-    current = hf.config._attn_implementation
+    current = str(hf.config._attn_implementation)
     was_training = hf.training
     hf.eval()
     try:

@@ -1,7 +1,7 @@
 """Run folders: the only interface between stages."""
 
 from alignloop.run.files import write_atomically
-from alignloop.run.folder import Run, Status, differences
+from alignloop.run.folder import Run, Status
 from alignloop.run.hashing import (
     RUN_FILE,
     Input,
@@ -13,6 +13,7 @@ from alignloop.run.hashing import (
     work_sha256,
 )
 from alignloop.run.lineage import find_run, find_runs, lineage
+from alignloop.run.ownership import differences
 
 __all__ = [
     "Input",

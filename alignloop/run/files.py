@@ -14,6 +14,10 @@ from typing import Any, SupportsFloat
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file by way of a synced temporary one: readers see the old or the new text, never a part.
 
+    Args:
+        path: the file.
+        text: its new content.
+
     Raises:
         OSError: disk full or not writable; the old file is untouched.
     """
@@ -74,6 +78,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def cut_lines(path: Path, *, after_step: int | None = None) -> int:
     """Drop a torn last line, and with `after_step` all rows of later steps.
+
+    Args:
+        path: a .jsonl file; none is no error.
+        after_step: the last step that stays, None for all.
 
     Returns:
         Number of lines dropped.

@@ -6,7 +6,6 @@ run.json (status, parents, hashes, seed, environment, results) · recipe.yaml (r
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -33,6 +32,7 @@ from alignloop.run.hashing import (
     fingerprint,
     work_sha256,
 )
+from alignloop.run.ownership import check_same_work, take_lock
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 SCHEMA = 1
@@ -47,13 +47,18 @@ class Run:
     Attributes:
         path: the folder.
         resumed: whether `create` found an unfinished run of the same work, which goes on here.
-        resume_from: a checkpoint folder asked for by the user, None for the newest intact one.
     """
 
     def __init__(self, path: Path, record: dict[str, Any], lock: IO[bytes] | None = None) -> None:
+        """Use `create` or `open`.
+
+        Args:
+            path: the folder.
+            record: content of run.json.
+            lock: the folder's lock if this process writes.
+        """
         self.path = path
         self.resumed = False
-        self.resume_from: Path | None = None
         self._record = record
         self._lock = lock
         self._before_s = 0.0
@@ -82,6 +87,9 @@ class Run:
             inputs: files and folders that are read, by key.
             name: name in a pipeline; the folder's name if empty.
 
+        Returns:
+            The run, locked for writing until it is closed.
+
         Raises:
             RunError: the folder holds another run, a finished one, files of something else, or is being
                 written by another process; it cannot be made or written.
@@ -90,11 +98,11 @@ class Run:
         inputs = inputs or {}
         links = [parent if isinstance(parent, Parent) else parent.as_parent() for parent in parents]
         work = work_sha256(stage, config, inputs, links)
-        lock = _lock(path)
+        lock = take_lock(path)
         try:
             earlier = _read_record(path) if (path / RUN_FILE).exists() else None
             if earlier is not None:
-                _check_same_work(path, earlier, stage, config, work)
+                check_same_work(path, earlier, stage, config, work)
             elif any(not p.name.startswith(".") for p in path.iterdir()):
                 raise RunError(f"{path} is not empty and holds no run; choose another output_dir")
         except AlignLoopError:
@@ -117,6 +125,12 @@ class Run:
     @classmethod
     def open(cls, path: str | Path) -> Run:
         """A run folder for reading.
+
+        Args:
+            path: the folder.
+
+        Returns:
+            The run, which cannot be written.
 
         Raises:
             RunError: no run there, or its run.json is damaged.
@@ -180,6 +194,9 @@ class Run:
 
     def as_parent(self) -> Parent:
         """This run as another one's parent.
+
+        Returns:
+            Path, stage and fingerprint.
 
         Raises:
             RunError: it has not finished.
@@ -332,50 +349,6 @@ def _read_record(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path / RUN_FILE} is damaged: {error}") from error
     return record
-
-
-def _check_same_work(
-    path: Path, earlier: Mapping[str, Any], stage: str, config: Mapping[str, Any], work: str
-) -> None:
-    if earlier["work_sha256"] != work:
-        raise RunError(f"{path} belongs to another run ({differences(path, earlier, stage, config)}); "
-                       "choose another output_dir")  # fmt: skip
-    if earlier["status"] == "finished":
-        raise RunError(f"{path} holds the finished run of the same settings; choose another output_dir")
-
-
-def differences(path: Path, earlier: Mapping[str, Any], stage: str, config: Mapping[str, Any]) -> str:
-    """In words, how a run that is there differs from the one that is wanted."""
-    if earlier["stage"] != stage:
-        return f"stage {earlier['stage']}, not {stage}"
-    try:
-        old = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        old = None
-    if not isinstance(old, dict):
-        return "its recipe.yaml is missing or damaged"
-    new = plain(dict(config))
-    changed = [
-        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
-        for key in {**old, **new}
-        if old.get(key) != new.get(key) and key != "output_dir"
-    ]
-    return "; ".join(changed[:5]) if changed else "the content of its inputs has changed"
-
-
-def _lock(path: Path) -> IO[bytes]:
-    """The folder's lock, made with the folder; the system frees it when the process ends, however."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = open(path / ".lock", "ab")  # noqa: SIM115 - held until the run is closed
-    except OSError as error:
-        raise RunError(f"{path}: cannot write a run here: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise RunError(f"{path} is being written by another process; wait for it or stop it") from error
-    return file
 
 
 def _now() -> str:

@@ -14,6 +14,9 @@ from alignloop.run.hashing import RUN_FILE
 def lineage(run: Run | str | Path) -> dict[str, Any]:
     """A run with its ancestors, nested.
 
+    Args:
+        run: the run or its folder.
+
     Returns:
         {path, stage, name, status, fingerprint, config_sha256, seed, code, inputs: {key: {path, sha256,
         rows}}, parents: [the same of each]}. A parent whose folder is gone is {path, stage, fingerprint,
@@ -49,6 +52,13 @@ def find_run(path: str, child: Path) -> Path | None:
 
 def find_runs(root: str | Path, *, depth: int = 3) -> Iterator[Run]:
     """All readable runs in a folder, those of pipelines included, in the order of their paths.
+
+    Args:
+        root: where to look.
+        depth: folders below `root`.
+
+    Yields:
+        Each run, for reading.
 
     Raises:
         RunError: no such folder.

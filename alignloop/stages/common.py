@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from alignloop.config import ModelConfig, TrainConfig
+from alignloop.config import TrainConfig
 from alignloop.data.chat import FILE as TEMPLATE_FILE
 from alignloop.data.chat import ChatTemplate, check_same, load_saved, load_template
 from alignloop.data.columns import Dataset, read_records
@@ -50,7 +51,7 @@ class Prepared:
         return fingerprint(path) if path is not None and path.is_dir() else self.loaded.name
 
 
-def open_model(config: ModelConfig) -> tuple[LoadedModel, ChatTemplate]:
+def open_model(config: TrainConfig) -> tuple[LoadedModel, ChatTemplate]:
     """The model and the chat template to use with it: the one it was trained with, if that is known.
 
     Raises:
@@ -132,10 +133,16 @@ def read_data(config: TrainConfig, kind: str, run: Run) -> tuple[Dataset, Datase
     return data, held_out
 
 
+def tell(run: Run, text: str) -> None:
+    """A warning for the run's record and for the person at the terminal."""
+    run.warn(text)
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def note_dropped(run: Run, name: str, dropped: Sequence[Exception]) -> None:
     """Say in the run how many rows were dropped, and the first of them."""
     if dropped:
-        run.warn(f"{name}: {len(dropped)} rows dropped; first: {dropped[0]}")
+        tell(run, f"{name}: {len(dropped)} rows dropped; first: {dropped[0]}")
 
 
 def encoder(config: TrainConfig, prepared: Prepared) -> Encoder:
@@ -150,7 +157,7 @@ def tokenized(
     result = tokenize(data.records, encoder(config, prepared), train_on_prompt=train_on_prompt)
     note_dropped(run, "tokenization", result.dropped)
     if result.truncated:
-        run.warn(f"{result.truncated} rows were shortened to max_length={config.max_length}")
+        tell(run, f"{result.truncated} rows were shortened to max_length={config.max_length}")
     return result
 
 
@@ -185,10 +192,7 @@ def fit(
     Raises:
         KeyboardInterrupt: after a checkpoint was written.
     """
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    stream = GroupStream(
-        groups, per_step, config.num_train_epochs, config.max_steps, config.seed, config.shuffle
-    )
+    stream = data_order(config, groups)
     settings = optimizer_settings(config, stream.num_steps)
     optimizer = build_optimizer(prepared.model.parameters(), settings)
     trainer = Trainer(
@@ -205,9 +209,9 @@ def fit(
     restored = load_checkpoint(folder, **parts)
     if restored is not None:
         trainer.step = restored.step
-        run.rewind(restored.step)
         for skipped in restored.skipped:
-            run.warn(f"damaged checkpoint passed over: {skipped}")
+            tell(run, f"damaged checkpoint passed over: {skipped}")
+    run.rewind(trainer.step)  # an attempt that was killed may have written more than it saved
     with (
         stop_requests() as stop,
         Progress(stream.num_steps, description=run.stage, start=trainer.step) as progress,
@@ -227,10 +231,10 @@ def fit(
                 save_checkpoint(folder, step=trainer.step, keep=config.save_total_limit, **parts)
             if stop.is_set():
                 raise KeyboardInterrupt
-    return _summary(history, stream.num_steps) if history else {"num_steps": stream.num_steps}
+    return summary(history, stream.num_steps) if history else {"num_steps": stream.num_steps}
 
 
-def _summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
+def summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
     """Means over the last tenth of the steps made in this process, and the last evaluation."""
     tail = history[-max(1, len(history) // 10) :]
     names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}
@@ -239,6 +243,14 @@ def _summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str
     }
     last = next((m for m in reversed(history) if "eval_loss" in m), {})
     return {"num_steps": num_steps, **means, **{n: v for n, v in last.items() if n.startswith("eval_")}}
+
+
+def data_order(config: TrainConfig, groups: Sequence[Group]) -> GroupStream:
+    """The recipe's epochs over the groups."""
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    return GroupStream(
+        groups, per_step, config.num_train_epochs, config.max_steps, config.seed, config.shuffle
+    )
 
 
 def optimizer_settings(config: TrainConfig, num_steps: int) -> OptimizerSettings:

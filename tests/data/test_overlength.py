@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignloop.data.overlength import fit
@@ -52,6 +52,7 @@ def test_no_room_for_a_completion():
 tokens = st.lists(st.integers(0, 50), max_size=30)
 
 
+@settings(deadline=None, max_examples=60)
 @given(tokens, st.lists(tokens.filter(bool), min_size=1, max_size=4), st.integers(2, 40), st.integers(1, 8))
 def test_properties_of_truncation(prompt, completions, max_length, min_prompt):
     if min(len(prompt), min_prompt) >= max_length:

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignloop.data.split import split
@@ -14,6 +14,7 @@ def demonstration(question: str, answer: str = "a") -> Demonstration:
 HALVES = {"train": 0.5, "test": 0.5}
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.text(max_size=3), st.text(min_size=1, max_size=2))), st.integers(0, 5))
 def test_no_prompt_in_two_parts_and_nothing_lost(pairs, seed):
     records = [demonstration(*pair) for pair in pairs]
@@ -22,6 +23,7 @@ def test_no_prompt_in_two_parts_and_nothing_lost(pairs, seed):
     assert not {r.prompt for r in parts["train"]} & {r.prompt for r in parts["test"]}
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.text(max_size=4)), st.lists(st.text(max_size=4)))
 def test_added_rows_move_no_other(old, new):
     before = split([demonstration(q) for q in old], HALVES)

@@ -52,6 +52,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         desk = Desk(store)
+        desk.warm()
         writer = Writer(desk)
         app.state.site = Site(store, desk, writer, Sessions(secret), limit or RateLimit(), make_templates())
         yield

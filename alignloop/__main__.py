@@ -1,0 +1,5 @@
+"""`python -m alignloop` is the command line."""
+
+from alignloop.cli import main
+
+main()

@@ -1,0 +1,116 @@
+"""The small commands, called in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from alignloop.cli import app, doctor
+from alignloop.config import make_plan, read_recipe, stage_names
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(app, list(words))
+
+
+def test_init_writes_a_recipe_once(invoke) -> None:
+    done = invoke("init", "dpo")
+    assert done.exit_code == 0
+    assert done.stdout == "dpo.yaml written; fill in the keys at its top, then: alignloop run dpo.yaml\n"
+    assert make_plan(read_recipe("dpo.yaml")).stages[0].stage == "dpo"
+    again = invoke("init", "dpo")
+    assert (again.exit_code, again.stderr) == (2, "error: dpo.yaml exists already; give another file name\n")
+    assert invoke("init", "best-of-n", "여기.yaml").exit_code == 0
+    assert Path("여기.yaml").exists()
+
+
+def test_schema(invoke) -> None:
+    assert json.loads(invoke("schema", "best-of-n").stdout)["title"] == "best_of_n"
+    assert set(json.loads(invoke("schema").stdout)) == set(stage_names())
+    assert "| `beta` | a number above 0 | `0.1` |" in invoke("schema", "dpo", "--markdown").stdout
+    assert invoke("schema", "dop").exit_code == 2
+
+
+def test_recipes(invoke) -> None:
+    assert "dpo-loop" in invoke("recipes").stdout
+    assert invoke("recipes", "sft").stdout.startswith("# Supervised fine-tuning")
+
+
+def test_train_takes_the_recipe_of_the_method(invoke) -> None:
+    done = invoke("train", "simpo", "dataset=a.jsonl", "--dry-run")
+    assert done.exit_code == 0
+    assert "gamma: 1.0\n" in done.stdout
+    assert "output_dir: runs/simpo\n" in done.stdout
+    assert "note: settings of recipes/simpo.yaml" in done.stderr
+    missing = invoke("train", "simpo")
+    assert missing.exit_code == 2
+    assert missing.stderr.splitlines()[-1].startswith("error: recipes/simpo.yaml: 'dataset' is missing")
+    Path("mine.yaml").write_text("dataset: b.jsonl\nlr: 1e-6\n", encoding="utf-8")
+    done = invoke("train", "dpo", "mine.yaml", "beta=0.3", "--dry-run")
+    assert "dataset: b.jsonl\n" in done.stdout
+    assert "beta: 0.3\n" in done.stdout
+    assert "output_dir: runs/mine\n" in done.stdout
+    assert "note: mine.yaml:2: 'lr' is read as 'learning_rate'\n" in done.stderr
+
+
+def test_a_dry_run_of_a_pipeline_says_what_has_to_come_first(invoke) -> None:
+    words = ("sample.dataset=p.jsonl", "evaluate.dataset=q.jsonl")
+    done = invoke("run", "dpo-loop", *words, "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert "# summary: not yet, runs/dpo-loop/sample has to be made first" in done.stdout
+    assert done.stdout.count("\nstage: ") == 5
+
+
+def test_doctor_knows_this_machine(invoke) -> None:
+    done = invoke("doctor", "--json")
+    facts = json.loads(done.stdout)
+    assert facts["cores"] >= 1
+    assert facts["memory_gb"] > 0.1
+    assert facts["packages"]["torch"]
+    assert (done.exit_code == 2) == bool(facts["problems"])
+
+
+def test_doctor_in_words(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"packages": {"torch": "2"}, "gpus": [], "bf16_usable": True, "disk_free_gb": 1.0}
+    rest = {"memory_gb": 16.0, "cache_writable": True}
+    monkeypatch.setattr(doctor, "machine_facts", lambda: {**facts, **rest})
+    done = invoke("doctor")
+    assert done.exit_code == 2
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["packages", "torch", "2"]
+    assert lines[1].split() == ["gpus", "none"]
+    assert lines[2].split() == ["bf16_usable", "yes"]
+    assert lines[-1].startswith("problem: only 1.0 GB of disk are free")
+
+
+def test_doctor_finds_problems() -> None:
+    healthy = {"packages": {"torch": "2"}, "disk_free_gb": 50.0, "memory_gb": 16.0, "cache_writable": True}
+    assert doctor.find_problems(healthy) == []
+    ill = {
+        "packages": {"torch": "missing"},
+        "disk_free_gb": 1.0,
+        "memory_gb": 2.0,
+        "cache_writable": False,
+        "cache": "c",
+    }
+    assert len(doctor.find_problems(ill)) == 4
+
+
+def test_doctor_checks_a_recipe(invoke) -> None:
+    Path("r.yaml").write_text("stage: dpo\nbeta: -1\n", encoding="utf-8")
+    done = invoke("doctor", "r.yaml")
+    assert done.exit_code == 2
+    assert "r.yaml:2: beta: value -1 is not accepted" in done.stdout
+    assert "r.yaml: 'dataset' is missing" in done.stdout
+    assert invoke("doctor", "r.yaml", "beta=1", "dataset=a").stdout == "r.yaml: no problems found (dpo)\n"
+    assert json.loads(invoke("doctor", "r.yaml", "--json").stdout)["findings"]
+
+
+def test_no_runs_yet(invoke) -> None:
+    assert invoke("runs").stdout == "no runs yet: there is no folder runs/ here\n"
+    assert invoke("runs", "list", "elsewhere").exit_code == 2

@@ -1,0 +1,84 @@
+"""The owner's numbers from judgements made for the purpose."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignloop.feedback.desk import Desk
+from alignloop.feedback.exchange import Submission
+from alignloop.feedback.overview import overview
+
+
+def judge_all(desk: Desk, session, choose, limit: int = 10_000) -> None:
+    """Judge with `choose(answers) -> verdict` until nothing is left."""
+    receipt = desk.call(lambda c: desk.next(c, session))
+    while receipt.task is not None and limit:
+        limit -= 1
+        sent = Submission(
+            receipt.task.id,
+            f"{session.annotator_id}-{receipt.task.id}",
+            answer={"verdict": choose(receipt.task.answers)},
+        )
+        receipt = desk.call(lambda c, sent=sent: desk.submit(c, session, sent))
+
+
+def longer(answers: list[str]) -> str:
+    return "a" if len(answers[0]) > len(answers[1]) else "b"
+
+
+def test_bias_agreement_and_cost_of_two_very_different_people(lite, make_project, sit_down):
+    project = make_project(lite, count=60, overlap=2, overlap_share=1.0, price_pair=2.0)
+    desk, first = sit_down(lite, project, "always first")
+    _, second = sit_down(lite, project, "always longer", desk)
+    judge_all(desk, first, lambda answers: "a")
+    judge_all(desk, second, longer)
+    o = overview(lite, project)
+    assert (o.num_items, o.num_judged_items, o.num_judgements, o.remaining) == (60, 60, 120, 0)
+    assert (o.num_overlap_items, o.num_overlapped) == (60, 60)
+    assert (o.money.spent, o.money.forecast) == (240.0, 240.0)
+    assert o.arms == {"random": 60}
+    one, two = o.people
+    assert (one.name, one.judged, one.first_shown.value, one.first_shown.n) == ("always first", 60, 1.0, 60)
+    assert one.first_shown.low > 0.9
+    assert (two.longer.value, two.longer.n) == (1.0, 60)
+    # The order shown is random, so each one's other bias is near ½ and they agree by chance only.
+    assert one.longer.low < 0.5 < one.longer.high
+    assert two.first_shown.low < 0.5 < two.first_shown.high
+    assert abs(o.alpha.value) < 0.4
+    assert one.kappa.value == pytest.approx(two.kappa.value)
+    assert len(o.disagreements) == sum(d.severity == 1.0 for d in o.disagreements)
+    assert 15 < len(o.disagreements) < 45
+
+
+def test_people_who_say_the_same_agree(lite, make_project, sit_down):
+    project = make_project(lite, count=20, overlap=2, overlap_share=1.0)
+    desk, first = sit_down(lite, project, "one")
+    _, second = sit_down(lite, project, "two", desk)
+    for session in (first, second):
+        judge_all(desk, session, lambda answers: "a" if answers[0] < answers[1] else "b")
+    o = overview(lite, project)
+    # Everybody always prefers the same answer of the item: no variation, so α and κ are undefined.
+    assert o.alpha is None
+    assert o.ac1.value == 1.0
+    assert o.disagreements == []
+
+
+def test_nothing_judged_yet(lite, make_project):
+    project = make_project(lite, count=5)
+    o = overview(lite, project)
+    assert (o.num_judgements, o.remaining, o.alpha, o.ac1, o.people) == (0, 5, None, None, [])
+    assert (o.money.spent, o.money.forecast, o.money.hours_left) == (0.0, 5.0, None)
+
+
+def test_withdrawn_items_and_skips_are_counted_apart(lite, make_project, sit_down):
+    project = make_project(lite, count=5)
+    desk, session = sit_down(lite, project)
+    task = desk.call(lambda c: desk.next(c, session)).task
+    desk.call(lambda c: desk.submit(c, session, Submission(task.id, "s", skip_reason="unclear")))
+    judge_all(desk, session, longer, limit=2)
+    (done, *_) = [row for row in range(1, 6) if row not in [r.id for r in lite.unjudged_items(project)]]
+    lite.withdraw(project, [done], reason="x")
+    o = overview(lite, project)
+    assert o.num_withdrawn == 1
+    assert o.people[0].skipped == 1
+    assert o.num_judgements <= 2

@@ -1,0 +1,95 @@
+"""Progress: lines where there is no terminal, a bar where there is one, an ETA from the pace so far."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from alignloop import progress
+from alignloop.progress import Progress, format_number, format_seconds, memory_gb
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress.time, "monotonic", clock)
+    return clock
+
+
+def test_lines_every_few_seconds(clock: Clock) -> None:
+    file = io.StringIO()
+    with Progress(10, description="sft", file=file, every_s=5) as bar:
+        for step in range(1, 9):
+            clock.now += 2
+            bar.update(step, loss=1 / step, memory_gb=1.5)
+    lines = file.getvalue().splitlines()
+    # steps of 2 s: after 6 s and 12 s, and the last one when it closes
+    assert [line.split("  ")[:2] for line in lines] == [
+        ["sft", "step 3/10"],
+        ["sft", "step 6/10"],
+        ["sft", "step 8/10"],
+    ]
+    assert lines[0] == "sft  step 3/10  loss 0.3333  GB 1.5  ETA 14s"
+
+
+def test_eta_after_a_resume_counts_only_the_steps_made_here(clock: Clock) -> None:
+    bar = Progress(100, start=90, file=io.StringIO())
+    clock.now += 4
+    bar.update(92)
+    assert bar.text().endswith("ETA 16s")  # 2 s per step, 8 steps left
+
+
+def test_metrics_keep_their_last_value(clock: Clock) -> None:
+    bar = Progress(None, file=io.StringIO())
+    bar.update(1, loss=0.5, reward=-1.25, tokens_per_s=12345.6, memory_gb=2.0)
+    bar.update(2, loss=0.25)
+    assert bar.text() == "loss 0.25  reward -1.25  tok/s 12346  GB 2"
+
+
+def test_memory_is_measured_if_it_is_not_given(clock: Clock) -> None:
+    assert 0 < memory_gb() < 1000
+    assert "GB " in Progress(1, file=io.StringIO()).text()
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    file = Terminal()
+    with Progress(4, description="dpo [한국어]", file=file) as bar:
+        bar.update(2, loss=0.693147)
+        bar.say("a [note]")
+    text = file.getvalue()
+    assert "2/4" in text
+    assert "loss 0.6931" in text
+    assert "a [note]" in text
+    assert "dpo [한국어]" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (59, "59s"), (59.6, "1m00s"), (185, "3m05s"), (7810, "2h10m")]
+)
+def test_format_seconds(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0001234567, "0.0001235"), (3.0, "3"), (999.96, "1000"), (12345.6, "12346"), (1e-9, "1e-09")],
+)
+def test_format_number(value: float, text: str) -> None:
+    assert format_number(value) == text

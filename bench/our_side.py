@@ -10,15 +10,14 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alignloop.data.packing import Batch, Completion, Group, collate
-from alignloop.model.adapters import LoraSettings, adapters_off, add_adapter
+from alignloop.data.packing import Completion, Group, collate
+from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.load import load_model
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.objectives.base import Inputs, Objective
@@ -31,6 +30,8 @@ from alignloop.objectives.orpo import ORPO
 from alignloop.objectives.sft import SFT
 from alignloop.training.loop import Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
+from alignloop.training.reference import adapter_reference, frozen_reference
+from bench.measure import matmul_rate, memory_gb
 from bench.workload import Architecture, make_steps, useful_flops, useful_tokens
 
 LORA = LoraSettings(r=16, alpha=32.0)
@@ -103,18 +104,9 @@ def build(method: str, model_name: str, token_budget: int, num_steps: int) -> tu
     model = PackedModel(hf, head=head)
     reference = None
     if method == "dpo-lora":
-
-        def reference(batch: Batch) -> Tensor:
-            with torch.no_grad(), adapters_off(peft):
-                return model(batch).logprobs
-
+        reference = adapter_reference(model, peft)
     elif method in ("dpo", "ipo", "kto", "grpo"):
-        frozen = PackedModel(load_model(model_name, dtype="float32", device="cpu").model).eval()
-
-        def reference(batch: Batch) -> Tensor:
-            with torch.no_grad():
-                return frozen(batch).logprobs
-
+        reference = frozen_reference(PackedModel(load_model(model_name, dtype="float32", device="cpu").model))
     settings = OptimizerSettings(learning_rate=learning_rate_of(method), lr_scheduler_type="constant")
     optimizer = build_optimizer(model.parameters(), settings)
     trainer = Trainer(model, optimizer, settings, num_steps, token_budget=token_budget, reference=reference)
@@ -146,26 +138,6 @@ def prepared(method: str, trainer: Trainer, groups: Sequence[Group]) -> list[Gro
     return result
 
 
-def matmul_rate(size: int = 2048, repeats: int = 8) -> tuple[float, float]:
-    """Measured float32 matrix-product rate of this process: FLOP by second and by CPU second, medians."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    wall, cpu = [], []
-    for _ in range(repeats + 1):
-        started, cpu_started = time.perf_counter(), time.process_time()
-        torch.mm(a, b)
-        wall.append(time.perf_counter() - started)
-        cpu.append(time.process_time() - cpu_started)
-    return 2 * size**3 / float(np.median(wall[1:])), 2 * size**3 / float(np.median(cpu[1:]))
-
-
-def peak_memory_gb() -> float:
-    """Highest resident set of this process so far, GB (10⁹ bytes)."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e9
-    raise RuntimeError("this system reports no peak memory (VmHWM)")
-
-
 def run(
     method: str,
     *,
@@ -176,7 +148,6 @@ def run(
     scale: float = 1.0,
 ) -> dict[str, Any]:
     """Train `num_steps` steps and report seconds, losses, tokens, FLOPs and memory."""
-    before = matmul_rate()
     trainer, sizes = build(method, model_name, token_budget, num_steps)
     objective = objective_of(method)
     vocab_size = min(40_000, sizes.vocab_size)
@@ -188,17 +159,14 @@ def run(
         losses.append(train_step(trainer, objective, groups).metrics["loss"])
         seconds.append(time.perf_counter() - started)
         cpu_seconds.append(time.process_time() - cpu_started)
-    peak, after = peak_memory_gb(), matmul_rate()
     return {
         "side": "alignloop",
         "step_s": seconds,
         "step_cpu_s": cpu_seconds,
         "losses": losses,
-        "peak_memory_gb": peak,
+        "peak_memory_gb": memory_gb(),
         "useful_tokens": [useful_tokens(groups) for groups in steps],
         "useful_flops": [useful_flops(method, groups, sizes) for groups in steps],
-        "matmul_flops_per_s": (before[0] + after[0]) / 2,
-        "matmul_flops_per_cpu_s": (before[1] + after[1]) / 2,
         "token_budget": token_budget,
     }
 
@@ -214,6 +182,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    before = matmul_rate()
     result = run(
         options.method,
         model_name=options.model,
@@ -222,7 +191,8 @@ def main() -> None:
         token_budget=options.token_budget,
         scale=options.scale,
     )
-    print(json.dumps(result))
+    rates = np.mean([before, matmul_rate()], axis=0)
+    print(json.dumps({**result, "matmul_flops_per_s": rates[0], "matmul_flops_per_cpu_s": rates[1]}))
 
 
 if __name__ == "__main__":

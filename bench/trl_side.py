@@ -40,7 +40,8 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from alignloop.data.packing import Group
 from alignloop.model.load import LoadedModel, load_model
-from bench.our_side import BETA, KL_BETA, LORA, learning_rate_of, peak_memory_gb, reward_head, seed_adapter
+from bench.measure import memory_gb
+from bench.our_side import BETA, KL_BETA, LORA, learning_rate_of, reward_head, seed_adapter
 from bench.workload import PACKED_LENGTH, SHAPES, make_steps, packed_rows
 
 
@@ -299,7 +300,7 @@ def main() -> None:
         "step_s": np.diff(marks[:, 0]).tolist(),
         "step_cpu_s": np.diff(marks[:, 1]).tolist(),
         "losses": trainer.losses,
-        "peak_memory_gb": peak_memory_gb(),
+        "peak_memory_gb": memory_gb(),
     }
     print(json.dumps(result))
 

@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.workload import METHODS  # noqa: E402
+from bench.measure import child, machine
+from bench.workload import METHODS
 
 TARGETS = {
     "sft": (3.0, 0.5),
@@ -45,21 +43,18 @@ TARGETS = {
 LOSS_TOLERANCE = 1e-3
 
 
-def child(side: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one side in a process of its own and return what it measured.
-
-    Raises:
-        RuntimeError: the process failed; its last words are in the message.
-    """
-    command = [sys.executable, "-m", f"bench.{side}_side", method, "--model", options.model]
-    command += ["--steps", str(options.steps + 1), "--seed", str(options.seed)]
-    command += ["--threads", str(options.threads), "--scale", str(options.scale)]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(options.threads)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{side} failed on {method}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def side(name: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What one side (`trl` or `our`) measured in a process of its own."""
+    arguments = [method, "--model", options.model, "--steps", str(options.steps + 1)]
+    arguments += [
+        "--seed",
+        str(options.seed),
+        "--threads",
+        str(options.threads),
+        "--scale",
+        str(options.scale),
+    ]
+    return child(f"bench.{name}_side", arguments, threads=options.threads)
 
 
 def measured(rounds: Sequence[Mapping[str, Any]], name: str) -> float:
@@ -122,29 +117,6 @@ def _flop_share(ours: Mapping[str, Any]) -> tuple[float, float]:
     return wall, cpu
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    import torch
-    import transformers
-    import trl
-
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "trl": trl.__version__,
-        "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
-    }
-
-
 def table(results: Iterable[Mapping[str, Any]]) -> str:
     """The results as a Markdown table."""
     head = ["method", "TRL s", "AlignLoop s", "ratio", "CPU ratio", "target", "TRL GB", "AlignLoop GB"]
@@ -184,11 +156,11 @@ def main() -> None:
         ours, trl = [], []
         for number in range(options.rounds):
             print(f"{method}: round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-            trl.append(child("trl", method, options))
-            ours.append(child("our", method, options))
+            trl.append(side("trl", method, options))
+            ours.append(side("our", method, options))
         results.append(summary(method, ours, trl))
         print(table(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-    described = machine(options.threads)
+    described = machine(options.threads) | {"trl": version("trl")}
     if options.json:
         print(json.dumps({"machine": described, "results": results}, indent=1))
     else:

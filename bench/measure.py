@@ -1,0 +1,82 @@
+"""What benchmarks measure with: step times, peak memory, matrix-product rate, the machine's description."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def memory_gb(name: str = "VmHWM") -> float:
+    """This process's highest resident set so far (`VmHWM`) or its present one (`VmRSS`), GB (10⁹ bytes)."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024 / 1e9
+    raise RuntimeError(f"this system does not report {name}")
+
+
+def matmul_rate(size: int = 2048, repeats: int = 8) -> tuple[float, float]:
+    """Float32 matrix-product rate of this process: FLOP by second and by CPU second, of the best product.
+
+    The faster of PyTorch's two libraries counts: MKL's rate is half of oneDNN's on AMD processors.
+    """
+    import torch
+
+    from alignloop.model.onednn import linear
+
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    wall, cpu = [], []
+    for product in (torch.mm, linear):
+        product(a, b)
+        for _ in range(repeats):
+            started, cpu_started = time.perf_counter(), time.process_time()
+            product(a, b)
+            wall.append(time.perf_counter() - started)
+            cpu.append(time.process_time() - cpu_started)
+    return 2 * size**3 / min(wall), 2 * size**3 / min(cpu)
+
+
+def child(module: str, arguments: Sequence[str], *, threads: int) -> Any:
+    """Run `python -m module arguments` with so many threads and return the JSON of its last line.
+
+    Raises:
+        RuntimeError: the process failed; its last words are in the message.
+    """
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
+    # threads that spin while they wait would count as work on a machine that is not idle
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[2:])} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What numbers were measured on."""
+    import torch
+    import transformers
+
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "load_average": round(os.getloadavg()[0], 2),
+    }

@@ -1,0 +1,60 @@
+"""`alignloop serve`: an OpenAI-compatible server over one or several policies."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="run folders, model folders, .gguf files or names")
+    ],
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8000,
+    name: Annotated[
+        list[str] | None, typer.Option(help="what requests call the model; once for each model")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="ALIGNLOOP_API_KEY", help="ask for this key", show_default=False)
+    ] = None,
+    chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    max_tokens: Annotated[int, typer.Option(min=1, help="longest completion")] = 1024,
+    max_choices: Annotated[int, typer.Option(min=1, help="completions of one request")] = 32,
+    max_open: Annotated[int, typer.Option(min=1, help="requests running or waiting")] = 256,
+    max_body: Annotated[int, typer.Option(min=1, help="bytes of one request")] = 1 << 20,
+    timeout: Annotated[float, typer.Option(min=0.1, help="seconds for one request")] = 600.0,
+    token_budget: Annotated[int, typer.Option(min=2, help="tokens stored at once")] = 16384,
+    allow_host: Annotated[list[str] | None, typer.Option(help="a host name to answer to")] = None,
+) -> None:
+    """Serve policies: /v1/chat/completions, /v1/completions, /v1/models, /health and /metrics."""
+    from pathlib import Path
+
+    from alignloop.errors import UserError
+    from alignloop.serve.app import LOCAL_HOSTS, create_app
+    from alignloop.serve.served import Limits, open_policy
+    from alignloop.serve.server import listen, run
+
+    names = name or [Path(model).resolve().name for model in models]
+    if len(names) != len(models) or len(set(names)) != len(names):
+        raise UserError(f"give each of the {len(models)} models a --name of its own")
+    # Before the models are loaded, which takes long: a taken port is told at once.
+    listening = listen(host, port)
+    policies = [
+        open_policy(model, name=one, chat_template=chat_template, dtype=dtype, device=device)
+        for model, one in zip(models, names, strict=True)
+    ]
+    limits = Limits(max_tokens, max_choices, max_open, max_body, timeout, token_budget)
+    everywhere = host in ("0.0.0.0", "::") and not allow_host
+    hosts = ["*"] if everywhere else [*LOCAL_HOSTS, host, *(allow_host or ())]
+    if host not in LOCAL_HOSTS and api_key is None:
+        print("Anybody who can reach this address can use it; set --api-key.", file=sys.stderr)
+    application = create_app(policies, limits=limits, api_key=api_key, allowed_hosts=hosts)
+    run(application, listening, say=lambda line: print(f"{', '.join(names)}: {line}", flush=True))

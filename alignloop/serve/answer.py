@@ -1,0 +1,169 @@
+"""Engine events to OpenAI's answers: whole, or as chunks of a stream. Both are built from the same pieces."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from alignloop.model.scheduler import Event, Finish
+from alignloop.serve.served import Policy
+
+FINISH: Mapping[Finish, str] = {"eos": "stop", "stop": "stop", "length": "length"}
+
+
+@dataclass(slots=True)
+class Choice:
+    """A completion while it grows. `take` hands out its text without what the template puts around it."""
+
+    lead: str
+    trims: bool
+    text: str = ""
+    tokens: list[str] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    num_tokens: int = 0
+    finish: str | None = None
+    _pending: str = ""
+    _begun: bool = False
+
+    def take(self, piece: str, *, final: bool) -> str:
+        """What can be shown now."""
+        self._pending += piece
+        if not self._begun:
+            if not final and self.lead.startswith(self._pending):
+                return ""
+            self._pending = self._pending.removeprefix(self.lead)
+            self._begun = not self.trims
+        if self.trims:
+            self._pending = self._pending if self._begun else self._pending.lstrip()
+            self._begun = self._begun or bool(self._pending)
+        ready = self._pending.rstrip() if self.trims else self._pending
+        self._pending = "" if final else self._pending[len(ready) :]
+        self.text += ready
+        return ready
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one event added to choice `index`; `token` is None at an end token."""
+
+    index: int
+    text: str
+    token: str | None
+    logprob: float
+    finish: str | None
+
+
+class Answer:
+    """One request's answer.
+
+    Arguments:
+        policy: the model that answers.
+        num_choices: completions.
+        prompt_tokens: of all prompts together.
+        chat: a chat's form, or that of raw completions.
+        logprobs: whether the tokens' log-probs are given.
+    """
+
+    def __init__(
+        self, policy: Policy, num_choices: int, prompt_tokens: int, *, chat: bool, logprobs: bool
+    ) -> None:
+        self.policy, self.chat, self.logprobs, self.prompt_tokens = policy, chat, logprobs, prompt_tokens
+        lead, trims = (policy.lead, policy.trims) if chat else ("", False)
+        self.choices = [Choice(lead, trims) for _ in range(num_choices)]
+        self._head = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": policy.name,
+        }
+
+    @property
+    def done(self) -> bool:
+        """Whether every completion has ended."""
+        return all(choice.finish is not None for choice in self.choices)
+
+    def add(self, index: int, event: Event) -> Chunk:
+        """Take an event of choice `index`."""
+        choice, final = self.choices[index], event.finish is not None
+        choice.num_tokens += 1
+        choice.finish = FINISH[event.finish] if event.finish is not None else None
+        token = None
+        if event.finish != "eos":
+            token = str(self.policy.loaded.tokenizer.decode([event.token]))
+            choice.tokens.append(token)
+            choice.logprobs.append(event.logprob)
+        return Chunk(index, choice.take(event.text, final=final), token, event.logprob, choice.finish)
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens, end tokens included."""
+        made = sum(choice.num_tokens for choice in self.choices)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": made,
+            "total_tokens": self.prompt_tokens + made,
+        }
+
+    def whole(self) -> dict[str, Any]:
+        """The answer as one object."""
+        choices = []
+        for index, choice in enumerate(self.choices):
+            body: dict[str, Any] = {"index": index, "finish_reason": choice.finish}
+            body["logprobs"] = self._logprobs(choice.tokens, choice.logprobs)
+            if self.chat:
+                body["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
+            else:
+                body["text"] = choice.text
+            choices.append(body)
+        kind = "chat.completion" if self.chat else "text_completion"
+        return {**self._head, "object": kind, "choices": choices, "usage": self.usage}
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Chunks a stream begins with: the role of each choice of a chat."""
+        if not self.chat:
+            return []
+        delta = {"role": "assistant", "content": ""}
+        return [
+            self._chunk([{"index": i, "delta": delta, "finish_reason": None, "logprobs": None}])
+            for i in range(len(self.choices))
+        ]
+
+    def chunks(self, new: Chunk) -> list[dict[str, Any]]:
+        """What a stream sends for a new piece: its text, then its end."""
+        found = []
+        tokens = [] if new.token is None else [new.token]
+        if new.text or (self.logprobs and tokens):
+            found.append(self._piece(new, new.text, tokens, None))
+        if new.finish is not None:
+            found.append(self._piece(new, "", [], new.finish))
+        return found
+
+    def closing(self) -> dict[str, Any]:
+        """The chunk with the usage."""
+        return {**self._chunk([]), "usage": self.usage}
+
+    def _piece(self, new: Chunk, text: str, tokens: Sequence[str], finish: str | None) -> dict[str, Any]:
+        body: dict[str, Any] = {"index": new.index, "finish_reason": finish}
+        body["logprobs"] = self._logprobs(tokens, [new.logprob] * len(tokens)) if tokens else None
+        if self.chat:
+            body["delta"] = {"content": text} if finish is None else {}
+        else:
+            body["text"] = text
+        return self._chunk([body])
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        return {**self._head, "object": kind, "choices": choices}
+
+    def _logprobs(self, tokens: Sequence[str], logprobs: Sequence[float]) -> dict[str, Any] | None:
+        if not self.logprobs:
+            return None
+        if not self.chat:
+            return {"tokens": list(tokens), "token_logprobs": list(logprobs), "top_logprobs": None}
+        content = [
+            {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8")), "top_logprobs": []}
+            for token, logprob in zip(tokens, logprobs, strict=True)
+        ]
+        return {"content": content, "refusal": None}

@@ -1,0 +1,235 @@
+"""The HTTP interface: OpenAI's /v1 routes, health, metrics, and a page to try the models.
+
+Every error is OpenAI's JSON object. A request is read up to a limit, checked, given to its model's
+engine, and cancelled there when its client goes or its time is up.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from alignloop.model.scheduler import Request as EngineRequest
+from alignloop.serve.answer import Answer
+from alignloop.serve.engine import Engine
+from alignloop.serve.exchange import EventStream, Exchange, JsonResponse, Whole
+from alignloop.serve.metrics import Metrics
+from alignloop.serve.protocol import (
+    ApiError,
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    invalid,
+)
+from alignloop.serve.served import Limits, Policy, Served
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "testserver")
+Body = TypeVar("Body", bound=GenerationRequest)
+
+
+def create_app(
+    policies: Sequence[Policy],
+    *,
+    limits: Limits | None = None,
+    api_key: str | None = None,
+    allowed_hosts: Sequence[str] = LOCAL_HOSTS,
+) -> Starlette:
+    """The application; its engines run as long as it does.
+
+    Args:
+        policies: the models, the first being the one of requests that name none.
+        limits: what is taken.
+        api_key: asked for on /v1 and /metrics if given.
+        allowed_hosts: names under which the server answers.
+    """
+    limits, metrics = limits or Limits(), Metrics()
+    served = [
+        Served(
+            policy,
+            Engine(
+                policy.loaded.model,
+                policy.loaded.tokenizer,
+                token_budget=limits.token_budget,
+                max_open=limits.max_open,
+            ),
+            limits,
+        )
+        for policy in policies
+    ]
+    api = Api(served, limits, metrics, api_key)
+
+    @asynccontextmanager
+    async def engines(_: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for one in served:
+                stack.enter_context(one.engine)
+            yield
+
+    routes = [
+        Route("/v1/chat/completions", api.chat, methods=["POST"]),
+        Route("/v1/completions", api.complete, methods=["POST"]),
+        Route("/v1/models", api.models),
+        Route("/v1/models/{name:path}", api.model),
+        Route("/health", api.health),
+        Route("/metrics", api.metrics_page),
+    ]
+    return Starlette(
+        routes=routes,
+        lifespan=engines,
+        middleware=[
+            Middleware(Counting, metrics=metrics, paths=frozenset(route.path for route in routes)),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False),
+        ],
+        exception_handlers={ApiError: _refused, HTTPException: _not_here, Exception: _broken},
+    )
+
+
+class Api:
+    """The routes.
+
+    Arguments:
+        served: the models with their engines.
+        limits: what is taken.
+        metrics: what is counted.
+        api_key: the key that /v1 and /metrics ask for, or None.
+    """
+
+    def __init__(
+        self, served: Sequence[Served], limits: Limits, metrics: Metrics, api_key: str | None
+    ) -> None:
+        self.served, self.limits, self.metrics, self.api_key = served, limits, metrics, api_key
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        body = await self._body(request, ChatRequest)
+        served = self._model(body.model)
+        return self._respond(served, body, served.chat_requests(body), logprobs=bool(body.logprobs))
+
+    async def complete(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        body = await self._body(request, CompletionRequest)
+        served = self._model(body.model)
+        return self._respond(
+            served, body, served.completion_requests(body), logprobs=body.logprobs is not None
+        )
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        self._check_key(request)
+        return JsonResponse({"object": "list", "data": [_described(one) for one in self.served]})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/NAME."""
+        self._check_key(request)
+        return JsonResponse(_described(self._model(request.path_params["name"])))
+
+    async def health(self, _: Request) -> Response:
+        """GET /health: 200 while every engine runs."""
+        dead = [one.policy.name for one in self.served if not one.engine.alive]
+        status = {"status": "ok"} if not dead else {"status": "failed", "engines": dead}
+        return JsonResponse(status, status_code=503 if dead else 200)
+
+    async def metrics_page(self, request: Request) -> Response:
+        """GET /metrics."""
+        self._check_key(request)
+        text = self.metrics.text(self.served)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    def _respond(
+        self, served: Served, body: GenerationRequest, requests: Sequence[EngineRequest], *, logprobs: bool
+    ) -> Response:
+        answer = Answer(
+            served.policy,
+            sum(len(one.seeds) for one in requests),
+            sum(len(one.prompt) for one in requests),
+            chat=isinstance(body, ChatRequest),
+            logprobs=logprobs,
+        )
+        exchange = Exchange(served, requests, answer, self.metrics)
+        if not body.stream:
+            return Whole(exchange)
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return EventStream(exchange, usage=usage)
+
+    async def _body(self, request: Request, kind: type[Body]) -> Body:
+        self._check_key(request)
+        data = bytearray()
+        async for piece in request.stream():
+            data += piece
+            if len(data) > self.limits.body_bytes:
+                raise ApiError(413, f"the body is larger than {self.limits.body_bytes} bytes")
+        try:
+            return kind.model_validate_json(bytes(data))
+        except ValidationError as error:
+            raise invalid(error) from error
+
+    def _model(self, name: str | None) -> Served:
+        found = next((one for one in self.served if name in (None, one.policy.name)), None)
+        if found is None:
+            names = ", ".join(one.policy.name for one in self.served)
+            raise ApiError(404, f"there is no such model; there is {names}", code="model_not_found")
+        return found
+
+    def _check_key(self, request: Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.api_key is not None and not hmac.compare_digest(given.encode(), self.api_key.encode()):
+            raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+
+
+class Counting:
+    """Counts answers by path and status; paths that are no route count as `other`.
+
+    Arguments:
+        app: what is counted.
+        metrics: where.
+        paths: the routes.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+        self.app, self.metrics, self.paths = app, metrics, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on, and look at the answer's status."""
+        path = scope.get("path", "")
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                known = path if path in self.paths else "other"
+                self.metrics.answers[known, message["status"]] += 1
+            await send(message)
+
+        await self.app(scope, receive, counted)
+
+
+def _described(served: Served) -> dict[str, object]:
+    policy = served.policy
+    return {"id": policy.name, "object": "model", "created": policy.created, "owned_by": "alignloop"}
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}}.get(error.status)
+    return JsonResponse(error.body, status_code=error.status, headers=headers)
+
+
+def _not_here(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _refused(
+        request, ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    )
+
+
+def _broken(request: Request, _: Exception) -> Response:
+    return _refused(request, ApiError(500, "the server failed at this request; its log tells why"))

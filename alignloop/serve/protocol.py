@@ -1,0 +1,161 @@
+"""OpenAI's request bodies, as far as they are honoured, and its form of an error.
+
+Types are taken strictly: "3" is no number. A field that would change the answer and is not honoured
+is refused; one that only describes the caller is accepted and has no effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from alignloop.records import Conversation, Message
+
+MAX_SEED = 2**63 - 1
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    """A part of a request."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TextPart(Strict):
+    """A piece of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Strict):
+    """One turn; `developer` is OpenAI's newer name of `system`."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+    refusal: None = None
+
+
+class StreamOptions(Strict):
+    """What a stream contains besides the text."""
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
+
+
+class PlainText(Strict):
+    """The only response format there is."""
+
+    type: Literal["text"]
+
+
+class GenerationRequest(Strict):
+    """What both kinds of request have in common; None stands for the server's default."""
+
+    model: str | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    n: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    seed: int | None = Field(default=None, ge=-MAX_SEED - 1, le=MAX_SEED)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    top_k: int | None = Field(default=None, ge=0, description="not OpenAI's; 0 is off")
+    min_p: float | None = Field(default=None, ge=0, le=1, description="not OpenAI's; 0 is off")
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10, description="not OpenAI's; 1 is off")
+    frequency_penalty: float | None = Field(default=None, ge=0, le=0)
+    presence_penalty: float | None = Field(default=None, ge=0, le=0)
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    user: str | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings as a tuple."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class ChatRequest(GenerationRequest):
+    """Body of /v1/chat/completions."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: Literal[0] | None = None
+    response_format: PlainText | None = None
+    metadata: dict[str, Any] | None = None
+    store: Literal[False] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @property
+    def conversation(self) -> Conversation:
+        """The messages as records."""
+        return tuple(
+            Message(
+                "system" if m.role == "developer" else m.role,
+                m.content if isinstance(m.content, str) else "".join(part.text for part in m.content),
+            )
+            for m in self.messages
+        )
+
+
+class CompletionRequest(GenerationRequest):
+    """Body of /v1/completions. `logprobs` is a number of alternatives, of which only 0 is given."""
+
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    logprobs: Literal[0] | None = None
+    echo: Literal[False] | None = None
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
+
+    @property
+    def prompts(self) -> Sequence[str | list[int]]:
+        """The prompts as a list of texts or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [[t for t in self.prompt if isinstance(t, int)]]
+        return [p for p in self.prompt if not isinstance(p, int)]
+
+
+class ApiError(Exception):
+    """An answer that is an error.
+
+    Arguments:
+        status: HTTP status.
+        message: one sentence.
+        code: OpenAI's short key, if there is one.
+        param: the field at fault.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+
+    @property
+    def body(self) -> Mapping[str, Any]:
+        """OpenAI's error object."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        if self.status == 429:
+            kind = "rate_limit_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def invalid(error: ValidationError) -> ApiError:
+    """What is wrong with a body: the field, and what it may be. Values are not repeated."""
+    # A union reports every member it tried under the same field; the field's first sentence is enough.
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "function-")))
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is not JSON in UTF-8: {first['msg'].removeprefix('Invalid JSON: ')}")
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"'{field[:100]}' is not supported", code="unknown_parameter", param=field[:100])
+    return ApiError(400, f"'{field}': {first['msg'][:1].lower()}{first['msg'][1:]}", param=field)

@@ -1,0 +1,176 @@
+"""A policy that can be served: its weights, the encoder of its training, and its limits."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from alignloop.data.tokenize import Encoder
+from alignloop.errors import DataError, ModelError
+from alignloop.model.load import LoadedModel, load_model
+from alignloop.model.sampling import SamplingParams, completion_seeds
+from alignloop.model.scheduler import Request
+from alignloop.records import Message
+from alignloop.serve.engine import Engine
+from alignloop.serve.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest
+from alignloop.stages.common import inference_encoder, saved_template
+from alignloop.stages.reward import HEAD_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server takes.
+
+    Attributes:
+        max_tokens: tokens of one completion; also what a chat gets that asks for no number.
+        max_choices: completions of one request.
+        max_open: requests running or waiting in one model's engine.
+        body_bytes: size of a request.
+        seconds: time for a request, waiting included.
+        token_budget: tokens whose keys and values a model's engine stores at once.
+    """
+
+    max_tokens: int = 1024
+    max_choices: int = 32
+    max_open: int = 256
+    body_bytes: int = 1 << 20
+    seconds: float = 600.0
+    token_budget: int = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A model with the encoder it was trained with.
+
+    Attributes:
+        name: what requests call it.
+        loaded: model and tokenizer.
+        encoder: messages to token ids.
+        context: positions of the model, or None.
+        created: Unix time.
+    """
+
+    name: str
+    loaded: LoadedModel
+    encoder: Encoder
+    context: int | None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def lead(self) -> str:
+        """What the template puts between prompt and answer, which the model writes itself."""
+        return self.encoder.template.lead  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def trims(self) -> bool:
+        """Whether the template strips white space around an answer."""
+        return self.encoder.template.trims  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def open_policy(
+    model: str | Path,
+    *,
+    name: str | None = None,
+    chat_template: str = "tokenizer",
+    dtype: str = "auto",
+    device: str = "auto",
+) -> Policy:
+    """Load a policy for use.
+
+    Args:
+        model: what `load_model` takes: run folder, model folder, adapter, .gguf file, name.
+        name: what requests call it; the folder's name if None.
+        chat_template: as in recipes; it must render like the one of training.
+        dtype: auto, float32, bfloat16.
+        device: auto, cpu, cuda.
+
+    Raises:
+        ModelError: a reward model or critic, or a chat template other than the one of training.
+    """
+    loaded = load_model(model, dtype=dtype, device=device)
+    if loaded.path is not None and (loaded.path / HEAD_FILE).exists():
+        raise ModelError(
+            f"'{model}' has a scalar head ({HEAD_FILE}): it scores answers and writes none; give a policy"
+        )
+    saved = saved_template(loaded)
+    if saved is not None and loaded.tokenizer.chat_template != saved.source:
+        raise ModelError(
+            f"'{model}': its tokenizer's chat template is not the one the model was trained with; "
+            "restore chat_template.jinja"
+        )
+    config = loaded.model.config.get_text_config(decoder=True)
+    context = getattr(config, "max_position_embeddings", None)
+    # What does not fit is refused, never shortened: a cut prompt would be answered wrongly.
+    encoder = replace(inference_encoder(loaded, chat_template), overlength="error")
+    return Policy(name or Path(str(model)).resolve().name, loaded, encoder, context)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A policy with the engine that runs it."""
+
+    policy: Policy
+    engine: Engine
+    limits: Limits
+
+    def chat_requests(self, body: ChatRequest) -> list[Request]:
+        """The engine's request for a chat.
+
+        Raises:
+            ApiError: over a limit, or messages the template refuses.
+        """
+        messages: Sequence[Message] = body.conversation
+        try:
+            prompt = self.policy.encoder.prompt(messages).tolist()
+        except DataError as error:
+            raise ApiError(400, str(error), param="messages") from error
+        return self._requests(body, [prompt], body.max_completion_tokens or body.max_tokens)
+
+    def completion_requests(self, body: CompletionRequest) -> list[Request]:
+        """The engine's requests for raw prompts, one each.
+
+        Raises:
+            ApiError: over a limit, an empty prompt, or token ids the model does not have.
+        """
+        tokenizer = self.policy.loaded.tokenizer
+        size = self.policy.loaded.model.get_input_embeddings().weight.shape[0]
+        prompts = [tokenizer.encode(p) if isinstance(p, str) else list(p) for p in body.prompts]
+        if not prompts or not all(prompts):
+            raise ApiError(400, "a prompt needs at least one token", param="prompt")
+        if any(token >= size for prompt in prompts for token in prompt):
+            raise ApiError(400, f"token ids are below {size} in this model", param="prompt")
+        return self._requests(body, prompts, body.max_tokens or 16)
+
+    def _requests(
+        self, body: GenerationRequest, prompts: Sequence[list[int]], max_tokens: int | None
+    ) -> list[Request]:
+        limits, n = self.limits, body.n or 1
+        if n * len(prompts) > limits.max_choices:
+            raise ApiError(400, f"a request may have {limits.max_choices} completions at most", param="n")
+        if max_tokens is not None and max_tokens > limits.max_tokens:
+            raise ApiError(400, f"max_tokens is {limits.max_tokens} at most", param="max_tokens")
+        room = min(self.policy.context or limits.token_budget, limits.token_budget)
+        longest = max(map(len, prompts))
+        wanted = max_tokens or min(limits.max_tokens, max(1, room - longest))
+        if longest >= room or (max_tokens is not None and longest + wanted > room):
+            raise ApiError(
+                400,
+                f"the prompt has {longest} tokens and the completion {wanted}; together they may have {room}",
+                code="context_length_exceeded",
+            )
+        seed = secrets.randbits(63) if body.seed is None else body.seed % 2**64
+        params = SamplingParams(
+            temperature=1.0 if body.temperature is None else body.temperature,
+            top_k=body.top_k or 0,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            min_p=body.min_p or 0.0,
+            repetition_penalty=body.repetition_penalty or 1.0,
+            max_tokens=wanted,
+            stop=body.stops,
+            seed=seed,
+        )
+        seeds = completion_seeds(seed, len(prompts), n)
+        return [Request(tuple(p), params, tuple(row)) for p, row in zip(prompts, seeds, strict=True)]

@@ -1,0 +1,60 @@
+"""Which models are served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alignloop.data.chat import load_template
+from alignloop.errors import ModelError
+from alignloop.model.load import save_model
+from alignloop.model.tiny import tiny_model
+from alignloop.records import Message
+from alignloop.serve.answer import Choice
+from alignloop.serve.served import open_policy
+from alignloop.stages.reward import HEAD_FILE
+
+
+def trained(folder: Path, template: str = "alpaca") -> Path:
+    model, tokenizer = tiny_model()
+    save_model(model, tokenizer, folder, extra=load_template(template, tokenizer).save)
+    return folder
+
+
+def test_the_template_of_training_is_used(tmp_path: Path) -> None:
+    policy = open_policy(trained(tmp_path / "모델"))
+    text = policy.loaded.tokenizer.decode(policy.encoder.prompt([Message("user", "hi")]).tolist())
+    assert "### Instruction:\nhi" in text
+    assert policy.name == "모델"
+    assert policy.context == 1024
+
+
+def test_another_template_is_refused(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "m")
+    with pytest.raises(ModelError):
+        open_policy(folder, chat_template="chatml")
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
+    with pytest.raises(ModelError, match="not the one the model was trained with"):
+        open_policy(folder)
+
+
+def test_a_reward_model_is_refused(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "m")
+    (folder / HEAD_FILE).write_bytes(b"")
+    with pytest.raises(ModelError, match="scores answers and writes none"):
+        open_policy(folder)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+def test_what_the_template_puts_around_an_answer_is_taken_off(size: int) -> None:
+    written = "<think>\n  Rain  falls. \n\n"
+    pieces = [written[i : i + size] for i in range(0, len(written), size)]
+
+    def shown(choice: Choice) -> str:
+        return "".join(choice.take(p, final=i == len(pieces) - 1) for i, p in enumerate(pieces))
+
+    assert shown(Choice("<think>\n", trims=True)) == "Rain  falls."
+    assert shown(Choice("<think>\n", trims=False)) == "  Rain  falls. \n\n"
+    assert shown(Choice("", trims=True)) == written.strip()
+    assert shown(Choice("<thought>", trims=False)) == written

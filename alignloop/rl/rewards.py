@@ -235,7 +235,7 @@ def function(path: str, *, weight: float = 1.0, timeout_s: float = 60.0) -> Comp
         raise UserError(f"reward function '{path}' cannot be imported: {error}") from error
     if not callable(found):
         raise UserError(f"reward function '{path}' is not a function")
-    return Component(name, found, weight, timeout_s)
+    return Component(name, found, weight, timeout_s)  # pyright: ignore[reportArgumentType]
 
 
 def checked_scores(part: Component, samples: Sequence[Sample]) -> np.ndarray:

@@ -130,7 +130,8 @@ def comparisons(
     prompt: Prompt, texts: Sequence[str], values: np.ndarray, count: int, *, labels: bool, source: str
 ) -> list[Record]:
     """Best with worst, second best with second worst, …, where their rewards differ; no empty answers."""
-    order = [i for i in np.argsort(-values, kind="stable").tolist() if texts[i].strip()]
+    ranked: list[int] = np.argsort(-values, kind="stable").tolist()
+    order = [i for i in ranked if texts[i].strip()]
     rows: list[Record] = []
     for k in range(min(count, len(order) // 2)):
         best, worst = order[k], order[-1 - k]

@@ -238,6 +238,20 @@ def test_restored_attention_generates_as_before() -> None:
     assert packed(collate(make_groups())).logprobs.shape == (6, 12)
 
 
+def test_two_roles_on_one_model() -> None:
+    model, batch = make_model(hf.LlamaConfig(**BASE)), collate(make_groups())
+    policy = PackedModel(model)
+    critic = PackedModel(model, head=ScalarHead(32))
+    padded = PackedModel(model, shared_prefix=False)
+    expected = policy(batch).logprobs
+    assert critic.shared_prefix
+    assert torch.equal(critic(batch).logprobs, expected)
+    assert torch.allclose(padded(batch).logprobs, expected, atol=1e-5)
+    assert torch.equal(policy(batch).logprobs, expected)
+    critic.restore_attention()
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_a_model_without_a_head_refuses_scores() -> None:
     packed = PackedModel(make_model(hf.LlamaConfig(**BASE)))
     with pytest.raises(ValueError, match="no scalar head"):

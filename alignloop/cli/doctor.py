@@ -100,7 +100,7 @@ def find_problems(facts: dict[str, Any]) -> list[str]:
 
 def check_recipe(recipe: str, overrides: list[str], *, as_json: bool) -> None:
     """Resolve a recipe and run the linters of its stages; exit code 2 where something is found."""
-    from alignloop.cli.run import find_recipe, load_recipe
+    from alignloop.cli.run import find_recipe, load_recipe, paths_made_here
     from alignloop.config import make_plan, parse_overrides
     from alignloop.pipeline import load_function
 
@@ -112,7 +112,8 @@ def check_recipe(recipe: str, overrides: list[str], *, as_json: bool) -> None:
         for stage in plan.stages:
             names.append(stage.name)
             if stage.spec.lint:
-                said = load_function(stage.spec.lint)(stage.config, stage.objective)
+                read = not paths_made_here(stage, plan)
+                said = load_function(stage.spec.lint)(stage.config, stage.objective, read=read)
                 findings += [f"{stage.name}: {sentence}" for sentence in said]
     except UserError as error:
         findings += str(error).splitlines()

@@ -117,13 +117,12 @@ def print_stage(stage: StagePlan, plan: Plan) -> None:
     """A stage's resolved keys, then what its preview says of data and memory."""
     import yaml
 
-    from alignloop.config import path_values
     from alignloop.pipeline import load_function
 
     if plan.is_pipeline:
         print(f"# {stage.name}")
     print(yaml.safe_dump(stage.keys, allow_unicode=True, sort_keys=False), end="")
-    waiting = [path for path in path_values(stage.config).values() if _is_made_here(path, plan)]
+    waiting = paths_made_here(stage, plan)
     if waiting:
         print(f"# summary: not yet, {', '.join(waiting)} has to be made first")
     elif stage.spec.preview:
@@ -132,8 +131,14 @@ def print_stage(stage: StagePlan, plan: Plan) -> None:
     print()
 
 
-def _is_made_here(path: str, plan: Plan) -> bool:
-    return plan.is_pipeline and Path(path).is_relative_to(plan.output_dir) and not Path(path).exists()
+def paths_made_here(stage: StagePlan, plan: Plan) -> list[str]:
+    """Paths of the stage that an earlier stage of the recipe has yet to make."""
+    from alignloop.config import path_values
+
+    if not plan.is_pipeline:
+        return []
+    paths = path_values(stage.config).values()
+    return [path for path in paths if Path(path).is_relative_to(plan.output_dir) and not Path(path).exists()]
 
 
 def print_summary(outcomes: list[Outcome]) -> None:

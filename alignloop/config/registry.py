@@ -44,7 +44,8 @@ class StageSpec:
         reads: what an objective chosen by the recipe has to read, "" for anything.
         preview: `module:function`, called as `(config, objective)` for --dry-run; returns rows of a
             table (data summary, parameters, memory), a mapping of text to text.
-        lint: `module:function`, called as `(config, objective)`; returns sentences, one per finding.
+        lint: `module:function`, called as `(config, objective, read=bool)`; returns sentences, one per
+            finding. Without `read` it looks at the settings alone: the data are not there yet.
         preset: member of the objective's family (`PRESETS` in its file) that gives its fields' defaults.
     """
 
@@ -57,13 +58,18 @@ class StageSpec:
     preset: str = ""
 
 
+_PREVIEW = "alignloop.stages.preview:preview"
+_LINT = "alignloop.stages.recipe_check:lint_recipe"
+
 STAGES: Mapping[str, StageSpec] = {
     "instructions": StageSpec(InstructionsConfig, "alignloop.stages.instructions:instructions"),
-    "pretrain": StageSpec(PretrainConfig, "alignloop.stages.sft:pretrain"),
-    "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft"),
+    "pretrain": StageSpec(PretrainConfig, "alignloop.stages.sft:pretrain", preview=_PREVIEW, lint=_LINT),
+    "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft", preview=_PREVIEW, lint=_LINT),
     "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample"),
     "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback"),
-    "reward": StageSpec(RewardConfig, "alignloop.stages.reward:reward", reads="scores"),
+    "reward": StageSpec(
+        RewardConfig, "alignloop.stages.reward:reward", reads="scores", preview=_PREVIEW, lint=_LINT
+    ),
     "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n"),
     "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate"),
     "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo"),
@@ -83,7 +89,9 @@ STAGES: Mapping[str, StageSpec] = {
 }
 """Stages with a configuration of their own. A new one is one entry here."""
 
-PREFERENCE = StageSpec(PreferenceConfig, "alignloop.stages.preference:preference")
+PREFERENCE = StageSpec(
+    PreferenceConfig, "alignloop.stages.preference:preference", preview=_PREVIEW, lint=_LINT
+)
 """The stage of every offline preference objective; `objective` is filled in by `find_stage`."""
 
 _COMPARISONS = frozenset({"preference", "label", "ranking"})

@@ -21,7 +21,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as hf_logging
 
 from alignloop.errors import ModelError
@@ -133,6 +139,40 @@ def load_model(
 def _moved(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
     """The model on its device, in its dtype (transformers' own annotation of `to` confuses type checkers)."""
     return model.to(device=device, dtype=dtype)
+
+
+def load_skeleton(name_or_path: str | Path) -> LoadedModel:
+    """A model's shape on the meta device, without reading its weights, and its tokenizer.
+
+    Args:
+        name_or_path: as in `load_model`; `tiny` and .gguf files are made or read in full first.
+
+    Returns:
+        The model without values, with its tokenizer.
+
+    Raises:
+        ModelError: nothing usable at that place.
+    """
+    name = str(name_or_path)
+    folder = None if name == TINY else _smollm2_folder() if name == SMOLLM2 else _find(name)
+    if name == TINY or (folder is not None and folder.suffix == ".gguf"):
+        loaded = load_model(name, dtype="float32", device="cpu")
+        return LoadedModel(loaded.model.to(device=torch.device("meta")), loaded.tokenizer, name, folder)
+    if folder is not None and (folder / "adapter_config.json").exists():
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base = load_skeleton(config["base_model_name_or_path"])
+        has_tokenizer = (folder / "tokenizer_config.json").exists()
+        return LoadedModel(base.model, _tokenizer(folder) if has_tokenizer else base.tokenizer, name, folder)
+    if folder is not None:
+        _check_folder(folder, name)
+    source: str | Path = folder if folder is not None else name
+    try:
+        shape = AutoConfig.from_pretrained(source)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(shape)
+    except (OSError, KeyError, ValueError) as error:
+        raise ModelError(f"model '{name}' cannot be loaded: {_first_line(error)}") from error
+    return LoadedModel(model, _tokenizer(source), name, folder)
 
 
 def _with_adapter(folder: Path, name: str, *, dtype: str, device: str, seed: int) -> LoadedModel:

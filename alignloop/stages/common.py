@@ -207,6 +207,7 @@ def fit(
         trainer.step = restored.step
         for skipped in restored.skipped:
             tell(run, f"damaged checkpoint passed over: {skipped}")
+    lint(config, objective, run, prepared, groups, held_out, stream.num_steps, trainer.step)
     run.rewind(trainer.step)  # an attempt that was killed may have written more than it saved
     with (
         stop_requests() as stop,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from alignloop.config import PreferenceConfig
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import with_mismatched
-from alignloop.errors import ConfigError
-from alignloop.model.load import load_model, same_vocabulary
+from alignloop.model.load import load_model
 from alignloop.model.packed import PackedModel
 from alignloop.objectives.base import Objective
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.lint import enforce
+from alignloop.stages.lint_settings import lint_reference, lint_settings
 from alignloop.training.loop import Reference
 from alignloop.training.reference import adapter_reference, with_reference_logprobs
 
@@ -29,8 +31,10 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
         Results for run.json.
 
     Raises:
-        ConfigError: the objective needs a reference and the recipe says there is none.
+        ConfigError: the objective needs a reference and the recipe says there is none, the reference
+            does not fit the policy, or a silent trap was found (docs/lint.md).
     """
+    enforce(lint_settings(config, objective, num_parameters=0), partial(common.tell, run))
     data, held = common.read_data(config, objective.records[0], run)
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
@@ -52,18 +56,18 @@ def _reference(
     config: PreferenceConfig, run: Run, prepared: common.Prepared, groups: list[Group], held_out: list[Group]
 ) -> tuple[list[Group], list[Group], Reference | None]:
     """Reference log-probs: adapters off under LoRA, else computed once with the reference and cached."""
-    if config.reference == "none":
-        raise ConfigError("reference: 'none' was given, but this objective needs one; use 'start' or a model")
     if config.reference in ("auto", "start") and prepared.peft is not None:
         return groups, held_out, adapter_reference(prepared.model, prepared.peft)
     model, model_id = prepared.model, prepared.model_id
     if config.reference not in ("auto", "start"):
         other = load_model(config.reference, dtype=config.dtype, device=config.device)
-        if not same_vocabulary(other.tokenizer, prepared.loaded.tokenizer):
-            raise ConfigError(
-                f"reference: '{config.reference}' has another tokenizer than '{config.model_name_or_path}', "
-                "so their log-probs cannot be compared"
-            )
+        start = prepared.loaded
+        findings = lint_reference(
+            (start.model.config, start.tokenizer),
+            (other.model.config, other.tokenizer),
+            name=config.reference,
+        )
+        enforce(findings, partial(common.tell, run))
         model, model_id = PackedModel(other.model), config.reference
     everything, cached = with_reference_logprobs(
         [*groups, *held_out],

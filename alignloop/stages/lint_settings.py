@@ -1,0 +1,161 @@
+"""Silent traps in a recipe's settings: valid values that train nothing, or belong to another method."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from alignloop.config.stages import PreferenceConfig, PretrainConfig, RewardConfig, StageConfig, TrainConfig
+from alignloop.machine import bf16_is_native
+from alignloop.objectives.base import Objective
+from alignloop.objectives.kto import KTO
+from alignloop.stages.lint import Finding
+
+# Lowest and highest usual learning rate of full fine-tuning, with room to both sides. Adapters want
+# about ten times more, models below _SMALL parameters up to a thousand times more.
+_RATES: tuple[tuple[type[TrainConfig], str, float, float], ...] = (
+    (PreferenceConfig, "preference optimization", 1e-8, 4e-5),
+    (RewardConfig, "a reward model", 1e-7, 2e-4),
+    (PretrainConfig, "pre-training", 1e-5, 5e-3),
+    (TrainConfig, "fine-tuning", 1e-7, 1e-3),
+)
+_SMALL = 20_000_000
+_ADAPTER_FACTOR = 10.0
+
+# Objective's class: its field, lowest and highest usual value, the paper's.
+_SCALES: dict[str, tuple[str, float, float, str]] = {
+    "DPO": ("beta", 1e-3, 1.0, "0.1"),
+    "IPO": ("beta", 1e-3, 2.0, "0.1"),
+    "KTO": ("beta", 1e-3, 1.0, "0.1"),
+    "ORPO": ("lam", 1e-3, 2.0, "0.1"),
+    "SimPO": ("beta", 0.5, 20.0, "2.0 to 10"),
+    "Listwise": ("beta", 1e-3, 1.0, "0.1"),
+}
+
+
+def lint_settings(
+    config: StageConfig, objective: Objective | None, *, num_parameters: int | None = None
+) -> list[Finding]:
+    """Traps that a recipe shows without its data.
+
+    Args:
+        config: the stage's settings.
+        objective: its loss, None for a stage without a choice.
+        num_parameters: of the model, None if it is not known yet; small models may learn faster.
+
+    Returns:
+        What was found.
+    """
+    found = [_bfloat16(config)]
+    if isinstance(config, TrainConfig):
+        found.append(_learning_rate(config, num_parameters))
+    if objective is not None:
+        found += [_scale(objective), _no_reference(config, objective), _batch_of_one(config, objective)]
+    return [finding for finding in found if finding is not None]
+
+
+def lint_schedule(config: TrainConfig, num_steps: int, *, done: int = 0) -> list[Finding]:
+    """Traps of the schedule: a warm-up that never ends, a resume with nothing left to do.
+
+    Args:
+        config: the stage's settings.
+        num_steps: optimizer steps in all.
+        done: optimizer steps in the checkpoint that the run goes on from.
+    """
+    found = []
+    warmup = config.warmup_steps or round(config.warmup_ratio * num_steps)
+    if warmup >= num_steps > 1:
+        sentence = f"the warm-up of {warmup} steps does not end within the {num_steps} steps of this run"
+        fix = "lower warmup_steps; the learning rate stays below the one asked for"
+        found.append(Finding("AL203", "warning", sentence, fix))
+    if done >= num_steps:
+        sentence = (
+            f"the checkpoint has {done} steps and the run only {num_steps}, so this resume trains nothing"
+        )
+        fix = "raise num_train_epochs or max_steps, or take a new output_dir; its model is saved as it is"
+        found.append(Finding("AL211", "warning", sentence, fix))
+    return found
+
+
+def lint_reference(
+    policy: tuple[PretrainedConfig, PreTrainedTokenizerBase],
+    reference: tuple[PretrainedConfig, PreTrainedTokenizerBase],
+    *,
+    name: str,
+) -> list[Finding]:
+    """Whether a reference's log-probs can be compared with the policy's.
+
+    Args:
+        policy: configuration and tokenizer of the model that is trained.
+        reference: those of the reference.
+        name: what the recipe calls the reference.
+    """
+    if policy[1].get_vocab() != reference[1].get_vocab():
+        sentence = f"reference: '{name}' has another tokenizer than the policy, so their log-probs cannot be compared"
+        return [Finding("AL208", "error", sentence, "use 'start' or a model of the same family")]
+    mine, its = policy[0].get_text_config(), reference[0].get_text_config()
+    keys = ("vocab_size", "hidden_size", "num_hidden_layers")
+    differing = [
+        f"{k} {getattr(its, k)} for {getattr(mine, k)}" for k in keys if getattr(its, k) != getattr(mine, k)
+    ]
+    if not differing:
+        return []
+    sentence = f"reference: '{name}' has another shape than the policy ({', '.join(differing)})"
+    return [
+        Finding("AL208", "warning", sentence, "the usual reference is the model the training starts from")
+    ]
+
+
+def _bfloat16(config: StageConfig) -> Finding | None:
+    if config.dtype != "bfloat16" or config.device == "cuda" or bf16_is_native():
+        return None
+    if config.device == "auto" and torch.cuda.is_available():
+        return None
+    sentence = "dtype: this CPU has no bfloat16 instructions, matrix products would be about 100 times slower"
+    return Finding("AL206", "error", sentence, "use dtype: float32")
+
+
+def _learning_rate(config: TrainConfig, num_parameters: int | None) -> Finding | None:
+    method, low, high = next((name, a, b) for kind, name, a, b in _RATES if isinstance(config, kind))
+    factor = _ADAPTER_FACTOR if config.lora_r else 1.0
+    rate = config.learning_rate
+    if low <= rate <= high * factor:
+        return None
+    if rate > high * factor and (num_parameters is None or num_parameters < _SMALL):
+        return None
+    much = "low" if rate < low else "high"
+    sentence = (
+        f"learning_rate: {rate:g} is very {much} for {method}, where {low:g} to {high * factor:g} is usual"
+    )
+    return Finding("AL201", "warning", sentence, "check that it is not another method's")
+
+
+def _scale(objective: Objective) -> Finding | None:
+    name = type(objective).__name__
+    if name not in _SCALES:
+        return None
+    key, low, high, usual = _SCALES[name]
+    value: float = getattr(objective, key)
+    if low <= value <= high:
+        return None
+    sentence = f"{key}: {value:g} is outside {low:g} to {high:g}, the scale of {name} (the paper has {usual})"
+    return Finding("AL202", "warning", sentence, "check that it is not another method's")
+
+
+def _no_reference(config: StageConfig, objective: Objective) -> Finding | None:
+    if not isinstance(config, PreferenceConfig) or config.reference != "none":
+        return None
+    if "reference_logprobs" not in objective.needs:
+        return None
+    sentence = "reference: 'none' was given, but this objective needs one"
+    return Finding("AL207", "error", sentence, "use 'start' or a model")
+
+
+def _batch_of_one(config: StageConfig, objective: Objective) -> Finding | None:
+    if not isinstance(config, TrainConfig) or not isinstance(objective, KTO):
+        return None
+    rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    if rows > 1:
+        return None
+    sentence = "KTO's reference point is a mean over the step's rows, and a step has one row"
+    return Finding("AL205", "error", sentence, "raise per_device_train_batch_size, at least 8 is usual")

@@ -106,9 +106,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """A headless Chromium (playwright's sync Browser) that looks nothing up by itself."""
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[object]:
+    """A headless Chromium (playwright's sync Browser) that looks nothing up by itself.
+
+    One per module, and the only one: while playwright's sync interface is open its event loop counts as
+    running in this thread, so that a second one, or asyncio.run in a later module, would be refused.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

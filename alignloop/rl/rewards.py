@@ -12,6 +12,7 @@ import inspect
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -283,7 +284,10 @@ def _call(part: Component, samples: Sequence[Sample]) -> Any:
 def _outcome(score: Callable[..., Any], samples: Sequence[Sample]) -> Any:
     try:
         result = score(samples)
-        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+        if not inspect.isawaitable(result):
+            return result
+        with ThreadPoolExecutor(1) as pool:  # a notebook's thread already runs an event loop
+            return pool.submit(asyncio.run, _awaited(result)).result()
     except Exception as error:  # noqa: BLE001 - a user's function may raise anything
         return error
 

@@ -1,5 +1,6 @@
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -114,6 +115,14 @@ def test_functions_by_name_may_be_async() -> None:
     assert Reward([part])(samples("abc", "d")).total.tolist() == [1.5, 0.5]
     with pytest.raises(UserError, match="cannot be imported"):
         function("tests.rl.test_rewards:missing")
+
+
+def test_async_functions_run_where_an_event_loop_runs_already() -> None:
+    async def notebook() -> list[float]:
+        return Reward([Component("lengths", slow_lengths)])(samples("abc", "d")).total.tolist()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(asyncio.run, notebook()).result() == [3.0, 1.0]
 
 
 def test_a_function_that_raises_names_the_sample() -> None:

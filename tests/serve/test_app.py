@@ -135,9 +135,7 @@ def test_models(client: openai.OpenAI) -> None:
 def test_two_models(start: Start) -> None:
     policies = [tiny_policy("one", 0), tiny_policy("two", 1)]
     with openai.OpenAI(base_url=start(policies=policies) + "/v1", api_key="x") as client:
-        one, two = (
-            ask(client, model=name).choices[0].message.content for name in ("one", "two")
-        )
+        one, two = (ask(client, model=name).choices[0].message.content for name in ("one", "two"))
     assert one != two
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import uvicorn
@@ -102,20 +100,3 @@ def server(lite: Store) -> Iterator[Server]:
     running = Server(lite)
     yield running
     running.stop()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium, started once."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-    if not path.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail("Chromium (Debian: chromium) is needed in CI")
-        pytest.skip("Chromium (Debian: chromium) is not installed")
-    switches = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    switches += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with playwright.sync_playwright() as player:
-        chromium = player.chromium.launch(executable_path=str(path), args=switches)
-        yield chromium
-        chromium.close()

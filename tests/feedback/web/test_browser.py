@@ -20,7 +20,7 @@ READY = "() => document.getElementById('work')?.getAttribute('aria-busy') === 'f
 
 
 @pytest.fixture
-def visit(browser, server) -> Callable:
+def visit(chromium, server) -> Callable:
     """Function that opens a page as a signed-in person in a fresh browser profile."""
     contexts = []
 
@@ -29,7 +29,7 @@ def visit(browser, server) -> Callable:
     ):
         if not token:
             _, token = people.invite(server.store, project, name, role=role)
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)

@@ -13,7 +13,7 @@ PACKAGE = "alignloop"
 
 # A file imports only from its own or an earlier line.
 LAYERS = (
-    ("errors", "records"),
+    ("errors", "records", "machine"),
     ("data",),
     ("objectives",),
     ("model",),
@@ -23,6 +23,7 @@ LAYERS = (
     ("feedback", "evaluation"),
     ("stages",),
     ("pipeline",),
+    ("api",),
     ("report", "serve", "cli"),
 )
 # The package's own namespace: offers names of every layer lazily, so only its module level counts.

@@ -51,7 +51,7 @@ def machine_facts() -> dict[str, Any]:
     import torch
 
     import alignloop
-    from alignloop.model.load import bf16_is_native, cache_dir
+    from alignloop.machine import bf16_is_native, cache_dir
     from alignloop.run.environment import cpu_flags, cpu_name, memory_bytes, num_cores, os_name, version_of
 
     cache = cache_dir()

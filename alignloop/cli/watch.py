@@ -68,8 +68,11 @@ def picture(run: RunFolder) -> Group:
     for plot in plots(run.metrics)[0]:
         for series in plot.series:
             values = [y for _, y in series.points]
-            title = plot.title.split(" (")[0] + (f": {series.name}" if len(plot.series) > 1 else "")
-            table.add_row(Text(visible(title)), rounded(values[0]), rounded(values[-1]), sparkline(values))
+            title, name = plot.title.split(" (")[0].split(" of ")[0], series.name
+            if len(plot.series) > 1:
+                title = name.capitalize() if name.startswith(title.lower()) else f"{title}, {name}"
+            course = sparkline(values, width=20)
+            table.add_row(Text(visible(title)), rounded(values[0]), rounded(values[-1]), course)
     parts = [head, table]
     if run.info.get("error"):
         parts.append(Text(f"Error: {visible(text(run.info['error']))}", style="red"))

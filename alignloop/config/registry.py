@@ -6,6 +6,15 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from alignloop.config.rl import (
+    DAPOConfig,
+    DrGRPOConfig,
+    GRPOConfig,
+    IterateConfig,
+    PPOConfig,
+    ReinforceConfig,
+    RLOOConfig,
+)
 from alignloop.config.stages import (
     BestOfNConfig,
     EvaluateConfig,
@@ -36,6 +45,7 @@ class StageSpec:
         preview: `module:function`, called as `(config, objective)` for --dry-run; returns rows of a
             table (data summary, parameters, memory), a mapping of text to text.
         lint: `module:function`, called as `(config, objective)`; returns sentences, one per finding.
+        preset: member of the objective's family (`PRESETS` in its file) that gives its fields' defaults.
     """
 
     config: type[StageConfig]
@@ -44,6 +54,7 @@ class StageSpec:
     reads: str = ""
     preview: str = ""
     lint: str = ""
+    preset: str = ""
 
 
 STAGES: Mapping[str, StageSpec] = {
@@ -54,6 +65,20 @@ STAGES: Mapping[str, StageSpec] = {
     "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback"),
     "reward": StageSpec(RewardConfig, "alignloop.stages.reward:reward", reads="scores"),
     "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n"),
+    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate"),
+    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo"),
+    **{
+        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name)
+        for name, config in {
+            "grpo": GRPOConfig,
+            "dr_grpo": DrGRPOConfig,
+            "dapo": DAPOConfig,
+            "gspo": GRPOConfig,
+            "cispo": GRPOConfig,
+            "rloo": RLOOConfig,
+            "reinforce_pp": ReinforceConfig,
+        }.items()
+    },
     "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate"),
 }
 """Stages with a configuration of their own. A new one is one entry here."""

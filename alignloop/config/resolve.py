@@ -97,7 +97,7 @@ def check_entries(
     """
     num_before = len(findings)
     name = objective_name(spec, entries, findings)
-    loss_fields = fields_model(name) if name else None
+    loss_fields = fields_model(name, spec.preset) if name else None
     known = known_keys(spec, entries)
     for key, entry in entries.items():
         if key not in known:
@@ -137,7 +137,7 @@ def path_values(config: StageConfig) -> dict[str, str]:
             else {key: value}
         )
         for name, item in items.items():
-            path = item.get("path") if isinstance(item, dict) else item
+            path = item.get("path", item.get("model")) if isinstance(item, dict) else item
             if isinstance(path, str) and path not in words:
                 found[name] = path
     return found
@@ -170,12 +170,16 @@ def objective_name(spec: StageSpec, entries: Entries, findings: Findings | None 
 
 
 @cache
-def fields_model(objective: str) -> type[Section]:
-    """A model of an objective's fields, with their constraints and descriptions."""
+def fields_model(objective: str, preset: str = "") -> type[Section]:
+    """A model of an objective's fields, with their constraints and descriptions.
+
+    Defaults are the objective's own, or those of a member of its family.
+    """
+    defaults = dataclasses.asdict(objectives.preset(objective, preset)) if preset else {}
     fields: dict[str, Any] = {
         doc.name: (doc.annotation, ...)
         if doc.default is dataclasses.MISSING
-        else (doc.annotation, doc.default)
+        else (doc.annotation, defaults.get(doc.name, doc.default))
         for doc in objectives.describe(objective)
     }
     return create_model(objectives.load(objective).__name__, __base__=Section, **fields)
@@ -266,6 +270,8 @@ def _json_schema(model: type[Section]) -> dict[str, Any]:
 
 def describe_schema(schema: Mapping[str, Any]) -> str:
     """A JSON schema of one field in words."""
+    if schema.get("$ref", "").endswith("RewardTerm"):
+        return "{verifier | model | function | penalty: …, weight: …, timeout_s: …}"
     if "$ref" in schema:
         return "{path: …, weight: …, rows: …, split: …}"
     if "anyOf" in schema:

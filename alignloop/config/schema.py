@@ -29,7 +29,7 @@ def stage_schema(stage: str, stages: Mapping[str, StageSpec] = STAGES) -> dict[s
     schema = spec.config.model_json_schema()
     name = objective_name(spec, {})
     if name:
-        loss = fields_model(name).model_json_schema()
+        loss = fields_model(name, spec.preset).model_json_schema()
         schema["properties"] |= loss["properties"]
         schema["required"] = [*schema.get("required", []), *loss.get("required", [])]
     schema["title"] = stage

@@ -28,13 +28,14 @@ QUICKSTART_KINDS: tuple[str, ...] = (
     "include_words",
     "forbid_words",
     "start_with",
-    "end_with",
     "no_commas",
+    "exclamation",
     "title",
     "bold",
     "ends_with_question",
 )
-"""Kinds that SmolLM2-135M-Instruct obeys in 5 % to 60 % of its answers before training."""
+"""Kinds that SmolLM2-135M-Instruct obeys in 5 % to 60 % of its answers before training (train wordings,
+temperature 0.7, 64 tokens; measured by bench/instruction_pass_rates.py)."""
 
 _CONFLICTS = (
     {"lowercase", "uppercase", "start_with", "postscript"},

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from alignloop.data.overlength import fit
+from alignloop.data.overlength import Policy, fit
 from alignloop.data.packing import Completion, Group
 from alignloop.errors import DataError
 from alignloop.records import (
@@ -73,10 +73,10 @@ class Encoder:
     tokenizer: Tokenizer
     template: Template
     max_length: int = 1024
-    overlength: str = "truncate"
+    overlength: Policy = "truncate"
 
     def prompt(self, messages: Sequence[Message]) -> np.ndarray:
-        """int32 ids of the rendered prompt, with a BOS in front if the tokenizer wants one and it has none."""
+        """int32 ids of the rendered prompt, a BOS in front if the tokenizer wants one and it has none."""
         ids = self.tokenizer.encode(self.template.render_prompt(messages), add_special_tokens=False)
         leading = self.tokenizer.encode("", add_special_tokens=True)[:1]
         if leading and leading[0] == self.tokenizer.bos_token_id and ids[:1] != leading:
@@ -103,6 +103,9 @@ class Encoder:
             index: row number, kept in the group.
             train_on_prompt: for demonstrations, count the prompt's tokens too.
 
+        Returns:
+            The group.
+
         Raises:
             DataError: longer than `max_length` under overlength 'drop' or 'error', or nothing to train on.
         """
@@ -118,7 +121,13 @@ class Encoder:
                     "the completion is empty", file=where.file, line=where.line, reason="empty_completion"
                 )
         try:
-            fitted = fit(prompt.tolist(), [c.tolist() for c in completions], self.max_length, self.overlength)
+            fitted = fit(
+                prompt.tolist(),
+                [c.tolist() for c in completions],
+                self.max_length,
+                self.overlength,
+                bos_token_id=self.tokenizer.bos_token_id,
+            )
         except DataError as error:
             raise DataError(
                 error.message, file=where.file, line=where.line, field="prompt", reason=error.reason
@@ -188,7 +197,7 @@ def _counted(ids: np.ndarray) -> Completion:
     return Completion(ids, np.ones(len(ids), dtype=bool))
 
 
-def _completions(record: Record) -> tuple[list[str], dict[str, object]]:
+def _completions(record: Record) -> tuple[list[str], dict[str, Any]]:
     """The texts to compare, in the row order objectives expect, and the group's values."""
     if isinstance(record, Demonstration):
         return [record.completion], {}

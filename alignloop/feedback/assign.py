@@ -26,7 +26,7 @@ def mix(values: np.ndarray | int, *salts: int) -> np.ndarray:
 
     Args:
         values: (N,) integers, or one.
-        salts: integers mixed in one after the other, such as seed and annotator.
+        *salts: integers mixed in one after the other, such as seed and annotator.
 
     Returns:
         (N,) uint64.

@@ -125,6 +125,9 @@ def plan(
         curve: fitted learning curve, for the expected accuracy.
         labels_so_far: pairs already judged, which the curve counts as well.
 
+    Returns:
+        The plan.
+
     Raises:
         UserError: a budget that buys no pair.
     """

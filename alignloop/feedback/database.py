@@ -47,6 +47,9 @@ def connect(url: str, *, busy_timeout_s: float = 2.0) -> Engine:
         url: database URL.
         busy_timeout_s: how long a statement waits for a lock, in seconds.
 
+    Returns:
+        The engine; nothing is connected yet.
+
     Raises:
         UserError: the URL is not understood or its driver is not installed.
     """

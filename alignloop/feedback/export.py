@@ -103,6 +103,9 @@ def records(
         filters: which judgements go out.
         derive: permit a kind that the annotators were not asked for; its records' origin is `derived`.
 
+    Returns:
+        The records and what was left out.
+
     Raises:
         UserError: the task cannot give this kind, or only with `derive`.
     """

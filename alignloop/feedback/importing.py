@@ -55,6 +55,9 @@ def read_items(path: str | Path, *, task: str, pairs: Pairs = "one", gold: bool 
         pairs: of a prompt with more than two answers in a pair project: `one` seeded pair, or `all`.
         gold: take the preferences in the data as the expected judgement of hidden checks.
 
+    Returns:
+        The items and what was left out.
+
     Raises:
         DataError: nothing usable there.
     """

@@ -65,6 +65,9 @@ def choose(
         random_share: least share of the batch that is chosen at random, above 0.
         seed: of the random arm.
 
+    Returns:
+        The chosen candidates and which arm chose each.
+
     Raises:
         UserError: the strategy's numbers are missing, or shapes do not fit.
     """

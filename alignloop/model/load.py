@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -24,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as hf_logging
 
 from alignloop.errors import ModelError
+from alignloop.machine import bf16_is_native, cache_dir
 
 SMOLLM2 = "smollm2-135m-instruct"
 TINY = "tiny"
@@ -46,20 +48,6 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     name: str
     path: Path | None = None
-
-
-def cache_dir() -> Path:
-    """Where converted models live: $ALIGNLOOP_CACHE, else ~/.cache/alignloop."""
-    return Path(os.environ.get("ALIGNLOOP_CACHE") or Path.home() / ".cache" / "alignloop")
-
-
-def bf16_is_native() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware (else they run ~100× slower)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16"))
 
 
 def resolve_device(device: str = "auto") -> torch.device:
@@ -106,6 +94,9 @@ def load_model(
         device: auto, cpu, cuda.
         seed: initialises `tiny`.
 
+    Returns:
+        The model in eval mode on its device, with its tokenizer.
+
     Raises:
         ModelError: nothing usable at that place; the sentence says what is missing.
     """
@@ -117,12 +108,14 @@ def load_model(
         from alignloop.model.tiny import tiny_model
 
         made = tiny_model(seed=seed)
-        return LoadedModel(made[0].to(where, kind), made[1], name)
+        return LoadedModel(_moved(made[0], where, kind), made[1], name)
     folder = _smollm2_folder() if name == SMOLLM2 else _find(name)
     if folder is not None and (folder / "adapter_config.json").exists():
         return _with_adapter(folder, name, dtype=dtype, device=device, seed=seed)
     if folder is not None and folder.suffix == ".gguf":
-        return LoadedModel(_from_gguf(folder, kind).to(where), _gguf_tokenizer(folder), name, folder)
+        return LoadedModel(
+            _moved(_from_gguf(folder, kind), where, kind), _gguf_tokenizer(folder), name, folder
+        )
     if folder is not None:
         _check_folder(folder, name)
     source: str | Path = folder if folder is not None else name
@@ -134,7 +127,12 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(source, dtype=kind)
     except (OSError, KeyError) as error:
         raise ModelError(f"model '{name}' cannot be loaded: {_first_line(error)}") from error
-    return LoadedModel(model.to(where).eval(), _tokenizer(source), name, folder)
+    return LoadedModel(_moved(model, where, kind).eval(), _tokenizer(source), name, folder)
+
+
+def _moved(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model on its device, in its dtype (transformers' own annotation of `to` confuses type checkers)."""
+    return model.to(device=device, dtype=dtype)
 
 
 def _with_adapter(folder: Path, name: str, *, dtype: str, device: str, seed: int) -> LoadedModel:
@@ -149,6 +147,8 @@ def _with_adapter(folder: Path, name: str, *, dtype: str, device: str, seed: int
         merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
     except (ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"adapter '{folder}' does not fit '{base.name}': {_first_line(error)}") from error
+    # an adapter trained on the merged weights has this folder for its base, not the base below it
+    merged.name_or_path = str(folder.resolve())
     has_tokenizer = (folder / "tokenizer_config.json").exists()
     tokenizer = _tokenizer(folder) if has_tokenizer else base.tokenizer
     return LoadedModel(merged.eval(), tokenizer, name, folder)
@@ -219,7 +219,7 @@ def _gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
 def _clear_quantization(model: PreTrainedModel) -> None:
     """A de-quantised model is a plain one; the marks would forbid saving and training it."""
     if getattr(model.config, "quantization_config", None) is not None:
-        del model.config.quantization_config
+        delattr(model.config, "quantization_config")
     for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         if name in vars(model):
             delattr(model, name)
@@ -292,8 +292,8 @@ def save_model(
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+        model.save_pretrained(str(scratch))
+        tokenizer.save_pretrained(str(scratch))
         if extra is not None:
             extra(scratch)
         replace_folder(scratch, folder)

@@ -1,12 +1,14 @@
 """Per-token log-probs through the vocabulary head, without ever storing [tokens, vocabulary].
 
 M rows (positions that predict a counted token), h hidden size, V vocabulary. The head runs over
-chunks of rows and recomputes each chunk's logits in backward, so its memory is chunk × V instead
-of M × V, and it runs over counted positions only: never over the prompt or padding.
+slices of the vocabulary, with a running maximum and sum, and recomputes each slice's logits in
+backward, so its memory is a slice × M instead of M × V; each slice of the head's gradient is written
+once. It runs over counted positions only: never over the prompt or padding.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from alignloop.model.onednn import linear
 
-CHUNK_ELEMENTS = 2**24
-"""Logits held at once, in elements (64 MiB in float32)."""
+SLICE_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
+"""Logits held at once, by device type: what a CPU's caches hold, what keeps a GPU busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +87,29 @@ def token_logprobs(
     return result[0], result[1] if entropy else None
 
 
-def _chunks(num_rows: int, vocabulary: int) -> list[slice]:
-    rows = max(16, CHUNK_ELEMENTS // vocabulary)
-    return [slice(first, min(first + rows, num_rows)) for first in range(0, num_rows, rows)]
+def _slices(num_rows: int, vocabulary: int, device: torch.device) -> list[slice]:
+    size = max(128, SLICE_ELEMENTS.get(device.type, 2**24) // max(1, num_rows))
+    return [slice(first, min(first + size, vocabulary)) for first in range(0, vocabulary, size)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform) -> Tensor:
-    logits = linear(hidden, weight)
+def _logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, columns: slice, transform: LogitTransform
+) -> Tensor:
+    logits = linear(hidden, weight[columns])
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if bias is not None:
-        logits += bias
+        logits += bias[columns]
     return transform.apply(logits)
 
 
+def _targets_in(columns: slice, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows whose target lies in a slice of the vocabulary, and its place in the slice."""
+    rows = ((targets >= columns.start) & (targets < columns.stop)).nonzero()[:, 0]
+    return rows, targets[rows] - columns.start
+
+
 class _TokenLogprobs(torch.autograd.Function):
-    """Forward keeps (M,) log-normalisers; backward recomputes one chunk of logits at a time.
+    """Forward keeps (M,) log-normalisers; backward recomputes one slice of logits at a time.
 
     With a frozen head only the direction ∂logπ_t/∂h_t = W[y_t] − p_t·W is needed, an (M, h) matrix
     that the forward pass can make while the logits are at hand: backward is then a product of rows.
@@ -116,30 +126,41 @@ class _TokenLogprobs(torch.autograd.Function):
         entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        logprobs = torch.empty(len(targets), dtype=kind, device=hidden.device)
-        normalizers = torch.empty_like(logprobs)
-        entropies = torch.empty_like(logprobs) if entropy else logprobs.new_empty(0)
+        picked = torch.zeros(len(targets), dtype=kind, device=hidden.device)
+        top, total, weighted = torch.full_like(picked, -math.inf), torch.zeros_like(picked), None
         frozen = not ctx.needs_input_grad[1] and not ctx.needs_input_grad[2]
-        direction = torch.empty_like(hidden) if frozen and ctx.needs_input_grad[0] and not entropy else None
-        for rows in _chunks(len(targets), weight.shape[0]):
-            logits = _logits(hidden[rows], weight, bias, transform)
-            normalizer = torch.logsumexp(logits, dim=-1)
-            normalizers[rows] = normalizer
-            logprobs[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - normalizer
-            if entropy:
-                log_p = logits.sub_(normalizer[:, None])
-                entropies[rows] = -(log_p.exp() * log_p).sum(-1)
-            elif direction is not None:
-                grad = _grad_logits(logits, normalizer, targets[rows], torch.ones_like(normalizer), transform)
-                direction[rows] = linear(grad.to(weight.dtype), weight.T)
-        ctx.transform, ctx.entropy, ctx.has_direction = transform, entropy, direction is not None
-        if direction is not None:
-            ctx.save_for_backward(direction)
+        mean_weight = None  # Σ_v e^z_v·W_v
+        if entropy:
+            weighted = torch.zeros_like(picked)  # Σ_v e^z_v·z_v
+        elif frozen and ctx.needs_input_grad[0]:
+            mean_weight = torch.zeros(hidden.shape, dtype=kind, device=hidden.device)
+        for columns in _slices(len(targets), weight.shape[0], hidden.device):
+            z = _logits(hidden, weight, bias, columns, transform)
+            rows, places = _targets_in(columns, targets)
+            picked[rows] = z[rows, places]
+            new_top = torch.maximum(top, z.amax(-1))
+            shrink = (top - new_top).exp_()
+            top = new_top
+            keep = z.clone() if entropy or transform.softcap is not None else z
+            e = z.sub_(top[:, None]).exp_()
+            total.mul_(shrink).add_(e.sum(-1))
+            if weighted is not None:
+                weighted.mul_(shrink).add_((e * keep).sum(-1))
+            elif mean_weight is not None:
+                raw = transform.backward(e, keep).to(weight.dtype)
+                mean_weight.mul_(shrink[:, None]).add_(linear(raw, weight[columns].t()))
+        normalizers = top + total.log()
+        entropies = picked.new_empty(0) if weighted is None else normalizers - weighted / total
+        ctx.transform, ctx.entropy, ctx.has_direction = transform, entropy, mean_weight is not None
+        if mean_weight is not None:
+            of_target = transform.backward(torch.ones_like(picked), picked)
+            direction = of_target[:, None] * weight[targets] - mean_weight / total[:, None]
+            ctx.save_for_backward(direction.to(hidden.dtype))
         else:
             ctx.save_for_backward(hidden, weight, bias, targets, normalizers, entropies)
         if not entropy:
             ctx.mark_non_differentiable(entropies)
-        return logprobs, entropies
+        return picked - normalizers, entropies
 
     @staticmethod
     @once_differentiable
@@ -148,46 +169,28 @@ class _TokenLogprobs(torch.autograd.Function):
             (direction,) = ctx.saved_tensors
             return (direction * grad_logprobs[:, None].to(direction.dtype), None, None, None, None, None)
         hidden, weight, bias, targets, normalizers, entropies = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
-        grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-        for rows in _chunks(len(targets), weight.shape[0]):
-            logits = _logits(hidden[rows], weight, bias, ctx.transform)
-            extra = (grad_entropies[rows], entropies[rows]) if ctx.entropy else None
-            grad = _grad_logits(
-                logits, normalizers[rows], targets[rows], grad_logprobs[rows], ctx.transform, extra
-            )
+        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.zeros(hidden.shape, dtype=normalizers.dtype, device=hidden.device)
+        grad_weight = torch.empty_like(weight) if to_weight else None
+        grad_bias = torch.empty_like(bias) if bias is not None and to_bias else None
+        for columns in _slices(len(targets), weight.shape[0], hidden.device):
+            z = _logits(hidden, weight, bias, columns, ctx.transform)
+            keep = z.clone() if ctx.transform.softcap is not None else z
+            log_p = z.sub_(normalizers[:, None])
+            # ∂logπ_y/∂z = 1[y] − p and ∂H/∂z = −p·(log p + H)
+            if ctx.entropy:
+                slope = grad_entropies[:, None] * (log_p + entropies[:, None]) + grad_logprobs[:, None]
+                grad = log_p.exp_().mul_(slope).neg_()
+            else:
+                grad = log_p.exp_().mul_(-grad_logprobs[:, None])
+            rows, places = _targets_in(columns, targets)
+            grad[rows, places] += grad_logprobs[rows]
+            grad = ctx.transform.backward(grad, keep)
             if grad_bias is not None:
-                grad_bias += grad.sum(0).to(grad_bias.dtype)
+                grad_bias[columns] = grad.sum(0)
             grad = grad.to(weight.dtype)
-            if grad_hidden is not None:
-                grad_hidden[rows] = linear(grad, weight.T)
+            if to_hidden:
+                grad_hidden += linear(grad, weight[columns].t())
             if grad_weight is not None:
-                grad_weight += linear(grad.T, hidden[rows].T)
-        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
-
-
-def _grad_logits(
-    logits: Tensor,
-    normalizer: Tensor,
-    targets: Tensor,
-    grad: Tensor,
-    transform: LogitTransform,
-    entropy: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """Gradient of Σ gradᵢ·logπᵢ (+ Σ g_H·H) with respect to the raw logits, (rows, V).
-
-    ∂logπ_y/∂z = 1[y] − p and ∂H/∂z = −p·(log p + H).
-    """
-    keep = logits.clone() if transform.softcap is not None else logits
-    log_p = logits.sub_(normalizer[:, None])
-    if entropy is None:
-        result = log_p.exp_().mul_(-grad[:, None])
-    else:
-        grad_entropy, value = entropy
-        p = log_p.exp()
-        result = -p * (grad[:, None] + grad_entropy[:, None] * (log_p + value[:, None]))
-    result.scatter_add_(1, targets[:, None], grad[:, None])
-    return transform.backward(result, keep)
+                grad_weight[columns] = linear(grad.t(), hidden.t())
+        return grad_hidden.to(hidden.dtype) if to_hidden else None, grad_weight, grad_bias, None, None, None

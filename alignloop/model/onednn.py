@@ -42,11 +42,14 @@ def suits(tensor: Tensor) -> bool:
     return dense and on_cpu and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
 
 
-@contextmanager
-def fast_linears(model: nn.Module) -> Iterator[None]:
-    """Let every linear layer of `model` that suits compute through `linear` while the context lasts.
+def use_fast_linears(model: nn.Module) -> list[nn.Module]:
+    """Let every linear layer of `model` that suits compute through `linear` from now on.
 
-    Modules keep their weights, hooks and class; only `forward` is replaced, and put back on leaving.
+    Modules keep their weights, hooks and class; only `forward` is replaced. A layer that no longer
+    suits when it is called (another device or dtype) computes as before.
+
+    Returns:
+        The modules whose `forward` was replaced now.
     """
     replaced = []
     for module in model.modules():
@@ -54,6 +57,13 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
         if forward is not None:
             module.forward = forward
             replaced.append(module)
+    return replaced
+
+
+@contextmanager
+def fast_linears(model: nn.Module) -> Iterator[None]:
+    """`use_fast_linears` while the context lasts, put back on leaving."""
+    replaced = use_fast_linears(model)
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from alignloop.data.packing import Batch, Group, collate, completion
 from alignloop.model import attention
 from alignloop.model.logprobs import LogitTransform, token_logprobs, transform_of
+from alignloop.model.onednn import use_fast_linears
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ class PackedModel(nn.Module):
         self.hf = hf
         self.head = head
         self.transform = transform_of(hf.config.get_text_config())
-        self._plain = hf.config._attn_implementation
+        use_fast_linears(hf)
+        self._plain = _plain_attention(hf)
         self.shared_prefix = verify(hf) if shared_prefix is None else shared_prefix
         if self.shared_prefix:
             attention.enable(hf)
@@ -104,6 +106,8 @@ class PackedModel(nn.Module):
                 use_cache=False,
             )
             return out.last_hidden_state[0]
+        if self.hf.config._attn_implementation == attention.SHARED_PREFIX:  # another role runs packed rows
+            self.restore_attention()
         ids, mask, positions, _ = _padded(batch)
         out = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
         return out.last_hidden_state.flatten(0, 1)
@@ -112,6 +116,7 @@ class PackedModel(nn.Module):
         self, hidden: Tensor, targets: Tensor, transform: LogitTransform, *, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         head = self.hf.get_output_embeddings()
+        assert head is not None, "a causal language model has a vocabulary head"
         bias = getattr(head, "bias", None)
         return token_logprobs(hidden, head.weight, targets, bias=bias, transform=transform, entropy=entropy)
 
@@ -177,6 +182,14 @@ class PackedModel(nn.Module):
         return result
 
 
+def _plain_attention(hf: PreTrainedModel) -> str:
+    """The attention a model has by itself, also where another role on it has switched to packed rows."""
+    current = str(hf.config._attn_implementation)
+    if current != attention.SHARED_PREFIX:
+        return current
+    return "sdpa" if hf._supports_sdpa else "eager"
+
+
 def _prompt_places(batch: Batch) -> tuple[Tensor, Tensor]:
     """Places of the row that predict a prompt token (all but the first), and their group numbers."""
     spans = [range(s.start, s.start + s.prompt_length - 1) for s in batch.segments.spans]
@@ -239,7 +252,7 @@ def verify(hf: PreTrainedModel, *, tolerance: float = 2e-3) -> bool:
     ids = generator.integers(3, high, size=19)
     group = Group(ids[:9].astype(np.int32), (completion(ids[9:15]), completion(ids[15:])), 0)
     batch = collate([group]).to(hf.device)
-    plain = hf.config._attn_implementation
+    current = str(hf.config._attn_implementation)
     was_training = hf.training
     hf.eval()
     try:
@@ -257,7 +270,7 @@ def verify(hf: PreTrainedModel, *, tolerance: float = 2e-3) -> bool:
                 )
                 return False
     finally:
-        hf.set_attn_implementation(plain)
+        hf.set_attn_implementation(current)
         hf.train(was_training)
     limit = tolerance if expected.dtype == torch.float32 and hf.dtype == torch.float32 else 0.1
     error = float((got - expected).norm() / expected.norm())

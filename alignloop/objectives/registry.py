@@ -93,6 +93,12 @@ def describe(name: str) -> list[FieldDoc]:
     return docs
 
 
+def preset(name: str, member: str) -> Any:
+    """The objective of a family's member: `PRESETS[member]` in `objectives/<name>.py`."""
+    module = importlib.import_module(load(name).__module__)
+    return module.preset(member).objective
+
+
 def _split(annotation: Any) -> tuple[Any, FieldInfo | None]:
     """`Annotated[kind, Field(…)]` → kind, its Field."""
     kind, *metadata = get_args(annotation) or (annotation,)

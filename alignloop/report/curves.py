@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from alignloop.report.folder import Json, number
-from alignloop.report.plot import Point, Series
+from alignloop.report.plot import SMOOTH_FROM, Point, Series
 
 # Title and the metrics of one picture. A metric's held-out twin `eval_…` is drawn with it.
 PLOTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Loss (nats)", ("loss",)),
     ("Accuracy", ("accuracy",)),
     ("Reward", ("reward", "gold")),
-    ("Implicit reward (nats)", ("chosen_reward", "rejected_reward")),
-    ("Margin (nats)", ("margin",)),
+    ("Reward of chosen and rejected", ("chosen_reward", "rejected_reward")),
+    ("Margin, chosen over rejected", ("margin",)),
     ("Log-probability (nats per completion)", ("chosen_logprob", "rejected_logprob")),
     ("KL from the reference (nats)", ("kl",)),
     ("Completion length (tokens)", ("completion_length",)),
@@ -37,6 +37,11 @@ class Plot:
 
     title: str
     series: tuple[Series, ...]
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether a line is drawn twice, raw and smoothed."""
+        return any(len(s.points) >= SMOOTH_FROM for s in self.series)
 
 
 def plots(metrics: Sequence[Mapping[str, Json]]) -> tuple[list[Plot], list[Plot]]:

@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 460, 230
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 26, 34
 COLOURS = 6
 _MAX_POINTS = 240
-_SMOOTH_FROM = 24
+SMOOTH_FROM = 24
 _DOTS_UP_TO = 24
 
 
@@ -116,13 +116,14 @@ def line_plot(series: Sequence[Series], *, title: str, x_label: str = "step") ->
         return Markup("")
     frame, outside = _frame(lines)
     parts = [_axes(frame, x_label), _legend([s.name for s in lines], outside)]
-    # A nested svg clips what lies beyond the axes.
+    # A nested svg clips what lies beyond the axes; without outliers the dots at the edges stay whole.
     parts.append(
-        Markup('<svg x="{}" y="{}" width="{}" height="{}" class="area" data-range="{}">').format(
+        Markup('<svg x="{}" y="{}" width="{}" height="{}" class="{}" data-range="{}">').format(
             LEFT,
             TOP,
             WIDTH - LEFT - RIGHT,
             HEIGHT - TOP - BOTTOM,
+            "area" if outside else "area whole",
             " ".join(f"{v:.8g}" for v in (frame.x0, frame.x1, frame.y0, frame.y1)),
         )
     )
@@ -152,7 +153,7 @@ def _frame(lines: Sequence[Series]) -> tuple[_Frame, int]:
 
 
 def _smooth_line(series: Series) -> list[Point]:
-    if len(series.points) < _SMOOTH_FROM:
+    if len(series.points) < SMOOTH_FROM:
         return []
     return smoothed(series.points, half_life=max(2.0, len(series.points) / 40))
 

@@ -116,6 +116,11 @@ class DataRow:
     sha256: str
     simulated: bool
 
+    @property
+    def num_dropped(self) -> float:
+        counted = sum(count for _, count in self.dropped)
+        return counted if self.rows is None or self.used is None else max(counted, self.rows - self.used)
+
 
 @dataclass(frozen=True, slots=True)
 class Table:

@@ -62,7 +62,8 @@ def best_of_n(config: BestOfNConfig, run: Run) -> dict[str, Any]:
     data = read_records(str(file), kind="demonstration")
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
-    summary = common.fit(config, SFT(), run, prepared, result.groups)
+    objective: Any = SFT()
+    summary = common.fit(config, objective, run, prepared, result.groups)
     common.save_policy(prepared, run.path / "model")
     return {**summary, "best_of_n": curve, "data": common.data_summary(data, result)}
 

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from alignloop.config import ModelConfig, TrainConfig
+from alignloop.config import TrainConfig
 from alignloop.data.chat import FILE as TEMPLATE_FILE
 from alignloop.data.chat import ChatTemplate, check_same, load_saved, load_template
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
+from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
-from alignloop.model.load import LoadedModel, cache_dir, fingerprint, load_model, save_model
+from alignloop.model.load import LoadedModel, fingerprint, load_model, save_model
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
@@ -51,7 +52,7 @@ class Prepared:
         return fingerprint(path) if path is not None and path.is_dir() else self.loaded.name
 
 
-def open_model(config: ModelConfig) -> tuple[LoadedModel, ChatTemplate]:
+def open_model(config: TrainConfig) -> tuple[LoadedModel, ChatTemplate]:
     """The model and the chat template to use with it: the one it was trained with, if that is known.
 
     Raises:
@@ -126,9 +127,11 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
 def read_data(config: TrainConfig, kind: str, run: Run) -> tuple[Dataset, Dataset | None]:
     """Training and held-out records; dropped rows are noted in the run."""
     data = read_records(config.dataset, kind=kind, columns=config.columns)
+    run.set_rows("dataset", len(data.records))
     held_out = None
     if config.eval_dataset is not None:
         held_out = read_records(config.eval_dataset, kind=kind, columns=config.columns)
+        run.set_rows("eval_dataset", len(held_out.records))
     note_dropped(run, "dataset", data.dropped)
     return data, held_out
 
@@ -187,29 +190,19 @@ def fit(
     """Train on groups with checkpoints, logs and a progress bar; resumes from the run's last checkpoint.
 
     Returns:
-        Means of the last tenth of the steps, and `eval_*` of the held-out groups after the last step.
+        Means of the last tenth of the logged steps, and `eval_*` of the held-out groups after the last
+        step; read from metrics.jsonl, so they do not depend on where a run was interrupted.
 
     Raises:
         KeyboardInterrupt: after a checkpoint was written.
     """
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    stream = GroupStream(
-        groups, per_step, config.num_train_epochs, config.max_steps, config.seed, config.shuffle
-    )
-    settings = optimizer_settings(config, stream.num_steps)
-    optimizer = build_optimizer(prepared.model.parameters(), settings)
-    trainer = Trainer(
-        prepared.model,
-        optimizer,
-        settings,
-        stream.num_steps,
-        token_budget=config.token_budget,
-        reference=reference,
-        autocast=prepared.autocast,
-    )
-    folder, history = run.checkpoints, list[dict[str, float]]()
-    parts: dict[str, Any] = {"modules": {"model": prepared.model}, "optimizers": {"model": optimizer}}
-    restored = load_checkpoint(folder, **parts)
+    stream = data_order(config, groups)
+    trainer = _trainer(config, prepared, stream.num_steps, reference)
+    parts: dict[str, Any] = {
+        "modules": {"model": prepared.model},
+        "optimizers": {"model": trainer.optimizer},
+    }
+    restored = load_checkpoint(run.checkpoints, **parts)
     if restored is not None:
         trainer.step = restored.step
         for skipped in restored.skipped:
@@ -228,24 +221,46 @@ def fit(
             if last or trainer.step % config.logging_steps == 0:
                 run.log(trainer.step, **metrics)
             progress.update(trainer.step, **metrics)
-            history.append(metrics)
             due = config.save_steps and trainer.step % config.save_steps == 0 and not last
             if due or stop.is_set():
-                save_checkpoint(folder, step=trainer.step, keep=config.save_total_limit, **parts)
+                save_checkpoint(run.checkpoints, step=trainer.step, keep=config.save_total_limit, **parts)
             if stop.is_set():
                 raise KeyboardInterrupt
-    return _summary(history, stream.num_steps) if history else {"num_steps": stream.num_steps}
+    return summary(list(run.metrics()), stream.num_steps)
 
 
-def _summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
-    """Means over the last tenth of the steps made in this process, and the last evaluation."""
+def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference: Reference | None) -> Trainer:
+    """A trainer at step 0 with the recipe's optimizer."""
+    settings = optimizer_settings(config, num_steps)
+    return Trainer(
+        prepared.model,
+        build_optimizer(prepared.model.parameters(), settings),
+        settings,
+        num_steps,
+        token_budget=config.token_budget,
+        reference=reference,
+        autocast=prepared.autocast,
+    )
+
+
+_NO_RESULT = frozenset({"step", "time_s", "epoch", "learning_rate"})
+
+
+def summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
+    """Means over the last tenth of the steps of `history`, and the last evaluation."""
     tail = history[-max(1, len(history) // 10) :]
     names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}
-    means = {
-        n: float(np.mean([m[n] for m in tail if n in m])) for n in sorted(names - {"epoch", "learning_rate"})
-    }
+    means = {n: float(np.mean([m[n] for m in tail if n in m])) for n in sorted(names - _NO_RESULT)}
     last = next((m for m in reversed(history) if "eval_loss" in m), {})
     return {"num_steps": num_steps, **means, **{n: v for n, v in last.items() if n.startswith("eval_")}}
+
+
+def data_order(config: TrainConfig, groups: Sequence[Group]) -> GroupStream:
+    """The recipe's epochs over the groups."""
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    return GroupStream(
+        groups, per_step, config.num_train_epochs, config.max_steps, config.seed, config.shuffle
+    )
 
 
 def optimizer_settings(config: TrainConfig, num_steps: int) -> OptimizerSettings:

@@ -40,9 +40,9 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
     groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
-    prepared.loaded.model.get_output_embeddings().requires_grad_(
-        prepared.loaded.model.config.tie_word_embeddings and not config.freeze_base and prepared.peft is None
-    )
+    base = prepared.loaded.model
+    if not base.config.tie_word_embeddings:  # the vocabulary head is replaced, so it does not train
+        base.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out)
     mean, std = (
         normalize(prepared.model, groups[:512], config.token_budget) if config.normalize else (0.0, 1.0)
@@ -53,7 +53,7 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
 
 
 def normalize(model: PackedModel, groups: list[Group], token_budget: int) -> tuple[float, float]:
-    """Set the head's gain and shift so that these groups' rewards have mean 0 and std 1; returns the old ones."""
+    """Set gain and shift so that these groups' rewards have mean 0 and std 1; returns the old ones."""
     rewards = torch.cat([s[:, 0] for s in group_scores(model, groups, token_budget)])
     mean, std = float(rewards.mean()), float(rewards.std().clamp(min=1e-6))
     assert model.head is not None

@@ -46,6 +46,7 @@ def _train(config: Any, run: Run, prepared: Any, data: Any, held: Any, result: A
     groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
-    summary = common.fit(config, SFT(), run, prepared, groups, held_out=held_out)
+    objective: Any = SFT()
+    summary = common.fit(config, objective, run, prepared, groups, held_out=held_out)
     common.save_policy(prepared, run.path / "model")
     return {**summary, "data": common.data_summary(data, result)}

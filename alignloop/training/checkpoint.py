@@ -60,6 +60,9 @@ def save_checkpoint(
         tensors: further tensors (rollout buffers).
         keep: number of checkpoints that stay.
 
+    Returns:
+        The checkpoint's folder.
+
     Raises:
         RunError: the disk is full or not writable; older checkpoints are untouched.
     """

@@ -19,6 +19,7 @@ from torch import Tensor
 from alignloop.data.packing import Batch, Group, collate, pack
 from alignloop.errors import NonFiniteError
 from alignloop.model.packed import PackedModel
+from alignloop.model.roles import ActorCritic
 from alignloop.objectives.base import (
     Inputs,
     Mean,
@@ -48,9 +49,10 @@ class Trainer:
         reference: gives reference log-probs; None where batches carry them or none are needed.
         temperature: sampling temperature of the policy's log-probs.
         step: optimizer steps done.
+        observe: shown the complete inputs of each micro-batch, for measurements beside the loss.
     """
 
-    model: PackedModel
+    model: PackedModel | ActorCritic
     optimizer: torch.optim.Optimizer
     settings: OptimizerSettings
     num_steps: int
@@ -59,6 +61,7 @@ class Trainer:
     temperature: float = 1.0
     autocast: torch.dtype | None = None
     step: int = 0
+    observe: Callable[[Inputs], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     statistics = {} if alone else _statistics(trainer, objective, batches, known)
     for batch, inputs in zip(batches, known, strict=True):
         filled = fill_inputs(trainer, batch, inputs, objective.needs)
+        if trainer.observe is not None:
+            trainer.observe(filled)
         if alone and isinstance(objective, StepObjective):
             with torch.no_grad():
                 statistics = dict(objective.step_statistics(filled))
@@ -194,7 +199,7 @@ def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
     if grads and norm > limit:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm))
     for group in trainer.optimizer.param_groups:
-        group["lr"] = learning_rate(trainer.settings, trainer.step, trainer.num_steps)
+        group["lr"] = learning_rate(trainer.settings, trainer.step, trainer.num_steps) * group.get("scale", 1)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer.step += 1

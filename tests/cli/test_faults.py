@@ -67,8 +67,15 @@ def test_broken_json_in_line_7_names_the_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_broken_line_is_counted_and_the_rest_is_trained_on(tmp_path):
+def test_training_on_a_damaged_file_stops_at_its_line(tmp_path):
     done = train(tmp_path, "\n".join([json.dumps(PAIR)] * 6 + ['{"prompt": "x", ']))
+    assert done.returncode == 2
+    assert "rows.jsonl:7" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unusable_row_is_counted_and_the_rest_is_trained_on(tmp_path):
+    done = train(tmp_path, lines(*[PAIR] * 6, {**PAIR, "chosen": ""}))
     assert done.returncode == 0, done.stderr
     assert "1 rows dropped" in done.stderr
     assert "rows.jsonl:7" in done.stderr

@@ -15,8 +15,8 @@ def test_once_shows_curves_and_the_latest_completion(tmp_path: Path) -> None:
     output = CliRunner().invoke(app, [str(run), "--once"]).output
     assert output.startswith("실험  dpo  finished  step 40")
     for line in (
-        "Loss: loss, held out",
-        "Log-probability: rejected",
+        "Loss, held out",
+        "Log-probability, rejected",
         "Memory",
         "Completion  Lighthouses are",
     ):

@@ -57,7 +57,7 @@ def test_a_run_shows_what_was_done(tmp_path: Path) -> None:
         assert expected in page.text, expected
     for title in (
         "Loss (nats)",
-        "Margin (nats)",
+        "Margin, chosen over rejected",
         "KL from the reference (nats)",
         "Tokens per second",
         "Memory (GB)",

@@ -22,7 +22,8 @@ trainer = make_trainer()
 reports = list(train(trainer, SFT(), [pair_groups(5, seed=s, k=1) for s in range(3)]))
 if distributed.world()[0] == 0:
     total = sum(float(p.double().sum()) for p in trainer.model.parameters())
-    print("RESULT", json.dumps([[r.metrics["loss"] for r in reports], [r.metrics["grad_norm"] for r in reports], total]))
+    losses, norms = ([r.metrics[name] for r in reports] for name in ("loss", "grad_norm"))
+    print("RESULT", json.dumps([losses, norms, total]))
 """
 
 

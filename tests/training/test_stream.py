@@ -13,7 +13,8 @@ def test_every_epoch_visits_every_group_once_in_a_new_order():
     assert stream.steps_per_epoch == 4
     assert stream.num_steps == 8
     visits = [[g.index for g in stream.step_groups(step)] for step in range(8)]
-    first, second = sum(visits[:4], []), sum(visits[4:], [])
+    first = [i for visit in visits[:4] for i in visit]
+    second = [i for visit in visits[4:] for i in visit]
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
     assert [len(v) for v in visits] == [3, 3, 3, 1, 3, 3, 3, 1]

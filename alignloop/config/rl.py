@@ -1,0 +1,281 @@
+"""Keys of the stages that learn from their own samples: PPO, the GRPO family, iterated preferences."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from alignloop.config.stages import (
+    DATASET,
+    Dataset,
+    Path,
+    SamplingConfig,
+    Section,
+    TrainConfig,
+    conflict,
+    path_or,
+)
+
+VerifierName = Literal["constraints", "math", "regex", "json_schema", "exact"]
+PenaltyName = Literal["length", "repetition", "overlong"]
+GoldPath = Annotated[str, path_or("none", "constraints", "math", "regex", "json_schema", "exact")]
+
+
+class RewardTerm(TypedDict, total=False):
+    """One part of the reward: exactly one of verifier, model, function and penalty, with its weight."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
+
+    verifier: VerifierName
+    model: Path
+    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    penalty: PenaltyName
+    weight: float
+    timeout_s: Annotated[float, Field(gt=0)]
+
+
+REWARD_SOURCES = ("verifier", "model", "function", "penalty")
+
+
+class RewardsConfig(Section):
+    """What a completion is worth."""
+
+    rewards: tuple[RewardTerm, ...] = Field(
+        min_length=1,
+        description="parts that are added: {verifier | model | function | penalty: …, weight: 1, "
+        "timeout_s: 60}; several models make an ensemble",
+        json_schema_extra={"format": "path"},
+    )
+    ensemble: Literal["mean", "min", "uwo"] = Field(
+        "mean",
+        description="how several reward models agree: mean, worst case, or mean − coefficient · variance",
+    )
+    uwo_coefficient: float = Field(0.5, ge=0, description="weight of the variance in uwo")
+    missing_eos: Literal["keep", "replace", "penalise"] = Field(
+        "keep", description="reward of a completion cut at max_new_tokens: its own, a fixed one, or minus one"
+    )
+    missing_eos_value: float = Field(-1.0, description="the fixed reward, or what is subtracted")
+    reward_clip: float = Field(0.0, ge=0, description="rewards are clipped to ± this; 0 does not clip")
+    normalize_reward: bool = Field(False, description="running mean 0 and standard deviation 1 over the run")
+    overlong_buffer: int = Field(
+        32, ge=1, description="tokens before max_new_tokens over which the penalty `overlong` grows to 1"
+    )
+
+    @model_validator(mode="after")
+    def _one_source_each(self) -> RewardsConfig:
+        for term in self.rewards:
+            if sum(source in term for source in REWARD_SOURCES) != 1:
+                raise conflict("rewards", f"each part has exactly one of {', '.join(REWARD_SOURCES)}")
+        return self
+
+
+class GuardConfig(Section):
+    """What is watched against reward hacking, and what happens then."""
+
+    gold: GoldPath = Field(
+        "none", description="verifier or held-out reward model that is followed but never trained on, or none"
+    )
+    on_alarm: Literal["warn", "stop", "rollback"] = Field(
+        "warn", description="warn and go on, stop here, or stop with the best weights"
+    )
+    keep_best: Literal["none", "gold", "reward"] = Field(
+        "none", description="the final model is the one with the best running mean of this"
+    )
+    guard_window: int = Field(5, ge=1, description="rollouts of a running mean")
+    kl_budget: float = Field(0.0, ge=0, description="alarm above this KL per completion in nats; 0 is off")
+    gold_drop: float = Field(
+        0.05, ge=0, description="alarm if gold falls this far below its best, reward rising"
+    )
+    length_factor: float = Field(2.0, gt=1, description="alarm above this multiple of the first length")
+    entropy_factor: float = Field(0.2, gt=0, lt=1, description="alarm below this share of the first entropy")
+    spread_factor: float = Field(
+        2.0, gt=1, description="alarm above this multiple of the ensemble's first spread"
+    )
+
+
+class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
+    """Rollouts: prompts are answered by the policy itself, scored and learned from."""
+
+    num_generations: int = Field(8, ge=1, description="completions per prompt")
+    rollout_prompts: int = Field(
+        8, ge=1, description="prompts per rollout; a multiple of batch size × accumulation steps"
+    )
+    num_iterations: int = Field(1, ge=1, description="passes over each rollout")
+    target_kl: float = Field(
+        0.0, ge=0, description="a rollout is left early above this approx_kl per token; 0 never"
+    )
+    max_prompts: int = Field(0, ge=0, description="prompts to use; 0 uses all")
+    track_kl: bool = Field(True, description="follow the KL to the start even where no loss needs it")
+    recompute_logprobs: bool = Field(
+        False, description="take old log-probs from the trainer and correct for the sampler's (bfloat16)"
+    )
+    kl_coef: float = Field(0.0, ge=0, description="weight of the KL (k1) in the reward, at the start")
+    kl_controller: Literal["fixed", "adaptive"] = Field("fixed", description="whether kl_coef follows the KL")
+    kl_target: float = Field(6.0, gt=0, description="KL per completion in nats the adaptive one aims at")
+    kl_horizon: int = Field(10_000, ge=1, description="completions over which it changes by about 20 %")
+    learning_rate: float = Field(1e-6, gt=0, description="highest learning rate")
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
+        "constant", description="shape of the decay after warm-up; linear and cosine end at 0"
+    )
+    log_samples: int = Field(2, ge=0, description="completions per rollout written to samples.jsonl")
+
+    @model_validator(mode="after")
+    def _samples_what_is_assumed(self) -> OnlineConfig:
+        if self.temperature == 0:
+            raise conflict("temperature", "0 explores nothing; RL needs a temperature above 0")
+        for key in ("top_k", "top_p", "min_p", "repetition_penalty"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise conflict(
+                    key,
+                    "RL learns from the log-probs of the whole distribution, which this cuts or bends, "
+                    "so the ratios would be biased; leave it at its default",
+                )
+        if self.lora_dropout:
+            raise conflict("lora_dropout", "must be 0 in RL, or the policy trained is not the one sampled")
+        for key in ("eval_dataset", "eval_fraction", "eval_steps"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise conflict(key, "online stages have no held-out loss; add a stage evaluate")
+        if self.rollout_prompts % self.prompts_per_step:
+            raise conflict(
+                "rollout_prompts",
+                f"must be a multiple of per_device_train_batch_size × gradient_accumulation_steps, "
+                f"which is {self.prompts_per_step}",
+            )
+        if self.keep_best == "gold" and self.gold == "none":
+            raise conflict("keep_best", "gold is none; name a verifier or a held-out reward model")
+        if self.on_alarm == "rollback" and self.keep_best == "none":
+            raise conflict("on_alarm", "rollback needs keep_best: gold or reward")
+        return self
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Prompts of an optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+class GRPOConfig(OnlineConfig):
+    """Group-relative policy optimization: no critic, completions of a prompt are each other's baseline."""
+
+    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch"] = Field(
+        "group_std", description="baseline and scale of a completion's advantage"
+    )
+    dynamic_sampling: bool = Field(
+        False, description="replace groups whose completions are all worth the same by further prompts"
+    )
+    max_sampling_rounds: int = Field(3, ge=1, description="rounds of dynamic sampling, at most")
+
+    @model_validator(mode="after")
+    def _groups(self) -> GRPOConfig:
+        if self.num_generations < 2 and self.advantage != "batch":
+            raise conflict(
+                "num_generations", "a group of one completion has no baseline; sample at least 2 per prompt"
+            )
+        return self
+
+
+class DrGRPOConfig(GRPOConfig):
+    """Dr. GRPO: no division by the group's standard deviation nor by the length."""
+
+    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch"] = Field(
+        "group_mean", description="baseline and scale of a completion's advantage"
+    )
+
+
+class DAPOConfig(GRPOConfig):
+    """DAPO: dynamic sampling, asymmetric clipping, token mean; add `penalty: overlong` to the rewards."""
+
+    dynamic_sampling: bool = Field(
+        True, description="replace groups whose completions are all worth the same by further prompts"
+    )
+
+
+class RLOOConfig(GRPOConfig):
+    """RLOO: REINFORCE with the other completions' mean as baseline."""
+
+    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch"] = Field(
+        "leave_one_out", description="baseline and scale of a completion's advantage"
+    )
+    kl_coef: float = Field(0.05, ge=0, description="weight of the KL (k1) in the reward, at the start")
+
+
+class ReinforceConfig(GRPOConfig):
+    """REINFORCE++: advantages whitened over the whole rollout."""
+
+    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch"] = Field(
+        "batch", description="baseline and scale of a completion's advantage"
+    )
+    kl_coef: float = Field(0.01, ge=0, description="weight of the KL (k1) in the reward, at the start")
+
+
+class PPOConfig(OnlineConfig):
+    """PPO with a critic."""
+
+    num_generations: int = Field(1, ge=1, description="completions per prompt")
+    rollout_prompts: int = Field(
+        32, ge=1, description="prompts per rollout; a multiple of batch size × accumulation steps"
+    )
+    num_iterations: int = Field(4, ge=1, description="passes over each rollout")
+    kl_coef: float = Field(0.05, ge=0, description="weight of the KL (k1) in the reward, at the start")
+    kl_controller: Literal["fixed", "adaptive"] = Field(
+        "adaptive", description="whether kl_coef follows the KL"
+    )
+    gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
+    lam: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation")
+    whiten_advantages: bool = Field(True, description="mean 0 and variance 1 over the rollout")
+    prompt_baseline: bool = Field(
+        False,
+        description="subtract the mean reward of the prompt's other completions (per-prompt reward shift)",
+    )
+    critic_init: Literal["reward", "policy"] = Field(
+        "policy",
+        description="the critic starts from the first reward model, or from the policy with a new head",
+    )
+    critic_learning_rate: float = Field(9e-6, gt=0, description="highest learning rate of the critic")
+    critic_warmup: int = Field(0, ge=0, description="rollouts at the start that train the critic only")
+    ptx_dataset: Dataset | None = Field(
+        None, description=f"demonstrations mixed in against forgetting: {DATASET}"
+    )
+    ptx_coefficient: float = Field(0.0, ge=0, description="weight of their NLL per token; 0 is off")
+    adam_epsilon: float = Field(1e-5, gt=0, description="AdamW's ε")
+
+    @model_validator(mode="after")
+    def _roles(self) -> PPOConfig:
+        if self.critic_init == "reward" and not any("model" in term for term in self.rewards):
+            raise conflict("critic_init", "rewards names no model; use policy")
+        if self.prompt_baseline and self.num_generations < 2:
+            raise conflict("prompt_baseline", "needs num_generations of at least 2")
+        if (self.ptx_dataset is None) != (self.ptx_coefficient == 0):
+            raise conflict("ptx_coefficient", "ptx_dataset and ptx_coefficient are set together")
+        if self.gradient_checkpointing and self.lora_r:
+            raise conflict("gradient_checkpointing", "adapters change roles between forward and backward")
+        return self
+
+
+class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
+    """Iterated preference learning: sample, score, compare, train, in rounds."""
+
+    objective: Literal["dpo", "ipo", "kto"] = Field("dpo", description="loss of a round")
+    rounds: int = Field(3, ge=1, description="rounds of fresh samples")
+    num_generations: int = Field(4, ge=2, description="answers per prompt and round")
+    pairs_per_prompt: int = Field(
+        1, ge=1, description="best against worst, second best against second worst, …"
+    )
+    reference: Literal["start", "previous"] = Field(
+        "previous",
+        description="reference of a round: the first model or the last round's",
+    )
+    max_prompts: int = Field(0, ge=0, description="prompts of a round; 0 uses all in every round")
+    learning_rate: float = Field(1e-6, gt=0, description="highest learning rate of each round")
+
+    @model_validator(mode="after")
+    def _distinct_pairs(self) -> IterateConfig:
+        if 2 * self.pairs_per_prompt > self.num_generations:
+            raise conflict("pairs_per_prompt", f"needs two of the {self.num_generations} answers each")
+        if self.temperature == 0:
+            raise conflict("temperature", "0 makes all answers to a prompt alike")
+        for key in ("eval_dataset", "eval_fraction", "eval_steps"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise conflict(key, "rounds train on fresh samples; add a stage evaluate")
+        return self

@@ -1,0 +1,143 @@
+"""Policy, critic and reference: adapters and heads on one base under LoRA, models of their own without.
+
+B completions, T tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from alignloop.data.packing import Batch
+from alignloop.model.adapters import adapters_off
+from alignloop.model.packed import Forward, PackedModel
+
+POLICY, CRITIC = "default", "critic"
+"""Names of the adapters."""
+
+
+class ActorCritic(nn.Module):
+    """A policy with its reference and, for PPO, a critic. Called like a `PackedModel`.
+
+    Arguments:
+        policy: the model that samples and is trained.
+        peft: the adapters on the policy's base, None for full fine-tuning.
+        critic: a packed model with a scalar head; on the policy's own base it is the adapter `critic`.
+        reference: a frozen model; None under LoRA, where it is the base with its adapters off.
+    """
+
+    def __init__(
+        self,
+        policy: PackedModel,
+        *,
+        peft: PeftModel | None = None,
+        critic: PackedModel | None = None,
+        reference: PackedModel | None = None,
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.critic = critic
+        # outside the module tree: neither trained nor saved
+        self._frozen = (peft, reference)
+        self._trainable = [p for p in self.parameters() if p.requires_grad]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the policy."""
+        return self.policy.device
+
+    @property
+    def peft(self) -> PeftModel | None:
+        """The adapters of the policy's base."""
+        return self._frozen[0]
+
+    @property
+    def one_base(self) -> bool:
+        """Whether the critic is an adapter on the policy's base."""
+        return self.critic is not None and self.critic.hf is self.policy.hf
+
+    def role_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """What is trained of the policy, and of the critic with its head."""
+        if self.critic is None:
+            return list(self._trainable), []
+        own = {id(p) for p in self.critic.parameters()}
+        if self.one_base:
+            marked = (p for name, p in self.critic.named_parameters() if f".{CRITIC}." in name)
+            head = self.critic.head.parameters() if self.critic.head is not None else ()
+            own = {id(p) for p in (*marked, *head)}
+        policy = [p for p in self._trainable if id(p) not in own]
+        return policy, [p for p in self._trainable if id(p) in own]
+
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        logprobs: bool = True,
+        entropy: bool = False,
+        scores: bool = False,
+        values: bool = False,
+        prompt_logprob: bool = False,
+        temperature: float = 1.0,
+    ) -> Forward:
+        """Log-probs and entropies of the policy, values of the critic; see `PackedModel.forward`."""
+        out = Forward()
+        if logprobs or entropy or prompt_logprob:
+            out = self.policy(
+                batch,
+                logprobs=logprobs,
+                entropy=entropy,
+                prompt_logprob=prompt_logprob,
+                temperature=temperature,
+            )
+        if not (values or scores):
+            return out
+        if self.critic is None:
+            raise ValueError("these roles have no critic")
+        with self._as_critic():
+            read = self.critic(batch, logprobs=False, values=values, scores=scores)
+        return Forward(out.logprobs, out.entropy, read.scores, read.values, out.prompt_logprob)
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: Batch, *, temperature: float = 1.0) -> Tensor:
+        """log π_ref of the completion tokens at the sampling temperature, (B, T), nats."""
+        peft, reference = self._frozen
+        if reference is not None:
+            out = reference(batch, temperature=temperature).logprobs
+        elif peft is not None:
+            with adapters_off(peft):
+                out = self.policy(batch, temperature=temperature).logprobs
+            self._keep_trainable()
+        else:
+            raise ValueError("these roles have no reference")
+        assert out is not None
+        return out
+
+    @contextmanager
+    def _as_critic(self) -> Iterator[None]:
+        """The critic's adapter instead of the policy's, where they share a base."""
+        peft = self.peft
+        if peft is None or not self.one_base:
+            yield
+            return
+        peft.set_adapter(CRITIC)
+        try:
+            yield
+        finally:
+            peft.set_adapter(POLICY)
+            self._keep_trainable()
+
+    def _keep_trainable(self) -> None:
+        """Undo what a change of adapters did to requires_grad: all roles' weights are trained."""
+        for parameter in self._trainable:
+            parameter.requires_grad_(True)
+
+
+def frozen_copy(model: PackedModel) -> PackedModel:
+    """The same weights in a second model that is never trained."""
+    plain = copy.deepcopy(model.hf).eval().requires_grad_(False)
+    return PackedModel(plain, shared_prefix=model.shared_prefix)

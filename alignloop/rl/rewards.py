@@ -1,0 +1,311 @@
+"""Rewards made of weighted parts: verifiers, reward models, functions of the user, penalties.
+
+B completions, flat in the order of the rollout. Every part is measured and returned by itself, so that
+a run shows which part moved. A part that fails is an EngineError that names the completion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from alignloop.errors import EngineError, UserError
+from alignloop.records import Prompt
+from alignloop.rl.advantages import MissingEOS, sequence_scores
+from alignloop.rl.verifiers import VERIFIERS, check_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A completion to be scored.
+
+    Attributes:
+        prompt: what was asked, with the answer or the constraints a verifier reads.
+        completion: its text.
+        num_tokens: its length, the end token included.
+        finished: False where it was cut at the longest length.
+        row: row of the prompt in the data set.
+    """
+
+    prompt: Prompt
+    completion: str
+    num_tokens: int
+    finished: bool
+    row: int = 0
+
+
+Scorer = Callable[[Sequence[Sample]], Sequence[float]]
+"""Scores a batch of completions, one number each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One part of a reward; `timeout_s` bounds a call of a user's function, None has no limit."""
+
+    name: str
+    score: Scorer
+    weight: float = 1.0
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a rollout is worth.
+
+    Attributes:
+        total: float64 (B,), what is learned from, in reward units.
+        raw: float64 (B,), the weighted sum before the rule for a missing EOS, clipping and normalisation.
+        components: float64 (B,) by name, unweighted.
+        spread: float64 (B,), standard deviation over the ensemble's members; None without one.
+    """
+
+    total: np.ndarray
+    raw: np.ndarray
+    components: Mapping[str, np.ndarray]
+    spread: np.ndarray | None = None
+
+
+@dataclass
+class RunningMoments:
+    """Mean and variance of all rewards so far (Chan et al. 1979, parallel update)."""
+
+    count: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def update(self, values: np.ndarray) -> None:
+        """Take in a batch."""
+        count = self.count + len(values)
+        shift = float(values.mean()) - self.mean
+        self.squares += (
+            float(((values - values.mean()) ** 2).sum()) + shift**2 * self.count * len(values) / count
+        )
+        self.mean += shift * len(values) / count
+        self.count = count
+
+    def normalized(self, values: np.ndarray) -> np.ndarray:
+        """(x − mean)/(std + 1e-8), std with ddof = 1; only shifted before two values were seen."""
+        std = math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
+        return (values - self.mean) / (std + 1e-8) if std > 0 else values - self.mean
+
+
+@dataclass
+class Reward:
+    """The weighted sum of its parts, then the rule for a missing EOS, clipping and normalisation.
+
+    Attributes:
+        components: parts with one number each.
+        ensemble: reward models; their members become one part named `model`.
+        ensemble_weight: weight of that part.
+        combine: mean, min (worst case), or uwo = mean − coefficient · variance (arXiv 2310.02743).
+        uwo_coefficient: λ of uwo.
+        missing_eos: rule for a completion without EOS.
+        clip: bound of |reward|, None for none.
+        moments: running normalisation, None for none; the only state.
+    """
+
+    components: Sequence[Component] = ()
+    ensemble: Sequence[Component] = ()
+    ensemble_weight: float = 1.0
+    combine: Literal["mean", "min", "uwo"] = "mean"
+    uwo_coefficient: float = 0.5
+    missing_eos: MissingEOS = field(default_factory=lambda: MissingEOS("keep"))
+    clip: float | None = None
+    moments: RunningMoments | None = None
+
+    def __call__(self, samples: Sequence[Sample]) -> Scores:
+        """Score a rollout; updates the running moments.
+
+        Raises:
+            EngineError: a part raised, ran out of time, or returned a wrong count or a number that is
+                not finite; the message names part and completion.
+        """
+        parts = {part.name: checked_scores(part, samples) for part in self.components}
+        raw = np.zeros(len(samples))
+        for part in self.components:
+            raw += part.weight * parts[part.name]
+        spread = None
+        if self.ensemble:
+            members = np.stack([checked_scores(member, samples) for member in self.ensemble])
+            joined = combined(members, self.combine, self.uwo_coefficient)
+            raw += self.ensemble_weight * joined
+            parts["model"] = joined
+            if len(members) > 1:
+                spread = members.std(axis=0, ddof=1)
+                parts |= {part.name: row for part, row in zip(self.ensemble, members, strict=True)}
+        finished = torch.tensor([sample.finished for sample in samples])
+        total = sequence_scores(
+            torch.from_numpy(raw.copy()), finished, missing_eos=self.missing_eos, clip=self.clip
+        ).numpy()
+        if self.moments is not None:
+            self.moments.update(total)
+            total = self.moments.normalized(total)
+        return Scores(total, raw, parts, spread)
+
+    def state_dict(self) -> dict[str, float]:
+        """The running moments, for a checkpoint."""
+        m = self.moments
+        return {} if m is None else {"count": m.count, "mean": m.mean, "squares": m.squares}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        if self.moments is not None:
+            self.moments = RunningMoments(**state)
+
+
+def combined(members: np.ndarray, how: Literal["mean", "min", "uwo"], coefficient: float) -> np.ndarray:
+    """One reward of an ensemble's (M, B) → (B,); the variance of uwo has ddof = 0, as in the paper."""
+    if how == "min":
+        return members.min(axis=0)
+    mean = members.mean(axis=0)
+    return mean if how == "mean" else mean - coefficient * members.var(axis=0)
+
+
+def verifier(name: str, *, weight: float = 1.0) -> Component:
+    """A verifier of `rl.verifiers` as a part.
+
+    Raises:
+        UserError: no such verifier.
+    """
+    if name not in VERIFIERS:
+        raise UserError(f"unknown verifier '{name}'; accepted are {', '.join(VERIFIERS)}")
+    check = VERIFIERS[name]
+    return Component(name, lambda samples: [check(s.completion, s.prompt) for s in samples], weight)
+
+
+def check_prompts(names: Sequence[str], prompts: Sequence[Prompt]) -> None:
+    """Fail before the first sample is drawn if a prompt lacks what a verifier reads (see `check_prompt`)."""
+    for name in names:
+        for prompt in prompts:
+            check_prompt(prompt, name)
+
+
+def penalty(
+    name: str, *, weight: float = 1.0, max_tokens: int = 256, buffer: int = 32, ngram: int = 3
+) -> Component:
+    """A penalty between −1 and 0 as a part.
+
+    length: −tokens / max_tokens. repetition: −share of word n-grams that occurred before. overlong: 0 up
+    to max_tokens − buffer, then linear to −1 at max_tokens (DAPO, arXiv 2503.14476, equation 13).
+
+    Raises:
+        UserError: no such penalty.
+    """
+    if name == "length":
+        return Component(name, lambda samples: [-s.num_tokens / max_tokens for s in samples], weight)
+    if name == "repetition":
+        return Component(name, lambda samples: [-repetition(s.completion, ngram) for s in samples], weight)
+    if name == "overlong":
+        free = max_tokens - buffer
+        return Component(
+            name,
+            lambda samples: [-min(1.0, max(0.0, (s.num_tokens - free) / buffer)) for s in samples],
+            weight,
+        )
+    raise UserError(f"unknown penalty '{name}'; accepted are length, repetition, overlong")
+
+
+def repetition(text: str, ngram: int = 3) -> float:
+    """Share of the text's word n-grams that occurred before in it, 0 for a text without any."""
+    words = text.split()
+    grams = [tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def function(path: str, *, weight: float = 1.0, timeout_s: float = 60.0) -> Component:
+    """A user's `module:function` as a part.
+
+    It is called with a list of `Sample` and returns one number for each; it may be `async`.
+
+    Raises:
+        UserError: no such module or function.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"reward function '{path}' cannot be imported: {error}") from error
+    if not callable(found):
+        raise UserError(f"reward function '{path}' is not a function")
+    return Component(name, found, weight, timeout_s)  # pyright: ignore[reportArgumentType]
+
+
+def checked_scores(part: Component, samples: Sequence[Sample]) -> np.ndarray:
+    """Scores of one part as float64 (B,).
+
+    Raises:
+        EngineError: see `Reward.__call__`.
+    """
+    result = _call(part, samples)
+    if isinstance(result, BaseException):
+        if isinstance(result, EngineError):
+            raise result
+        raise _blame(part, samples, result) from result
+    try:
+        scores = np.asarray(result, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"reward '{part.name}' returned {result!r:.80}, not a list of numbers") from error
+    if scores.shape != (len(samples),):
+        raise EngineError(
+            f"reward '{part.name}' returned {scores.size} numbers in shape {scores.shape} for "
+            f"{len(samples)} completions; one number for each is expected"
+        )
+    if not np.isfinite(scores).all():
+        at = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise EngineError(f"reward '{part.name}' gave {scores[at]} for {_name(samples[at], at)}")
+    return scores
+
+
+def _call(part: Component, samples: Sequence[Sample]) -> Any:
+    """What the part returns or raises; with a time limit in a thread, which is left behind if it hangs."""
+    if part.timeout_s is None:
+        return _outcome(part.score, samples)
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(_outcome(part.score, samples)), daemon=True)
+    thread.start()
+    thread.join(part.timeout_s)
+    if results:
+        return results[0]
+    return EngineError(
+        f"reward '{part.name}' did not answer within {part.timeout_s:g} s for {len(samples)} completions, "
+        f"the first being {_name(samples[0], 0)}; raise timeout_s or make it faster"
+    )
+
+
+def _outcome(score: Callable[..., Any], samples: Sequence[Sample]) -> Any:
+    try:
+        result = score(samples)
+        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+    except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+        return error
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+def _blame(part: Component, samples: Sequence[Sample], error: BaseException) -> EngineError:
+    """The error with the completion that causes it, found by scoring them one by one."""
+    for at, sample in enumerate(samples):
+        alone = _call(part, [sample])
+        if isinstance(alone, BaseException):
+            return EngineError(
+                f"reward '{part.name}' failed on {_name(sample, at)}: {type(alone).__name__}: {alone}"
+            )
+    return EngineError(
+        f"reward '{part.name}' failed on {len(samples)} completions from {_name(samples[0], 0)} on, "
+        f"but on none of them alone: {type(error).__name__}: {error}"
+    )
+
+
+def _name(sample: Sample, at: int) -> str:
+    shown = sample.completion if len(sample.completion) <= 60 else sample.completion[:57] + "..."
+    return f"completion {at} (row {sample.row} of the data set): {shown!r}"

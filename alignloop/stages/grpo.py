@@ -1,0 +1,105 @@
+"""GRPO and its family: policy gradients whose baseline is the other completions of the prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from alignloop.config.rl import GRPOConfig
+from alignloop.data.packing import Group
+from alignloop.model.roles import ActorCritic, frozen_copy
+from alignloop.objectives.grpo import GRPO
+from alignloop.rl.advantages import group_advantages, per_token
+from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
+from alignloop.rl.kl import sequence_kl
+from alignloop.run import Run
+from alignloop.stages import common
+from alignloop.stages.online import train_online
+from alignloop.stages.online_setup import Online, Rollout, set_up
+from alignloop.stages.rollouts import kl_metrics, read_tables
+
+
+def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
+    """Train a policy on rewards of its own completions.
+
+    Args:
+        config: the recipe; `dataset` holds prompts.
+        run: the run folder; receives metrics, samples, checkpoints and `model/`.
+        objective: a member of the family, for example `GRPO()`.
+
+    Returns:
+        Results for run.json.
+    """
+    prepared = common.prepare(config)
+    follows_kl = bool(objective.beta or config.kl_coef or config.kl_budget or config.track_kl)
+    reference = frozen_copy(prepared.model) if follows_kl and prepared.peft is None else None
+    roles = ActorCritic(prepared.model, peft=prepared.peft, reference=reference)
+    rounds = config.max_sampling_rounds if config.dynamic_sampling else 1
+    online = set_up(config, run, prepared, roles, rounds=rounds)
+
+    def prepare(online: Online, rollout: Rollout) -> tuple[list[Group], dict[str, float]]:
+        return with_advantages(online, rollout, config.advantage, follows_kl=follows_kl)
+
+    results = train_online(online, lambda _: objective, prepare)
+    common.save_policy(prepared, run.path / "model")
+    return results
+
+
+def with_advantages(
+    online: Online, rollout: Rollout, kind: Any, *, follows_kl: bool
+) -> tuple[list[Group], dict[str, float]]:
+    """Groups with `advantages`, `old_logprobs` and, where the KL is followed, `reference_logprobs`."""
+    groups, config = rollout.groups, online.config
+    if not groups:
+        return [], {}
+    mask, temperature = token_mask(groups), config.temperature
+    tables, metrics = {}, {}
+    if follows_kl:
+        tables = read_tables(
+            online,
+            groups,
+            lambda batch: {
+                "reference_logprobs": online.roles.reference_logprobs(batch, temperature=temperature)
+            },
+        )
+        metrics = kl_metrics(groups, tables["reference_logprobs"])
+    rewards = torch.from_numpy(rollout.scores.total)
+    if config.kl_coef:
+        logprobs = token_values(groups, "sampler_logprobs")
+        rewards = rewards - online.kl.beta * sequence_kl(logprobs, tables["reference_logprobs"], mask)
+        metrics["kl_coef"] = online.kl.beta
+        online.kl.update(metrics["kl"], num_completions=len(rewards))
+    advantages = group_advantages(rewards, group_numbers(groups), kind=kind)
+    tables["advantages"] = per_token(advantages.float(), mask)
+    return with_old_logprobs(online, with_values(groups, **tables)), metrics
+
+
+def with_old_logprobs(online: Online, groups: list[Group]) -> list[Group]:
+    """Groups with `old_logprobs`: the sampler's, or the trainer's beside the sampler's."""
+    if not online.config.recompute_logprobs:
+        old = token_values(groups, "sampler_logprobs")
+        return with_values(without(groups, "sampler_logprobs"), old_logprobs=old)
+    temperature = online.config.temperature
+
+    def read(batch: Any) -> dict[str, torch.Tensor]:
+        out = online.roles(batch, temperature=temperature).logprobs
+        return {"old_logprobs": out}
+
+    return with_values(groups, **read_tables(online, groups, read))
+
+
+def without(groups: list[Group], name: str) -> list[Group]:
+    """Groups whose completions lack this value."""
+    return [
+        Group(
+            group.prompt_ids,
+            tuple(
+                type(item)(item.ids, item.mask, {k: v for k, v in item.values.items() if k != name})
+                for item in group.completions
+            ),
+            group.index,
+            group.values,
+        )
+        for group in groups
+    ]

@@ -1,0 +1,223 @@
+"""What PPO and the GRPO family share: rollout → score → advantages → mini-batches, resumable anywhere.
+
+A rollout depends only on the weights, the seeds and the place in the data, so a run that is killed
+during one samples it again, token for token; between mini-batches the rollout is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignloop.data.packing import Group
+from alignloop.objectives.base import Inputs, Objective
+from alignloop.progress import Progress
+from alignloop.rl.buffer import from_tensors, to_tensors
+from alignloop.rl.guard import Reading
+from alignloop.rl.kl import mismatch
+from alignloop.rl.ptx import WEIGHT
+from alignloop.stages import common
+from alignloop.stages.online_setup import Online, Place, Rollout, num_rollouts
+from alignloop.stages.rollouts import measure, sample_rollout, sample_rows
+from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
+from alignloop.training.loop import train_step
+
+Prepare = Callable[[Online, Rollout], tuple[list[Group], dict[str, float]]]
+
+
+"""Gives a rollout's groups the values its objective reads, and metrics."""
+
+
+def train_online(
+    online: Online, objective: Callable[[Online], Objective], prepare: Prepare
+) -> dict[str, Any]:
+    """Roll out, score, learn, until the steps are made or an alarm ends the run.
+
+    Args:
+        online: the run; goes on from its last checkpoint.
+        objective: the loss of the present rollout.
+        prepare: gives a rollout's groups the values the objective reads.
+
+    Returns:
+        Means of the last tenth of the steps, and how the run ended.
+
+    Raises:
+        EngineError: a reward failed; the last checkpoint stays.
+        KeyboardInterrupt: after a checkpoint was written.
+    """
+    restore(online)
+    place, trainer, config = online.place, online.trainer, online.config
+    total = num_rollouts(config, len(online.prompts))
+    history: list[dict[str, float]] = []
+    with (
+        common.stop_requests() as stop,
+        Progress(trainer.num_steps, description=online.run.stage, start=trainer.step) as progress,
+    ):
+        while place.rollout < total and trainer.step < trainer.num_steps and not place.ended:
+            if not place.groups:
+                rollout = sample_rollout(online)
+                place.groups, more = prepare(online, rollout)
+                place.news = {**measure(online, rollout), **more}
+                place.shown = sample_rows(online, rollout)
+                watch(online, rollout)
+                if place.ended or not place.groups:
+                    log_alone(online)
+                    leave_rollout(place)
+                    continue
+            if not stop.is_set():
+                metrics = learn(online, objective(online))
+                progress.update(trainer.step, **metrics)
+                history.append(metrics)
+            if stop.is_set() or (config.save_steps and trainer.step % config.save_steps == 0):
+                save(online)
+            if stop.is_set():
+                raise KeyboardInterrupt
+    ended = {"ended_by": place.ended} if place.ended else {}
+    return {**common.summary(history, trainer.step), **ended, **keep_best(online)}
+
+
+def watch(online: Online, rollout: Rollout) -> None:
+    """Let the guard see the rollout: keep the best weights, raise alarms."""
+    place, news = online.place, online.place.news
+    if not rollout.samples:
+        return
+    reading = Reading(
+        news["reward"],
+        news["completion_length"],
+        news["entropy"],
+        news.get("gold"),
+        news.get("kl"),
+        news.get("ensemble_spread"),
+    )
+    alarms = online.guard.update(reading)
+    if online.guard.is_best():
+        save_checkpoint(
+            online.run.path / "best",
+            step=online.trainer.step,
+            modules={"policy": online.roles.policy},
+            optimizers={},
+            keep=1,
+        )
+    for alarm in alarms:
+        news[f"alarm_{alarm.name}"] = 1.0
+        if alarm.name not in place.alarmed:
+            place.alarmed.append(alarm.name)
+            online.run.warn(f"rollout {place.rollout}: {alarm.name}: {alarm.text}")
+    if alarms and online.config.on_alarm != "warn":
+        place.ended = alarms[0].name
+
+
+def learn(online: Online, objective: Objective) -> dict[str, float]:
+    """One optimizer step on the next mini-batch of the rollout; logs it."""
+    place, trainer, config = online.place, online.trainer, online.config
+    batches = mini_batches(online)
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def observe(inputs: Inputs) -> None:
+        assert inputs.logprobs is not None
+        sampler = inputs.extras.get("sampler_logprobs", inputs.extras["old_logprobs"])
+        own = inputs.mask & (inputs.extras[WEIGHT] == 0) if WEIGHT in inputs.extras else inputs.mask
+        rows = (inputs.logprobs.detach(), sampler, own)
+        seen.append(tuple(t.cpu() for t in rows))  # pyright: ignore[reportArgumentType]
+
+    first = place.done == 0
+    trainer.observe = observe if first else None
+    report = train_step(trainer, objective, online.extend(batches[place.done]))
+    metrics = dict(report.metrics)
+    if "kl" in metrics:
+        metrics["kl_per_token"] = metrics.pop("kl")
+    if first:  # the weights are still those that sampled
+        gap = mismatch(*(torch.cat([row[i][row[2]] for row in seen])[None] for i in range(3)))
+        metrics |= {"sampler_gap": gap.mean_abs, "sampler_gap_max": gap.max_abs, **place.news}
+        for row in place.shown:
+            online.run.sample(**row)
+    metrics |= {"epoch": place.cursor / len(online.prompts), "rollout": place.rollout}
+    place.done += 1
+    early = bool(config.target_kl) and metrics.get("approx_kl", 0.0) > config.target_kl
+    if early:
+        metrics["left_early"] = 1.0
+    if early or place.done == len(batches):
+        leave_rollout(place)
+    last = trainer.step == trainer.num_steps
+    if first or last or trainer.step % config.logging_steps == 0:
+        online.run.log(trainer.step, **metrics)
+    return metrics
+
+
+def mini_batches(online: Online) -> list[list[Group]]:
+    """The rollout's groups for each of its optimizer steps: a new order in every pass."""
+    config, place = online.config, online.place
+    size, found = config.prompts_per_step, list[list[Group]]()
+    for iteration in range(config.num_iterations):
+        order = np.random.default_rng([config.seed, place.rollout, iteration]).permutation(len(place.groups))
+        found += [[place.groups[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
+    return found
+
+
+def leave_rollout(place: Place) -> None:
+    """The rollout is learned from; the next one comes."""
+    place.rollout += 1
+    place.done, place.groups, place.news, place.shown = 0, [], {}, []
+
+
+def log_alone(online: Online) -> None:
+    """Log a rollout that nothing is learned from."""
+    online.run.log(online.trainer.step, rollout=online.place.rollout, **online.place.news)
+    if not online.place.ended:
+        online.run.warn(
+            "a rollout had no group whose completions differ in reward, so nothing was learned from it; "
+            "the task may be too hard, too easy, or the reward constant"
+        )
+
+
+def save(online: Online) -> None:
+    """A checkpoint of everything the rest of the run depends on."""
+    place = online.place
+    state = {item.name: getattr(place, item.name) for item in fields(place) if item.name != "groups"}
+    save_checkpoint(
+        online.run.checkpoints,
+        step=online.trainer.step,
+        modules={"model": online.roles},
+        optimizers={"model": online.trainer.optimizer},
+        state={
+            "place": state,
+            "kl": online.kl.state_dict(),
+            "reward": online.reward.state_dict(),
+            "guard": online.guard.state_dict(),
+        },
+        tensors=to_tensors(place.groups),
+        keep=online.config.save_total_limit,
+    )
+
+
+def restore(online: Online) -> None:
+    """Go on from the newest intact checkpoint, if there is one."""
+    trainer, run = online.trainer, online.run
+    found = load_checkpoint(
+        run.checkpoints, modules={"model": online.roles}, optimizers={"model": trainer.optimizer}
+    )
+    if found is None:
+        run.rewind(-1)
+        return
+    trainer.step = found.step
+    run.rewind(found.step)
+    for skipped in found.skipped:
+        run.warn(f"damaged checkpoint passed over: {skipped}")
+    online.place = Place(**found.state["place"], groups=from_tensors(found.tensors))
+    online.kl.load_state_dict(found.state["kl"])
+    online.reward.load_state_dict(found.state["reward"])
+    online.guard.load_state_dict(found.state["guard"])
+
+
+def keep_best(online: Online) -> dict[str, Any]:
+    """Put the best weights into the policy, if the recipe keeps them and a window was full."""
+    best = online.guard.best
+    if best is None:
+        return {}
+    found = load_checkpoint(online.run.path / "best", modules={"policy": online.roles.policy}, optimizers={})
+    return {} if found is None else {"best": {"step": found.step, **best}}

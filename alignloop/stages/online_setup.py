@@ -1,0 +1,177 @@
+"""What a run of online RL carries, and how it is put together from a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from alignloop.config.rl import OnlineConfig
+from alignloop.data.packing import Group
+from alignloop.data.tokenize import Encoder
+from alignloop.errors import DataError
+from alignloop.model.roles import ActorCritic
+from alignloop.records import Prompt
+from alignloop.rl.guard import Guard, Limits
+from alignloop.rl.kl import AdaptiveKL, FixedKL, KLController
+from alignloop.rl.rewards import Component, Reward, Sample, Scores
+from alignloop.rl.rollout import Engine, LocalEngine
+from alignloop.run import Run
+from alignloop.stages import common
+from alignloop.stages.sample import read_prompts
+from alignloop.stages.scoring import build_gold, build_reward
+from alignloop.training.loop import Trainer
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a run is; part of every checkpoint.
+
+    Attributes:
+        rollout: number of the rollout, from 0.
+        cursor: prompts drawn so far.
+        done: mini-batches of this rollout already learned from.
+        groups: this rollout, ready to be learned from; none before it is sampled.
+        news: its metrics, logged with its first mini-batch.
+        shown: its rows for samples.jsonl, written likewise.
+        alarmed: alarms that have gone off.
+        ended: the alarm that ended the run, "" while it goes on.
+    """
+
+    rollout: int = 0
+    cursor: int = 0
+    done: int = 0
+    groups: list[Group] = field(default_factory=list)
+    news: dict[str, float] = field(default_factory=dict)
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    alarmed: list[str] = field(default_factory=list)
+    ended: str = ""
+
+
+@dataclass(slots=True)
+class Online:
+    """Everything a run of online RL carries.
+
+    `rounds` is how often dynamic sampling may draw anew; `extend` adds groups to a mini-batch.
+    """
+
+    config: OnlineConfig
+    run: Run
+    prepared: common.Prepared
+    roles: ActorCritic
+    trainer: Trainer
+    engine: Engine
+    prompts: list[Prompt]
+    prompt_ids: list[np.ndarray]
+    reward: Reward
+    gold: Component | None
+    kl: KLController
+    guard: Guard
+    place: Place
+    rounds: int = 1
+    extend: Callable[[list[Group]], list[Group]] = list
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Completions with their rewards. The groups' completions hold `sampler_logprobs`."""
+
+    groups: list[Group]
+    samples: list[Sample]
+    scores: Scores
+    num_zero_spread: int
+
+
+def usable_prompts(config: OnlineConfig, run: Run, encoder: Encoder) -> tuple[list[Prompt], list[np.ndarray]]:
+    """Prompts that leave room for a completion within `max_length`, with their tokens.
+
+    Raises:
+        DataError: no prompt is short enough.
+    """
+    prompts = read_prompts(config.dataset, config.columns, config.max_prompts, run)
+    room = config.max_length - config.max_new_tokens
+    ids = [encoder.prompt(prompt.prompt) for prompt in prompts]
+    kept = [i for i, tokens in enumerate(ids) if len(tokens) <= room]
+    if len(kept) < len(ids):
+        run.warn(
+            f"{len(ids) - len(kept)} prompts dropped: longer than the {room} tokens that "
+            f"max_length - max_new_tokens leaves"
+        )
+    if not kept:
+        raise DataError(
+            f"no prompt is within {room} tokens (max_length − max_new_tokens)", reason="prompt_too_long"
+        )
+    return [prompts[i] for i in kept], [ids[i] for i in kept]
+
+
+def set_up(
+    config: OnlineConfig, run: Run, prepared: common.Prepared, roles: ActorCritic, *, rounds: int = 1
+) -> Online:
+    """Prompts, rewards, optimizer and guard around the roles of a model."""
+    prompts, prompt_ids = usable_prompts(config, run, common.encoder(config, prepared))
+    reward = build_reward(config, prompts, max_tokens=config.max_new_tokens)
+    settings = common.optimizer_settings(config, num_steps(config, len(prompts)))
+    optimizer = common.build_optimizer(roles.role_parameters()[0], settings)
+    trainer = Trainer(
+        roles,
+        optimizer,
+        settings,
+        num_steps(config, len(prompts)),
+        token_budget=config.token_budget,
+        temperature=config.temperature,
+        autocast=prepared.autocast,
+    )
+    model = prepared.peft or prepared.loaded.model
+    engine = LocalEngine(model, prepared.loaded.tokenizer, 4 * config.token_budget)
+    limits = Limits(
+        config.guard_window,
+        config.kl_budget,
+        config.gold_drop,
+        config.length_factor,
+        config.entropy_factor,
+        config.spread_factor,
+    )
+    adaptive = config.kl_controller == "adaptive"
+    kl = (
+        AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
+        if adaptive
+        else FixedKL(config.kl_coef)
+    )
+    gold = build_gold(config.gold, prompts)
+    guard = Guard(limits, config.keep_best)
+    return Online(
+        config=config,
+        run=run,
+        prepared=prepared,
+        roles=roles,
+        trainer=trainer,
+        engine=engine,
+        prompts=prompts,
+        prompt_ids=prompt_ids,
+        reward=reward,
+        gold=gold,
+        kl=kl,
+        guard=guard,
+        place=Place(),
+        rounds=rounds,
+    )
+
+
+def steps_per_rollout(config: OnlineConfig) -> int:
+    """Optimizer steps of a rollout that is not left early."""
+    return config.num_iterations * (config.rollout_prompts // config.prompts_per_step)
+
+
+def num_rollouts(config: OnlineConfig, num_prompts: int) -> int:
+    """Rollouts of a run."""
+    if config.max_steps > 0:
+        return -(-config.max_steps // steps_per_rollout(config))
+    return max(1, round(config.num_train_epochs * num_prompts / config.rollout_prompts))
+
+
+def num_steps(config: OnlineConfig, num_prompts: int) -> int:
+    """Optimizer steps of a run whose rollouts are not left early."""
+    full = num_rollouts(config, num_prompts) * steps_per_rollout(config)
+    return min(full, config.max_steps) if config.max_steps > 0 else full

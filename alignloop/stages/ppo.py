@@ -1,0 +1,157 @@
+"""PPO: a critic judges every token, the KL to the start is part of the reward."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from alignloop.config.rl import PPOConfig
+from alignloop.data.packing import Batch, Group
+from alignloop.data.tokenize import tokenize
+from alignloop.errors import ConfigError
+from alignloop.model.adapters import LoraSettings, add_adapter
+from alignloop.model.load import load_model, same_vocabulary
+from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy
+from alignloop.objectives.ppo import PPO
+from alignloop.rl.advantages import gae, group_advantages, token_rewards, whiten
+from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
+from alignloop.rl.ptx import WithPretraining, mixed_in
+from alignloop.run import Run
+from alignloop.stages import common
+from alignloop.stages.grpo import with_old_logprobs
+from alignloop.stages.online import train_online
+from alignloop.stages.online_setup import Online, Rollout, set_up
+from alignloop.stages.reward import HEAD_FILE
+from alignloop.stages.rollouts import kl_metrics, read_tables
+
+
+def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
+    """Train a policy with a critic on rewards of its own completions.
+
+    Args:
+        config: the recipe; `dataset` holds prompts.
+        run: the run folder; receives metrics, samples, checkpoints and `model/`.
+        objective: `PPO()` with its clipping ranges and coefficients.
+
+    Returns:
+        Results for run.json.
+    """
+    prepared = common.prepare(config)
+    reference = frozen_copy(prepared.model) if prepared.peft is None else None
+    roles = ActorCritic(
+        prepared.model, peft=prepared.peft, critic=make_critic(config, prepared), reference=reference
+    )
+    online = set_up(config, run, prepared, roles)
+    online.trainer.optimizer.add_param_group(
+        {
+            "params": roles.role_parameters()[1],
+            "weight_decay": 0.0,
+            "scale": config.critic_learning_rate / config.learning_rate,
+        }
+    )
+    demonstrations = read_demonstrations(config, run, prepared)
+
+    def loss(online: Online) -> Any:
+        warming = online.place.rollout < config.critic_warmup
+        current = replace(objective, entropy_coefficient=0.0, kl_coefficient=0.0) if warming else objective
+        return WithPretraining(current) if demonstrations else current
+
+    online.extend = lambda groups: mixed_in(
+        groups, demonstrations, coefficient=config.ptx_coefficient, seed=(config.seed, online.trainer.step)
+    )
+    results = train_online(online, loss, with_advantages)
+    if prepared.peft is not None and roles.one_base:
+        prepared.peft.delete_adapter(CRITIC)
+    common.save_policy(prepared, run.path / "model")
+    return results
+
+
+def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
+    """The critic with its scalar head; see `critic_init`.
+
+    From the policy under LoRA it is a second adapter on the policy's base; else it is a model of its own,
+    with adapters of its own under LoRA.
+
+    Raises:
+        ConfigError: the reward model's tokenizer is not the policy's.
+    """
+    settings = LoraSettings(config.lora_r, config.lora_alpha, 0.0, config.lora_target_modules)
+    size = prepared.loaded.model.config.get_text_config().hidden_size
+    device = prepared.loaded.model.device
+    if config.critic_init == "policy" and prepared.peft is not None:
+        head = ScalarHead(size, seed=config.seed).to(device)
+        add_adapter(prepared.peft, settings, name=CRITIC, seed=config.seed + 1)
+        prepared.peft.set_adapter(POLICY)
+        for name, parameter in prepared.peft.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        return PackedModel(prepared.loaded.model, head=head, shared_prefix=prepared.model.shared_prefix)
+    if config.critic_init == "policy":
+        source, head = config.model_name_or_path, ScalarHead(size, seed=config.seed)
+    else:
+        source = next(term["model"] for term in config.rewards if "model" in term)
+        head = None
+    loaded = load_model(source, dtype=config.dtype, device=config.device, seed=config.seed)
+    if not same_vocabulary(loaded.tokenizer, prepared.loaded.tokenizer):
+        raise ConfigError(
+            f"critic_init: '{source}' has another tokenizer than the policy, so it cannot read the policy's "
+            "tokens; use critic_init: policy (the reward itself reads texts)"
+        )
+    if head is None:
+        head = reward_head((loaded.path or Path(source)) / HEAD_FILE)
+    if config.lora_r:
+        add_adapter(loaded.model, settings, seed=config.seed + 1)
+    model = PackedModel(loaded.model, head=head.to(device))
+    # the vocabulary is of no use to a critic, unless the input embeddings are the same weights
+    if not config.lora_r and not loaded.model.config.tie_word_embeddings:
+        loaded.model.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
+    return model
+
+
+def reward_head(file: Path) -> ScalarHead:
+    """The scalar head of a reward model, its gain and shift included."""
+    weights = load_file(file)
+    head = ScalarHead(weights["weight"].shape[1], weights["weight"].shape[0])
+    head.load_state_dict(weights)
+    return head
+
+
+def with_advantages(online: Online, rollout: Rollout) -> tuple[list[Group], dict[str, float]]:
+    """Groups with `advantages`, `returns`, `old_values`, `old_logprobs` and `reference_logprobs`."""
+    config, groups = online.config, rollout.groups
+    assert isinstance(config, PPOConfig)
+    mask, logprobs = token_mask(groups), token_values(groups, "sampler_logprobs")
+
+    def read(batch: Batch) -> dict[str, torch.Tensor]:
+        values = online.roles(batch, logprobs=False, values=True).values
+        reference = online.roles.reference_logprobs(batch, temperature=config.temperature)
+        return {"old_values": values, "reference_logprobs": reference}
+
+    tables = read_tables(online, groups, read)
+    scores = torch.from_numpy(rollout.scores.total)
+    if config.prompt_baseline:
+        scores = group_advantages(scores, group_numbers(groups), kind="leave_one_out")
+    rewards = token_rewards(scores.float(), logprobs, tables["reference_logprobs"], mask, beta=online.kl.beta)
+    advantages, returns = gae(rewards, tables["old_values"], mask, gamma=config.gamma, lam=config.lam)
+    if config.whiten_advantages:
+        advantages = whiten(advantages, mask)
+    if online.place.rollout < config.critic_warmup:
+        advantages = torch.zeros_like(advantages)
+    metrics = {**kl_metrics(groups, tables["reference_logprobs"]), "kl_coef": online.kl.beta}
+    online.kl.update(metrics["kl"], num_completions=len(scores))
+    tables |= {"advantages": advantages, "returns": returns}
+    return with_old_logprobs(online, with_values(groups, **tables)), metrics
+
+
+def read_demonstrations(config: PPOConfig, run: Run, prepared: common.Prepared) -> list[Group]:
+    """Tokenized demonstrations for `ptx_dataset`, none without it."""
+    if config.ptx_dataset is None:
+        return []
+    data = common.read_records(config.ptx_dataset, kind="demonstration", columns=config.columns)
+    result = tokenize(data.records, common.encoder(config, prepared))
+    common.note_dropped(run, "ptx_dataset", [*data.dropped, *result.dropped])
+    return result.groups

@@ -1,0 +1,166 @@
+"""Rollouts: completions of the next prompts, their rewards, and what they say about the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignloop.data.packing import Batch, Group, collate, completion, pack
+from alignloop.model.sampling import completion_seeds
+from alignloop.model.scheduler import Sampled
+from alignloop.records import Prompt
+from alignloop.rl.advantages import zero_spread
+from alignloop.rl.buffer import group_numbers, token_mask, token_values
+from alignloop.rl.kl import sequence_kl
+from alignloop.rl.rewards import Sample, Scores, checked_scores, repetition
+from alignloop.stages.online_setup import Online, Rollout
+from alignloop.stages.sample import sampling_params
+
+
+def sample_rollout(online: Online) -> Rollout:
+    """Completions of the next prompts, scored; under dynamic sampling until enough groups have a spread."""
+    config, place = online.config, online.place
+    groups: list[Group] = []
+    samples: list[Sample] = []
+    parts: list[Scores] = []
+    num_zero = 0
+    for attempt in range(online.rounds):
+        rows = next_rows(online, config.rollout_prompts - len(groups))
+        seed = int(np.random.default_rng([config.seed, place.rollout, attempt]).integers(2**63))
+        done = online.engine.generate(
+            [online.prompt_ids[row].tolist() for row in rows],
+            sampling_params(config, seed=0),
+            n=config.num_generations,
+            seeds=completion_seeds(seed, len(rows), config.num_generations),
+        )
+        fresh = [_group(online.prompt_ids[row], row, found) for row, found in zip(rows, done, strict=True)]
+        asked = [
+            _sample(online.prompts[row], row, one)
+            for row, found in zip(rows, done, strict=True)
+            for one in found
+        ]
+        scores = online.reward(asked)
+        flat = zero_spread(torch.from_numpy(scores.total), group_numbers(fresh)).tolist()
+        num_zero += sum(flat)
+        kept = [g for g in range(len(fresh)) if online.rounds == 1 or not flat[g]]
+        groups += [fresh[g] for g in kept]
+        places = [g * config.num_generations + k for g in kept for k in range(config.num_generations)]
+        samples += [asked[i] for i in places]
+        parts.append(_chosen(scores, places))
+        if len(groups) == config.rollout_prompts:
+            break
+    return Rollout(groups, samples, _joined(parts), num_zero)
+
+
+def next_rows(online: Online, count: int) -> list[int]:
+    """The next prompts of the stream, each epoch in an order of its own."""
+    size, rows = len(online.prompts), list[int]()
+    for number in range(online.place.cursor, online.place.cursor + count):
+        epoch, at = divmod(number, size)
+        order = np.arange(size)
+        if online.config.shuffle:
+            order = np.random.default_rng([online.config.seed, epoch]).permutation(size)
+        rows.append(int(order[at]))
+    online.place.cursor += count
+    return rows
+
+
+def read_tables(
+    online: Online, groups: Sequence[Group], read: Callable[[Batch], Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Per-token values of all groups, (B, T) by name, read without gradient in packed rows."""
+    online.roles.eval()
+    mask = token_mask(groups)
+    sizes = [len(group.completions) for group in groups]
+    starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+    numbered = [Group(group.prompt_ids, group.completions, number) for number, group in enumerate(groups)]
+    tables: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for chunk in pack(numbered, online.config.token_budget):
+            for name, values in read(collate(chunk)).items():
+                table = tables.setdefault(name, torch.zeros(mask.shape))
+                row = 0
+                for group in chunk:
+                    part = values[row : row + sizes[group.index]].float().cpu()
+                    start = starts[group.index]
+                    table[start : start + len(part), : part.shape[1]] = part
+                    row += len(part)
+    return tables
+
+
+def measure(online: Online, rollout: Rollout) -> dict[str, float]:
+    """What the sampled completions say before anything is learned from them."""
+    samples, scores = rollout.samples, rollout.scores
+    if not samples:
+        return {"zero_spread_groups": float(rollout.num_zero_spread)}
+    mask = token_mask(rollout.groups)
+    logprobs = token_values(rollout.groups, "sampler_logprobs")
+    metrics = {
+        "reward": float(scores.raw.mean()),
+        "reward_std": float(scores.raw.std()),
+        **{f"reward_{name}": float(values.mean()) for name, values in scores.components.items()},
+        "completion_length": float(np.mean([s.num_tokens for s in samples])),
+        "eos_rate": float(np.mean([s.finished for s in samples])),
+        # the mean of −log π over its own samples estimates the entropy
+        "entropy": float(-logprobs[mask].mean()),
+        "repetition": float(np.mean([repetition(s.completion) for s in samples])),
+        "zero_spread_groups": float(rollout.num_zero_spread),
+    }
+    if scores.spread is not None:
+        metrics["ensemble_spread"] = float(scores.spread.mean())
+    if online.gold is not None:
+        metrics["gold"] = float(checked_scores(online.gold, samples).mean())
+    return metrics
+
+
+def kl_metrics(groups: Sequence[Group], reference_logprobs: Tensor) -> dict[str, float]:
+    """KL to the start per completion in nats and its root, the distance of over-optimisation curves."""
+    logprobs, mask = token_values(groups, "sampler_logprobs"), token_mask(groups)
+    kl = float(sequence_kl(logprobs, reference_logprobs, mask).mean())
+    return {"kl": kl, "sqrt_kl": max(kl, 0.0) ** 0.5}
+
+
+def sample_rows(online: Online, rollout: Rollout) -> list[dict[str, Any]]:
+    """The rollout's first completions as rows of samples.jsonl, of the step that learns from them."""
+    found = list(zip(rollout.samples, rollout.scores.raw.tolist(), strict=True))
+    return [
+        {
+            "step": online.trainer.step + 1,
+            "prompt": [{"role": m.role, "content": m.content} for m in sample.prompt.prompt],
+            "completion": sample.completion,
+            "reward": value,
+            "model": online.prepared.loaded.name,
+        }
+        for sample, value in found[: online.config.log_samples]
+    ]
+
+
+def _group(prompt_ids: np.ndarray, row: int, found: Sequence[Sampled]) -> Group:
+    items = [completion(one.ids, sampler_logprobs=np.asarray(one.logprobs, np.float32)) for one in found]
+    return Group(prompt_ids, tuple(items), row)
+
+
+def _sample(prompt: Prompt, row: int, one: Sampled) -> Sample:
+    return Sample(prompt, one.text.strip(), len(one.ids), one.finish != "length", row)
+
+
+def _chosen(scores: Scores, places: Sequence[int]) -> Scores:
+    index = np.asarray(places, dtype=np.int64)
+    parts = {name: values[index] for name, values in scores.components.items()}
+    spread = None if scores.spread is None else scores.spread[index]
+    return Scores(scores.total[index], scores.raw[index], parts, spread)
+
+
+def _joined(parts: Sequence[Scores]) -> Scores:
+    names = parts[0].components
+    spreads = [part.spread for part in parts if part.spread is not None]
+    return Scores(
+        np.concatenate([part.total for part in parts]),
+        np.concatenate([part.raw for part in parts]),
+        {name: np.concatenate([part.components[name] for part in parts]) for name in names},
+        np.concatenate(spreads) if spreads else None,
+    )

@@ -1,0 +1,229 @@
+"""AlignLoop's side of a comparison: the project's own packing, engine, objective, optimizer and loop.
+
+Run by bench/vs_trl.py as a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignloop.data.packing import Batch, Completion, Group, collate
+from alignloop.model.adapters import LoraSettings, adapters_off, add_adapter
+from alignloop.model.load import load_model
+from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.objectives.base import Inputs, Objective
+from alignloop.objectives.bradley_terry import BradleyTerry
+from alignloop.objectives.dpo import DPO
+from alignloop.objectives.grpo import GRPO
+from alignloop.objectives.ipo import IPO
+from alignloop.objectives.kto import KTO
+from alignloop.objectives.orpo import ORPO
+from alignloop.objectives.sft import SFT
+from alignloop.training.loop import Trainer, train_step
+from alignloop.training.optim import OptimizerSettings, build_optimizer
+from bench.workload import Architecture, make_steps, useful_flops, useful_tokens
+
+LORA = LoraSettings(r=16, alpha=32.0)
+BETA = 0.1
+KL_BETA = 0.04
+
+
+@dataclass(frozen=True)
+class TokenMeanORPO(ORPO):
+    """ORPO whose NLL is a mean over the step's tokens, as TRL's is, instead of over pairs."""
+
+    def _nll(self, inputs: Inputs, logprob: Tensor, tokens: Tensor) -> Tensor:
+        mean_tokens = inputs.extras["step_tokens"]
+        return super()._nll(inputs, logprob, tokens) * (tokens + inputs.extras["prompt_tokens"]) / mean_tokens
+
+
+def objective_of(method: str) -> Objective:
+    """The objective a method trains with; its fields are TRL's settings on the other side."""
+    objectives: dict[str, Any] = {
+        "sft": SFT(),
+        "reward": BradleyTerry(),
+        "ranking": BradleyTerry(),
+        "dpo": DPO(beta=BETA),
+        "ipo": IPO(beta=BETA),
+        "orpo": TokenMeanORPO(lam=BETA, nll="prompt_and_completion"),
+        "kto": KTO(beta=BETA),
+        "grpo": GRPO(beta=KL_BETA),
+    }
+    return objectives.get(method) or objectives[method.split("-")[0]]
+
+
+def learning_rate_of(method: str) -> float:
+    """Constant rate: full fine-tuning small enough that rounding does not grow, LoRA as is usual."""
+    return 1e-4 if method == "dpo-lora" else 1e-6
+
+
+def seed_adapter(model: torch.nn.Module) -> None:
+    """Give the A matrices of a LoRA adapter the same values on both sides."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_A" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5)
+
+
+def reward_head(hidden_size: int) -> ScalarHead:
+    """A scalar head whose bias stays zero, as transformers' sequence classifiers have none."""
+    head = ScalarHead(hidden_size)
+    head.bias.requires_grad_(False)
+    return head
+
+
+def architecture(model: Any) -> Architecture:
+    """Sizes of a loaded transformers model, for `useful_flops`."""
+    config = model.config
+    outside = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    layers = sum(p.numel() for p in model.parameters() if id(p) not in outside)
+    width = config.num_attention_heads * config.head_dim
+    return Architecture(layers, config.vocab_size, config.hidden_size, config.num_hidden_layers, width)
+
+
+def build(method: str, model_name: str, token_budget: int, num_steps: int) -> tuple[Trainer, Architecture]:
+    """A trainer with everything in place for `method`."""
+    hf = load_model(model_name, dtype="float32", device="cpu").model
+    sizes = architecture(hf)
+    head = reward_head(hf.config.hidden_size) if method in ("reward", "ranking") else None
+    if method == "dpo-lora":
+        peft = add_adapter(hf, LORA)
+        seed_adapter(peft)
+    model = PackedModel(hf, head=head)
+    reference = None
+    if method == "dpo-lora":
+
+        def reference(batch: Batch) -> Tensor:
+            with torch.no_grad(), adapters_off(peft):
+                return model(batch).logprobs
+
+    elif method in ("dpo", "ipo", "kto", "grpo"):
+        frozen = PackedModel(load_model(model_name, dtype="float32", device="cpu").model).eval()
+
+        def reference(batch: Batch) -> Tensor:
+            with torch.no_grad():
+                return frozen(batch).logprobs
+
+    settings = OptimizerSettings(learning_rate=learning_rate_of(method), lr_scheduler_type="constant")
+    optimizer = build_optimizer(model.parameters(), settings)
+    trainer = Trainer(model, optimizer, settings, num_steps, token_budget=token_budget, reference=reference)
+    return trainer, sizes
+
+
+def prepared(method: str, trainer: Trainer, groups: Sequence[Group]) -> list[Group]:
+    """What a data pipeline or a rollout has at hand before the step: cached and sampled log-probs."""
+    names = {
+        "dpo-precomputed": "reference_logprobs",
+        "kto-cached": "reference_logprobs",
+        "grpo": "old_logprobs",
+    }
+    if method == "orpo":
+        totals = [g.values["prompt_tokens"] + len(g.completions[0].ids) for g in groups]
+        return [replace(g, values={**g.values, "step_tokens": np.mean(totals)}) for g in groups]
+    if method not in names:
+        return list(groups)
+    result = []
+    for group in groups:
+        batch = collate([group])
+        with torch.no_grad():
+            logprobs = trainer.model(batch).logprobs.numpy()
+        completions = tuple(
+            Completion(c.ids, c.mask, {**c.values, names[method]: row[: len(c.ids)]})
+            for c, row in zip(group.completions, logprobs, strict=True)
+        )
+        result.append(replace(group, completions=completions))
+    return result
+
+
+def matmul_rate(size: int = 2048, repeats: int = 8) -> tuple[float, float]:
+    """Measured float32 matrix-product rate of this process: FLOP by second and by CPU second, medians."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    wall, cpu = [], []
+    for _ in range(repeats + 1):
+        started, cpu_started = time.perf_counter(), time.process_time()
+        torch.mm(a, b)
+        wall.append(time.perf_counter() - started)
+        cpu.append(time.process_time() - cpu_started)
+    return 2 * size**3 / float(np.median(wall[1:])), 2 * size**3 / float(np.median(cpu[1:]))
+
+
+def peak_memory_gb() -> float:
+    """Highest resident set of this process so far, GB (10⁹ bytes)."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e9
+    raise RuntimeError("this system reports no peak memory (VmHWM)")
+
+
+def run(
+    method: str,
+    *,
+    model_name: str,
+    num_steps: int,
+    seed: int = 0,
+    token_budget: int = 4096,
+    scale: float = 1.0,
+) -> dict[str, Any]:
+    """Train `num_steps` steps and report seconds, losses, tokens, FLOPs and memory."""
+    before = matmul_rate()
+    trainer, sizes = build(method, model_name, token_budget, num_steps)
+    objective = objective_of(method)
+    vocab_size = min(40_000, sizes.vocab_size)
+    drawn = make_steps(method, num_steps, seed=seed, scale=scale, vocab_size=vocab_size)
+    steps = [prepared(method, trainer, groups) for groups in drawn]
+    seconds, cpu_seconds, losses = [], [], []
+    for groups in steps:
+        started, cpu_started = time.perf_counter(), time.process_time()
+        losses.append(train_step(trainer, objective, groups).metrics["loss"])
+        seconds.append(time.perf_counter() - started)
+        cpu_seconds.append(time.process_time() - cpu_started)
+    peak, after = peak_memory_gb(), matmul_rate()
+    return {
+        "side": "alignloop",
+        "step_s": seconds,
+        "step_cpu_s": cpu_seconds,
+        "losses": losses,
+        "peak_memory_gb": peak,
+        "useful_tokens": [useful_tokens(groups) for groups in steps],
+        "useful_flops": [useful_flops(method, groups, sizes) for groups in steps],
+        "matmul_flops_per_s": (before[0] + after[0]) / 2,
+        "matmul_flops_per_cpu_s": (before[1] + after[1]) / 2,
+        "token_budget": token_budget,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("method")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--token-budget", type=int, default=4096)
+    parser.add_argument("--scale", type=float, default=1.0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result = run(
+        options.method,
+        model_name=options.model,
+        num_steps=options.steps,
+        seed=options.seed,
+        token_budget=options.token_budget,
+        scale=options.scale,
+    )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Training steps against TRL: time, memory and losses on the same model, data and settings.
+
+    python bench/vs_trl.py dpo --rounds 3 --steps 10 --json
+    python bench/vs_trl.py all
+
+Each round runs TRL's trainer, then AlignLoop's, each in a process of its own; the first step of a
+process is a warm-up. Both train in float32 with the same threads, the same AdamW, without dropout,
+gradient checkpointing, logging or saving, on the same token ids in the same order, so their losses
+must agree. `cpu` is processor time of the step: on a machine that is not idle it says more than the
+wall clock. The extra `bench` brings TRL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench.workload import METHODS  # noqa: E402
+
+TARGETS = {
+    "sft": (3.0, 0.5),
+    "sft-packed": (2.0, 0.5),
+    "reward": (2.2, 0.6),
+    "dpo": (4.0, 0.45),
+    "ipo": (4.0, 0.45),
+    "orpo": (3.0, 0.5),
+    "kto": (3.0, 0.5),
+    "kto-cached": (3.5, 0.5),
+    "dpo-lora": (3.5, 0.5),
+    "ranking": (6.0, None),
+    "grpo": (5.0, 0.5),
+}
+"""Least speed ratio and greatest memory ratio aimed at."""
+LOSS_TOLERANCE = 1e-3
+
+
+def child(side: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one side in a process of its own and return what it measured.
+
+    Raises:
+        RuntimeError: the process failed; its last words are in the message.
+    """
+    command = [sys.executable, "-m", f"bench.{side}_side", method, "--model", options.model]
+    command += ["--steps", str(options.steps + 1), "--seed", str(options.seed)]
+    command += ["--threads", str(options.threads), "--scale", str(options.scale)]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(options.threads)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{side} failed on {method}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measured(rounds: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Median over rounds of the median over the steps after the warm-up."""
+    return statistics.median(statistics.median(r[name][1:]) for r in rounds)
+
+
+def summary(method: str, ours: Sequence[dict[str, Any]], trl: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians, ratios round by round, loss agreement and achieved FLOP rate."""
+    sides = {}
+    tokens = statistics.mean(ours[0]["useful_tokens"][1:])
+    for name, rounds in (("alignloop", ours), ("trl", trl)):
+        sides[name] = {
+            "step_s": measured(rounds, "step_s"),
+            "step_cpu_s": measured(rounds, "step_cpu_s"),
+            "peak_memory_gb": statistics.median(r["peak_memory_gb"] for r in rounds),
+            "losses": rounds[0]["losses"],
+        }
+        sides[name]["tokens_per_s"] = tokens / sides[name]["step_s"]
+    ratios = {
+        "wall": [_ratio(t, o, "step_s") for t, o in zip(trl, ours, strict=True)],
+        "cpu": [_ratio(t, o, "step_cpu_s") for t, o in zip(trl, ours, strict=True)],
+        "memory": [o["peak_memory_gb"] / t["peak_memory_gb"] for t, o in zip(trl, ours, strict=True)],
+    }
+    differences = [
+        abs(a - b)
+        for o, t in zip(ours, trl, strict=True)
+        for a, b in zip(o["losses"], t["losses"], strict=True)
+    ]
+    rates = [_flop_share(o) for o in ours]
+    speed, memory = TARGETS.get(method, (None, None))
+    return {
+        "method": method,
+        **sides,
+        "ratios": ratios,
+        "speedup": statistics.median(ratios["wall"]),
+        "speedup_cpu": statistics.median(ratios["cpu"]),
+        "memory_ratio": statistics.median(ratios["memory"]),
+        "target_speedup": speed,
+        "target_memory_ratio": memory,
+        "largest_loss_difference": max(differences),
+        "losses_agree": max(differences) <= LOSS_TOLERANCE,
+        "useful_tokens_per_step": tokens,
+        "flop_share": statistics.median(share for share, _ in rates),
+        "flop_share_cpu": statistics.median(share for _, share in rates),
+        "matmul_gflops_per_s": statistics.median(o["matmul_flops_per_s"] for o in ours) / 1e9,
+    }
+
+
+def _ratio(trl: Mapping[str, Any], ours: Mapping[str, Any], name: str) -> float:
+    """Time of all steps after the warm-up: TRL's over AlignLoop's."""
+    return sum(trl[name][1:]) / sum(ours[name][1:])
+
+
+def _flop_share(ours: Mapping[str, Any]) -> tuple[float, float]:
+    """Useful FLOP/s over the measured matrix-product rate, by wall clock and by processor time."""
+    work = sum(ours["useful_flops"][1:])
+    wall = work / sum(ours["step_s"][1:]) / ours["matmul_flops_per_s"]
+    cpu = work / sum(ours["step_cpu_s"][1:]) / ours["matmul_flops_per_cpu_s"]
+    return wall, cpu
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    import torch
+    import transformers
+    import trl
+
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "trl": trl.__version__,
+        "python": platform.python_version(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def table(results: Iterable[Mapping[str, Any]]) -> str:
+    """The results as a Markdown table."""
+    head = ["method", "TRL s", "AlignLoop s", "ratio", "CPU ratio", "target", "TRL GB", "AlignLoop GB"]
+    head += ["ratio", "target", "tokens/s", "FLOP share", "loss difference"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for r in results:
+        ours, trl = r["alignloop"], r["trl"]
+        speed, memory = r["target_speedup"], r["target_memory_ratio"]
+        cells = [r["method"], f"{trl['step_s']:.2f}", f"{ours['step_s']:.2f}", f"{r['speedup']:.2f}×"]
+        cells += [f"{r['speedup_cpu']:.2f}×", f"≥ {speed:.1f}×" if speed else "–"]
+        cells += [
+            f"{trl['peak_memory_gb']:.2f}",
+            f"{ours['peak_memory_gb']:.2f}",
+            f"{r['memory_ratio']:.2f}×",
+        ]
+        cells += [f"≤ {memory:.2f}×" if memory else "–", f"{ours['tokens_per_s']:.0f}"]
+        cells += [f"{r['flop_share']:.2f}", f"{r['largest_loss_difference']:.1e}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("method", choices=[*METHODS, "all"])
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--rounds", type=int, default=3, help="alternating runs of each side")
+    parser.add_argument("--steps", type=int, default=10, help="measured steps, after one to warm up")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of all lengths, for a quick try")
+    options = parser.parse_args()
+    results = []
+    for method in METHODS if options.method == "all" else [options.method]:
+        ours, trl = [], []
+        for number in range(options.rounds):
+            print(f"{method}: round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+            trl.append(child("trl", method, options))
+            ours.append(child("our", method, options))
+        results.append(summary(method, ours, trl))
+        print(table(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    described = machine(options.threads)
+    if options.json:
+        print(json.dumps({"machine": described, "results": results}, indent=1))
+    else:
+        print(", ".join(f"{name} {value}" for name, value in described.items()))
+        print(table(results))
+    if not all(result["losses_agree"] for result in results):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+import json
+
+import pytest
+
+from alignloop.rl.guard import Guard, Limits, Reading
+
+
+def feed(guard: Guard, readings: list[Reading]) -> list[set[str]]:
+    return [{alarm.name for alarm in guard.update(reading)} for reading in readings]
+
+
+def steady(**changes: float) -> Reading:
+    return Reading(**{"reward": 1.0, "length": 10.0, "entropy": 1.0, **changes})
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "fine"),
+    [
+        ("length_growth", {"length": 10.0}, {"length": 21.0}, {"length": 20.0}),
+        ("entropy_collapse", {"entropy": 1.0}, {"entropy": 0.19}, {"entropy": 0.21}),
+        ("spread_growth", {"spread": 0.5}, {"spread": 1.1}, {"spread": 0.9}),
+        ("kl_over_budget", {"kl": 1.0}, {"kl": 5.1}, {"kl": 4.9}),
+        (
+            "reward_up_gold_down",
+            {"reward": 1.0, "gold": 0.5},
+            {"reward": 1.2, "gold": 0.44},
+            {"reward": 0.9, "gold": 0.44},  # both fall: no sign of exploitation
+        ),
+    ],
+)
+def test_each_alarm_and_no_other(name: str, before: dict, after: dict, fine: dict) -> None:
+    limits = Limits(window=2, kl_budget=5.0)
+    start = [steady(**before)] * 2
+    assert feed(Guard(limits), [*start, *[steady(**after)] * 2])[-1] == {name}
+    assert feed(Guard(limits), [*start, *[steady(**fine)] * 2])[-1] == set()
+
+
+def test_one_outlier_is_no_alarm() -> None:
+    guard = Guard(Limits(window=4))
+    assert feed(guard, [*[steady()] * 7, steady(length=40.0), steady()])[-1] == set()  # mean 17.5 < 20
+
+
+def test_the_kl_budget_holds_from_the_first_rollout() -> None:
+    assert feed(Guard(Limits(kl_budget=1.0)), [steady(kl=2.0)]) == [{"kl_over_budget"}]
+    assert feed(Guard(Limits(kl_budget=0.0)), [steady(kl=2.0)] * 20)[-1] == set()
+
+
+def test_the_best_is_the_highest_running_mean() -> None:
+    guard = Guard(Limits(window=2), follow="gold")
+    golds = [0.2, 0.4, 0.6, 0.5, 0.9, 0.1]  # means 0.3, 0.5, 0.55, 0.7, 0.5
+    found = []
+    for gold in golds:
+        guard.update(steady(gold=gold))
+        found.append(guard.is_best())
+    assert found == [False, True, True, True, True, False]
+    assert guard.best is not None
+    assert guard.best["value"] == pytest.approx(0.7)
+    assert guard.best["rollout"] == 4
+
+
+def test_nothing_is_best_without_a_measure() -> None:
+    guard = Guard(Limits(window=1))
+    guard.update(steady())
+    assert not guard.is_best()
+    gold = Guard(Limits(window=1), follow="gold")
+    gold.update(steady())
+    assert not gold.is_best()
+
+
+def test_state_goes_through_json() -> None:
+    guard = Guard(Limits(window=1), follow="reward")
+    guard.update(steady(gold=0.3))
+    guard.is_best()
+    other = Guard(Limits(window=1), follow="reward")
+    other.load_state_dict(json.loads(json.dumps(guard.state_dict())))
+    assert other == guard

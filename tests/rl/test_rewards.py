@@ -1,0 +1,161 @@
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from alignloop.errors import DataError, EngineError, UserError
+from alignloop.records import Message, Prompt
+from alignloop.rl.advantages import MissingEOS
+from alignloop.rl.rewards import (
+    Component,
+    Reward,
+    RunningMoments,
+    Sample,
+    check_prompts,
+    checked_scores,
+    combined,
+    function,
+    penalty,
+    repetition,
+    verifier,
+)
+
+
+def samples(*texts: str, finished: bool = True) -> list[Sample]:
+    prompt = Prompt((Message("user", "질문"),), answer="42")
+    return [Sample(prompt, text, len(text), finished, row=i) for i, text in enumerate(texts)]
+
+
+def constant(name: str, values: list[float], weight: float = 1.0) -> Component:
+    return Component(name, lambda _: values, weight)
+
+
+def test_weighted_sum_and_each_part_by_itself() -> None:
+    reward = Reward([constant("a", [1.0, 2.0], 2.0), constant("b", [10.0, -10.0], 0.5)])
+    scores = reward(samples("x", "y"))
+    assert scores.total.tolist() == [2 * 1 + 0.5 * 10, 2 * 2 - 0.5 * 10]
+    assert {name: part.tolist() for name, part in scores.components.items()} == {
+        "a": [1.0, 2.0],
+        "b": [10.0, -10.0],
+    }
+    assert scores.spread is None
+
+
+def test_ensembles_by_hand() -> None:
+    members = np.array([[1.0, 4.0], [3.0, 4.0], [2.0, 1.0]])
+    assert combined(members, "mean", 0.5).tolist() == [2.0, 3.0]
+    assert combined(members, "min", 0.5).tolist() == [1.0, 1.0]
+    # variances (ddof 0): (1 + 1 + 0)/3 and (1 + 1 + 4)/3
+    np.testing.assert_allclose(combined(members, "uwo", 0.5), [2 - 0.5 * 2 / 3, 3 - 0.5 * 2], atol=1e-15)
+    ensemble = [constant(f"model_{i}", row.tolist()) for i, row in enumerate(members)]
+    scores = Reward(ensemble=ensemble, combine="min", ensemble_weight=3.0)(samples("x", "y"))
+    assert scores.total.tolist() == [3.0, 3.0]
+    assert scores.spread is not None
+    np.testing.assert_allclose(scores.spread, [1.0, 3**0.5], atol=1e-15)  # ddof 1
+    assert set(scores.components) == {"model", "model_0", "model_1", "model_2"}
+
+
+def test_missing_eos_and_clipping() -> None:
+    part = [constant("a", [5.0, -5.0])]
+    cut = samples("x", "y", finished=False)
+    assert Reward(part, clip=2.0)(cut).total.tolist() == [2.0, -2.0]
+    assert Reward(part, clip=2.0, missing_eos=MissingEOS("penalise", 1.0))(cut).total.tolist() == [1.0, -3.0]
+    replaced = Reward(part, missing_eos=MissingEOS("replace", -1.0))(cut)
+    assert replaced.total.tolist() == [-1.0, -1.0]
+    assert replaced.raw.tolist() == [5.0, -5.0]
+
+
+def test_running_moments_equal_those_of_all_values_at_once() -> None:
+    values = np.random.default_rng(0).normal(3, 2, 50)
+    moments = RunningMoments()
+    for part in (values[:7], values[7:8], values[8:]):
+        moments.update(part)
+    assert moments.mean == pytest.approx(values.mean(), abs=1e-12)
+    expected = (values - values.mean()) / values.std(ddof=1)
+    np.testing.assert_allclose(moments.normalized(values), expected, atol=1e-7)
+    other = Reward(moments=RunningMoments())
+    other.load_state_dict(Reward(moments=moments).state_dict())
+    assert other.moments == moments
+
+
+def test_one_reward_has_no_spread_to_divide_by() -> None:
+    assert Reward([constant("a", [7.0])], moments=RunningMoments())(samples("x")).total.tolist() == [0.0]
+
+
+def test_verifiers_and_their_check_before_sampling() -> None:
+    assert checked_scores(verifier("math"), samples("it is 42", "41")).tolist() == [1.0, 0.0]
+    check_prompts(["math"], [samples("x")[0].prompt])
+    with pytest.raises(DataError, match="constraints"):
+        check_prompts(["constraints"], [samples("x")[0].prompt])
+    with pytest.raises(UserError, match="accepted are constraints, math"):
+        verifier("maths")
+
+
+def test_penalties_by_hand() -> None:
+    texts = samples("a" * 10, "b" * 6, "c" * 8)
+    assert checked_scores(penalty("length", max_tokens=10), texts).tolist() == [-1.0, -0.6, -0.8]
+    overlong = checked_scores(penalty("overlong", max_tokens=10, buffer=4), texts)
+    assert overlong.tolist() == [-1.0, 0.0, -0.5]
+    # 5 trigrams, of which "a b c" occurs twice
+    assert repetition("a b c d a b c") == pytest.approx(1 / 5)
+    assert repetition("short text") == 0.0
+    with pytest.raises(UserError, match="length, repetition, overlong"):
+        penalty("rudeness")
+
+
+async def slow_lengths(found: list[Sample]) -> list[float]:
+    await asyncio.sleep(0.001)
+    return [float(s.num_tokens) for s in found]
+
+
+def test_functions_by_name_may_be_async() -> None:
+    part = function("tests.rl.test_rewards:slow_lengths", weight=0.5)
+    assert Reward([part])(samples("abc", "d")).total.tolist() == [1.5, 0.5]
+    with pytest.raises(UserError, match="cannot be imported"):
+        function("tests.rl.test_rewards:missing")
+
+
+def test_a_function_that_raises_names_the_sample() -> None:
+    def picky(found: list[Sample]) -> list[float]:
+        return [1 / len(s.completion) for s in found]
+
+    with pytest.raises(EngineError, match=r"'picky' failed on completion 1 \(row 1 .*''.*ZeroDivisionError"):
+        checked_scores(Component("picky", picky, timeout_s=5), samples("abc", "", "d"))
+
+
+def test_a_function_that_fails_on_batches_only() -> None:
+    def single(found: list[Sample]) -> list[float]:
+        if len(found) > 1:
+            raise RuntimeError("too many")
+        return [0.0]
+
+    with pytest.raises(EngineError, match="on none of them alone: RuntimeError: too many"):
+        checked_scores(Component("single", single), samples("abc", "d"))
+
+
+def test_a_function_that_hangs() -> None:
+    def hangs(_: list[Sample]) -> list[float]:
+        time.sleep(3)
+        return []
+
+    started = time.monotonic()
+    with pytest.raises(EngineError, match=r"'hangs' did not answer within 0\.05 s.*row 0"):
+        checked_scores(Component("hangs", hangs, timeout_s=0.05), samples("abc"))
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ([1.0], "returned 1 numbers in shape"),
+        ([1.0, float("nan")], "gave nan for completion 1 .row 1"),
+        ([float("-inf"), 0.0], "gave -inf for completion 0"),
+        ([[1.0], [2.0]], "one number for each"),
+        ("good", "not a list of numbers"),
+        (None, "one number for each|not a list of numbers"),
+    ],
+)
+def test_wrong_answers_of_a_function(returned: object, message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        checked_scores(Component("f", lambda _: returned), samples("abc", "d"))  # type: ignore[arg-type]

@@ -129,7 +129,7 @@ def export(
 def invite(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="Whom.")],
-    language: Annotated[str, typer.Option(help="Language of the page: en or ko.")] = "en",
+    language: Annotated[str, typer.Option(help="Language of the page: en or ko; else the browser's.")] = "",
     url: Annotated[str, typer.Option(help="Address at which the page is reached.")] = "http://127.0.0.1:8321",
     project: ProjectName = None,
     database: Database = None,
@@ -139,7 +139,7 @@ def invite(
     from alignloop.feedback import people
     from alignloop.feedback.web import server
 
-    if language not in ("en", "ko"):
+    if language not in ("", "en", "ko"):
         raise UserError(f"--language is en or ko, not '{language}'")
     with server.opened(folder, database) as store:
         found = store.project(project)

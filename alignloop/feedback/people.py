@@ -20,9 +20,11 @@ def hash_token(token: str) -> str:
 
 
 def invite(
-    store: Store, project: Project | None, name: str, *, role: str = "annotator", language: str = "en"
+    store: Store, project: Project | None, name: str, *, role: str = "annotator", language: str = ""
 ) -> tuple[Annotator, str]:
     """Invite somebody; returns the annotator and the token of the link, which is not stored.
+
+    Without a language the page follows the browser's.
 
     Raises:
         Rejected: 409 when the name is taken in this project.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from urllib.parse import urlencode
 
@@ -14,6 +15,7 @@ from starlette.routing import Route
 
 from alignloop.data.columns import record_to_row
 from alignloop.feedback import people
+from alignloop.feedback.assign import display_order
 from alignloop.feedback.export import DERIVED, NATIVE, Filters, records
 from alignloop.feedback.faults import Rejected
 from alignloop.feedback.overview import overview
@@ -157,7 +159,8 @@ async def item(request: Request, asker: Asker) -> Response:
     row, votes = await run_in_threadpool(_item, store, project, request.path_params["item"])
     shown = [{"model": a["model"], "html": render(a["text"])} for a in row.answers]
     prompt = [{"role": m["role"], "html": render(m["content"])} for m in row.prompt]
-    texts = [_said(project.task, vote) for vote in votes]
+    names = [str(k + 1) for k in range(len(shown))]
+    texts = [_said(project.task, vote, names) for vote in votes]
     return page(
         request,
         "item.html",
@@ -175,7 +178,9 @@ async def adjudicate(request: Request, asker: Asker) -> Response:
     """The task page for the owner's deciding judgement; the votes are there, folded away."""
     store, project = site_of(request).store, await _project(request)
     row, votes = await run_in_threadpool(_item, store, project, request.path_params["item"])
-    said = [{"name": v.annotator, "text": _said(project.task, v), "note": v.note} for v in votes]
+    order = display_order(len(row.answers), seed=0, annotator_id=asker.annotator.id, item_id=row.id)
+    names = ["ABCDE"[order.index(index)] for index in range(len(order))]
+    said = [{"name": v.annotator, "text": _said(project.task, v, names), "note": v.note} for v in votes]
     return await label_page(request, asker, project.id, item_id=row.id, votes=said)
 
 
@@ -187,19 +192,23 @@ def _item(store: Store, project: Project, item_id: int) -> tuple[Row, list[Vote]
         return row, live_votes(connection, project.id, item_id=item_id)
 
 
-def _said(task: str, vote: Vote) -> str:
-    """A judgement in short, answers numbered in the item's order."""
+def _said(task: str, vote: Vote, names: Sequence[str]) -> str:
+    """A judgement in short; `names[i]` stands for the item's answer i."""
     answer = vote.answer
     if task == "pair":
-        if answer["both_bad"]:
-            return "✕ ✕"
-        return {2: "1 ≫ 2", 1: "1 > 2", 0: "1 = 2", -1: "2 > 1", -2: "2 ≫ 1"}[answer["preference"]]
+        first, second = names if answer["preference"] >= 0 else names[::-1]
+        sign = "✕" if answer["both_bad"] else {0: "=", 1: ">", 2: "≫"}[abs(answer["preference"])]
+        return f"{first} {sign} {second}"
     if task == "ranking":
-        return ", ".join(f"{k}: {rank}" for k, rank in enumerate(answer["ranks"], start=1))
+        best_first = sorted(zip(answer["ranks"], names, strict=True))
+        return ", ".join(f"{rank}: {name}" for rank, name in best_first)
     if task == "scores":
-        return "; ".join(f"{name} {values}" for name, values in answer["scores"].items())
+        columns = {a: sorted(zip(names, values, strict=True)) for a, values in answer["scores"].items()}
+        return "; ".join(f"{a}: " + ", ".join(f"{n} {v}" for n, v in column) for a, column in columns.items())
     if task == "thumbs":
-        return " ".join("✓" if good else "✕" for good in answer["thumbs"])
+        return ", ".join(
+            f"{n} {'✓' if t else '✕'}" for n, t in sorted(zip(names, answer["thumbs"], strict=True))
+        )
     return answer["text"]
 
 

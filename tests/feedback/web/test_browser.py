@@ -129,7 +129,7 @@ def test_a_whole_session_by_keyboard(server, visit):
 
 def test_a_whole_session_by_mouse_in_korean(server, visit):
     project = project_of(server.store, count=3)
-    page = visit(project, locale="ko-KR")
+    page = visit(project)
     page.click(".more summary")
     with page.expect_navigation():
         page.click("button[name=language][value=ko]")

@@ -79,9 +79,12 @@ def test_the_page_is_in_the_readers_language(served, make_project):
     assert "invited" in client.get("/invite/x?lang=en", headers={"Accept-Language": "ko"}).text
     person = served.sign_in(project, "a")
     assert '<html lang="en">' in person.client.get("/").text
+    assert '<html lang="ko">' in person.client.get("/", headers={"Accept-Language": "ko-KR,ko"}).text
     assert person.form("/language", language="ko").status_code == 303
     assert '<html lang="ko">' in person.client.get("/").text
     assert people.find(served.store, person.annotator_id).language == "ko"
+    person.client.cookies.delete("lang")
+    assert '<html lang="ko">' in person.client.get("/", headers={"Accept-Language": "en"}).text
     assert person.form("/language", language="xx").status_code == 422
 
 
@@ -144,8 +147,11 @@ def test_the_owner_sees_decides_withdraws_and_exports(served, make_project):
     assert "model-0" in item
     assert "1 &gt; 2" in item
     assert "2 &gt; 1" in item
-    assert "하나" in owner.client.get(f"/owner/{project.id}/items/1/adjudicate").text
+    page = owner.client.get(f"/owner/{project.id}/items/1/adjudicate").text
     task = owner.call("adjudicate/1").json()["task"]
+    # The votes speak of A and B as this owner sees them: 하나 preferred answer 0.
+    expected = "A &gt; B" if "answer 0" in task["answers"][0]["text"] else "B &gt; A"
+    assert f"<b>하나</b>: {expected}" in page
     judge(owner, task, "a" if "answer 1" in task["answers"][0]["text"] else "b")
     assert owner.form(f"/owner/{project.id}/items/2/withdraw", reason="개인 정보").status_code == 303
     answer = owner.client.get(f"/owner/{project.id}/export?kind=preference&ties=on")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
 from alignloop.run import Run
+from alignloop.stages.lint import enforce, lint_boundary, lint_groups, special_tokens
+from alignloop.stages.lint_settings import lint_schedule, lint_settings
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.loop import Reference, Trainer, evaluate, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
@@ -228,6 +231,33 @@ def fit(
             if stop.is_set():
                 raise KeyboardInterrupt
     return summary(list(run.metrics()), stream.num_steps)
+
+
+def lint(
+    config: TrainConfig,
+    objective: Objective,
+    run: Run,
+    prepared: Prepared,
+    groups: Sequence[Group],
+    held_out: Sequence[Group],
+    num_steps: int,
+    done: int,
+) -> None:
+    """Look for silent traps before the first step; warnings are told.
+
+    Raises:
+        ConfigError: a trap that makes the training worthless; docs/lint.md explains its code.
+    """
+    tokenizer: Any = prepared.loaded.tokenizer
+    size = sum(p.numel() for p in prepared.model.parameters())
+    tokens = special_tokens(tokenizer, prepared.template.end)
+    findings = [
+        *lint_settings(config, objective, num_parameters=size),
+        *lint_groups(groups, tokens, held_out=held_out),
+        *lint_boundary(groups, tokenizer),
+        *lint_schedule(config, num_steps, done=done),
+    ]
+    enforce(findings, partial(tell, run))
 
 
 def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference: Reference | None) -> Trainer:

@@ -91,7 +91,7 @@ def lint_reference(
         name: what the recipe calls the reference.
     """
     if policy[1].get_vocab() != reference[1].get_vocab():
-        sentence = f"reference: '{name}' has another tokenizer than the policy, so their log-probs cannot be compared"
+        sentence = f"reference: '{name}' has another tokenizer than the policy; log-probs cannot be compared"
         return [Finding("AL208", "error", sentence, "use 'start' or a model of the same family")]
     mine, its = policy[0].get_text_config(), reference[0].get_text_config()
     keys = ("vocab_size", "hidden_size", "num_hidden_layers")

@@ -32,7 +32,7 @@ WORDS = typer.Argument(
 @app.command()
 def train(
     method: str = typer.Argument(
-        help="pretrain, sft, reward, regression, best-of-n, dpo, ipo, kto, orpo, simpo, listwise, ppo, grpo, …"
+        help="pretrain, sft, reward, regression, best-of-n, dpo, ipo, kto, orpo, simpo, listwise, ppo, …"
     ),
     words: list[str] = WORDS,
     dry_run: bool = DRY_RUN,

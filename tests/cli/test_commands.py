@@ -147,7 +147,13 @@ def test_doctor_checks_a_recipe(invoke) -> None:
     assert done.exit_code == 2
     assert "r.yaml:2: beta: value -1 is not accepted" in done.stdout
     assert "r.yaml: 'dataset' is missing" in done.stdout
-    assert invoke("doctor", "r.yaml", "beta=1", "dataset=a").stdout == "r.yaml: no problems found (dpo)\n"
+    row = {"prompt": "p", "chosen": "yes", "rejected": "no"}
+    Path("a.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    words = ("doctor", "r.yaml", "dataset=a.jsonl", "model_name_or_path=tiny")
+    assert invoke(*words, "beta=1").stdout == "r.yaml: no problems found (dpo)\n"
+    trap = invoke(*words, "beta=7")
+    assert trap.exit_code == 2
+    assert trap.stdout.startswith("dpo: AL202 warning: beta: 7 is outside")
     assert json.loads(invoke("doctor", "r.yaml", "--json").stdout)["findings"]
 
 

@@ -21,6 +21,7 @@ import yaml
 
 from alignloop.config import Plan, StagePlan, path_values
 from alignloop.errors import AlignLoopError, RunError
+from alignloop.machine import release_memory
 from alignloop.run import (
     RUN_FILE,
     Run,
@@ -82,6 +83,7 @@ def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[O
             done = "; the stages before it are done and kept" if outcomes else ""
             error.add_note(f"{where} {verb}{done}. The same command goes on from here.")
             raise
+        release_memory()
         if plan.is_pipeline:
             _write_pipeline(plan)
     return outcomes

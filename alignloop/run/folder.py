@@ -20,6 +20,7 @@ from typing import IO, Any, Literal
 import yaml
 
 from alignloop.errors import AlignLoopError, RunError
+from alignloop.machine import memory_gb, reset_peak_memory
 from alignloop.run.environment import environment, is_alive, process_start
 from alignloop.run.files import cut_lines, json_line, plain, read_lines, write_atomically
 from alignloop.run.hashing import (
@@ -108,6 +109,7 @@ class Run:
         except AlignLoopError:
             lock.close()
             raise
+        reset_peak_memory()
         run = cls(path, _new_record(path, stage, config, seed, name), lock)
         run._record |= {
             "parents": [asdict(parent) for parent in links],
@@ -294,6 +296,7 @@ class Run:
     def _end(self, status: Status, **more: Any) -> None:
         self._record.pop("error", None)
         self._record |= {"status": status, "finished": _now(), "duration_s": round(self.elapsed_s, 3), **more}
+        self._record["peak_memory_gb"] = round(memory_gb(peak=True), 3)
         self._record.pop("process", None)
         for name in ("metrics.jsonl", "samples.jsonl"):
             if (self.path / name).exists():

@@ -1,4 +1,4 @@
-"""The machine without heavy libraries: where the cache is, whether bfloat16 is fast, memory of this process."""
+"""The machine without heavy libraries: cache folder, fast bfloat16 or not, memory of this process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def reset_peak_memory() -> None:
 
 
 def memory_gb(*, peak: bool = False) -> float:
-    """Resident memory of this process in GB (10⁹ bytes), now or at its peak; 0 where the system does not tell."""
+    """Resident memory of this process in GB (10⁹ bytes), now or at its peak; 0 where nobody tells."""
     field = "VmHWM:" if peak else "VmRSS:"
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()

@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         Results for run.json: `metrics`, `win_rate`, `win_rate_reward`, `num_prompts`.
     """
     common.set_threads(config.num_threads)
-    prompts = read_prompts(config.dataset, config.columns, config.num_prompts, run)
+    prompts = read_prompts(config, config.num_prompts, run)
     before = _answers(config, config.before, prompts, "before")
     after = _answers(config, config.after, prompts, "after")
     level = config.confidence

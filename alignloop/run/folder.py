@@ -33,7 +33,7 @@ from alignloop.run.hashing import (
     fingerprint,
     work_sha256,
 )
-from alignloop.run.ownership import check_same_work, take_lock
+from alignloop.run.ownership import check_same_work, left_nothing, take_lock
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 SCHEMA = 1
@@ -102,7 +102,9 @@ class Run:
         lock = take_lock(path)
         try:
             earlier = _read_record(path) if (path / RUN_FILE).exists() else None
-            if earlier is not None:
+            if earlier is not None and earlier["work_sha256"] != work and left_nothing(path, earlier):
+                earlier = None
+            elif earlier is not None:
                 check_same_work(path, earlier, stage, config, work)
             elif any(not p.name.startswith(".") for p in path.iterdir()):
                 raise RunError(f"{path} is not empty and holds no run; choose another output_dir")

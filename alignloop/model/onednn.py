@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-
 # oneDNN prepares a program of about 1 MB for every new number of rows, and packed rows differ in every
 # batch: its own cache and PyTorch's keep 1024 of them each, which grows to gigabytes. 64 are a step's.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")

@@ -70,11 +70,11 @@ STAGES: Mapping[str, StageSpec] = {
     "reward": StageSpec(
         RewardConfig, "alignloop.stages.reward:reward", reads="scores", preview=_PREVIEW, lint=_LINT
     ),
-    "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n"),
-    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate"),
-    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo"),
+    "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n", lint=_LINT),
+    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate", lint=_LINT),
+    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo", lint=_LINT),
     **{
-        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name)
+        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name, lint=_LINT)
         for name, config in {
             "grpo": GRPOConfig,
             "dr_grpo": DrGRPOConfig,

@@ -16,7 +16,8 @@ from alignloop.model.scheduler import Request
 from alignloop.records import Message
 from alignloop.serve.engine import Engine
 from alignloop.serve.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest
-from alignloop.stages.common import inference_encoder, saved_template
+from alignloop.stages.checks import saved_template
+from alignloop.stages.common import inference_encoder
 from alignloop.stages.reward import HEAD_FILE
 
 

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,25 @@ def matmul_rate(size: int = 2048, repeats: int = 8) -> tuple[float, float]:
             wall.append(time.perf_counter() - started)
             cpu.append(time.process_time() - cpu_started)
     return 2 * size**3 / min(wall), 2 * size**3 / min(cpu)
+
+
+def count_tokens(embedding: Any, method: str) -> Callable[[], int]:
+    """Counts the places of all passes through a policy's embedding, padding included; returns the reading.
+
+    Passes without gradient are left out, they are a LoRA policy's own reference; but KTO's mismatched
+    completions belong to the step, whichever way a side runs them.
+    """
+    import torch
+
+    total = 0
+
+    def add(_module: object, arguments: tuple[torch.Tensor, ...]) -> None:
+        nonlocal total
+        if torch.is_grad_enabled() or method.startswith("kto"):
+            total += arguments[0].numel()
+
+    embedding.register_forward_pre_hook(add)
+    return lambda: total
 
 
 def child(module: str, arguments: Sequence[str], *, threads: int) -> Any:

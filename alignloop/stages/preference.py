@@ -13,6 +13,7 @@ from alignloop.model.packed import PackedModel
 from alignloop.objectives.base import Objective
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.labels import label_table
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_settings import lint_reference, lint_settings
 from alignloop.training.loop import Reference
@@ -49,7 +50,7 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
         groups, held_out, reference = _reference(config, run, prepared, groups, held_out)
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out, reference=reference)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": common.data_summary(data, result)}
+    return {**summary, "data": common.data_summary(data, result), **label_table(data.records)}
 
 
 def _reference(

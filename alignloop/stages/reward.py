@@ -16,6 +16,7 @@ from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.objectives.base import Objective
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.labels import label_table
 
 HEAD_FILE = "scalar_head.safetensors"
 
@@ -49,7 +50,13 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
     )
     common.save_policy(prepared, run.path / "model")
     save_head(prepared.model, run.path / "model")
-    return {**summary, "reward_mean": mean, "reward_std": std, "data": common.data_summary(data, result)}
+    return {
+        **summary,
+        "reward_mean": mean,
+        "reward_std": std,
+        "data": common.data_summary(data, result),
+        **label_table(data.records),
+    }
 
 
 def normalize(model: PackedModel, groups: list[Group], token_budget: int) -> tuple[float, float]:

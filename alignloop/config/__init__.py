@@ -1,6 +1,6 @@
 """Recipes: flat YAML with TRL's key names, one checked model per stage, every fault named at its line."""
 
-from alignloop.config.ai import ConstitutionConfig, JudgeConfig, MixConfig, RefusalsConfig
+from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
 from alignloop.config.plan import Plan, StagePlan, make_plan
 from alignloop.config.recipe_file import Entry, Recipe, parse_overrides, parse_recipe, read_recipe
 from alignloop.config.registry import STAGES, StageSpec, find_stage, stage_names
@@ -33,6 +33,7 @@ __all__ = [
     "GRPOConfig",
     "InstructionsConfig",
     "JudgeConfig",
+    "LoopConfig",
     "MixConfig",
     "ModelConfig",
     "OnlineConfig",

@@ -16,6 +16,7 @@ from alignloop.config.stages import (
     SamplingConfig,
     StageConfig,
     TemplatePath,
+    TrainConfig,
     conflict,
     path_or,
 )
@@ -44,9 +45,9 @@ class AdviserSource(TypedDict, total=False):
 
 
 ADVISER = (
-    "{model: NAME or path}; behind an endpoint also {endpoint: http://…/v1, api_key_env: NAME, concurrency: 8, "
-    "timeout_s: 60, retries: 5, top_logprobs: 0, price_input: 0, price_output: 0, budget: 0} (prices per "
-    "million tokens)"
+    "{model: NAME or path}; behind an endpoint also {endpoint: http://…/v1, api_key_env: NAME, "
+    "concurrency: 8, timeout_s: 60, retries: 5, top_logprobs: 0, price_input: 0, price_output: 0, "
+    "budget: 0} (prices per million tokens)"
 )
 
 
@@ -163,3 +164,48 @@ class MixConfig(StageConfig):
     held_out_fraction: float = Field(
         0.1, ge=0, le=0.5, description="share of the human prompts held out of both training sets"
     )
+
+
+class LoopConfig(TrainConfig, SamplingConfig):
+    """The live loop: people judge, models are trained again, their answers are queued to be judged."""
+
+    labels: str = Field(description="label folder, as `alignloop label serve` uses it")
+    database: str = Field("", description="postgresql://… where the labels are not in the folder's own file")
+    project: str = Field("", description="project in it; empty takes the only one")
+    objective: Literal["dpo", "ipo", "simpo", "orpo"] = Field("dpo", description="loss of the policy")
+    train: Literal["policy", "reward", "both"] = Field(
+        "both", description="what is trained in a round, from the start model on all judgements so far"
+    )
+    reward_learning_rate: float = Field(1e-5, gt=0, description="highest learning rate of reward models")
+    learning_rate: float = Field(1e-6, gt=0, description="highest learning rate of policies")
+    every: int = Field(50, ge=1, description="new judgements that start a round")
+    rounds: int = Field(
+        0, ge=0, description="rounds after which the loop ends; 0 goes on until it is stopped"
+    )
+    idle_s: float = Field(
+        0.0, ge=0, description="the loop ends after so many seconds without a new judgement; 0 never"
+    )
+    poll_s: float = Field(5.0, gt=0, description="seconds between looks at the labels")
+    without: tuple[str, ...] = Field((), description="annotators whose judgements are left out")
+    min_agreement: float = Field(
+        0.0, ge=0, le=1, description="least agreement of a judgement with others of the same item"
+    )
+    derive: bool = Field(
+        False, description="permit preferences derived from rankings, scores or edits instead of pairs"
+    )
+    num_samples: int = Field(2, ge=2, le=5, description="fresh answers per prompt and round")
+    prompts_per_round: int = Field(
+        50, ge=1, description="prompts answered in a round, the next ones each time"
+    )
+    queue: int = Field(0, ge=0, description="items queued of those answered; 0 queues all")
+    strategy: Literal["random", "uncertainty", "gap", "diversity"] = Field(
+        "random", description="which items are queued; a random share always stays as control"
+    )
+
+    @model_validator(mode="after")
+    def _scores_for_the_strategy(self) -> LoopConfig:
+        if self.strategy in ("uncertainty", "gap") and self.train == "policy":
+            raise conflict("strategy", "needs a reward model; use train: reward or both")
+        if self.temperature == 0:
+            raise conflict("temperature", "0 makes all answers to a prompt alike")
+        return self

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from alignloop.config.ai import ConstitutionConfig, JudgeConfig, MixConfig, RefusalsConfig
+from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
 from alignloop.config.rl import (
     DAPOConfig,
     DrGRPOConfig,
@@ -88,6 +88,7 @@ STAGES: Mapping[str, StageSpec] = {
     },
     "judge": StageSpec(JudgeConfig, "alignloop.stages.judge:judge"),
     "constitution": StageSpec(ConstitutionConfig, "alignloop.stages.constitution:constitution"),
+    "loop": StageSpec(LoopConfig, "alignloop.stages.live_loop:loop"),
     "mix": StageSpec(MixConfig, "alignloop.stages.mix:mix"),
     "refusals": StageSpec(RefusalsConfig, "alignloop.stages.refusals:refusals"),
     "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate"),

@@ -175,7 +175,7 @@ def make_records(
     for number, ((source, pair), verdict) in enumerate(zip(tasks, verdicts, strict=True)):
         if verdict.fault or (verdict.side == 0 and config.ties == "drop"):
             continue
-        first = verdict.side > 0 if verdict.side else coin(pair.a, pair.b)
+        first = verdict.side > 0 if verdict.side else coin(*(m.content for m in pair.prompt), pair.a, pair.b)
         chance = max(verdict.probability, 1 - verdict.probability)
         details: dict[str, str | int | float | bool] = {
             **source.provenance.details,

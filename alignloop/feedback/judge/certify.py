@@ -129,7 +129,8 @@ def certify(
         EngineError: the judge cannot be reached.
     """
     thresholds = thresholds or Thresholds()
-    turned = [not coin(r.chosen, r.rejected) for r in human]  # else people would always choose the first
+    # Which answer stands first must not tell what people chose, or κ would be undefined.
+    turned = [coin(*(m.content for m in r.prompt), *sorted((r.chosen, r.rejected))) for r in human]
     known = [
         Pair(r.prompt, *((r.rejected, r.chosen) if swap else (r.chosen, r.rejected)))
         for r, swap in zip(human, turned, strict=True)

@@ -72,7 +72,7 @@ class Answer:
         self, policy: Policy, num_choices: int, prompt_tokens: int, *, chat: bool, logprobs: bool
     ) -> None:
         self.policy, self.chat, self.logprobs, self.prompt_tokens = policy, chat, logprobs, prompt_tokens
-        lead, trims = (policy.lead, policy.trims) if chat else ("", False)
+        lead, trims = (policy.template.lead, policy.template.trims) if chat else ("", False)
         self.choices = [Choice(lead, trims) for _ in range(num_choices)]
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from alignloop.data.chat import ChatTemplate
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError, ModelError
 from alignloop.model.decode import decoding
@@ -68,14 +69,11 @@ class Policy:
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
-    def lead(self) -> str:
-        """What the template puts between prompt and answer, which the model writes itself."""
-        return self.encoder.template.lead  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
-    def trims(self) -> bool:
-        """Whether the template strips white space around an answer."""
-        return self.encoder.template.trims  # pyright: ignore[reportAttributeAccessIssue]
+    def template(self) -> ChatTemplate:
+        """How messages become text."""
+        template = self.encoder.template
+        assert isinstance(template, ChatTemplate)
+        return template
 
 
 def open_policy(
@@ -111,10 +109,11 @@ def open_policy(
     context = getattr(config, "max_position_embeddings", None)
     # What does not fit is refused, never shortened: a cut prompt would be answered wrongly.
     encoder = replace(inference_encoder(loaded, chat_template), overlength="error")
-    end_with_turn(loaded, encoder)
+    policy = Policy(name or Path(str(model)).resolve().name, loaded, encoder, context)
+    end_with_turn(loaded, policy.template)
     with decoding(loaded.model):  # an architecture that cannot be served is told now
         pass
-    return Policy(name or Path(str(model)).resolve().name, loaded, encoder, context)
+    return policy
 
 
 def check_writes(model: str | Path) -> None:
@@ -137,9 +136,9 @@ def check_writes(model: str | Path) -> None:
         raise ModelError(f"'{model}' is a {others[0]}: it scores texts and writes none; give a policy")
 
 
-def end_with_turn(loaded: LoadedModel, encoder: Encoder) -> None:
+def end_with_turn(loaded: LoadedModel, template: ChatTemplate) -> None:
     """Let a completion end with the template's end of turn, even where the tokenizer's EOS is another."""
-    end = loaded.tokenizer.encode(encoder.template.end, add_special_tokens=False)  # pyright: ignore[reportAttributeAccessIssue]
+    end = loaded.tokenizer.encode(template.end, add_special_tokens=False)
     settings = loaded.model.generation_config
     # A token that shows in the text would end the answer and stay in it.
     if len(end) != 1 or settings is None or decode(loaded.tokenizer, end):

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from alignloop.config.compare import AuditConfig, CompareConfig
 from alignloop.config.rl import (
     DAPOConfig,
     DrGRPOConfig,
@@ -86,6 +87,8 @@ STAGES: Mapping[str, StageSpec] = {
         }.items()
     },
     "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate"),
+    "compare": StageSpec(CompareConfig, "alignloop.stages.compare:compare"),
+    "audit": StageSpec(AuditConfig, "alignloop.stages.audit:audit"),
 }
 """Stages with a configuration of their own. A new one is one entry here."""
 

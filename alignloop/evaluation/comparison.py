@@ -193,8 +193,7 @@ def differences(
         raise DataError("an interval needs at least 2 prompts", field="values", value=len(table))
     if scale == "rate":
         return _rate_differences(table, level, seed)
-    mean = table.sum(0) / sizes.sum()
-    linear = mean + (table - sizes[:, None] * mean) / sizes.mean()
+    linear = linearised(table, sizes)
     if linear.shape[1] == 1:
         found = [mean_interval(linear[:, 0], level=level, replicates=replicates, seed=seed)]
     else:
@@ -204,6 +203,15 @@ def differences(
     return [
         replace(i, value=math.expm1(i.value), low=math.expm1(i.low), high=math.expm1(i.high)) for i in found
     ]
+
+
+def linearised(table: Array, sizes: Array) -> Array:
+    """One value per prompt whose mean and standard error are those of the ratio Σ totals / Σ sizes.
+
+    (C, S), (C,) → (C, S).
+    """
+    mean = table.sum(0) / sizes.sum()
+    return mean + (table - sizes[:, None] * mean) / sizes.mean()
 
 
 def alignment_tax(difference: Interval, margin: float, *, higher_is_better: bool) -> Tax:
@@ -223,7 +231,7 @@ def alignment_tax(difference: Interval, margin: float, *, higher_is_better: bool
     return "beyond the margin" if losses[1] > margin else "undecided"
 
 
-def largest_normal(correlation: Array, level: float, *, draws: int = 20_000, seed: int = 0) -> float:
+def largest_normal(correlation: Array, level: float, *, draws: int = 10_000, seed: int = 0) -> float:
     """The `level` quantile of max |Z_s|, Z normal with this correlation (S, S); exact for one."""
     if len(correlation) == 1:
         return NormalDist().inv_cdf((1 + level) / 2)
@@ -258,8 +266,7 @@ def _rate_differences(table: Array, level: float, seed: int) -> list[Interval]:
 def _value(measured: Measurement, totals: Array, level: float, replicates: int, seed: int) -> Interval:
     if measured.scale == "rate":
         return rate_interval(totals, level=level)
-    mean = float(totals.sum() / measured.sizes.sum())
-    linear = mean + (totals - measured.sizes * mean) / measured.sizes.mean()
+    linear = linearised(totals[:, None], measured.sizes)[:, 0]
     found = mean_interval(linear, level=level, replicates=replicates, seed=seed)
     if measured.scale == "mean":
         return found

@@ -73,7 +73,7 @@ def test_pairs_without_verdict_are_left_out_and_counted():
     (found,) = ask(judge, PROMPTS, answers, [("new", "old")])
     assert (found.without_verdict, len(found.scores)) == (1, 39)
     assert 3 not in found.prompts
-    with pytest.raises(EngineError, match="1, 0.5, 0 or None for each"):
+    with pytest.raises(EngineError, match=r"1, 0\.5, 0 or None for each"):
         ask(lambda pairs: [0.7] * len(pairs), PROMPTS, answers, [("new", "old")])
     with pytest.raises(DataError, match="40 prompts, but new answered 39"):
         ask(judge, PROMPTS, {**answers, "new": answers["new"][:39]}, [("new", "old")])

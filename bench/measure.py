@@ -23,18 +23,23 @@ def memory_gb(name: str = "VmHWM") -> float:
     raise RuntimeError(f"this system does not report {name}")
 
 
-def matmul_rate(size: int = 2048, repeats: int = 8) -> tuple[float, float]:
-    """Float32 matrix-product rate of this process: FLOP by second and by CPU second, of the best product.
+def matmul_rate(size: int = 2048, repeats: int = 8, *, library: str = "best") -> tuple[float, float]:
+    """Float32 matrix-product rate of this process, of its best product: FLOP/s and FLOP per CPU second.
 
-    The faster of PyTorch's two libraries counts: MKL's rate is half of oneDNN's on AMD processors.
+    Args:
+        size: rows and columns of both matrices.
+        repeats: products to try of each library.
+        library: `mkl` (`torch.mm`), `onednn` (what AlignLoop's layers use, twice as fast on AMD processors),
+            or `best` of the two.
     """
     import torch
 
     from alignloop.model.onednn import linear
 
     a, b = torch.randn(size, size), torch.randn(size, size)
+    products = {"mkl": torch.mm, "onednn": linear}
     wall, cpu = [], []
-    for product in (torch.mm, linear):
+    for product in products.values() if library == "best" else [products[library]]:
         product(a, b)
         for _ in range(repeats):
             started, cpu_started = time.perf_counter(), time.process_time()

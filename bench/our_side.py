@@ -195,7 +195,8 @@ def main() -> None:
         scale=options.scale,
     )
     rates = np.mean([before, matmul_rate()], axis=0)
-    print(json.dumps({**result, "matmul_flops_per_s": rates[0], "matmul_flops_per_cpu_s": rates[1]}))
+    result |= {"matmul_flops_per_s": rates[0], "matmul_flops_per_cpu_s": rates[1]}
+    print(json.dumps({**result, "mkl_flops_per_s": matmul_rate(library="mkl")[0]}))
 
 
 if __name__ == "__main__":

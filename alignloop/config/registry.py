@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
+from alignloop.config.compare import AuditConfig, CompareConfig
 from alignloop.config.rl import (
     DAPOConfig,
     DrGRPOConfig,
@@ -85,7 +87,14 @@ STAGES: Mapping[str, StageSpec] = {
             "reinforce_pp": ReinforceConfig,
         }.items()
     },
+    "judge": StageSpec(JudgeConfig, "alignloop.stages.judge:judge"),
+    "constitution": StageSpec(ConstitutionConfig, "alignloop.stages.constitution:constitution"),
+    "loop": StageSpec(LoopConfig, "alignloop.stages.live_loop:loop"),
+    "mix": StageSpec(MixConfig, "alignloop.stages.mix:mix"),
+    "refusals": StageSpec(RefusalsConfig, "alignloop.stages.refusals:refusals"),
     "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate"),
+    "compare": StageSpec(CompareConfig, "alignloop.stages.compare:compare"),
+    "audit": StageSpec(AuditConfig, "alignloop.stages.audit:audit"),
 }
 """Stages with a configuration of their own. A new one is one entry here."""
 

@@ -137,10 +137,17 @@ def path_values(config: StageConfig) -> dict[str, str]:
             else {key: value}
         )
         for name, item in items.items():
-            path = item.get("path", item.get("model")) if isinstance(item, dict) else item
-            if isinstance(path, str) and path not in words:
-                found[name] = path
+            if not isinstance(item, dict):
+                item = {"path": item}
+            paths = {part: item[part] for part in _PATH_PARTS if part in item}
+            for part, path in paths.items():
+                if isinstance(path, str) and path not in words:
+                    found[name if len(paths) == 1 else f"{name}.{part}"] = path
     return found
+
+
+_PATH_PARTS = ("path", "model", "judge", "rubric", "certificate")
+"""Keys of a data source, a reward or a judge whose values are paths."""
 
 
 def fields_of(loss: Mapping[str, Any]) -> dict[str, Any]:

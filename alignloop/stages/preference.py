@@ -13,6 +13,7 @@ from alignloop.objectives.base import Objective
 from alignloop.objectives.listwise import Listwise
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.labels import label_table
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_model import lint_weights
 from alignloop.stages.lint_settings import lint_reference
@@ -56,7 +57,7 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
         run.set_environment(old_logprobs=f"of the starting policy, {_FROM[cached]}")
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out, reference=reference)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": common.data_summary(data, result)}
+    return {**summary, "data": common.data_summary(data, result), **label_table(data.records)}
 
 
 def _reference(

@@ -76,14 +76,14 @@ def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedM
     whole = isinstance(config, SFTConfig) and not config.completion_only
     kind = "document" if isinstance(config, PretrainConfig) else "demonstration"
     kind = kind if objective is None else objective.records[0]
-    data = read_records(config.dataset, kind=kind, columns=config.columns)
+    data = read_records(config.dataset, kind, config.columns, config.strict)
     attributes = attributes_of(data.records)
     made = tokenize(with_attributes(data.records, attributes), encoder, train_on_prompt=whole)
     groups, held_out = hold_out(made.groups, config.eval_fraction, config.seed)
     if not groups:
         raise DataError("eval_fraction leaves no row to train on", reason="no_rows")
     if config.eval_dataset is not None:
-        rows = read_records(config.eval_dataset, kind=kind, columns=config.columns).records
+        rows = read_records(config.eval_dataset, kind, config.columns, config.strict).records
         held_out = tokenize(with_attributes(rows, attributes), encoder, train_on_prompt=whole).groups
     return StageRows(data, made, groups, held_out, template)
 

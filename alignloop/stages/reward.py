@@ -18,6 +18,7 @@ from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.objectives.base import Objective
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.labels import label_table
 
 HEAD_FILE = "scalar_head.safetensors"
 
@@ -56,6 +57,7 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
     common.save_policy(prepared, run.path / "model")
     save_head(prepared.model, run.path / "model")
     numbers = {"reward_mean": mean, "reward_std": std, "data": common.data_summary(data, result)}
+    numbers |= label_table(data.records)
     return {**summary, **numbers, **({"attributes": list(attributes)} if attributes else {})}
 
 

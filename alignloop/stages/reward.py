@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from alignloop.config import RewardConfig
 from alignloop.data.packing import Group, collate, pack
 from alignloop.errors import ModelError
+from alignloop.evaluation.reward_bench import summarize
 from alignloop.model.load import load_model
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.objectives.base import Objective
@@ -49,7 +51,29 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
     )
     common.save_policy(prepared, run.path / "model")
     save_head(prepared.model, run.path / "model")
-    return {**summary, "reward_mean": mean, "reward_std": std, "data": common.data_summary(data, result)}
+    measured = held_out_results(prepared.model, held_out, config.token_budget, trained_temperature=1 / std)
+    return {
+        **summary,
+        **measured,
+        "reward_mean": mean,
+        "reward_std": std,
+        "data": common.data_summary(data, result),
+    }
+
+
+def held_out_results(
+    model: PackedModel, groups: Sequence[Group], token_budget: int, *, trained_temperature: float
+) -> dict[str, Any]:
+    """Accuracy with interval, accuracy by length difference, calibration and prompt shift; see `summarize`.
+
+    Empty without held-out comparisons. Their rewards have been rescaled since training, so one nat is
+    `trained_temperature` reward units.
+    """
+    judged = [g for g in groups if len(g.completions) > 1]
+    if not judged:
+        return {}
+    rewards = [s[:, 0].double().numpy() for s in group_scores(model, judged, token_budget)]
+    return summarize(judged, rewards, trained_temperature=trained_temperature)
 
 
 def normalize(model: PackedModel, groups: list[Group], token_budget: int) -> tuple[float, float]:
@@ -62,7 +86,7 @@ def normalize(model: PackedModel, groups: list[Group], token_budget: int) -> tup
     return mean, std
 
 
-def group_scores(model: PackedModel, groups: list[Group], token_budget: int) -> list[torch.Tensor]:
+def group_scores(model: PackedModel, groups: Sequence[Group], token_budget: int) -> list[torch.Tensor]:
     """Scores of every group's completions, (K, A) each, in the order of the groups."""
     model.eval()
     numbered = [Group(g.prompt_ids, g.completions, i) for i, g in enumerate(groups)]

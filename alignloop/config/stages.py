@@ -229,12 +229,33 @@ class RewardConfig(TrainConfig):
     normalize: bool = Field(
         True, description="afterwards rescale so that rewards on the training rows have mean 0 and std 1"
     )
+    num_members: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="reward models in the ensemble: LoRA adapters with heads of their own on one base, "
+        "each with its own seed and order of the rows",
+    )
+    combine: Literal["mean", "min", "uwo"] = Field(
+        "mean",
+        description="one reward from the members: mean, worst case, or mean − uwo_coefficient · variance",
+    )
+    uwo_coefficient: float = Field(0.5, ge=0, description="weight of the members' variance in uwo")
     learning_rate: float = Field(1e-5, gt=0, description="highest learning rate")
 
     @model_validator(mode="after")
     def _adapters_or_frozen(self) -> RewardConfig:
         if self.freeze_base and self.lora_r:
             raise conflict("freeze_base", "lora_r is set too; adapters train the base")
+        if self.num_members > 1 and not self.lora_r:
+            raise conflict("num_members", "members are LoRA adapters on one base; set lora_r")
+        if self.num_members == 1 and self.combine != "mean":
+            raise conflict("combine", "has no effect on one reward model; set num_members")
+        if (
+            self.combine != "uwo"
+            and self.uwo_coefficient != type(self).model_fields["uwo_coefficient"].default
+        ):
+            raise conflict("uwo_coefficient", "is read by combine: uwo only")
         return self
 
 

@@ -86,6 +86,17 @@ def test_another_run_in_the_folder(run_dir: Path) -> None:
     assert Run.open(run_dir).status == "finished"
 
 
+def test_a_run_that_failed_before_it_made_anything_gives_way(run_dir: Path) -> None:
+    start(run_dir).fail("rows.jsonl: no such file")
+    changed = {**CONFIG, "learning_rate": 2e-5}
+    with start(run_dir, config=changed) as second:
+        assert not second.resumed
+        second.log(1, loss=0.5)
+        second.fail("broken")
+    with pytest.raises(RunError, match=r"belongs to another run .learning_rate: 2e-05 -> 1e-05"):
+        start(run_dir)
+
+
 def test_a_folder_with_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("x", encoding="utf-8")
     with pytest.raises(RunError, match="is not empty and holds no run"):

@@ -129,7 +129,11 @@ def _print_notes(error: BaseException) -> None:
 
 app = typer.Typer(
     cls=LazyGroup,
-    help=alignloop.__doc__,
+    help=(
+        "AlignLoop: the whole loop of LLM post-training, exact and fast on one machine.\n\n"
+        "Begin with `alignloop quickstart --model tiny`. With data of your own: `alignloop data check FILE`, "
+        "`alignloop init dpo`, `alignloop run dpo.yaml`."
+    ),
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

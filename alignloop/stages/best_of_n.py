@@ -35,7 +35,7 @@ def best_of_n(config: BestOfNConfig, run: Run) -> dict[str, Any]:
         Results for run.json: the best-of-n curve with its KL, and those of the fine-tuning.
     """
     common.set_threads(config.num_threads)
-    prompts = read_prompts(config.dataset, config.columns, config.max_prompts, run)
+    prompts = read_prompts(config, config.max_prompts, run)
     file = run.path / "data" / "rows.jsonl"
     curve: list[dict[str, float]] = []
     if not file.exists():  # a resumed run goes on with the demonstrations it chose before

@@ -129,11 +129,11 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
 
 def read_data(config: TrainConfig, kind: str, run: Run) -> tuple[Dataset, Dataset | None]:
     """Training and held-out records; dropped rows are noted in the run."""
-    data = read_records(config.dataset, kind=kind, columns=config.columns)
+    data = read_records(config.dataset, kind, config.columns, config.strict)
     run.set_rows("dataset", len(data.records))
     held_out = None
     if config.eval_dataset is not None:
-        held_out = read_records(config.eval_dataset, kind=kind, columns=config.columns)
+        held_out = read_records(config.eval_dataset, kind, config.columns, config.strict)
         run.set_rows("eval_dataset", len(held_out.records))
     note_dropped(run, "dataset", data.dropped)
     return data, held_out
@@ -351,7 +351,7 @@ def data_summary(data: Dataset, result: Tokenized) -> Mapping[str, Any]:
         "kind": data.kind,
         "rows": len(data.records) + len(data.dropped),
         "used": len(result.groups),
-        "dropped": dict(result.reasons),
+        "dropped": dict(result.reasons + Counter(data.reasons)),
         "truncated": result.truncated,
         "prompt_tokens": sum(len(g.prompt_ids) for g in result.groups),
         "completion_tokens": sum(len(c.ids) for g in result.groups for c in g.completions),

@@ -72,7 +72,7 @@ def stage_tokenized(
 ) -> tuple[Dataset, Tokenized]:
     """The stage's training rows, read and tokenized."""
     kind = _kind(config, objective)
-    data = read_records(config.dataset, kind=kind, columns=config.columns)
+    data = read_records(config.dataset, kind, config.columns, config.strict)
     return data, tokenize(data.records, _encoder(config, loaded, template))
 
 
@@ -84,7 +84,7 @@ def stage_groups(
     groups, held_out = hold_out(made.groups, config.eval_fraction, config.seed)
     if config.eval_dataset is not None:
         kind = _kind(config, objective)
-        rows = read_records(config.eval_dataset, kind=kind, columns=config.columns).records
+        rows = read_records(config.eval_dataset, kind, config.columns, config.strict).records
         held_out = tokenize(rows, _encoder(config, loaded, template)).groups
     return groups, held_out
 

@@ -7,7 +7,6 @@ advantages; the loop does not know which.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from alignloop import machine
 from alignloop.data.packing import Batch, Group, collate, pack
 from alignloop.errors import NonFiniteError
 from alignloop.model.packed import PackedModel
@@ -237,8 +237,4 @@ def memory_gb() -> float:
     """Memory in use by this process now: CUDA's peak, or the resident set on a CPU, in GB (10⁹ bytes)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * resource.getpagesize() / 1e9
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return machine.memory_gb()

@@ -41,6 +41,10 @@ class Scorer:
         """While it lasts, the base computes this member; afterwards it is what it was."""
         return using(self.peft, self.adapters[member]) if self.peft is not None else nullcontext()
 
+    def only(self, member: int) -> Scorer:
+        """One of the members."""
+        return Scorer((self.members[member],), self.adapters[member : member + 1], self.peft)
+
     def scores(self, groups: Sequence[Group], token_budget: int) -> list[Tensor]:
         """Rewards of every group's completions by every member, float32 (M, K) on the CPU, in order."""
         by_member = []

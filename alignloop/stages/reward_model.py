@@ -75,21 +75,19 @@ class RewardModel:
         """Members of the ensemble, 1 for a single model."""
         return len(self.scorer.members)
 
-    def score(self, prompts: Sequence[Any], completions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Rewards of K completions for each prompt (a conversation): the members' combination."""
-        c = self.combination
-        return [
-            combined(scores, c.combine, c.uwo_coefficient).tolist()
-            for scores in self.member_scores(prompts, completions)
-        ]
-
-    def member_scores(self, prompts: Sequence[Any], completions: Sequence[Sequence[str]]) -> list[np.ndarray]:
-        """Rewards of each prompt's K completions by every member, float64 (M, K)."""
+    def score(
+        self, prompts: Sequence[Any], completions: Sequence[Sequence[str]], *, member: int | None = None
+    ) -> list[list[float]]:
+        """Rewards of K completions for each prompt (a conversation): all members' combination, or one's."""
         groups = [
             Group(self.encoder.prompt(p), tuple(common.counted(self.encoder.completion(t)) for t in texts), i)
             for i, (p, texts) in enumerate(zip(prompts, completions, strict=True))
         ]
-        return self.group_scores(groups)
+        if member is not None:
+            scorer = self.scorer.only(member)
+            return [scores[0].tolist() for scores in scorer.scores(groups, self.token_budget)]
+        c = self.combination
+        return [combined(s, c.combine, c.uwo_coefficient).tolist() for s in self.group_scores(groups)]
 
     def group_scores(self, groups: Sequence[Group]) -> list[np.ndarray]:
         """Rewards of tokenized completions by every member, float64 (M, K), in the order of the groups."""

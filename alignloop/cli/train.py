@@ -12,6 +12,7 @@ from alignloop.cli.run import DRY_RUN, RESUME, SHIPPED, execute, find_recipe, lo
 app = typer.Typer(add_completion=False)
 sample_app = typer.Typer(add_completion=False)
 evaluate_app = typer.Typer(add_completion=False)
+reward_bench_app = typer.Typer(add_completion=False)
 
 WORDS = typer.Argument(
     None,
@@ -43,6 +44,12 @@ def sample(words: list[str] = WORDS, dry_run: bool = DRY_RUN, resume: str = RESU
 def evaluate(words: list[str] = WORDS, dry_run: bool = DRY_RUN, resume: str = RESUME) -> None:
     """Compare a model with the one it started from. `alignloop schema evaluate` lists the settings."""
     run_stage("evaluate", words or [], dry_run=dry_run, resume=resume)
+
+
+@reward_bench_app.command()
+def reward_bench(words: list[str] = WORDS, dry_run: bool = DRY_RUN, resume: str = RESUME) -> None:
+    """Examine a reward model on judged rows. `alignloop schema reward_bench` lists the settings."""
+    run_stage("reward_bench", words or [], dry_run=dry_run, resume=resume)
 
 
 def run_stage(stage: str, words: list[str], *, dry_run: bool, resume: str) -> None:

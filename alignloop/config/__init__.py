@@ -7,6 +7,7 @@ from alignloop.config.resolve import Resolved, flatten, path_values, resolve
 from alignloop.config.rl import GRPOConfig, OnlineConfig, PPOConfig
 from alignloop.config.schema import all_schemas, markdown_table, stage_schema, starter_recipe
 from alignloop.config.stages import (
+    AverageRewardsConfig,
     BestOfNConfig,
     EvaluateConfig,
     FeedbackConfig,
@@ -14,6 +15,7 @@ from alignloop.config.stages import (
     ModelConfig,
     PreferenceConfig,
     PretrainConfig,
+    RewardBenchConfig,
     RewardConfig,
     RowsConfig,
     SampleConfig,
@@ -24,6 +26,7 @@ from alignloop.config.stages import (
 )
 
 __all__ = [
+    "AverageRewardsConfig",
     "BestOfNConfig",
     "Entry",
     "EvaluateConfig",
@@ -38,6 +41,7 @@ __all__ = [
     "PretrainConfig",
     "Recipe",
     "Resolved",
+    "RewardBenchConfig",
     "RewardConfig",
     "RowsConfig",
     "SFTConfig",

@@ -230,6 +230,11 @@ class RewardConfig(TrainConfig):
     normalize: bool = Field(
         True, description="afterwards rescale so that rewards on the training rows have mean 0 and std 1"
     )
+    head_seed: int = Field(
+        -1,
+        ge=-1,
+        description="seed of the scalar head, −1 takes the run's; runs to be averaged must share one",
+    )
     num_members: int = Field(
         1,
         ge=1,
@@ -258,6 +263,44 @@ class RewardConfig(TrainConfig):
         ):
             raise conflict("uwo_coefficient", "is read by combine: uwo only")
         return self
+
+
+class AverageRewardsConfig(StageConfig):
+    """One reward model from the mean of several ones' weights (WARM)."""
+
+    models: tuple[Path, ...] = Field(
+        min_length=1,
+        description="reward runs from one start with one head_seed; each member of an ensemble counts",
+        json_schema_extra={"format": "path"},
+    )
+    dataset: Dataset | None = Field(
+        None, description=f"judged rows on which the average is measured and its rewards rescaled: {DATASET}"
+    )
+    columns: dict[str, str] = Field(
+        {}, description="column names where they are not recognised, as field: column"
+    )
+    token_budget: int = Field(4096, ge=64, description="tokens per packed forward pass; bounds memory")
+
+
+class RewardBenchConfig(StageConfig, RowsConfig):
+    """How good a reward model is on judged rows, and what it falls for."""
+
+    reward_model: Path = Field(description="reward run or folder to examine")
+    before: Path | None = Field(None, description="another reward model to compare with, null for none")
+    subset: str = Field(
+        "subset", description="a row's detail (subset, source, model, …) that names its part of the data"
+    )
+    probes: tuple[Literal["longer", "bullets", "bold", "flattery"], ...] = Field(
+        ("longer", "bullets", "bold", "flattery"),
+        description="changes of form that leave the content as it is; their effect on the reward is measured",
+    )
+    max_rows: int = Field(0, ge=0, description="rows to use; 0 uses all")
+    max_length: int = Field(
+        1024, ge=8, description="longest prompt + completion, in tokens; longer are dropped"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
+    bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
+    token_budget: int = Field(8192, ge=64, description="tokens per packed forward pass; bounds memory")
 
 
 class PreferenceConfig(TrainConfig):

@@ -56,7 +56,10 @@ class Comparisons:
 
     def where(self, chosen: NDArray[np.bool_]) -> Comparisons:
         """Those comparisons only."""
-        at = np.flatnonzero(chosen)
+        return self.rows(np.flatnonzero(chosen))
+
+    def rows(self, at: NDArray[np.intp]) -> Comparisons:
+        """The comparisons with these numbers, repeated where a number is."""
         prompt, subset = (tuple(column[i] for i in at) for column in (self.prompt, self.subset))
         return Comparisons(self.margin[at], self.probability[at], self.tokens[at], prompt, subset)
 
@@ -116,7 +119,7 @@ def _probability(group: Group, i: int, j: int) -> float | None:
     return None
 
 
-def agreement(comparisons: Comparisons) -> dict[str, Any]:
+def agreement(comparisons: Comparisons, *, level: float = 0.95) -> dict[str, Any]:
     """Share of the decided comparisons in which the better completion has the higher reward.
 
     Equal rewards count ½. The interval is the prompt-clustered Wilson interval, which keeps its coverage
@@ -124,6 +127,7 @@ def agreement(comparisons: Comparisons) -> dict[str, Any]:
 
     Args:
         comparisons: of which ties, which have no right order, are left out.
+        level: nominal coverage of the interval.
 
     Returns:
         `pairs`, `accuracy` and `accuracy_interval`, each None where too little is there.
@@ -134,25 +138,25 @@ def agreement(comparisons: Comparisons) -> dict[str, Any]:
     if len(decided):
         row["accuracy"] = float(right.mean())
     if len(set(decided.prompt)) > 1:
-        interval = rate_interval(right, decided.prompt)
+        interval = rate_interval(right, decided.prompt, level=level)
         row["accuracy_interval"] = [interval.low, interval.high]
     return row
 
 
-def by_length(comparisons: Comparisons) -> list[dict[str, Any]]:
+def by_length(comparisons: Comparisons, *, level: float = 0.95) -> list[dict[str, Any]]:
     """`agreement` in bins of chosen − rejected tokens: a model that counts tokens fails in the first ones."""
     bins = np.searchsorted(LENGTH_EDGES, comparisons.tokens)
-    rows = [agreement(comparisons.where(bins == at)) for at in range(len(LENGTH_BINS))]
+    rows = [agreement(comparisons.where(bins == at), level=level) for at in range(len(LENGTH_BINS))]
     return [
         {"chosen − rejected tokens": name, **_flat(row)} for name, row in zip(LENGTH_BINS, rows, strict=True)
     ]
 
 
-def by_subset(comparisons: Comparisons) -> list[dict[str, Any]]:
+def by_subset(comparisons: Comparisons, *, level: float = 0.95) -> list[dict[str, Any]]:
     """`agreement` for each part of the data, by name."""
     names = np.asarray(comparisons.subset, dtype=object)
     return [
-        {"subset": name, **_flat(agreement(comparisons.where(names == name)))}
+        {"subset": name, **_flat(agreement(comparisons.where(names == name), level=level))}
         for name in sorted(set(comparisons.subset))
     ]
 

@@ -24,6 +24,7 @@ from alignloop.data.packing import Group
 from alignloop.data.tokenize import Tokenized, tokenize
 from alignloop.evaluation.reward_bench import summarize
 from alignloop.model.load import replace_folder
+from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normalize, save_head
 from alignloop.objectives.base import Objective
 from alignloop.objectives.odin import Odin
@@ -70,6 +71,8 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
     prepared = common.prepare(
         config, num_outputs=num_outputs(objective, data), freeze_base=config.freeze_base
     )
+    if config.head_seed >= 0:
+        prepared.model.head = own_head(prepared.model, config.head_seed)
     rows = tokenized_rows(config, run, prepared, data, held, split_seed)
     base = prepared.loaded.model
     if not base.config.tie_word_embeddings:  # the vocabulary head is replaced, so it does not train
@@ -92,6 +95,13 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
         "reward_std": float(std[0]),
         "data": common.data_summary(data, rows.tokenized),
     }
+
+
+def own_head(model: PackedModel, seed: int) -> ScalarHead:
+    """A fresh head of the same size from another seed."""
+    assert model.head is not None
+    outputs, size = model.head.weight.shape
+    return ScalarHead(size, outputs, seed=seed).to(model.device)
 
 
 def tokenized_rows(

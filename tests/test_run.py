@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,14 @@ def test_time_goes_on_after_a_restart(run_dir: Path) -> None:
         run.finish()
     assert 100 <= list(run.metrics())[1]["time_s"] < 130
     assert 100 <= run.record["duration_s"] < 130
+
+
+def test_rewinding_does_not_forget_the_time_before_it(run_dir: Path) -> None:
+    with start(run_dir) as run:
+        time.sleep(0.2)
+        run.rewind(-1)  # as a stage does before it writes its samples, resumed or not
+        run.finish()
+    assert run.record["duration_s"] >= 0.2
 
 
 def test_cut_lines(tmp_path: Path) -> None:

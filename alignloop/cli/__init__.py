@@ -34,7 +34,7 @@ COMMANDS: dict[str, Lazy] = {
     "evaluate": Lazy("train", "Compare a model with the one it started from.", "evaluate_app"),
     "compare": Lazy("compare", "Compare any number of models."),
     "reward-bench": Lazy("train", "Examine a reward model on judged rows.", "reward_bench_app"),
-    "best-of-n": Lazy("best_of_n", "Best of n answers, by a reward model."),
+    "best-of-n": Lazy("train", "Best of n answers by a reward model, and training on them.", "best_of_n_app"),
     "label": Lazy("label", "A page on which people judge answers."),
     "judge": Lazy("judge", "Judge answers with a model."),
     "constitution": Lazy("constitution", "Critique and revise answers by principles."),

@@ -1,4 +1,4 @@
-"""`alignloop train METHOD [RECIPE] [key=value …]`; `sample` and `evaluate` are stages run the same way."""
+"""`alignloop train METHOD [RECIPE] [key=value …]`; `sample`, `best-of-n` and `evaluate` run the same way."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from alignloop.cli.run import DRY_RUN, RESUME, SHIPPED, execute, find_recipe, lo
 
 app = typer.Typer(add_completion=False)
 sample_app = typer.Typer(add_completion=False)
+best_of_n_app = typer.Typer(add_completion=False)
 evaluate_app = typer.Typer(add_completion=False)
 reward_bench_app = typer.Typer(add_completion=False)
 
@@ -38,6 +39,12 @@ def train(
 def sample(words: list[str] = WORDS, dry_run: bool = DRY_RUN, resume: str = RESUME) -> None:
     """Sample several answers per prompt. `alignloop schema sample` lists the settings."""
     run_stage("sample", words or [], dry_run=dry_run, resume=resume)
+
+
+@best_of_n_app.command()
+def best_of_n(words: list[str] = WORDS, dry_run: bool = DRY_RUN, resume: str = RESUME) -> None:
+    """Keep the best of n answers and train on them. `alignloop schema best_of_n` lists the settings."""
+    run_stage("best_of_n", words or [], dry_run=dry_run, resume=resume)
 
 
 @evaluate_app.command()

@@ -223,8 +223,8 @@ class Run:
         """Cut metrics and samples of steps after `step`, which a resumed stage will write again."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             cut_lines(self._owned() / name, after_step=step)
-        self._before_s = max((row.get("time_s") or 0.0 for row in self.metrics()), default=0.0)
-        self._started = time.monotonic()
+        if self.resumed:
+            self._before_s = max((row.get("time_s") or 0.0 for row in self.metrics()), default=0.0)
 
     def warn(self, text: str) -> None:
         """Record a warning once."""

@@ -139,7 +139,7 @@ def set_up(
         if adaptive
         else FixedKL(config.kl_coef)
     )
-    gold = build_gold(config.gold, prompts)
+    gold = build_gold(config.gold, prompts, base=prepared)
     guard = Guard(limits, config.keep_best)
     return Online(
         config=config,

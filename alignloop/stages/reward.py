@@ -89,8 +89,8 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
     save_head(model.head, run.model)
     rewards = [s[:, 0].double().numpy() for s in group_scores(model, rows.held_out, config.token_budget)]
     return {
-        **summary,
         **held_out_results(rows.held_out, rewards, trained_temperature=1 / float(std[0])),
+        **summary,
         "reward_mean": float(mean[0]),
         "reward_std": float(std[0]),
         "data": common.data_summary(data, rows.tokenized),
@@ -133,15 +133,19 @@ def held_out_results(
 ) -> dict[str, Any]:
     """Accuracy with interval, accuracy by length difference, calibration and prompt shift; see `summarize`.
 
-    Empty without held-out comparisons. The rewards were rescaled after training, so one nat is
-    `trained_temperature` reward units.
+    The accuracy comes first, because the terminal shows a run's first numbers. Empty without held-out
+    comparisons. The rewards were rescaled after training, so one nat is `trained_temperature` reward units.
     """
     judged = [i for i, group in enumerate(groups) if len(group.completions) > 1]
     if not judged:
         return {}
-    return summarize(
+    results = summarize(
         [groups[i] for i in judged], [rewards[i] for i in judged], trained_temperature=trained_temperature
     )
+    held = results["held_out"]
+    low, high = held["accuracy_interval"] or (None, None)
+    first = {"held_out_accuracy": held["accuracy"], "held_out_low": low, "held_out_high": high}
+    return {**first, **results}
 
 
 def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict[str, Any]:

@@ -69,14 +69,16 @@ def build_reward(
     )
 
 
-def build_gold(gold: str, prompts: Sequence[Prompt]) -> Component | None:
-    """The measure that is followed but not trained on; None for `none`. Errors as `build_reward`."""
+def build_gold(
+    gold: str, prompts: Sequence[Prompt], *, base: common.Prepared | None = None
+) -> Component | None:
+    """The measure that is followed but not trained on; None for `none`. Base and errors as `build_reward`."""
     if gold == "none":
         return None
     if gold in VERIFIERS:
         check_prompts([gold], prompts)
         return verifier(gold)
-    model = RewardModel(gold)
+    model = RewardModel(gold, base=base)
     return Component("gold", lambda samples: _scored(model.score, samples))
 
 

@@ -65,6 +65,8 @@ def test_held_out_accuracy_is_in_the_results(pairs: Path, tmp_path: Path) -> Non
     assert held["accuracy"] == pytest.approx(results["eval_accuracy"], abs=1e-6)
     low, high = held["accuracy_interval"]
     assert low < held["accuracy"] <= high
+    # the terminal shows the first numbers of the results
+    assert next(iter(results.items())) == ("held_out_accuracy", held["accuracy"])
     table = results["held_out_by_length"]
     assert sum(row["pairs"] for row in table) == 6
     assert table[2]["pairs"] == 0  # no pair of nearly equal length
@@ -205,6 +207,25 @@ def test_policy_critic_and_reward_model_share_one_base(
         read = roles(collate(groups), logprobs=False, scores=True).scores
     expected = np.concatenate(models[0].score(prompts[:3], texts[:3]))
     np.testing.assert_allclose(read[:, 0].numpy(), expected, atol=1e-5)
+
+
+def test_a_critic_of_its_own_starts_as_the_reward_model(single: Run, pairs: Path, tmp_path: Path) -> None:
+    config = resolve("ppo", {**online_keys(single, tmp_path, critic_init="reward"), "lora_r": 0}).config
+    prepared = common.prepare(config)
+    critic = make_critic(config, prepared)
+    assert critic.hf is not prepared.loaded.model
+    model = RewardModel(single.path, base=prepared)
+    assert not model.shared  # full fine-tuning moves the base
+    prompts, texts = some_texts(pairs)
+    groups = [
+        Group(
+            model.encoder.prompt(prompts[0]),
+            tuple(common.counted(model.encoder.completion(t)) for t in texts[0]),
+        )
+    ]
+    with torch.no_grad():
+        read = critic(collate(groups), logprobs=False, scores=True).scores
+    np.testing.assert_allclose(read[:, 0].numpy(), model.score(prompts[:1], texts[:1])[0], atol=1e-5)
 
 
 def test_ppo_loads_one_base(single: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ class Comparisons:
 
     def rows(self, at: NDArray[np.intp]) -> Comparisons:
         """The comparisons with these numbers, repeated where a number is."""
-        prompt, subset = (tuple(column[i] for i in at) for column in (self.prompt, self.subset))
+        prompt, subset = tuple(self.prompt[i] for i in at), tuple(self.subset[i] for i in at)
         return Comparisons(self.margin[at], self.probability[at], self.tokens[at], prompt, subset)
 
 
@@ -105,8 +105,9 @@ def comparisons_of(
             margin = float(reward[i]) - float(reward[j])
             rows.append((margin, probability, tokens, group.prompt_ids.tobytes(), subset))
     numbers = np.asarray([row[:3] for row in rows], dtype=np.float64).reshape(-1, 3)
-    prompt, subset = (tuple(row[column] for row in rows) for column in (3, 4))
-    return Comparisons(*numbers.T, prompt, subset)  # pyright: ignore[reportArgumentType]
+    margin, probability, tokens = numbers.T
+    prompt, subset = tuple(row[3] for row in rows), tuple(row[4] for row in rows)
+    return Comparisons(margin, probability, tokens, prompt, subset)
 
 
 def _probability(group: Group, i: int, j: int) -> float | None:

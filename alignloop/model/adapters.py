@@ -80,7 +80,7 @@ def adapters_off(model: PeftModel) -> Iterator[None]:
 @contextmanager
 def using(model: PeftModel, name: str) -> Iterator[None]:
     """Another adapter for a while; afterwards the active one, and what requires gradients, are as before."""
-    before = model.active_adapter
+    before = str(model.active_adapter)
     flags = [(p, p.requires_grad) for key, p in model.named_parameters() if "lora_" in key]
     model.set_adapter(name)
     try:
@@ -92,11 +92,9 @@ def using(model: PeftModel, name: str) -> Iterator[None]:
 
 
 def base_name(folder: Path) -> str | None:
-    """Name or path of the model an adapter was trained on; None for a folder that holds no adapter."""
+    """Name or path of the model an adapter was trained on; None if the folder does not tell."""
     file = folder / "adapter_config.json"
-    if not file.is_file():
-        return None
-    return str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    return json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"] if file.is_file() else None
 
 
 def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str) -> PeftModel:

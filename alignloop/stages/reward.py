@@ -153,7 +153,7 @@ def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict
     members = [train_member(config, run, objective, number) for number in range(1, config.num_members + 1)]
     assemble(config, [part.path for part in members], run.model)
     std = float(np.mean([part.record["results"]["reward_std"] for part in members]))
-    results = {"members": [_row(number, part) for number, part in enumerate(members, 1)]}
+    results: dict[str, Any] = {"members": [_row(number, part) for number, part in enumerate(members, 1)]}
     data, held = common.read_data(config, objective.records[0], run)
     model = RewardModel(run.path, dtype=config.dtype, device=config.device, token_budget=config.token_budget)
     encoder = replace(model.encoder, max_length=config.max_length, overlength=config.overlength)

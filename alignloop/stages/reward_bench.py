@@ -170,8 +170,10 @@ def probed(
 def best_and_worst(record: Judged) -> tuple[str, str] | None:
     """The two answers that were judged best and worst; None where all are tied."""
     if isinstance(record, Preference):
-        pair = (record.chosen, record.rejected)
-        return None if record.probability == 0.5 else pair if record.probability > 0.5 else pair[::-1]
+        if record.probability == 0.5:
+            return None
+        better, worse = record.chosen, record.rejected
+        return (better, worse) if record.probability > 0.5 else (worse, better)
     ranks = np.asarray(record.ranks)
     if ranks.min() == ranks.max():
         return None

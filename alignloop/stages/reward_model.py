@@ -60,9 +60,9 @@ class RewardModel:
         self.shared = base is not None and fits_on(folder, base)
         if base is not None and self.shared:
             self.scorer, model = _on(base, folder, self.combination.members), base.loaded.model
-        elif self.combination.members > 1:
-            loaded = load_model(base_name(folder) or folder, dtype=dtype, device=device)
-            self.scorer, model = _members(loaded.model, folder, self.combination.members), loaded.model
+        elif base_name(folder) is not None:  # not merged, so that it scores as it does on a policy's base
+            model = load_model(str(base_name(folder)), dtype=dtype, device=device).model
+            self.scorer = _members(model, folder, self.combination.members)
         else:
             model = load_model(path, dtype=dtype, device=device).model
             head = load_head(folder).to(model.device)
@@ -118,10 +118,9 @@ def read_combination(folder: Path) -> Combination:
 
 def fits_on(folder: Path, base: common.Prepared) -> bool:
     """Whether a reward model is an adapter on the weights that a LoRA policy leaves as they are."""
-    trained_on = base_name(folder)
-    if base.peft is None or trained_on is None:
+    trained_on, own = base_name(folder), base.loaded.model.name_or_path
+    if base.peft is None or not trained_on or not own:
         return False
-    own = base.loaded.model.name_or_path
     return trained_on == own or Path(trained_on).resolve() == Path(own).resolve()
 
 
@@ -131,7 +130,7 @@ def member_folders(folder: Path, members: int) -> list[Path]:
 
 
 def _members(model: Any, folder: Path, members: int) -> Scorer:
-    """An ensemble on a base that nobody else uses."""
+    """Adapters on a base that nobody else uses."""
     names = [f"reward_{number}" for number in range(1, members + 1)]
     peft = model
     for name, place in zip(names, member_folders(folder, members), strict=True):

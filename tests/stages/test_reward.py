@@ -121,7 +121,7 @@ def test_an_ensemble_is_its_members_combined(ensemble: Run, pairs: Path) -> None
     bases = {id(member.hf) for member in together.scorer.members}
     assert len(bases) == 1
     prompts, texts = some_texts(pairs)
-    # each member by itself, loaded as the run it was trained in, its adapter merged
+    # each member by itself, loaded as the run it was trained in
     alone = [np.asarray(RewardModel(ensemble.path / "members" / n).score(prompts, texts)) for n in "123"]
     for number, expected in enumerate(alone):
         np.testing.assert_allclose(together.score(prompts, texts, member=number), expected, atol=1e-5)

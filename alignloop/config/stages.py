@@ -264,6 +264,11 @@ class RewardConfig(TrainConfig):
             raise conflict("uwo_coefficient", "is read by combine: uwo only")
         return self
 
+    @property
+    def seed_of_head(self) -> int:
+        """What the scalar head is drawn from."""
+        return self.seed if self.head_seed < 0 else self.head_seed
+
 
 class AverageRewardsConfig(StageConfig):
     """One reward model from the mean of several ones' weights (WARM)."""

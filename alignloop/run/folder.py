@@ -243,6 +243,11 @@ class Run:
             self._record["inputs"][name]["rows"] = rows
             self._write()
 
+    def set_results(self, results: Mapping[str, Any]) -> None:
+        """Record results before the end, so that they are kept if the stage then stops with an error."""
+        self._record["results"] = plain(dict(results))
+        self._write()
+
     def finish(self, results: Mapping[str, Any] | None = None) -> None:
         """The stage is done."""
         self._end("finished", results=plain(dict(results or {})))

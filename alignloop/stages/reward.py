@@ -21,17 +21,17 @@ import torch
 from alignloop.config import RewardConfig
 from alignloop.data.columns import Dataset
 from alignloop.data.packing import Group
-from alignloop.data.tokenize import Tokenized, tokenize
+from alignloop.data.tokenize import Tokenized, attributes_of, tokenize, with_attributes
 from alignloop.evaluation.reward_bench import summarize
 from alignloop.model.load import replace_folder
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normalize, save_head
 from alignloop.objectives.base import Objective
 from alignloop.objectives.odin import Odin
-from alignloop.records import Rating
 from alignloop.rl.rewards import combined
 from alignloop.run import RUN_FILE, Run
 from alignloop.stages import common
+from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
 
 _NORMALIZED_ON = 512
@@ -67,13 +67,12 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
 
 def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_seed: int) -> dict[str, Any]:
     """One reward model; `split_seed` chooses the held-out prompts, so that members share them."""
-    data, held = common.read_data(config, objective.records[0], run)
-    prepared = common.prepare(
-        config, num_outputs=num_outputs(objective, data), freeze_base=config.freeze_base
-    )
-    if config.head_seed >= 0:
-        prepared.model.head = own_head(prepared.model, config.head_seed)
+    data, held, attributes = read_rows(config, objective, run)
+    outputs = 2 if isinstance(objective, Odin) else max(1, len(attributes))
+    prepared = common.prepare(config, num_outputs=outputs, freeze_base=config.freeze_base)
+    prepared.model.head = own_head(prepared.model, config.seed_of_head)
     rows = tokenized_rows(config, run, prepared, data, held, split_seed)
+    common.check_rows(config, objective, run, prepared, rows.groups, rows.held_out)
     base = prepared.loaded.model
     if not base.config.tie_word_embeddings:  # the vocabulary head is replaced, so it does not train
         base.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
@@ -94,7 +93,21 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
         "reward_mean": float(mean[0]),
         "reward_std": float(std[0]),
         "data": common.data_summary(data, rows.tokenized),
+        **label_table(data.records),
+        **({"attributes": list(attributes)} if attributes else {}),
     }
+
+
+def read_rows(
+    config: RewardConfig, objective: Objective, run: Run
+) -> tuple[Dataset, Dataset | None, tuple[str, ...]]:
+    """Training and held-out records, and the attributes of ratings: the head's outputs, in this order."""
+    data, held = common.read_data(config, objective.records[0], run)
+    attributes = attributes_of(data.records)
+    data = replace(data, records=with_attributes(data.records, attributes))
+    if held is not None:
+        held = replace(held, records=with_attributes(held.records, attributes))
+    return data, held, attributes
 
 
 def own_head(model: PackedModel, seed: int) -> ScalarHead:
@@ -118,14 +131,6 @@ def tokenized_rows(
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
     return Rows(data, result, groups, held_out)
-
-
-def num_outputs(objective: Objective, data: Dataset) -> int:
-    """Outputs of the head: quality and length, or one for each rated attribute."""
-    if isinstance(objective, Odin):
-        return 2
-    first = data.records[0]
-    return len(first.scores) if isinstance(first, Rating) else 1
 
 
 def held_out_results(
@@ -154,7 +159,7 @@ def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict
     assemble(config, [part.path for part in members], run.model)
     std = float(np.mean([part.record["results"]["reward_std"] for part in members]))
     results: dict[str, Any] = {"members": [_row(number, part) for number, part in enumerate(members, 1)]}
-    data, held = common.read_data(config, objective.records[0], run)
+    data, held, _ = read_rows(config, objective, run)
     model = RewardModel(run.path, dtype=config.dtype, device=config.device, token_budget=config.token_budget)
     encoder = replace(model.encoder, max_length=config.max_length, overlength=config.overlength)
     _, held_out = common.hold_out(tokenize(data.records, encoder).groups, config.eval_fraction, config.seed)

@@ -118,6 +118,7 @@ def test_recipes_that_come_with_the_package(file: Path) -> None:
             words.append(f"{name}.dataset=rows.jsonl")
     needs = {
         "best_of_n": ["reward_model=runs/reward"],
+        "reward_bench": ["reward_model=runs/reward"],
         "evaluate": ["after=runs/dpo"],
         "loop": ["labels=my-labels"],
         "mixed": ["mix.human=human.jsonl", "mix.ai=runs/judge"],

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Lazy] = {
     "sample": Lazy("train", "Sample several answers per prompt.", "sample_app"),
     "evaluate": Lazy("train", "Compare a model with the one it started from.", "evaluate_app"),
     "compare": Lazy("compare", "Compare any number of models."),
+    "reward-bench": Lazy("train", "Examine a reward model on judged rows.", "reward_bench_app"),
     "best-of-n": Lazy("train", "Best of n answers by a reward model, and training on them.", "best_of_n_app"),
     "label": Lazy("label", "A page on which people judge answers."),
     "judge": Lazy("judge", "Judge answers with a model."),

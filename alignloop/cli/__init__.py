@@ -33,6 +33,7 @@ COMMANDS: dict[str, Lazy] = {
     "sample": Lazy("train", "Sample several answers per prompt.", "sample_app"),
     "evaluate": Lazy("train", "Compare a model with the one it started from.", "evaluate_app"),
     "compare": Lazy("compare", "Compare any number of models."),
+    "audit": Lazy("audit", "Did a run become better, or better at fooling its reward?"),
     "best-of-n": Lazy("best_of_n", "Best of n answers, by a reward model."),
     "label": Lazy("label", "A page on which people judge answers."),
     "judge": Lazy("judge", "Judge answers with a model."),

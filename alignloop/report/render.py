@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from alignloop.errors import RunError
+from alignloop.report.comparison import RATING_COLUMNS, WIN_COLUMNS
 from alignloop.report.document import as_json, as_markdown
 from alignloop.report.folder import PipelineFolder, is_pipeline, read_pipeline, read_run
 from alignloop.report.lineage import draw
@@ -113,7 +114,12 @@ def _html(view: ReportView) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"rounded": rounded, "percent": _percent}
-    environment.globals |= {"line_plot": line_plot, "interval_plot": _intervals}
+    environment.globals |= {
+        "line_plot": line_plot,
+        "interval_plot": _intervals,
+        "win_columns": WIN_COLUMNS,
+        "rating_columns": RATING_COLUMNS,
+    }
     style, script = (environment.loader.get_source(environment, n)[0] for n in ("style.css", "script.js"))  # type: ignore[union-attr]
     return environment.get_template("report.html.jinja").render(
         view=view,

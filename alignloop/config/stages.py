@@ -77,6 +77,14 @@ class StageConfig(Section):
         "auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
     )
     num_threads: int = Field(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
+        (), description="send metrics there as well; the run folder has them in any case"
+    )
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_none(cls, value: Any) -> Any:
+        return (() if value == "none" else (value,)) if isinstance(value, str) else value
 
 
 class ModelConfig(Section):

@@ -289,5 +289,8 @@ class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig):
     perplexity_dataset: Dataset | None = Field(None, description=f"texts for the capability check: {DATASET}")
     bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
+    require: tuple[str, ...] = Field(
+        (), description="what must hold, or the pipeline stops: `win_rate.low > 0.5`, `perplexity.change < 1`"
+    )
     token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
     temperature: float = Field(0.0, ge=0, description="0 takes the most likely token")

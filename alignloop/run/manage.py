@@ -40,6 +40,9 @@ _OURS = frozenset(
         "report.html",
         "report.md",
         "report.json",
+        "comparison.html",
+        "comparison.md",
+        "comparison.json",
     )
 )
 

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Lazy] = {
     "compare": Lazy("compare", "Compare any number of models."),
     "reward-bench": Lazy("train", "Examine a reward model on judged rows.", "reward_bench_app"),
     "best-of-n": Lazy("train", "Best of n answers by a reward model, and training on them.", "best_of_n_app"),
+    "audit": Lazy("audit", "Did a run become better, or better at fooling its reward?"),
     "label": Lazy("label", "A page on which people judge answers."),
     "judge": Lazy("judge", "Judge answers with a model."),
     "constitution": Lazy("constitution", "Critique and revise answers by principles."),

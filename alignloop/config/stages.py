@@ -77,6 +77,14 @@ class StageConfig(Section):
         "auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
     )
     num_threads: int = Field(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
+        (), description="send metrics there as well; the run folder has them in any case"
+    )
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_none(cls, value: Any) -> Any:
+        return (() if value == "none" else (value,)) if isinstance(value, str) else value
 
 
 class ModelConfig(Section):
@@ -351,5 +359,8 @@ class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig):
     perplexity_dataset: Dataset | None = Field(None, description=f"texts for the capability check: {DATASET}")
     bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
+    require: tuple[str, ...] = Field(
+        (), description="what must hold, or the pipeline stops: `win_rate.low > 0.5`, `perplexity.change < 1`"
+    )
     token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
     temperature: float = Field(0.0, ge=0, description="0 takes the most likely token")

@@ -23,25 +23,51 @@ def memory_gb(name: str = "VmHWM") -> float:
     raise RuntimeError(f"this system does not report {name}")
 
 
-def matmul_rate(size: int = 2048, repeats: int = 8) -> tuple[float, float]:
-    """Float32 matrix-product rate of this process: FLOP by second and by CPU second, of the best product.
+def matmul_rate(device: str = "cpu", *, size: int = 0, repeats: int = 8) -> tuple[float, float]:
+    """Matrix-product rate of this process: FLOP by second and by CPU second, of the best product.
 
-    The faster of PyTorch's two libraries counts: MKL's rate is half of oneDNN's on AMD processors.
+    float32 on a CPU, where the faster of PyTorch's two libraries counts: MKL's rate is half of oneDNN's
+    on AMD processors. bfloat16 on a GPU, whose rate by CPU second is given as that by second.
     """
     import torch
 
     from alignloop.model.onednn import linear
 
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    size = size or (2048 if device == "cpu" else 8192)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    a, b = (
+        torch.randn(size, size, device=device, dtype=dtype),
+        torch.randn(size, size, device=device, dtype=dtype),
+    )
     wall, cpu = [], []
     for product in (torch.mm, linear):
         product(a, b)
         for _ in range(repeats):
+            finish(device)
             started, cpu_started = time.perf_counter(), time.process_time()
             product(a, b)
+            finish(device)
             wall.append(time.perf_counter() - started)
             cpu.append(time.process_time() - cpu_started)
-    return 2 * size**3 / min(wall), 2 * size**3 / min(cpu)
+    rate = 2 * size**3 / min(wall)
+    return rate, 2 * size**3 / min(cpu) if device == "cpu" else rate
+
+
+def finish(device: str) -> None:
+    """Wait until a GPU has done what it was given; a CPU has."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def peak_memory_gb(device: str) -> float:
+    """The process's highest resident set on a CPU, the highest allocation on a GPU, GB (10⁹ bytes)."""
+    if device == "cpu":
+        return memory_gb()
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 1e9
 
 
 def count_tokens(embedding: Any, method: str) -> Callable[[], int]:

@@ -75,6 +75,7 @@ def _reference(
         token_budget=config.token_budget,
         cache=common.reference_cache() if config.precompute_ref_log_probs else None,
         model_id=model_id,
+        autocast=prepared.autocast,
     )
     run.set_environment(reference_logprobs="from the cache" if cached else "computed once")
     return everything[: len(groups)], everything[len(groups) :], None

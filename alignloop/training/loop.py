@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -133,11 +133,9 @@ def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[
         if reference is None:
             if trainer.reference is None:
                 raise ValueError("the objective needs a reference, and none was given")
-            reference = trainer.reference(batch)
-    context = nullcontext()
-    if trainer.autocast is not None:
-        context = torch.autocast(trainer.model.device.type, trainer.autocast)
-    with context:
+            with precision(trainer.model.device, trainer.autocast):
+                reference = trainer.reference(batch)
+    with precision(trainer.model.device, trainer.autocast):
         out = trainer.model(
             batch,
             logprobs="logprobs" in needs,
@@ -158,6 +156,11 @@ def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[
         prompt_logprob=out.prompt_logprob,
         extras=known.extras,
     )
+
+
+def precision(device: torch.device, autocast: torch.dtype | None) -> AbstractContextManager[object]:
+    """Matrix products in this dtype inside, or as the weights are; the same for policy and reference."""
+    return nullcontext() if autocast is None else torch.autocast(device.type, autocast)
 
 
 def _known_inputs(batch: Batch, device: torch.device) -> Inputs:

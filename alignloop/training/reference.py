@@ -16,7 +16,7 @@ from torch import Tensor
 from alignloop.data.packing import Batch, Group, collate, pack
 from alignloop.model.adapters import adapters_off
 from alignloop.model.packed import PackedModel
-from alignloop.training.loop import Reference
+from alignloop.training.loop import Reference, precision
 
 
 def adapter_reference(model: PackedModel, peft: PeftModel) -> Reference:
@@ -54,6 +54,7 @@ def with_reference_logprobs(
     token_budget: int,
     cache: Path | None = None,
     model_id: str = "",
+    autocast: torch.dtype | None = None,
 ) -> tuple[list[Group], bool]:
     """Every completion with `reference_logprobs` under `model`, from the cache if it holds these groups.
 
@@ -63,10 +64,13 @@ def with_reference_logprobs(
         token_budget: tokens of a packed row.
         cache: folder of cached values; None computes always.
         model_id: what identifies the reference's weights; part of the cache key.
+        autocast: dtype of the policy's matrix products, so that equal weights give equal log-probs.
 
     Returns:
         The groups with values, and whether they came from the cache.
     """
+    if autocast is not None:
+        model_id = f"{model_id} {autocast}"
     file = None if cache is None else cache / f"{_key(groups, model_id)}.safetensors"
     if file is not None and file.is_file():
         flat = load_file(file)["logprobs"]
@@ -74,7 +78,7 @@ def with_reference_logprobs(
     model.eval()
     by_group: dict[int, list[np.ndarray]] = {}
     numbered = [replace(group, index=number) for number, group in enumerate(groups)]
-    with torch.no_grad():
+    with torch.no_grad(), precision(model.device, autocast):
         for chunk in pack(numbered, token_budget):
             batch = collate(chunk)
             logprobs = model(batch).logprobs

@@ -23,11 +23,19 @@ def memory_gb(name: str = "VmHWM") -> float:
     raise RuntimeError(f"this system does not report {name}")
 
 
-def matmul_rate(device: str = "cpu", *, size: int = 0, repeats: int = 8) -> tuple[float, float]:
-    """Matrix-product rate of this process: FLOP by second and by CPU second, of the best product.
+def matmul_rate(
+    device: str = "cpu", *, size: int = 0, repeats: int = 8, library: str = "best"
+) -> tuple[float, float]:
+    """Matrix-product rate of this process, of its best product: FLOP/s and FLOP per CPU second.
 
-    float32 on a CPU, where the faster of PyTorch's two libraries counts: MKL's rate is half of oneDNN's
-    on AMD processors. bfloat16 on a GPU, whose rate by CPU second is given as that by second.
+    float32 on a CPU; bfloat16 on a GPU, whose rate per CPU second is given as that per second.
+
+    Args:
+        device: cpu or cuda.
+        size: rows and columns of both matrices; 0 chooses by device.
+        repeats: products to try of each library.
+        library: `mkl` (`torch.mm`), `onednn` (what AlignLoop's layers use, twice as fast on AMD processors),
+            or `best` of the two.
     """
     import torch
 
@@ -35,12 +43,10 @@ def matmul_rate(device: str = "cpu", *, size: int = 0, repeats: int = 8) -> tupl
 
     size = size or (2048 if device == "cpu" else 8192)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    a, b = (
-        torch.randn(size, size, device=device, dtype=dtype),
-        torch.randn(size, size, device=device, dtype=dtype),
-    )
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    products = {"mkl": torch.mm, "onednn": linear}
     wall, cpu = [], []
-    for product in (torch.mm, linear):
+    for product in products.values() if library == "best" else [products[library]]:
         product(a, b)
         for _ in range(repeats):
             finish(device)

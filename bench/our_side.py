@@ -230,7 +230,8 @@ def main() -> None:
         compiled=options.compile,
     )
     rates = np.mean([before, matmul_rate(options.device)], axis=0)
-    print(json.dumps({**result, "matmul_flops_per_s": rates[0], "matmul_flops_per_cpu_s": rates[1]}))
+    result |= {"matmul_flops_per_s": rates[0], "matmul_flops_per_cpu_s": rates[1]}
+    print(json.dumps({**result, "mkl_flops_per_s": matmul_rate(options.device, library="mkl")[0]}))
 
 
 if __name__ == "__main__":

@@ -130,6 +130,7 @@ def test_summary_compares_round_by_round() -> None:
         "useful_flops": [1.0, 3.0, 3.0, 3.0],
         "computed_tokens": [9, 100, 100, 100],
         "matmul_flops_per_s": 3.0,
+        "mkl_flops_per_s": 1.5,
         "matmul_flops_per_cpu_s": 1.5,
     }
     trl = ours | {"step_s": [9.0, 8.0, 8.0, 8.0], "step_cpu_s": [9.0, 12.0, 12.0, 12.0]}
@@ -138,6 +139,8 @@ def test_summary_compares_round_by_round() -> None:
     assert result["speedup"] == 24 / 6
     assert result["speedup_cpu"] == 36 / 12
     assert result["memory_ratio"] == 0.25
+    assert result["flop_share"] == 9 / 6 / 3
+    assert result["flop_share_of_mkl"] == 9 / 6 / 1.5
     assert result["alignloop"]["step_s"] == 2.0
     assert result["alignloop"]["tokens_per_s"] == 50
     assert result["flop_share"] == pytest.approx(9 / 6 / 3)

@@ -19,6 +19,7 @@ from alignloop.rl.rewards import (
     verifier,
 )
 from alignloop.rl.verifiers import VERIFIERS
+from alignloop.stages.judging import judge_component
 from alignloop.stages.reward import RewardModel
 
 
@@ -85,6 +86,8 @@ def _component(term: RewardTerm, max_tokens: int, buffer: int) -> Component:
     weight = term.get("weight", 1.0)
     if "verifier" in term:
         return verifier(term["verifier"], weight=weight)
+    if "judge" in term:
+        return judge_component(term)
     if "function" in term:
         return function(term["function"], weight=weight, timeout_s=term.get("timeout_s", 60.0))
     assert "penalty" in term

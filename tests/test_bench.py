@@ -162,16 +162,33 @@ def test_scaling_points_and_pictures(tmp_path: Path) -> None:
     assert scaling.axis("prompt share", point) == 0.25
     measured = scaling.run(point, padded=True, steps=1)
     assert measured["cpu_s"] > 0
-    rows = [{"x": 2.0, "cpu_s": 1.0, "memory_gb": 1.0}, {"x": 8.0, "cpu_s": 4.0, "memory_gb": 2.0}]
+    rows = [{"x": x, "cpu_s": x / 2, "wall_s": x, "memory_gb": x**0.5} for x in (2.0, 8.0)]
     assert scaling.slope(rows, "cpu_s") == pytest.approx(1.0)
     assert scaling.slope(rows, "memory_gb") == pytest.approx(0.5)
     scaling.write({"machine": {}, "sweeps": {"prompt share": {"packed": rows, "padded": rows}}}, tmp_path)
+    scaling.write({"machine": {"cpu": "x"}, "sweeps": {"tokens": {"packed": rows}}}, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "scaling-prompt-share-cpu.svg",
         "scaling-prompt-share-memory.svg",
+        "scaling-tokens-cpu.svg",
+        "scaling-tokens-memory.svg",
         "scaling.json",
+        "scaling.md",
     ]
     assert "<svg" in (tmp_path / "scaling-prompt-share-cpu.svg").read_text(encoding="utf-8")
+    page = (tmp_path / "scaling.md").read_text(encoding="utf-8")
+    assert "| 8 | padded | 4.000 | 8.000 | 2.828 |" in page
+    assert "Slope of packed rows: CPU time 1.00, memory 0.50" in page
+
+
+def test_memory_head_page(tmp_path: Path) -> None:
+    form = {"memory_gb": 0.5, "without_gradient_gb": 0.4, "wall_s": 1.0, "cpu_s": 2.0, "loss": 3.0}
+    point = {"tokens": 64, "slices": form, "full": form | {"memory_gb": 5.0}}
+    memory_head.write([point], {"cpu": "x"}, tmp_path)
+    page = (tmp_path / "memory_head.md").read_text(encoding="utf-8")
+    assert "| 64 | full | 5.000 | 0.400 | 1.00 | 2.00 | 3.000000 |" in page
+    assert "full logits take 10.0 times the memory" in page
+    assert (tmp_path / "memory_head.svg").exists()
 
 
 def test_a_side_gets_one_step_more_to_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,9 +108,10 @@ def page(results: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> 
 
 `python bench/gpu.py --output docs/results`; {where or "no GPU was at hand"}.
 
-Random models shaped like Qwen2.5; float32 weights, bfloat16 matrix products, full fine-tuning. Aims on an
-H200: {aims.format(**TARGETS)}. Utilisation is the useful work by second over the measured bfloat16
-matrix-product rate: each prompt computed once, the reference's forward pass included, nothing recomputed.
+Random models shaped like Qwen2.5; float32 weights, bfloat16 matrix products, full fine-tuning. Utilisation
+is the useful work by second over the measured bfloat16 matrix-product rate: each prompt computed once, the
+reference's forward pass included, nothing recomputed. Aims on an H200:
+{aims.format(**TARGETS)}.
 
 {table(results)}
 """
@@ -141,6 +142,7 @@ def main() -> None:
     print(table(results))
     if options.output:
         write_whole(options.output / "gpu.md", [page(results, described)])
+    if options.output and results:
         record = {"machine": described, "shapes": SHAPES, "results": results}
         write_whole(options.output / "gpu.json", [json.dumps(record, indent=1) + "\n"])
 

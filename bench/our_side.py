@@ -90,7 +90,8 @@ def architecture(model: Any) -> Architecture:
     config = model.config
     outside = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     layers = sum(p.numel() for p in model.parameters() if id(p) not in outside)
-    width = config.num_attention_heads * config.head_dim
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * head_dim
     return Architecture(layers, config.vocab_size, config.hidden_size, config.num_hidden_layers, width)
 
 

@@ -115,7 +115,7 @@ def slope(rows: Sequence[Mapping[str, float]], name: str) -> float:
 WHY = {
     "tokens": "Groups do not see each other, so that attention grows with a group and not with the row.",
     "completions": "The prompt is computed once, so that growth is less than linear.",
-    "prompt share": "A packed row holds as many tokens at every share; padded rows hold the prompt four times.",
+    "prompt share": "Packed rows hold as many tokens at every share; padded ones hold a prompt four times.",
     "vocabulary": "The head grows linearly; the layers below it do not grow, which lowers the slope.",
 }
 """What the slope of a sweep rests on."""

@@ -144,6 +144,7 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's ε")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 does not clip")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
+    torch_compile: bool = Field(False, description="compile the layers: slow first steps, faster on a GPU")
 
     lora_r: int = Field(0, ge=0, description="rank of the LoRA adapters; 0 trains all weights")
     lora_alpha: float = Field(32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r")

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,23 @@ def memory_gb(name: str = "VmHWM") -> float:
     raise RuntimeError(f"this system does not report {name}")
 
 
-def matmul_rate(size: int = 2048, repeats: int = 8) -> tuple[float, float]:
-    """Float32 matrix-product rate of this process: FLOP by second and by CPU second, of the best product.
+def matmul_rate(size: int = 2048, repeats: int = 8, *, library: str = "best") -> tuple[float, float]:
+    """Float32 matrix-product rate of this process, of its best product: FLOP/s and FLOP per CPU second.
 
-    The faster of PyTorch's two libraries counts: MKL's rate is half of oneDNN's on AMD processors.
+    Args:
+        size: rows and columns of both matrices.
+        repeats: products to try of each library.
+        library: `mkl` (`torch.mm`), `onednn` (what AlignLoop's layers use, twice as fast on AMD processors),
+            or `best` of the two.
     """
     import torch
 
     from alignloop.model.onednn import linear
 
     a, b = torch.randn(size, size), torch.randn(size, size)
+    products = {"mkl": torch.mm, "onednn": linear}
     wall, cpu = [], []
-    for product in (torch.mm, linear):
+    for product in products.values() if library == "best" else [products[library]]:
         product(a, b)
         for _ in range(repeats):
             started, cpu_started = time.perf_counter(), time.process_time()
@@ -42,6 +47,25 @@ def matmul_rate(size: int = 2048, repeats: int = 8) -> tuple[float, float]:
             wall.append(time.perf_counter() - started)
             cpu.append(time.process_time() - cpu_started)
     return 2 * size**3 / min(wall), 2 * size**3 / min(cpu)
+
+
+def count_tokens(embedding: Any, method: str) -> Callable[[], int]:
+    """Counts the places of all passes through a policy's embedding, padding included; returns the reading.
+
+    Passes without gradient are left out, they are a LoRA policy's own reference; but KTO's mismatched
+    completions belong to the step, whichever way a side runs them.
+    """
+    import torch
+
+    total = 0
+
+    def add(_module: object, arguments: tuple[torch.Tensor, ...]) -> None:
+        nonlocal total
+        if torch.is_grad_enabled() or method.startswith("kto"):
+            total += arguments[0].numel()
+
+    embedding.register_forward_pre_hook(add)
+    return lambda: total
 
 
 def child(module: str, arguments: Sequence[str], *, threads: int) -> Any:

@@ -31,7 +31,7 @@ from alignloop.objectives.sft import SFT
 from alignloop.training.loop import Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 from alignloop.training.reference import adapter_reference, frozen_reference
-from bench.measure import matmul_rate, memory_gb
+from bench.measure import count_tokens, matmul_rate, memory_gb
 from bench.workload import Architecture, make_steps, useful_flops, useful_tokens
 
 LORA = LoraSettings(r=16, alpha=32.0)
@@ -153,12 +153,14 @@ def run(
     vocab_size = min(40_000, sizes.vocab_size)
     drawn = make_steps(method, num_steps, seed=seed, scale=scale, vocab_size=vocab_size)
     steps = [prepared(method, trainer, groups) for groups in drawn]
-    seconds, cpu_seconds, losses = [], [], []
+    seconds, cpu_seconds, losses, computed = [], [], [], []
+    count = count_tokens(trainer.model.hf.get_input_embeddings(), method)
     for groups in steps:
-        started, cpu_started = time.perf_counter(), time.process_time()
+        started, cpu_started, before = time.perf_counter(), time.process_time(), count()
         losses.append(train_step(trainer, objective, groups).metrics["loss"])
         seconds.append(time.perf_counter() - started)
         cpu_seconds.append(time.process_time() - cpu_started)
+        computed.append(count() - before)
     return {
         "side": "alignloop",
         "step_s": seconds,
@@ -167,6 +169,7 @@ def run(
         "peak_memory_gb": memory_gb(),
         "useful_tokens": [useful_tokens(groups) for groups in steps],
         "useful_flops": [useful_flops(method, groups, sizes) for groups in steps],
+        "computed_tokens": computed,
         "token_budget": token_budget,
     }
 
@@ -192,7 +195,8 @@ def main() -> None:
         scale=options.scale,
     )
     rates = np.mean([before, matmul_rate()], axis=0)
-    print(json.dumps({**result, "matmul_flops_per_s": rates[0], "matmul_flops_per_cpu_s": rates[1]}))
+    result |= {"matmul_flops_per_s": rates[0], "matmul_flops_per_cpu_s": rates[1]}
+    print(json.dumps({**result, "mkl_flops_per_s": matmul_rate(library="mkl")[0]}))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.measure import child, machine, memory_gb
+from bench.picture import picture
 
 SWEEPS: dict[str, list[dict[str, Any]]] = {
     "tokens": [{"groups": n, "prompt": 192, "completions": 2, "completion": 160} for n in (1, 2, 4, 8, 16)],
@@ -111,21 +111,6 @@ def slope(rows: Sequence[Mapping[str, float]], name: str) -> float:
     return math.log(last[name] / first[name]) / math.log(last["x"] / first["x"])
 
 
-def picture(title: str, x_label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """An SVG document of one plot, drawn as the project's reports draw."""
-    from alignloop.report.plot import HEIGHT, WIDTH, Series, line_plot
-
-    style = files("alignloop.report").joinpath("templates/style.css").read_text(encoding="utf-8")
-    plot = line_plot(
-        [Series(name, tuple(points)) for name, points in lines.items()], title=title, x_label=x_label
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{2 * HEIGHT}" '
-        f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif"><style>{style}</style>'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="var(--paper)"/>{plot}</svg>\n'
-    )
-
-
 def write(results: Mapping[str, Any], folder: Path) -> None:
     """scaling.json, and two pictures for each sweep."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +119,7 @@ def write(results: Mapping[str, Any], folder: Path) -> None:
         for name, unit in (("cpu_s", "CPU seconds a step"), ("memory_gb", "memory above the model, GB")):
             lines = {form: [(row["x"], row[name]) for row in rows] for form, rows in forms.items()}
             file = folder / f"scaling-{sweep.replace(' ', '-')}-{name.split('_')[0]}.svg"
-            file.write_text(picture(unit, sweep, lines), encoding="utf-8")
+            file.write_text(picture([(unit, sweep, lines)]), encoding="utf-8")
 
 
 def main() -> None:

@@ -94,6 +94,7 @@ def test_architecture_leaves_out_embedding_and_head() -> None:
 def test_our_side_runs_every_method(method: str, tiny_folder: Path) -> None:
     result = run(method, model_name=str(tiny_folder), num_steps=2, scale=0.1)
     assert len(result["losses"]) == len(result["step_s"]) == len(result["useful_flops"]) == 2
+    assert result["computed_tokens"] == result["useful_tokens"]  # no padding, no prompt twice
     assert np.isfinite(result["losses"]).all()
     first = {"dpo": np.log(2), "kto": 0.5, "ipo": 25.0, "grpo": 0.0}.get(method.split("-")[0])
     if first is not None:  # policy = reference
@@ -125,20 +126,25 @@ def test_summary_compares_round_by_round() -> None:
         "losses": [0.5, 0.4, 0.3, 0.2],
         "useful_tokens": [1, 100, 100, 100],
         "useful_flops": [1.0, 3.0, 3.0, 3.0],
+        "computed_tokens": [9, 100, 100, 100],
         "matmul_flops_per_s": 3.0,
+        "mkl_flops_per_s": 1.5,
         "matmul_flops_per_cpu_s": 1.5,
     }
     trl = ours | {"step_s": [9.0, 8.0, 8.0, 8.0], "step_cpu_s": [9.0, 12.0, 12.0, 12.0]}
-    trl |= {"peak_memory_gb": 4.0, "losses": [0.5, 0.4, 0.3, 0.2005]}
+    trl |= {"computed_tokens": [9, 400, 400, 400], "peak_memory_gb": 4.0, "losses": [0.5, 0.4, 0.3, 0.2005]}
     result = vs_trl.summary("dpo", [ours], [trl])
     assert result["speedup"] == 24 / 6
     assert result["speedup_cpu"] == 36 / 12
     assert result["memory_ratio"] == 0.25
+    assert result["flop_share"] == 9 / 6 / 3
+    assert result["flop_share_of_mkl"] == 9 / 6 / 1.5
     assert result["alignloop"]["step_s"] == 2.0
     assert result["alignloop"]["tokens_per_s"] == 50
     assert result["flop_share"] == pytest.approx(9 / 6 / 3)
     assert result["flop_share_cpu"] == pytest.approx(9 / 12 / 1.5)
     assert result["losses_agree"]
+    assert (result["alignloop"]["padding_share"], result["trl"]["padding_share"]) == (0.0, 0.75)
     assert "| dpo | 8.00 | 2.00 | 4.00× | 3.00× | ≥ 4.0× | 4.00 | 1.00 | 0.25× |" in vs_trl.table([result])
     assert not vs_trl.summary("dpo", [ours], [trl | {"losses": [0.5, 0.4, 0.3, 0.21]}])["losses_agree"]
 

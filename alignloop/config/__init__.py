@@ -1,6 +1,7 @@
 """Recipes: flat YAML with TRL's key names, one checked model per stage, every fault named at its line."""
 
 from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
+from alignloop.config.compare import AuditConfig, CompareConfig
 from alignloop.config.plan import Plan, StagePlan, make_plan
 from alignloop.config.recipe_file import Entry, Recipe, parse_overrides, parse_recipe, read_recipe
 from alignloop.config.registry import STAGES, StageSpec, find_stage, stage_names
@@ -25,8 +26,10 @@ from alignloop.config.stages import (
 )
 
 __all__ = [
+    "AuditConfig",
     "BestOfNConfig",
     "ConstitutionConfig",
+    "CompareConfig",
     "Entry",
     "EvaluateConfig",
     "FeedbackConfig",

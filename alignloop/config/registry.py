@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
+from alignloop.config.compare import AuditConfig, CompareConfig
 from alignloop.config.rl import (
     DAPOConfig,
     DrGRPOConfig,
@@ -71,11 +72,11 @@ STAGES: Mapping[str, StageSpec] = {
     "reward": StageSpec(
         RewardConfig, "alignloop.stages.reward:reward", reads="scores", preview=_PREVIEW, lint=_LINT
     ),
-    "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n"),
-    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate"),
-    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo"),
+    "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n", lint=_LINT),
+    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate", lint=_LINT),
+    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo", lint=_LINT),
     **{
-        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name)
+        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name, lint=_LINT)
         for name, config in {
             "grpo": GRPOConfig,
             "dr_grpo": DrGRPOConfig,
@@ -92,6 +93,8 @@ STAGES: Mapping[str, StageSpec] = {
     "mix": StageSpec(MixConfig, "alignloop.stages.mix:mix"),
     "refusals": StageSpec(RefusalsConfig, "alignloop.stages.refusals:refusals"),
     "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate"),
+    "compare": StageSpec(CompareConfig, "alignloop.stages.compare:compare"),
+    "audit": StageSpec(AuditConfig, "alignloop.stages.audit:audit"),
 }
 """Stages with a configuration of their own. A new one is one entry here."""
 

@@ -261,7 +261,13 @@ def _sentence(model: type[Section], key: str, entry: Entry | None, detail: Error
     value = entry.value
     shown = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{key}: value {shown} is not accepted; expected {accepted(model, key)}"
+    is_zero = isinstance(value, int | float) and value == 0 and not isinstance(value, bool)
+    trap = " (AL212: 0 would train nothing)" if is_zero and key in _STRENGTHS else ""
+    return f"{key}: value {shown} is not accepted; expected {accepted(model, key)}{trap}"
+
+
+_STRENGTHS = frozenset({"learning_rate", "critic_learning_rate", "beta", "lam"})
+"""Keys by which the loss or its step is multiplied."""
 
 
 def accepted(model: type[Section], key: str) -> str:

@@ -149,7 +149,7 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
                 raise conflict(
                     key,
                     "RL learns from the log-probs of the whole distribution, which this cuts or bends, "
-                    "so the ratios would be biased; leave it at its default",
+                    "so the ratios would be biased; leave it at its default (AL204)",
                 )
         if self.lora_dropout:
             raise conflict("lora_dropout", "must be 0 in RL, or the policy trained is not the one sampled")
@@ -189,7 +189,8 @@ class GRPOConfig(OnlineConfig):
     def _groups(self) -> GRPOConfig:
         if self.num_generations < 2 and self.advantage != "batch":
             raise conflict(
-                "num_generations", "a group of one completion has no baseline; sample at least 2 per prompt"
+                "num_generations",
+                "a group of one completion has no baseline; sample at least 2 per prompt (AL210)",
             )
         return self
 

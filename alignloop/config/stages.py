@@ -98,6 +98,7 @@ class RowsConfig(Section):
     columns: dict[str, str] = Field(
         {}, description="column names where they are not recognised, as field: column"
     )
+    strict: bool = Field(False, description="the first unusable row is an error instead of being dropped")
 
 
 class TrainConfig(StageConfig, ModelConfig, RowsConfig):

@@ -15,6 +15,7 @@ from alignloop.data.tokenize import Encoder, tokenize
 from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interval
 from alignloop.evaluation.likelihood import kl_on_samples, perplexity
 from alignloop.evaluation.winrate import win_rate
+from alignloop.machine import release_memory
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.packed import PackedModel
 from alignloop.records import Prompt
@@ -52,7 +53,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         Results for run.json: `metrics`, `win_rate`, `win_rate_reward`, `num_prompts`.
     """
     common.set_threads(config.num_threads)
-    prompts = read_prompts(config.dataset, config.columns, config.num_prompts, run)
+    prompts = read_prompts(config, config.num_prompts, run)
     before = _answers(config, config.before, prompts, "before")
     after = _answers(config, config.after, prompts, "after")
     level = config.confidence
@@ -70,6 +71,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         scored = np.asarray(scorer.score([p.prompt for p in prompts], pairs))
         rewards = (scored[:, 0].tolist(), scored[:, 1].tolist())
         del scorer
+        release_memory()
         metrics["reward_model_score"] = _row(
             [mean_interval(r, level=level) for r in rewards], "reward", higher=True
         )

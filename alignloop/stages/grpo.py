@@ -15,6 +15,7 @@ from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_va
 from alignloop.rl.kl import sequence_kl
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.checks import check_online
 from alignloop.stages.online import train_online
 from alignloop.stages.online_setup import Online, Rollout, set_up
 from alignloop.stages.rollouts import kl_metrics, read_tables
@@ -32,6 +33,7 @@ def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
         Results for run.json.
     """
     prepared = common.prepare(config)
+    check_online(config, objective, run, prepared.model)
     follows_kl = bool(objective.beta or config.kl_coef or config.kl_budget or config.track_kl)
     reference = frozen_copy(prepared.model) if follows_kl and prepared.peft is None else None
     roles = ActorCritic(prepared.model, peft=prepared.peft, reference=reference)

@@ -90,7 +90,7 @@ def usable_prompts(config: OnlineConfig, run: Run, encoder: Encoder) -> tuple[li
     Raises:
         DataError: no prompt is short enough.
     """
-    prompts = read_prompts(config.dataset, config.columns, config.max_prompts, run)
+    prompts = read_prompts(config, config.max_prompts, run)
     room = config.max_length - config.max_new_tokens
     ids = [encoder.prompt(prompt.prompt) for prompt in prompts]
     kept = [i for i, tokens in enumerate(ids) if len(tokens) <= room]

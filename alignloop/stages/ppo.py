@@ -23,6 +23,7 @@ from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_va
 from alignloop.rl.ptx import WithPretraining, mixed_in
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.checks import check_online
 from alignloop.stages.grpo import with_old_logprobs
 from alignloop.stages.online import train_online
 from alignloop.stages.online_setup import Online, Rollout, set_up
@@ -42,6 +43,7 @@ def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
         Results for run.json.
     """
     prepared = common.prepare(config)
+    check_online(config, objective, run, prepared.model)
     reference = frozen_copy(prepared.model) if prepared.peft is None else None
     roles = ActorCritic(
         prepared.model, peft=prepared.peft, critic=make_critic(config, prepared), reference=reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from alignloop.config import RewardConfig
 from alignloop.data.packing import Group, collate, pack
+from alignloop.data.tokenize import attributes_of, with_attributes
 from alignloop.errors import ModelError
 from alignloop.model.load import load_model
 from alignloop.model.packed import PackedModel, ScalarHead
@@ -36,11 +38,15 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
         Results for run.json.
     """
     data, held = common.read_data(config, objective.records[0], run)
-    prepared = common.prepare(config, num_outputs=1, freeze_base=config.freeze_base)
+    attributes = attributes_of(data.records)
+    data = replace(data, records=with_attributes(data.records, attributes))
+    prepared = common.prepare(config, num_outputs=max(1, len(attributes)), freeze_base=config.freeze_base)
     result = common.tokenized(config, prepared, run, data)
     groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)
     if held is not None:
+        held = replace(held, records=with_attributes(held.records, attributes))
         held_out = common.tokenized(config, prepared, run, held).groups
+    common.check_rows(config, objective, run, prepared, groups, held_out)
     base = prepared.loaded.model
     if not base.config.tie_word_embeddings:  # the vocabulary head is replaced, so it does not train
         base.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
@@ -50,23 +56,23 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
     )
     common.save_policy(prepared, run.path / "model")
     save_head(prepared.model, run.path / "model")
-    return {
-        **summary,
-        "reward_mean": mean,
-        "reward_std": std,
-        "data": common.data_summary(data, result),
-        **label_table(data.records),
-    }
+    numbers = {"reward_mean": mean, "reward_std": std, "data": common.data_summary(data, result)}
+    numbers |= label_table(data.records)
+    return {**summary, **numbers, **({"attributes": list(attributes)} if attributes else {})}
 
 
 def normalize(model: PackedModel, groups: list[Group], token_budget: int) -> tuple[float, float]:
-    """Set gain and shift so that these groups' rewards have mean 0 and std 1; returns the old ones."""
-    rewards = torch.cat([s[:, 0] for s in group_scores(model, groups, token_budget)])
-    mean, std = float(rewards.mean()), float(rewards.std().clamp(min=1e-6))
+    """Set gain and shift so that these groups' rewards have mean 0 and std 1 in every output.
+
+    Returns:
+        Mean and standard deviation of the first output before.
+    """
+    rewards = torch.cat(group_scores(model, groups, token_budget))
+    mean, std = rewards.mean(0), rewards.std(0).clamp(min=1e-6)
     assert model.head is not None
-    model.head.shift.sub_(mean).div_(std)
-    model.head.gain.div_(std)
-    return mean, std
+    model.head.shift.sub_(mean.to(model.head.shift)).div_(std.to(model.head.shift))
+    model.head.gain.div_(std.to(model.head.gain))
+    return float(mean[0]), float(std[0])
 
 
 def group_scores(model: PackedModel, groups: list[Group], token_budget: int) -> list[torch.Tensor]:

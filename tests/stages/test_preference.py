@@ -1,4 +1,4 @@
-"""Offline stages as a whole on tiny data: references, group-relative rankings, scores of several attributes."""
+"""Offline stages as a whole on tiny data: references, group-relative rankings, several attributes."""
 
 import json
 

@@ -14,6 +14,7 @@ from alignloop.evaluation.bootstrap import mean_interval, rate_interval
 from alignloop.feedback.constitution.chain import Chain, ChainSettings, run_chains
 from alignloop.feedback.constitution.manners import has_boilerplate, is_refusal, shares_sentence
 from alignloop.feedback.constitution.principles import benign_prompts, load_constitution
+from alignloop.feedback.judge.adviser import Adviser
 from alignloop.records import Demonstration, Message, Prompt, Provenance
 from alignloop.run import Run
 from alignloop.stages import common
@@ -44,15 +45,8 @@ def constitution(config: ConstitutionConfig, run: Run) -> dict[str, Any]:
     """
     common.set_threads(config.num_threads)
     book = load_constitution(config.constitution)
-    prompts = read_prompts(config.dataset, config.columns, config.max_prompts, run)
-    shared: dict[str, Any] = {
-        "dtype": config.dtype,
-        "device": config.device,
-        "seed": config.seed,
-        "token_budget": config.token_budget,
-    }
-    writer = open_adviser({"model": config.model_name_or_path}, chat_template=config.chat_template, **shared)
-    critic = writer if config.critic is None else open_adviser(config.critic, **shared)
+    prompts = read_prompts(config, config.max_prompts, run)
+    writer, critic = open_models(config)
     settings = ChainSettings(
         config.rounds,
         config.max_new_tokens,
@@ -88,6 +82,18 @@ def constitution(config: ConstitutionConfig, run: Run) -> dict[str, Any]:
         "account": [account_row(name, adviser.account) for name, adviser in names.items()],
         "origin": "ai",
     }
+
+
+def open_models(config: ConstitutionConfig) -> tuple[Adviser, Adviser]:
+    """Who writes the first answers, and who criticises and revises: the same unless the recipe says so."""
+    shared: dict[str, Any] = {
+        "dtype": config.dtype,
+        "device": config.device,
+        "seed": config.seed,
+        "token_budget": config.token_budget,
+    }
+    writer = open_adviser({"model": config.model_name_or_path}, chat_template=config.chat_template, **shared)
+    return writer, writer if config.critic is None else open_adviser(config.critic, **shared)
 
 
 def demonstrations(

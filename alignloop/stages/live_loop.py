@@ -58,7 +58,7 @@ def loop(config: LoopConfig, run: Run, objective: Any) -> dict[str, Any]:
         KeyboardInterrupt: stopped; the same command goes on.
     """
     common.set_threads(config.num_threads)
-    prompts = read_prompts(config.dataset, config.columns, 0, run)
+    prompts = read_prompts(config, 0, run)
     history: list[dict[str, Any]] = []
     while not config.rounds or len(history) < config.rounds:
         number = len(history) + 1

@@ -33,7 +33,8 @@ def refusals(config: RefusalsConfig, run: Run) -> dict[str, Any]:
     if config.dataset is None:
         prompts = [Prompt((Message("user", text),)) for text in benign_prompts()][: config.num_prompts]
     else:
-        prompts = read_prompts(config.dataset, config.columns, config.num_prompts, run)
+        rows = RowsConfig(dataset=config.dataset, columns=config.columns)
+        prompts = read_prompts(rows, config.num_prompts, run)
     if len(prompts) < 2:
         raise DataError("at least two prompts are needed", file=str(config.dataset), reason="no_rows")
     answers = {side: _answers(config, model, prompts) for side, model in _sides(config).items()}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from alignloop.errors import UserError
+from alignloop.errors import ConfigError, UserError
 from alignloop.feedback import people
 from alignloop.feedback.desk import Desk
 from alignloop.feedback.exchange import Session, Submission
@@ -156,9 +156,10 @@ def test_each_step_is_done_once_however_often_the_loop_is_killed(tmp_path, label
     for name in ("train_policy", "draw", "enqueue", "_write_json"):
         if name == "_write_json":
             judge_some(labels, 1)  # comes too late for the round that has begun
-        with monkeypatch.context() as patch, pytest.raises(Killed):
+        with monkeypatch.context() as patch:
             patch.setattr(live_loop, name, dies)
-            run_stage("loop", keys(tmp_path))
+            with pytest.raises(Killed):
+                run_stage("loop", keys(tmp_path))
     calls = []
     train = live_loop.reward
     monkeypatch.setattr(live_loop, "reward", lambda *a: calls.append(a) or train(*a))
@@ -199,7 +200,7 @@ def test_folders_and_projects_that_are_not_there(tmp_path, labels):
         run_stage("loop", keys(tmp_path, labels=str(tmp_path / "none")))
     with pytest.raises(UserError, match="there is no project 'q'"):
         run_stage("loop", keys(tmp_path, project="q", output_dir=str(tmp_path / "q")))
-    with pytest.raises(ValueError, match="needs a reward model"):
+    with pytest.raises(ConfigError, match="needs a reward model"):
         run_stage("loop", keys(tmp_path, strategy="gap", train="policy", output_dir=str(tmp_path / "r")))
 
 
@@ -210,7 +211,7 @@ def test_a_killed_process_goes_on(tmp_path, labels):
     command = [sys.executable, "-m", "alignloop", "loop", str(labels), *words]
     environment = {**os.environ, "ALIGNLOOP_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300  # a busy machine takes long to import
     while not (tmp_path / "loop" / "rounds" / "1" / "judgements.json").exists():
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < end

@@ -11,6 +11,9 @@ def non_finite_weight(model: nn.Module) -> str:
 
     Args:
         model: any module; integer buffers and values on the meta device are passed over.
+
+    Returns:
+        The name.
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):

@@ -69,6 +69,9 @@ def lint_schedule(config: TrainConfig, num_steps: int, *, done: int = 0) -> list
         config: the stage's settings.
         num_steps: optimizer steps in all.
         done: optimizer steps in the checkpoint that the run goes on from.
+
+    Returns:
+        What was found.
     """
     found = []
     warmup = config.warmup_steps or round(config.warmup_ratio * num_steps)
@@ -95,6 +98,9 @@ def lint_data_settings(
         objective: its loss, None for a stage without a choice.
         groups: tokenized training rows.
         num_positions: the longest text the model was made for, in tokens.
+
+    Returns:
+        What was found.
     """
     found = [_class_weights(objective, groups)]
     longest = max((len(g.prompt_ids) + len(c.ids) for g in groups for c in g.completions), default=0)
@@ -135,6 +141,9 @@ def lint_reference(
         policy: configuration and tokenizer of the model that is trained.
         reference: those of the reference.
         name: what the recipe calls the reference.
+
+    Returns:
+        At most one finding.
     """
     fix = "use reference: start, or a model of the same family and size"
     if policy[1].get_vocab() != reference[1].get_vocab():

@@ -178,6 +178,9 @@ def count_parameters(
         lora: adapters, None if all weights train.
         dtype: of the weights.
         num_outputs: of the scalar head, 0 without one.
+
+    Returns:
+        The sizes.
     """
     model = loaded.model
     base = sum(p.numel() for p in model.parameters())
@@ -244,6 +247,9 @@ def estimate_memory(
         work: tokens of the passes.
         costs: bytes per token.
         process: bytes of the process without the model.
+
+    Returns:
+        The larger of the peak at the start of backward and that of the update.
     """
     text = loaded.model.config.get_text_config()
     depth, device = text.num_hidden_layers, resolve_device(config.device)

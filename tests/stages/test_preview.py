@@ -90,6 +90,19 @@ def test_time_grows_with_the_work(tmp_path):
     assert four.work.tokens == 4 * one.work.tokens
 
 
+def test_kto_runs_a_mismatched_completion_beside_each_row(tmp_path):
+    file = tmp_path / "labels.jsonl"
+    rows = [{"prompt": text(n, 9), "completion": text(n + 1, 5), "label": n % 2 == 0} for n in range(6)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    keys = {"dataset": str(file), "model_name_or_path": "tiny", "output_dir": str(tmp_path / "run")}
+    resolved = resolve("kto", {**keys, "lora_r": 2, "num_threads": 1})
+    assert isinstance(resolved.config, TrainConfig)
+    seen = make_preview(resolved.config, resolved.objective)
+    completions = sum(len(g.completions[0].ids) for g in seen.rows.groups)
+    assert seen.work.tokens == sum(len(g.prompt_ids) for g in seen.rows.groups) + 2 * completions
+    assert seen.traps == ()
+
+
 def test_bytes_kept_for_backward_by_hand():
     layer = torch.nn.Linear(8, 16)
     x = torch.ones(5, 8, requires_grad=True)

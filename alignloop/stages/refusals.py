@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignloop.config.ai import RefusalsConfig
+from alignloop.config import RefusalsConfig, RowsConfig
 from alignloop.errors import DataError
 from alignloop.feedback.constitution.principles import benign_prompts
 from alignloop.model.load import load_model

@@ -45,7 +45,7 @@ def constitution(config: ConstitutionConfig, run: Run) -> dict[str, Any]:
     """
     common.set_threads(config.num_threads)
     book = load_constitution(config.constitution)
-    prompts = read_prompts(config.dataset, config.columns, config.max_prompts, run)
+    prompts = read_prompts(config, config.max_prompts, run)
     writer, critic = open_models(config)
     settings = ChainSettings(
         config.rounds,
@@ -85,7 +85,7 @@ def constitution(config: ConstitutionConfig, run: Run) -> dict[str, Any]:
 
 
 def open_models(config: ConstitutionConfig) -> tuple[Adviser, Adviser]:
-    """Who writes the first answers, and who criticises and revises them: the same unless the recipe says so."""
+    """Who writes the first answers, and who revises them: the same unless the recipe says otherwise."""
     shared: dict[str, Any] = {
         "dtype": config.dtype,
         "device": config.device,

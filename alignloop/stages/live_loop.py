@@ -58,7 +58,7 @@ def loop(config: LoopConfig, run: Run, objective: Any) -> dict[str, Any]:
         KeyboardInterrupt: stopped; the same command goes on.
     """
     common.set_threads(config.num_threads)
-    prompts = read_prompts(config.dataset, config.columns, 0, run)
+    prompts = read_prompts(config, 0, run)
     history: list[dict[str, Any]] = []
     while not config.rounds or len(history) < config.rounds:
         number = len(history) + 1
@@ -154,8 +154,9 @@ def one_round(
 
 def train_reward(config: LoopConfig, folder: Path) -> Run:
     """The round's reward model."""
-    keys = _train_keys(config, folder, "reward") | {"learning_rate": config.reward_learning_rate}
-    objective = BradleyTerry()
+    keys: dict[str, Any] = _train_keys(config, folder, "reward")
+    keys["learning_rate"] = config.reward_learning_rate
+    objective: Any = BradleyTerry()
     return part_run("reward", RewardConfig(**keys), lambda c, r: reward(c, r, objective))
 
 

@@ -133,6 +133,7 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
         inputs=inputs,
         name=stage.name,
     ) as run:
+        run.track(stage.config.report_to)
         if isinstance(resume, Path):
             _make_newest(resume, run)
         say(f"{where}: {'goes on' if run.resumed else 'starts'}: {folder}")

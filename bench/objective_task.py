@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +143,6 @@ def num_steps(rows: Answered, sizes: Sizes) -> int:
     """Optimizer steps of every objective."""
     pairs = len(judged("preference", rows, sizes))
     return sizes.steps or -(-pairs // groups_per_step("preference", sizes))
-
-
-def renamed(groups: Sequence[Group], old: str, new: str) -> list[Group]:
-    """Groups whose per-token values `old` are called `new`."""
-
-    def one(item: Completion) -> Completion:
-        return replace(item, values={new if k == old else k: v for k, v in item.values.items()})
-
-    return [replace(g, completions=tuple(one(c) for c in g.completions)) for g in groups]
 
 
 def gold_of(prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> list[list[float]]:

@@ -59,7 +59,6 @@ from bench.objective_task import (
     answers,
     groups_per_step,
     num_steps,
-    renamed,
     sampled_answers,
     training_groups,
 )
@@ -190,11 +189,14 @@ def with_start_logprobs(
     relative = isinstance(entry.objective, Listwise) and entry.objective.method == "group_relative"
     if not relative and "reference_logprobs" not in entry.objective.needs:
         return list(groups)
-    cache = bench.work / "reference"
     found, _ = with_reference_logprobs(
-        groups, model, token_budget=TOKEN_BUDGET, cache=cache, model_id=bench.model
+        groups,
+        model,
+        token_budget=TOKEN_BUDGET,
+        cache=bench.work / "reference",
+        name="old_logprobs" if relative else "reference_logprobs",
     )
-    return renamed(found, "reference_logprobs", "old_logprobs") if relative else found
+    return found
 
 
 def train(

@@ -41,8 +41,8 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from alignloop.data.packing import Group
 from alignloop.model.load import LoadedModel, load_model
-from bench.measure import count_tokens, memory_gb
-from bench.our_side import BETA, KL_BETA, LORA, learning_rate_of, reward_head, seed_adapter
+from bench.measure import count_tokens, finish, peak_memory_gb
+from bench.our_side import BETA, KL_BETA, LORA, learning_rate_of, reward_head, seed_adapter, shape_of
 from bench.workload import PACKED_LENGTH, SHAPES, make_steps, packed_rows
 
 
@@ -134,14 +134,17 @@ class GRPO(Recorded, GRPOTrainer):
 class StepTimes(TrainerCallback):
     """Wall and CPU seconds and tokens from the end of one optimizer step to the end of the next."""
 
-    def __init__(self, count: Callable[[], int]) -> None:
+    def __init__(self, count: Callable[[], int], device: str = "cpu") -> None:
         self.marks: list[tuple[float, float, int]] = []
         self.count = count
+        self.device = device
 
     def on_train_begin(self, *args: object, **kwargs: object) -> None:
+        finish(self.device)
         self.marks.append((time.perf_counter(), time.process_time(), self.count()))
 
     def on_step_end(self, *args: object, **kwargs: object) -> None:
+        finish(self.device)
         self.marks.append((time.perf_counter(), time.process_time(), self.count()))
 
 
@@ -309,20 +312,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--shape", type=shape_of, help="instead of the method's own: see workload.Shape")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    changes = {} if options.device == "cpu" else {"bf16": True, "use_cpu": False}
     hf_logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
-        loaded = load_model(options.model, dtype="float32", device="cpu")
+        loaded = load_model(options.model, dtype="float32", device=options.device)
         steps = make_steps(
             options.method,
             options.steps,
             seed=options.seed,
             scale=options.scale,
             vocab_size=min(40_000, loaded.model.config.vocab_size),
+            shape=options.shape,
         )
-        trainer = build(options.method, loaded, steps, options.seed, folder)
-        times = StepTimes(count_tokens(trainer.model.get_input_embeddings(), options.method))
+        trainer = build(options.method, loaded, steps, options.seed, folder, changes)
+        count = count_tokens(trainer.model.get_input_embeddings(), options.method)
+        times = StepTimes(count, options.device)
         trainer.add_callback(times)
         trainer.train()
     marks = np.array(times.marks)
@@ -332,7 +340,7 @@ def main() -> None:
         "step_cpu_s": np.diff(marks[:, 1]).tolist(),
         "computed_tokens": np.diff(marks[:, 2]).tolist(),
         "losses": trainer.losses,
-        "peak_memory_gb": memory_gb(),
+        "peak_memory_gb": peak_memory_gb(options.device),
     }
     print(json.dumps(result))
 

@@ -11,6 +11,7 @@ from alignloop.cli.run import DRY_RUN, RESUME, SHIPPED, execute, find_recipe, lo
 
 MEMBERS = {
     "bradley_terry": ("reward", "objective"),
+    "odin": ("reward", "objective"),
     "plackett_luce": ("reward", "objective"),
     "regression": ("reward", "objective"),
     "lipo_lambda": ("listwise", "method"),
@@ -22,6 +23,7 @@ app = typer.Typer(add_completion=False)
 sample_app = typer.Typer(add_completion=False)
 best_of_n_app = typer.Typer(add_completion=False)
 evaluate_app = typer.Typer(add_completion=False)
+reward_bench_app = typer.Typer(add_completion=False)
 
 WORDS = typer.Argument(
     None,
@@ -65,6 +67,12 @@ def best_of_n(words: list[str] = WORDS, dry_run: bool = DRY_RUN, resume: str = R
 def evaluate(words: list[str] = WORDS, dry_run: bool = DRY_RUN, resume: str = RESUME) -> None:
     """Compare a model with the one it started from. `alignloop schema evaluate` lists the settings."""
     run_stage("evaluate", words or [], dry_run=dry_run, resume=resume)
+
+
+@reward_bench_app.command()
+def reward_bench(words: list[str] = WORDS, dry_run: bool = DRY_RUN, resume: str = RESUME) -> None:
+    """Examine a reward model on judged rows. `alignloop schema reward_bench` lists the settings."""
+    run_stage("reward_bench", words or [], dry_run=dry_run, resume=resume)
 
 
 def run_stage(stage: str, words: list[str], *, dry_run: bool, resume: str) -> None:

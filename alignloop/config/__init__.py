@@ -9,6 +9,7 @@ from alignloop.config.resolve import Resolved, flatten, path_values, resolve
 from alignloop.config.rl import GRPOConfig, OnlineConfig, PPOConfig
 from alignloop.config.schema import all_schemas, markdown_table, stage_schema, starter_recipe
 from alignloop.config.stages import (
+    AverageRewardsConfig,
     BestOfNConfig,
     EvaluateConfig,
     FeedbackConfig,
@@ -16,6 +17,7 @@ from alignloop.config.stages import (
     ModelConfig,
     PreferenceConfig,
     PretrainConfig,
+    RewardBenchConfig,
     RewardConfig,
     RowsConfig,
     SampleConfig,
@@ -26,6 +28,7 @@ from alignloop.config.stages import (
 )
 
 __all__ = [
+    "AverageRewardsConfig",
     "AuditConfig",
     "BestOfNConfig",
     "ConstitutionConfig",
@@ -46,6 +49,7 @@ __all__ = [
     "PretrainConfig",
     "Recipe",
     "Resolved",
+    "RewardBenchConfig",
     "RefusalsConfig",
     "RewardConfig",
     "RowsConfig",

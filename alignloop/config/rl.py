@@ -59,9 +59,10 @@ class RewardsConfig(Section):
         "judge, or none) and may have a `rubric` and an `endpoint`",
         json_schema_extra={"format": "path"},
     )
-    ensemble: Literal["mean", "min", "uwo"] = Field(
-        "mean",
-        description="how several reward models agree: mean, worst case, or mean − coefficient · variance",
+    ensemble: Literal["auto", "mean", "min", "uwo"] = Field(
+        "auto",
+        description="how reward models agree: mean, worst case, or mean − coefficient · variance; auto takes "
+        "what an ensemble's own run says, and the mean of several runs",
     )
     uwo_coefficient: float = Field(0.5, ge=0, description="weight of the variance in uwo")
     missing_eos: Literal["keep", "replace", "penalise"] = Field(

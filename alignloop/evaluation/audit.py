@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 
 from alignloop.errors import DataError
-from alignloop.evaluation.bootstrap import Interval, mean_interval, paired_interval
+from alignloop.evaluation.bootstrap import Interval, mean_interval
 from alignloop.evaluation.hacking import LengthShare, Variety
 from alignloop.evaluation.overoptimisation import Overoptimisation, fit_overoptimisation
 
@@ -96,19 +97,18 @@ def curve(kl: Sequence[float | None], proxy: Sequence[float | None], gold: Seque
     return Curve(distance, gains, gold_gains, fits, max(scored, key=scored.__getitem__) if scored else None)
 
 
-def gain(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> Interval:
-    """Mean of the last quarter of the readings minus mean of the first, with an interval.
+def gain(values: Sequence[float], *, level: float = 0.95) -> Interval:
+    """Mean of the last quarter of the readings minus mean of the first: Welch's interval.
 
-    Readings of one run follow one another, so their neighbours are alike: the run is cut into blocks, an
-    eighth of a quarter each, whose means are taken as independent.
+    Readings of one run follow one another, so neighbours are alike: long quarters are cut into eight
+    blocks, whose means are taken as independent.
 
     Args:
         values: one reading per rollout.
         level: nominal coverage.
-        seed: of the bootstrap.
 
     Returns:
-        The gain.
+        The gain; `num_clusters` counts the readings compared.
 
     Raises:
         DataError: fewer than 8 readings.
@@ -117,9 +117,14 @@ def gain(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> Inte
         raise DataError("a gain needs at least 8 readings", field="values", value=len(values))
     quarter = len(values) // 4
     size = max(1, quarter // 8)
-    first, last = (_blocks(part, size) for part in (values[:quarter], values[-quarter:]))
-    count = min(len(first), len(last))
-    return paired_interval(last[:count], first[:count], level=level, seed=seed)
+    first, last = (np.array(_blocks(part, size)) for part in (values[:quarter], values[-quarter:]))
+    parts = np.array([side.var(ddof=1) / len(side) for side in (first, last)])
+    value = float(last.mean() - first.mean())
+    if parts.sum() == 0:
+        return Interval(value, value, value, level, 2 * quarter, "Welch")
+    freedom = parts.sum() ** 2 / (parts**2 / (np.array([len(first), len(last)]) - 1)).sum()
+    half = t_quantile(float(freedom), level) * math.sqrt(parts.sum())
+    return Interval(value, value - half, value + half, level, 2 * quarter, "Welch")
 
 
 def canary(name: str, fake: Sequence[float], real: Sequence[float], *, seed: int = 0) -> Canary:
@@ -158,8 +163,8 @@ def length_finding(share: LengthShare) -> Finding:
     if share.reward_gain <= 0 or not math.isfinite(share.share.value):
         return Finding("length", "unknown", "the reward of the shown completions did not rise, so no share")
     text = (
-        f"completions changed by {share.length_gain:+.1f} words, which alone predicts {share.share.value:.0%} "
-        f"of the reward gain ({_ends(share.share, percent=True)})"
+        f"completions changed by {share.length_gain:+.1f} words, which alone predicts "
+        f"{share.share.value:.0%} of the reward gain ({_ends(share.share, percent=True)})"
     )
     if share.share.low > 0.5:
         return Finding("length", "alarm", text)
@@ -186,11 +191,8 @@ def variety_findings(early: Variety, late: Variety) -> list[Finding]:
         f"{late.opening_share:.0%} of the late completions begin with “{late.opening}” "
         f"({early.opening_share:.0%} with the commonest opening early)"
     )
-    collapsed = late.opening_share > 0.5 and late.opening_share > early.opening_share + 0.2
-    level: Level = (
-        "alarm" if collapsed else "notice" if late.opening_share > early.opening_share + 0.1 else "fine"
-    )
-    out.append(Finding("template", level, text))
+    grown = late.opening_share - early.opening_share
+    out.append(Finding("template", _level(late.opening_share > 0.5 and grown > 0.2, grown > 0.1), text))
     return out
 
 
@@ -202,7 +204,7 @@ def spread_finding(spread: Sequence[float]) -> Finding:
     first, last = float(np.mean(spread[:quarter])), float(np.mean(spread[-quarter:]))
     factor = last / first if first > 0 else math.inf
     text = f"the ensemble's spread went from {first:.3g} to {last:.3g}"
-    return Finding("spread", "alarm" if factor > 2 else "notice" if factor > 1.3 else "fine", text)
+    return Finding("spread", _level(factor > 2, factor > 1.3), text)
 
 
 def canary_findings(canaries: Sequence[Canary]) -> list[Finding]:
@@ -211,11 +213,7 @@ def canary_findings(canaries: Sequence[Canary]) -> list[Finding]:
     for one in canaries:
         gap = one.advantage
         text = f"{one.name} scores {gap.value:+.3g} against the real answers ({_ends(gap)})"
-        out.append(
-            Finding(
-                f"canary: {one.name}", "alarm" if gap.low > 0 else "notice" if gap.value > 0 else "fine", text
-            )
-        )
+        out.append(Finding(f"canary: {one.name}", _level(gap.low > 0, gap.value > 0), text))
     return out
 
 
@@ -254,9 +252,12 @@ _SENTENCES: Mapping[Answer, str] = {
 
 def _verdict(answer: Answer, evidence: Sequence[Finding], findings: Sequence[Finding]) -> Verdict:
     because = "; ".join(finding.text for finding in evidence)
-    return Verdict(
-        answer, f"{_SENTENCES[answer]}: {because}." if because else f"{_SENTENCES[answer]}.", tuple(findings)
-    )
+    text = f"{_SENTENCES[answer]}: {because}." if because else f"{_SENTENCES[answer]}."
+    return Verdict(answer, text, tuple(findings))
+
+
+def _level(alarm: bool, notice: bool) -> Level:
+    return "alarm" if alarm else "notice" if notice else "fine"
 
 
 def _gain_finding(name: str, title: str, change: Interval) -> Finding:
@@ -271,14 +272,38 @@ def _fit_finding(found: Curve) -> Finding:
     assert found.best is not None
     fit = found.fits[found.best]
     form = "d(α − β·d)" if found.best == "best_of_n" else "d(α − β·ln d)"
-    text = f"gold against d = √KL follows {form} with α = {fit.alpha:.3g}, β = {fit.beta:.3g}, R² = {fit.r_squared:.2f}"
+    numbers = f"α = {fit.alpha:.3g}, β = {fit.beta:.3g}, R² = {fit.r_squared:.2f}"
+    text = f"gold against d = √KL follows {form} with {numbers}"
     if fit.peak_kl is None:
         return Finding("over-optimisation", "fine", f"{text}; it has no peak")
     text = f"{text}; its peak is at KL {fit.peak_kl:.3g}, the run reached {max(found.kl):.3g}"
     # A poor fit has a peak somewhere by chance.
     beyond = fit.beyond_peak and fit.alpha > 0
-    level: Level = "alarm" if beyond and fit.r_squared > 0.5 else "notice" if beyond else "fine"
-    return Finding("over-optimisation", level, text)
+    return Finding("over-optimisation", _level(beyond and fit.r_squared > 0.5, beyond), text)
+
+
+def t_quantile(freedom: float, level: float) -> float:
+    """Two-sided quantile of Student's t for 1 degree of freedom or more (Hill 1970, algorithm 396)."""
+    tail, n = 1 - level, freedom
+    if n < 1.001:
+        return 1 / math.tan(tail * math.pi / 2)
+    a = 1 / (n - 0.5)
+    b = 48 / a**2
+    c = ((20700 * a / b - 98) * a - 16) * a + 96.36
+    d = ((94.5 / (b + c) - 3) / b + 1) * math.sqrt(a * math.pi / 2) * n
+    y = (d * tail) ** (2 / n)
+    if y > 0.05 + a:
+        x = NormalDist().inv_cdf(tail / 2)
+        if n < 5:
+            c += 0.3 * (n - 4.5) * (x + 0.6)
+        c = (((0.05 * d * x - 5) * x - 7) * x - 2) * x + b + c
+        y = (((((0.4 * x**2 + 6.3) * x**2 + 36) * x**2 + 94.5) / c - x**2 - 3) / b + 1) * x
+        y = math.expm1(a * y**2)
+    else:
+        y = ((1 / (((n + 6) / (n * y) - 0.089 * d - 0.822) * (n + 2) * 3) + 0.5 / (n + 4)) * y - 1) * (
+            n + 1
+        ) / (n + 2) + 1 / y
+    return math.sqrt(n * y)
 
 
 def _blocks(values: Sequence[float], size: int) -> list[float]:
@@ -296,7 +321,6 @@ def _shown(interval: Interval) -> str:
 
 
 def _ends(interval: Interval, *, percent: bool = False) -> str:
-    low, high = (
-        f"{v:.0%}" if percent and math.isfinite(v) else f"{v:.3g}" for v in (interval.low, interval.high)
-    )
+    form = ".0%" if percent else ".3g"
+    low, high = (format(v, form if math.isfinite(v) else ".3g") for v in (interval.low, interval.high))
     return f"{interval.level:.0%} interval {low} to {high}"

@@ -34,6 +34,7 @@ from alignloop.run.hashing import (
     work_sha256,
 )
 from alignloop.run.ownership import check_same_work, left_nothing, take_lock
+from alignloop.run.trackers import Tracker, open_tracker
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 SCHEMA = 1
@@ -62,6 +63,7 @@ class Run:
         self.resumed = False
         self._record = record
         self._lock = lock
+        self._trackers: list[Tracker] = []
         self._before_s = 0.0
         self._started = time.monotonic()
 
@@ -214,6 +216,18 @@ class Run:
     def log(self, step: int, **metrics: Any) -> None:
         """Append a line to metrics.jsonl: {"step", "time_s", …}; NaN and infinities become null."""
         self._append("metrics.jsonl", {"step": step, "time_s": round(self.elapsed_s, 3), **metrics})
+        for tracker in self._trackers:
+            tracker.log(step, metrics)
+
+    def track(self, kinds: Sequence[str]) -> None:
+        """Send metrics to these trackers as well, from now to the end of the run.
+
+        Raises:
+            UserError: a tracker's package is not installed.
+        """
+        for kind in kinds:
+            name, identity = str(self._record["name"]), self.fingerprint
+            self._trackers.append(open_tracker(kind, self.path, name, identity, self.config()))
 
     def sample(self, **row: Any) -> None:
         """Append a line to samples.jsonl."""
@@ -268,6 +282,8 @@ class Run:
 
     def close(self) -> None:
         """Give the folder free for others."""
+        while self._trackers:
+            self._trackers.pop().close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None

@@ -20,7 +20,7 @@ from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import answer_all
-from alignloop.stages.reward import RewardModel
+from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
 
 

@@ -97,7 +97,7 @@ def check_start(
     """
     findings = lint_schedule(config, num_steps, done=done) + lint_weights(model)
     if not done and model.head is not None and isinstance(config, RewardConfig):
-        findings += lint_head(model.head, config.seed)
+        findings += lint_head(model.head, config.seed_of_head)
     own = getattr(config, "reference", "auto") in ("auto", "start")
     if not findings and own and "reference_logprobs" in objective.needs and (not done or reference):
         findings += lint_reference_values(model, groups, reference)

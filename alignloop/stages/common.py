@@ -22,6 +22,7 @@ from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
 from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
+from alignloop.model.compiled import compile_layers
 from alignloop.model.load import LoadedModel, load_model, save_model
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.objectives.base import Objective
@@ -91,6 +92,8 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
         loaded.model.requires_grad_(False)
     elif autocast is not None:
         loaded.model.float()
+    if config.torch_compile:
+        compile_layers(loaded.model)
     return Prepared(loaded, model, template, peft, autocast)
 
 

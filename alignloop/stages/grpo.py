@@ -8,7 +8,8 @@ import torch
 
 from alignloop.config.rl import GRPOConfig
 from alignloop.data.packing import Group
-from alignloop.model.roles import ActorCritic, frozen_copy
+from alignloop.model.adapters import delete_others
+from alignloop.model.roles import POLICY, ActorCritic, frozen_copy
 from alignloop.objectives.grpo import GRPO
 from alignloop.rl.advantages import group_advantages, per_token
 from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
@@ -44,6 +45,8 @@ def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
         return with_advantages(online, rollout, config.advantage, follows_kl=follows_kl)
 
     results = train_online(online, lambda _: objective, prepare)
+    if prepared.peft is not None:
+        delete_others(prepared.peft, POLICY)
     common.save_policy(prepared, run.path / "model")
     return results
 

@@ -107,7 +107,7 @@ def test_what_a_dry_run_prints(tmp_path):
     told = preview(resolved.config, resolved.objective)
     assert told["data"] == "8 preference rows, 8 to train on"
     assert told["steps"].startswith("1 of 8 rows, each in 1.0 packed passes of up to ")
-    assert told["parameters"] == "104.8 k in all, 104.8 k trained (100.00%)"
+    assert told["parameters"] == "129.7 k in all, 129.7 k trained (100.00%)"
     assert told["memory"].startswith("about ")
     assert "estimated" in told["time"]
     assert told["trap 1"].startswith("AL202 warning: beta: 5 is outside")
@@ -137,13 +137,13 @@ def in_a_child(function):
 @pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
 def test_memory_is_estimated_within_a_quarter_of_the_peak(tmp_path, stage):
     """In a process of its own: the peak of a run against what the dry run said just before it."""
-    save_model(*tiny_model(hidden_size=256, num_layers=6), tmp_path / "model")
-    data = write_rows(tmp_path / "rows.jsonl", stage, 24, length=60)
+    save_model(*tiny_model(hidden_size=256, num_layers=4), tmp_path / "model")
+    data = write_rows(tmp_path / "rows.jsonl", stage, 16, length=30)
     keys = {
         "dataset": data,
         "model_name_or_path": str(tmp_path / "model"),
         "output_dir": str(tmp_path / "run"),
-        "per_device_train_batch_size": 12,
+        "per_device_train_batch_size": 8,
         "max_steps": 2,
         "num_threads": 1,
     }

@@ -84,9 +84,9 @@ def judge(config: JudgeConfig, run: Run) -> dict[str, Any]:
     return {
         **summary(joined, records),
         "certification": [row for certificate in certificates for row in certificate.rows()],
-        "agreement": agreement(verdicts),
+        **({"agreement": agreement(verdicts)} if len(judges) > 1 else {}),
         "account": [account_row(name, adviser.account) for name, adviser in judges.items()],
-        "faults": {name: dict(found) for name, found in faults.items() if found},
+        **({"faults": {name: dict(found) for name, found in faults.items()}} if any(faults.values()) else {}),
         **label_table(records),
     }
 

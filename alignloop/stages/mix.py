@@ -67,7 +67,7 @@ def mix(config: MixConfig, run: Run) -> dict[str, Any]:
         "num_rows": len(mixed),
         "num_control": len(files[CONTROL_FILE]),
         "num_held_out": len(files[HELD_OUT_FILE]),
-        "agreement": both_judged(human, ai),
+        **both_judged(human, ai),
         **label_table(mixed),
     }
 
@@ -86,16 +86,17 @@ def hold_out_prompts(prompts: Sequence[Conversation], fraction: float, seed: int
     return {distinct[k] for k in np.random.default_rng(seed).permutation(len(distinct))[:count]}
 
 
-def both_judged(human: Sequence[Preference], ai: Sequence[Preference]) -> list[dict[str, Any]]:
-    """Cohen κ and plain agreement on pairs that people and models judged, as rows of a table."""
+def both_judged(human: Sequence[Preference], ai: Sequence[Preference]) -> dict[str, Any]:
+    """{"agreement": a table} with Cohen κ and the share of equal labels on pairs that both sides judged."""
     sides = [_sides(human), _sides(ai)]
     shared = sorted(sides[0].keys() & sides[1].keys(), key=str)
     if len(shared) < 2:
-        return []
+        return {}
     said = [(sides[0][key], sides[1][key]) for key in shared]
     kappa = cohen_kappa([a for a, _ in said], [b for _, b in said])
     same = sum(a == b for a, b in said) / len(said)
-    return [{"pairs": len(shared), "same": same, "kappa": kappa.value, "low": kappa.low, "high": kappa.high}]
+    row = {"pairs": len(shared), "same": same, "kappa": kappa.value, "low": kappa.low, "high": kappa.high}
+    return {"agreement": [row]}
 
 
 def _sides(records: Sequence[Preference]) -> dict[tuple[Conversation, str, str], int]:

@@ -122,6 +122,7 @@ async function answerNow() {
     if (answer.finish === "length") answer.card.append(make("div", "note", t.cut));
   }
   if (!failed && keepsVotes && turn.answers.every((answer) => answer.text.trim())) offerVotes(turn);
+  turn.item.scrollIntoView({ block: "nearest" });
   $("question").focus();
 }
 
@@ -148,6 +149,7 @@ async function vote(turn, verdict) {
     turn.verdict = verdict;
     reveal(turn);
     if (turn === state.turn && turn.answers.length === 2) choose(turn);
+    turn.foot.scrollIntoView({ block: "nearest" });
   } catch (error) {
     buttons.forEach((button) => (button.disabled = false));
     tell(error.message);
@@ -186,6 +188,7 @@ async function ask() {
   const item = make("li", "question");
   item.append(make("div", "who", t.you), make("div", "text", text));
   $("talk").append(item);
+  item.scrollIntoView({ block: "nearest" });
   await answerNow();
 }
 

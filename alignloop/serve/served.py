@@ -22,7 +22,8 @@ from alignloop.records import Message
 from alignloop.run import RUN_FILE
 from alignloop.serve.engine import Engine
 from alignloop.serve.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest
-from alignloop.stages.common import inference_encoder, saved_template
+from alignloop.stages.checks import saved_template
+from alignloop.stages.common import inference_encoder
 from alignloop.stages.reward import HEAD_FILE
 
 MIN_TEMPERATURE = 1e-4

@@ -177,7 +177,7 @@ class Served:
             ApiError: over a limit, an empty prompt, or token ids the model does not have.
         """
         tokenizer = self.policy.loaded.tokenizer
-        size = self.policy.loaded.model.get_input_embeddings().weight.shape[0]
+        size = self.policy.loaded.model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportIndexIssue]
         prompts = [tokenizer.encode(p) if isinstance(p, str) else list(p) for p in body.prompts]
         if not prompts or not all(prompts):
             raise ApiError(400, "a prompt needs at least one token", param="prompt")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -226,7 +226,7 @@ def _quit(_: str) -> None:
     raise Quit
 
 
-def pieces(policy: Policy, prompt: Sequence[Message], params: SamplingParams) -> Iterator[str]:
+def pieces(policy: Policy, prompt: Sequence[Message], params: SamplingParams) -> Generator[str, None, None]:
     """The texts of an answer as they come, without what the template puts around it.
 
     Raises:

@@ -95,8 +95,9 @@ def open_policy(
         device: auto, cpu, cuda.
 
     Raises:
-        ModelError: a reward model, critic or classifier, a chat template other than the one of training,
-            or an architecture the engine cannot run.
+        ModelError: a reward model, critic or classifier, a tokenizer whose chat template is not the one
+            of training, or an architecture the engine cannot run.
+        ConfigError: `chat_template` is another than the one of training.
     """
     check_writes(model)
     loaded = load_model(model, dtype=dtype, device=device)

@@ -32,19 +32,24 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="bytes of one request")] = 1 << 20,
     timeout: Annotated[float, typer.Option(min=0.1, help="seconds for one request")] = 600.0,
     token_budget: Annotated[int, typer.Option(min=2, help="tokens stored at once")] = 16384,
+    votes: Annotated[
+        str, typer.Option(help="folder or label store for the chat page's votes; 'none' keeps none")
+    ] = "votes",
     allow_host: Annotated[list[str] | None, typer.Option(help="a host name to answer to")] = None,
 ) -> None:
-    """Serve policies: /v1/chat/completions, /v1/completions, /v1/models, /health and /metrics."""
+    """Serve policies: OpenAI's interface under /v1, a chat page at /, /health and /metrics."""
     from pathlib import Path
 
     from alignloop.errors import UserError
     from alignloop.serve.app import LOCAL_HOSTS, create_app
     from alignloop.serve.served import Limits, open_policy
     from alignloop.serve.server import listen, run
+    from alignloop.serve.votes import open_votes
 
     names = name or [Path(model).resolve().name for model in models]
     if len(names) != len(models) or len(set(names)) != len(names):
         raise UserError(f"give each of the {len(models)} models a --name of its own")
+    box = None if votes == "none" else open_votes(votes)
     # Before the models are loaded, which takes long: a taken port is told at once.
     listening = listen(host, port)
     policies = [
@@ -56,5 +61,5 @@ def serve(
     hosts = ["*"] if everywhere else [*LOCAL_HOSTS, host, *(allow_host or ())]
     if host not in LOCAL_HOSTS and api_key is None:
         print("Anybody who can reach this address can use it; set --api-key.", file=sys.stderr)
-    application = create_app(policies, limits=limits, api_key=api_key, allowed_hosts=hosts)
+    application = create_app(policies, limits=limits, api_key=api_key, allowed_hosts=hosts, votes=box)
     run(application, listening, say=lambda line: print(f"{', '.join(names)}: {line}", flush=True))

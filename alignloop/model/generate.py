@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -73,7 +73,7 @@ def stream(
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: Sequence[int],
     params: SamplingParams,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """One completion token by token; `Event.text` is what can be shown since the last event.
 
     The model stays set up for decoding until the iterator is exhausted or closed. Errors as `generate`.

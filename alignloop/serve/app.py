@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from alignloop.errors import EngineError, UserError
 from alignloop.model.scheduler import Request as EngineRequest
 from alignloop.serve.answer import Answer
 from alignloop.serve.engine import Engine
@@ -33,12 +34,15 @@ from alignloop.serve.protocol import (
     ChatRequest,
     CompletionRequest,
     GenerationRequest,
+    Strict,
     invalid,
 )
 from alignloop.serve.served import Limits, Policy, Served
+from alignloop.serve.votes import VoteBox
+from alignloop.serve.web.page import Page, VoteRequest
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-Body = TypeVar("Body", bound=GenerationRequest)
+Body = TypeVar("Body", bound=Strict)
 
 
 def create_app(
@@ -47,6 +51,7 @@ def create_app(
     limits: Limits | None = None,
     api_key: str | None = None,
     allowed_hosts: Sequence[str] = LOCAL_HOSTS,
+    votes: VoteBox | None = None,
 ) -> Starlette:
     """The application; its engines run as long as it does.
 
@@ -55,6 +60,7 @@ def create_app(
         limits: what is taken.
         api_key: asked for on /v1 and /metrics if given.
         allowed_hosts: names under which the server answers.
+        votes: where the chat page's votes go; it has no vote buttons if None.
     """
     limits, metrics = limits or Limits(), Metrics()
     served = [
@@ -70,7 +76,8 @@ def create_app(
         )
         for policy in policies
     ]
-    api = Api(served, limits, metrics, api_key)
+    api = Api(served, limits, metrics, api_key, votes)
+    chat = Page(None if votes is None else votes.place)
 
     @asynccontextmanager
     async def engines(_: Starlette) -> AsyncIterator[None]:
@@ -86,6 +93,9 @@ def create_app(
         Route("/v1/models/{name:path}", api.model),
         Route("/health", api.health),
         Route("/metrics", api.metrics_page),
+        Route("/", chat.page),
+        Route("/static/{name}", chat.file),
+        Route("/api/vote", api.vote, methods=["POST"]),
     ]
     return Starlette(
         routes=routes,
@@ -105,13 +115,20 @@ class Api:
         served: the models with their engines.
         limits: what is taken.
         metrics: what is counted.
-        api_key: the key that /v1 and /metrics ask for, or None.
+        api_key: the key that /v1, /api and /metrics ask for, or None.
+        votes: where votes go, or None.
     """
 
     def __init__(
-        self, served: Sequence[Served], limits: Limits, metrics: Metrics, api_key: str | None
+        self,
+        served: Sequence[Served],
+        limits: Limits,
+        metrics: Metrics,
+        api_key: str | None,
+        votes: VoteBox | None,
     ) -> None:
         self.served, self.limits, self.metrics, self.api_key = served, limits, metrics, api_key
+        self.votes = votes
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -127,6 +144,19 @@ class Api:
         served = self._model(body.model)
         requests = await run_in_threadpool(served.completion_requests, body)
         return self._respond(served, body, requests, logprobs=body.logprobs is not None)
+
+    async def vote(self, request: Request) -> Response:
+        """POST /api/vote, from the chat page."""
+        body = await self._body(request, VoteRequest)
+        if self.votes is None:
+            raise ApiError(404, "votes are not kept here; start the server with --votes")
+        try:
+            await run_in_threadpool(self.votes.add, body.vote())
+        except (ValueError, UserError) as error:
+            raise ApiError(422, str(error)) from error
+        except EngineError as error:
+            raise ApiError(503, str(error)) from error
+        return JsonResponse({"kept": self.votes.place})
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""

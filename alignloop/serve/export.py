@@ -97,7 +97,7 @@ def export(
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     kind = getattr(torch, dtype)
-    stored = loaded.model if kind == torch.float32 else copy.deepcopy(loaded.model).to(dtype=kind)
+    stored = loaded.model if kind == torch.float32 else copy.deepcopy(loaded.model).to(dtype=kind)  # pyright: ignore[reportCallIssue]
     save_model(stored, loaded.tokenizer, to, extra=more)
     return Exported(to, None if file_name is None else to / file_name, same)
 

@@ -130,7 +130,7 @@ def _add_shape(writer: gguf.GGUFWriter, model: PreTrainedModel) -> None:
 
 
 def _rows(model: PreTrainedModel) -> int:
-    return int(model.get_input_embeddings().weight.shape[0])
+    return int(model.get_input_embeddings().weight.shape[0])  # pyright: ignore[reportIndexIssue]
 
 
 def _tensors(
@@ -165,7 +165,8 @@ def _vocabulary(loaded: LoadedModel) -> dict[str, Any]:
     """The tokenizer's own description, checked to be one that GGUF's `gpt2` kind can hold."""
     if not loaded.tokenizer.is_fast:
         raise ModelError("GGUF: the tokenizer has no tokenizer.json, from which the file is made")
-    described = json.loads(loaded.tokenizer.backend_tokenizer.to_str())  # pyright: ignore[reportAttributeAccessIssue]
+    backend: Any = loaded.tokenizer.backend_tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+    described = json.loads(backend.to_str())
     if described["model"]["type"] != "BPE" or not described["model"].get("merges"):
         raise ModelError(f"GGUF: a tokenizer of kind {described['model']['type']} is not supported; BPE is")
     described["split"] = _split(described["pre_tokenizer"] or {})

@@ -13,7 +13,7 @@ from alignloop.data.chat import ChatTemplate, load_template
 from alignloop.errors import ModelError, UserError
 from alignloop.model.load import LoadedModel, load_model, load_skeleton, save_model
 from alignloop.run import RUN_FILE
-from alignloop.stages.common import saved_template
+from alignloop.stages.checks import saved_template
 from alignloop.stages.reward import HEAD_FILE
 
 TOLERANCE = 1e-5

@@ -95,8 +95,9 @@ def open_policy(
         device: auto, cpu, cuda.
 
     Raises:
-        ModelError: a reward model, critic or classifier, a chat template other than the one of training,
-            or an architecture the engine cannot run.
+        ModelError: a reward model, critic or classifier, a tokenizer whose chat template is not the one
+            of training, or an architecture the engine cannot run.
+        ConfigError: `chat_template` is another than the one of training.
     """
     check_writes(model)
     loaded = load_model(model, dtype=dtype, device=device)
@@ -177,7 +178,7 @@ class Served:
             ApiError: over a limit, an empty prompt, or token ids the model does not have.
         """
         tokenizer = self.policy.loaded.tokenizer
-        size = self.policy.loaded.model.get_input_embeddings().weight.shape[0]
+        size = self.policy.loaded.model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportIndexIssue]
         prompts = [tokenizer.encode(p) if isinstance(p, str) else list(p) for p in body.prompts]
         if not prompts or not all(prompts):
             raise ApiError(400, "a prompt needs at least one token", param="prompt")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignloop.data.chat import load_template
-from alignloop.errors import ModelError
+from alignloop.errors import ConfigError, ModelError
 from alignloop.model.load import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message
@@ -33,7 +33,7 @@ def test_the_template_of_training_is_used(tmp_path: Path) -> None:
 
 def test_another_template_is_refused(tmp_path: Path) -> None:
     folder = trained(tmp_path / "m")
-    with pytest.raises(ModelError):
+    with pytest.raises(ConfigError, match="AL209"):
         open_policy(folder, chat_template="chatml")
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
     with pytest.raises(ModelError, match="not the one the model was trained with"):

@@ -1,0 +1,74 @@
+"""`alignloop chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from io import TextIOWrapper
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def chat(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN", help="run folder, model folder, adapter, .gguf file or name")
+    ],
+    system: Annotated[str, typer.Option(help="system message")] = "",
+    compare: Annotated[str | None, typer.Option(help="another model that answers too")] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the most probable token")] = 0.8,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 512,
+    seed: Annotated[int | None, typer.Option(min=0, help="the same answers every time")] = None,
+    votes: Annotated[
+        str, typer.Option(help="folder or label store for judgements; 'none' keeps none")
+    ] = "votes",
+    chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Talk with a model; /help lists the commands."""
+    from alignloop.model.sampling import SamplingParams
+    from alignloop.serve.served import MIN_TEMPERATURE, Policy, open_policy
+    from alignloop.serve.talk import Talk
+    from alignloop.serve.votes import open_votes
+
+    def open_one(name: str) -> Policy:
+        return open_policy(name, chat_template=chat_template, dtype=dtype, device=device)
+
+    box = None if votes == "none" else open_votes(votes)
+    drawn = 0.0 if temperature < MIN_TEMPERATURE else temperature
+    params = SamplingParams(temperature=drawn, top_p=top_p, max_tokens=max_tokens)
+    talk = Talk(open_one(model), params, open_one, box, _say, system, seed=seed)
+    if compare is not None:
+        talk.other = open_one(compare)
+    if sys.stdin.isatty():
+        print(f"{talk.policy.name}: /help lists the commands, Ctrl-D ends.")
+    talk.run(_lines())
+
+
+def _say(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """What the person types, with line editing in a terminal; or what comes through a pipe."""
+    from alignloop.errors import UserError
+
+    if isinstance(sys.stdin, TextIOWrapper):  # a damaged byte must not become a lone surrogate
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    try:
+        if not sys.stdin.isatty():
+            yield from sys.stdin
+            return
+        import readline  # noqa: F401  (input() edits lines through it)
+
+        while True:
+            yield input("> ")
+    except UnicodeDecodeError as error:
+        raise UserError(f"the input is not UTF-8 text ({error.reason})") from error
+    except (EOFError, KeyboardInterrupt):
+        print()

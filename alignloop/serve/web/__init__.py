@@ -1,0 +1,1 @@
+"""The chat page: its routes, words and files."""

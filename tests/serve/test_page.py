@@ -1,0 +1,188 @@
+"""The chat page: its files and votes over HTTP, and as a person uses it, in Chromium."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from alignloop.data.columns import read_records
+from alignloop.records import Label, Message, Preference
+from alignloop.serve.app import create_app
+from alignloop.serve.votes import VoteFiles
+from alignloop.serve.web.page import TEXTS
+from tests.serve.conftest import running, tiny_policy
+
+PROMPT = [{"role": "user", "content": "비는 왜 와요?"}]
+ANSWERS = [{"text": "물", "model": "one"}, {"text": "불", "model": "two"}]
+
+
+@pytest.fixture(scope="module")
+def votes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("votes")
+
+
+@pytest.fixture(scope="module")
+def site(votes: Path) -> Iterator[str]:
+    policies = [tiny_policy("one", 0), tiny_policy("두<b>", 1)]
+    with running(create_app(policies, api_key="k", votes=VoteFiles(votes))) as address:
+        yield address
+
+
+def vote(site: str, body: object, key: str = "k") -> httpx.Response:
+    return httpx.post(f"{site}/api/vote", json=body, headers={"authorization": f"Bearer {key}"})
+
+
+def test_every_language_has_the_same_words() -> None:
+    assert {tuple(words) for words in TEXTS.values()} == {tuple(TEXTS["en"])}
+    web = files("alignloop.serve.web")
+    script = web.joinpath("static/chat.js").read_text(encoding="utf-8")
+    page = web.joinpath("templates/chat.html").read_text(encoding="utf-8")
+    used = set(re.findall(r"\bt\.(\w+)", script + page)) | {"a", "b", "tie", "both_bad", "good", "bad"}
+    assert used == set(TEXTS["en"])
+
+
+def test_the_page_needs_nothing_from_elsewhere(site: str) -> None:
+    page = httpx.get(site, headers={"accept-language": "ko-KR,ko;q=0.9"})
+    assert page.status_code == 200
+    assert '<html lang="ko">' in page.text
+    assert "보내기" in page.text
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\bon\w+=|style=|https?://", page.text)
+    for name in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
+        assert httpx.get(site + name).status_code == 200, name
+    assert httpx.get(f"{site}/static/../page.py").status_code == 404
+    assert '<html lang="en">' in httpx.get(f"{site}/?lang=en", headers={"accept-language": "ko"}).text
+
+
+def test_votes_over_http(site: str, votes: Path) -> None:
+    body = {"prompt": PROMPT, "answers": ANSWERS, "verdict": "b"}
+    assert vote(site, body).json() == {"kept": str(votes)}
+    (pair,) = read_records(str(votes / "preferences.jsonl")).records
+    assert isinstance(pair, Preference)
+    assert (pair.chosen, pair.rejected) == ("불", "물")
+    assert vote(site, body, key="wrong").status_code == 401
+    foreign = httpx.post(
+        f"{site}/api/vote", json=body, headers={"authorization": "Bearer k", "origin": "https://evil.example"}
+    )
+    assert foreign.status_code == 403
+    assert len((votes / "preferences.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    (votes / "preferences.jsonl").unlink()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": "good"},
+        {"verdict": "worse"},
+        {"answers": ANSWERS[:1]},
+        {"answers": ANSWERS * 2},
+        {"answers": [ANSWERS[0], ANSWERS[0]]},
+        {"answers": [ANSWERS[0], {"text": " ", "model": "x"}]},
+        {"prompt": []},
+        {"prompt": [{"role": "tool", "content": "a"}]},
+        {"prompt": [*PROMPT, {"role": "assistant", "content": "a"}]},
+        {"extra": 1},
+    ],
+)
+def test_votes_that_say_nothing(site: str, votes: Path, change: dict[str, Any]) -> None:
+    answer = vote(site, {"prompt": PROMPT, "answers": ANSWERS, "verdict": "a"} | change)
+    assert answer.status_code in (400, 422)
+    assert answer.json()["error"]["message"]
+    assert not any(votes.iterdir())
+
+
+def test_votes_are_refused_where_none_are_kept(address: str) -> None:
+    body = {"prompt": PROMPT, "answers": ANSWERS, "verdict": "a"}
+    assert httpx.post(f"{address}/api/vote", json=body).status_code == 404
+
+
+@pytest.mark.browser
+def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path) -> None:
+    context = chromium.new_context(
+        locale="ko-KR", color_scheme="dark", viewport={"width": 1100, "height": 800}
+    )
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    faults: list[str] = []
+    asked: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda m: faults.append(m.text) if "Content Security" in m.text else None)
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(site)
+    assert "API 키" in page.inner_text("#message")
+    page.click("details.more summary")
+    page.fill("#key", "k")
+    page.fill("#max-tokens", "8")
+    page.fill("#system", "짧게 답하세요.")
+    page.click("details.more summary")
+    page.wait_for_function("document.getElementById('model').options.length === 2")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 28)"
+
+    # one model: an answer, then a thumb
+    page.fill("#question", "비는 왜 와요?")
+    page.keyboard.press("Enter")
+    page.click("[data-verdict=good]")
+    page.wait_for_selector("text=평가를 저장한 곳")
+    (label,) = read_records(str(votes / "labels.jsonl")).records
+    assert isinstance(label, Label)
+    assert label.prompt == (Message("system", "짧게 답하세요."), Message("user", "비는 왜 와요?"))
+    assert label.completion == page.inner_text(".answers .text", strict=True)
+    assert label.provenance.details["model"] == "one"
+
+    # two models: names hidden until the vote, the better answer goes on
+    page.select_option("#other", "두<b>")
+    page.fill("#question", "또 물어요")
+    page.click("#send")
+    page.wait_for_selector("[data-verdict=b]")
+    shown = page.locator(".answers.two .who").all_inner_texts()
+    assert shown == ["답변 1", "답변 2"]
+    page.click("[data-verdict=b]")
+    page.wait_for_selector(".card.chosen")
+    names = page.locator(".answers.two .who").all_inner_texts()
+    assert sorted(names, key=lambda n: "one" in n) == sorted(
+        [f"답변 {1 + ('one' in names[0])} · 두<b>", f"답변 {2 - ('one' in names[0])} · one"],
+        key=lambda n: "one" in n,
+    )
+    first, second = page.locator(".answers.two .text").all_inner_texts()
+    (pair,) = read_records(str(votes / "preferences.jsonl")).records
+    assert isinstance(pair, Preference)
+    assert (pair.chosen, pair.rejected) == (second, first)
+    assert pair.prompt[2] == Message("assistant", label.completion)
+    page.select_option("#other", "")
+    page.fill("#question", "끝으로")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.keyboard.press("Enter")
+    turns = sent.value.post_data_json["messages"]
+    assert [turn["content"] for turn in turns] == [
+        "짧게 답하세요.",
+        "비는 왜 와요?",
+        label.completion,
+        "또 물어요",
+        second,
+        "끝으로",
+    ]
+    page.wait_for_selector("#retry:enabled")
+
+    # stopping, answering again, starting anew, the other language, the other theme
+    page.click("details.more summary")
+    page.fill("#max-tokens", "800")
+    page.click("details.more summary")
+    page.click("#retry")
+    page.click("#stop")
+    page.wait_for_selector("#send:enabled")
+    assert page.locator("#talk > li").count() == 6
+    page.click("#theme")
+    assert page.get_attribute("html", "data-theme") == "light"
+    page.click("#fresh")
+    assert page.locator("#talk > li").count() == 0
+    page.click("a[hreflang=en]")
+    assert page.inner_text("#send") == "Send"
+    assert all(url.startswith(site) for url in asked)
+    assert faults == []
+    context.close()

@@ -1,8 +1,11 @@
-"""Facts of this machine that need no heavy library: where the cache is, whether bfloat16 is fast."""
+"""The machine without heavy libraries: cache folder, fast bfloat16 or not, memory of this process."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import sys
 from pathlib import Path
 
 
@@ -18,3 +21,34 @@ def bf16_is_native() -> bool:
     except OSError:
         return False
     return any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16"))
+
+
+def release_memory() -> None:
+    """Give memory of dropped models back to the system.
+
+    Models are parts of reference cycles, and the C library keeps freed blocks; neither is looked after
+    while a stage allocates only a few, very large, objects.
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+        if trim is not None:
+            trim(0)
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory_gb` count from now on (Linux; elsewhere the peak is the process's)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def memory_gb(*, peak: bool = False) -> float:
+    """Resident memory of this process in GB (10⁹ bytes), now or at its peak; 0 where nobody tells."""
+    field = "VmHWM:" if peak else "VmRSS:"
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith(field)), 0.0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
+
+from alignloop.machine import memory_gb
 
 _SHOWN = {"loss": "loss", "reward": "reward", "tokens_per_s": "tok/s", "memory_gb": "GB"}
 _SMOOTHING = 0.3  # weight of the newest step's seconds in the ETA
@@ -127,13 +128,3 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def memory_gb() -> float:
-    """Resident memory of this process in GB (10⁹ bytes); 0 where the system does not tell."""
-    try:
-        fields = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0.0
-    resident = next((line.split()[1] for line in fields if line.startswith("VmRSS:")), "0")
-    return int(resident) * 1024 / 1e9

@@ -51,7 +51,13 @@ METHODS = tuple(SHAPES)
 
 
 def make_steps(
-    method: str, num_steps: int, *, seed: int = 0, scale: float = 1.0, vocab_size: int = 40_000
+    method: str,
+    num_steps: int,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    vocab_size: int = 40_000,
+    shape: Shape | None = None,
 ) -> list[list[Group]]:
     """The groups of each optimizer step; the same for the same arguments.
 
@@ -61,19 +67,20 @@ def make_steps(
         seed: of lengths and ids.
         scale: factor of all lengths; below 1 for a quick try.
         vocab_size: ids stay below it.
+        shape: instead of the method's own in `SHAPES`.
 
     Raises:
         ValueError: an unknown method.
     """
     if method not in SHAPES:
         raise ValueError(f"unknown method '{method}'; one of: {', '.join(METHODS)}")
+    shape = shape or SHAPES[method]
     draw = _Draw(np.random.default_rng([seed, sum(map(ord, method.split("-")[0]))]), scale, vocab_size)
     steps = []
     for step in range(num_steps):
         if method == "sft-packed":
-            groups = _filled_rows(draw, SHAPES[method])
+            groups = _filled_rows(draw, shape)
         else:
-            shape = SHAPES[method]
             groups = [_group(draw, method, shape) for _ in range(shape.groups)]
         if method.startswith("kto"):
             groups = _with_mismatched(groups)

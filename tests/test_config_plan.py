@@ -116,7 +116,13 @@ def test_recipes_that_come_with_the_package(file: Path) -> None:
         name = item["stage"].value
         if "dataset" in find_stage(name).config.model_fields and "dataset" not in item:
             words.append(f"{name}.dataset=rows.jsonl")
-    needs = {"best_of_n": ["reward_model=runs/reward"], "evaluate": ["after=runs/dpo"]}
+    needs = {
+        "best_of_n": ["reward_model=runs/reward"],
+        "reward_bench": ["reward_model=runs/reward"],
+        "evaluate": ["after=runs/dpo"],
+        "loop": ["labels=my-labels"],
+        "mixed": ["mix.human=human.jsonl", "mix.ai=runs/judge"],
+    }
     needs["compare"] = ["models=[runs/sft, runs/dpo]", "sets=[{kind: exact, path: gsm8k.jsonl}]"]
     plan = make_plan(recipe, parse_overrides([*words, *needs.get(file.stem, [])]), output_dir="runs/x")
     assert plan.stages

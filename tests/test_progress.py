@@ -7,7 +7,7 @@ import io
 import pytest
 
 from alignloop import progress
-from alignloop.progress import Progress, format_number, format_seconds, memory_gb
+from alignloop.progress import Progress, format_number, format_seconds
 
 
 class Clock:
@@ -55,11 +55,6 @@ def test_metrics_keep_their_last_value(clock: Clock) -> None:
     bar.update(1, loss=0.5, reward=-1.25, tokens_per_s=12345.6, memory_gb=2.0)
     bar.update(2, loss=0.25)
     assert bar.text() == "loss 0.25  reward -1.25  tok/s 12346  GB 2"
-
-
-def test_memory_is_measured_if_it_is_not_given(clock: Clock) -> None:
-    assert 0 < memory_gb() < 1000
-    assert "GB " in Progress(1, file=io.StringIO()).text()
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

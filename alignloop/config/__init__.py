@@ -1,5 +1,6 @@
 """Recipes: flat YAML with TRL's key names, one checked model per stage, every fault named at its line."""
 
+from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
 from alignloop.config.compare import AuditConfig, CompareConfig
 from alignloop.config.plan import Plan, StagePlan, make_plan
 from alignloop.config.recipe_file import Entry, Recipe, parse_overrides, parse_recipe, read_recipe
@@ -8,6 +9,7 @@ from alignloop.config.resolve import Resolved, flatten, path_values, resolve
 from alignloop.config.rl import GRPOConfig, OnlineConfig, PPOConfig
 from alignloop.config.schema import all_schemas, markdown_table, stage_schema, starter_recipe
 from alignloop.config.stages import (
+    AverageRewardsConfig,
     BestOfNConfig,
     EvaluateConfig,
     FeedbackConfig,
@@ -15,6 +17,7 @@ from alignloop.config.stages import (
     ModelConfig,
     PreferenceConfig,
     PretrainConfig,
+    RewardBenchConfig,
     RewardConfig,
     RowsConfig,
     SampleConfig,
@@ -25,14 +28,19 @@ from alignloop.config.stages import (
 )
 
 __all__ = [
+    "AverageRewardsConfig",
     "AuditConfig",
     "BestOfNConfig",
+    "ConstitutionConfig",
     "CompareConfig",
     "Entry",
     "EvaluateConfig",
     "FeedbackConfig",
     "GRPOConfig",
     "InstructionsConfig",
+    "JudgeConfig",
+    "LoopConfig",
+    "MixConfig",
     "ModelConfig",
     "OnlineConfig",
     "PPOConfig",
@@ -41,6 +49,8 @@ __all__ = [
     "PretrainConfig",
     "Recipe",
     "Resolved",
+    "RewardBenchConfig",
+    "RefusalsConfig",
     "RewardConfig",
     "RowsConfig",
     "SFTConfig",

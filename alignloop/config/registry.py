@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
 from alignloop.config.compare import AuditConfig, CompareConfig
 from alignloop.config.rl import (
     DAPOConfig,
@@ -17,12 +18,14 @@ from alignloop.config.rl import (
     RLOOConfig,
 )
 from alignloop.config.stages import (
+    AverageRewardsConfig,
     BestOfNConfig,
     EvaluateConfig,
     FeedbackConfig,
     InstructionsConfig,
     PreferenceConfig,
     PretrainConfig,
+    RewardBenchConfig,
     RewardConfig,
     SampleConfig,
     SFTConfig,
@@ -71,11 +74,13 @@ STAGES: Mapping[str, StageSpec] = {
     "reward": StageSpec(
         RewardConfig, "alignloop.stages.reward:reward", reads="scores", preview=_PREVIEW, lint=_LINT
     ),
-    "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n"),
-    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate"),
-    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo"),
+    "average_rewards": StageSpec(AverageRewardsConfig, "alignloop.stages.average_rewards:average_rewards"),
+    "reward_bench": StageSpec(RewardBenchConfig, "alignloop.stages.reward_bench:reward_bench"),
+    "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n", lint=_LINT),
+    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate", lint=_LINT),
+    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo", lint=_LINT),
     **{
-        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name)
+        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name, lint=_LINT)
         for name, config in {
             "grpo": GRPOConfig,
             "dr_grpo": DrGRPOConfig,
@@ -86,6 +91,11 @@ STAGES: Mapping[str, StageSpec] = {
             "reinforce_pp": ReinforceConfig,
         }.items()
     },
+    "judge": StageSpec(JudgeConfig, "alignloop.stages.judge:judge"),
+    "constitution": StageSpec(ConstitutionConfig, "alignloop.stages.constitution:constitution"),
+    "loop": StageSpec(LoopConfig, "alignloop.stages.live_loop:loop"),
+    "mix": StageSpec(MixConfig, "alignloop.stages.mix:mix"),
+    "refusals": StageSpec(RefusalsConfig, "alignloop.stages.refusals:refusals"),
     "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate"),
     "compare": StageSpec(CompareConfig, "alignloop.stages.compare:compare"),
     "audit": StageSpec(AuditConfig, "alignloop.stages.audit:audit"),

@@ -93,5 +93,6 @@ def _from_right(prompt: list[int], kept: int, bos_token_id: int | None) -> list[
     if kept == len(prompt):
         return prompt
     if prompt and prompt[0] == bos_token_id:
-        return [prompt[0], *prompt[len(prompt) - (kept - 1) :]]
+        rest = prompt[len(prompt) - (kept - 1) :]
+        return rest if rest[:1] == [bos_token_id] else [prompt[0], *rest]  # never two in a row
     return prompt[len(prompt) - kept :]

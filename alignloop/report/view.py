@@ -235,7 +235,8 @@ def last_value(run: RunFolder | Sequence[Mapping[str, Json]], name: str) -> floa
 
 def _facts(run: RunFolder) -> Facts:
     steps = last_value(run, "step")
-    memory = max((v for row in run.metrics if (v := number(row.get("memory_gb"))) is not None), default=None)
+    measured = (run.info.get("peak_memory_gb"), *(row.get("memory_gb") for row in run.metrics))
+    memory = max((v for value in measured if (v := number(value)) is not None), default=None)
     speed = last_value(run, "tokens_per_s")
     environment = mapping(run.info.get("environment"))
     facts = (

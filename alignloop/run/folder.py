@@ -20,6 +20,7 @@ from typing import IO, Any, Literal
 import yaml
 
 from alignloop.errors import AlignLoopError, RunError
+from alignloop.machine import memory_gb, reset_peak_memory
 from alignloop.run.environment import environment, is_alive, process_start
 from alignloop.run.files import cut_lines, json_line, plain, read_lines, write_atomically
 from alignloop.run.hashing import (
@@ -32,7 +33,7 @@ from alignloop.run.hashing import (
     fingerprint,
     work_sha256,
 )
-from alignloop.run.ownership import check_same_work, take_lock
+from alignloop.run.ownership import check_same_work, left_nothing, take_lock
 from alignloop.run.trackers import Tracker, open_tracker
 
 Status = Literal["running", "finished", "failed", "interrupted"]
@@ -103,13 +104,16 @@ class Run:
         lock = take_lock(path)
         try:
             earlier = _read_record(path) if (path / RUN_FILE).exists() else None
-            if earlier is not None:
+            if earlier is not None and earlier["work_sha256"] != work and left_nothing(path, earlier):
+                earlier = None
+            elif earlier is not None:
                 check_same_work(path, earlier, stage, config, work)
             elif any(not p.name.startswith(".") for p in path.iterdir()):
                 raise RunError(f"{path} is not empty and holds no run; choose another output_dir")
         except AlignLoopError:
             lock.close()
             raise
+        reset_peak_memory()
         run = cls(path, _new_record(path, stage, config, seed, name), lock)
         run._record |= {
             "parents": [asdict(parent) for parent in links],
@@ -233,8 +237,8 @@ class Run:
         """Cut metrics and samples of steps after `step`, which a resumed stage will write again."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             cut_lines(self._owned() / name, after_step=step)
-        self._before_s = max((row.get("time_s") or 0.0 for row in self.metrics()), default=0.0)
-        self._started = time.monotonic()
+        if self.resumed:
+            self._before_s = max((row.get("time_s") or 0.0 for row in self.metrics()), default=0.0)
 
     def warn(self, text: str) -> None:
         """Record a warning once."""
@@ -315,6 +319,7 @@ class Run:
     def _end(self, status: Status, **more: Any) -> None:
         self._record.pop("error", None)
         self._record |= {"status": status, "finished": _now(), "duration_s": round(self.elapsed_s, 3), **more}
+        self._record["peak_memory_gb"] = round(memory_gb(peak=True), 3)
         self._record.pop("process", None)
         for name in ("metrics.jsonl", "samples.jsonl"):
             if (self.path / name).exists():

@@ -14,6 +14,12 @@ from alignloop.run.files import plain
 from alignloop.run.hashing import KEYS_WITHOUT_EFFECT
 
 
+def left_nothing(path: Path, earlier: Mapping[str, Any]) -> bool:
+    """True for a run that failed before it made anything, such as one whose data set was misspelt."""
+    made = {p.name for p in path.iterdir() if not p.name.startswith(".")} - {"run.json", "recipe.yaml"}
+    return earlier["status"] == "failed" and not made
+
+
 def check_same_work(
     path: Path, earlier: Mapping[str, Any], stage: str, config: Mapping[str, Any], work: str
 ) -> None:

@@ -20,7 +20,7 @@ from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import answer_all
-from alignloop.stages.reward import RewardModel
+from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
 
 
@@ -34,8 +34,9 @@ def best_of_n(config: BestOfNConfig, run: Run) -> dict[str, Any]:
     Returns:
         Results for run.json: the best-of-n curve with its KL, and those of the fine-tuning.
     """
+    common.check_settings(config)
     common.set_threads(config.num_threads)
-    prompts = read_prompts(config.dataset, config.columns, config.max_prompts, run)
+    prompts = read_prompts(config, config.max_prompts, run)
     file = run.path / "data" / "rows.jsonl"
     curve: list[dict[str, float]] = []
     if not file.exists():  # a resumed run goes on with the demonstrations it chose before
@@ -63,6 +64,7 @@ def best_of_n(config: BestOfNConfig, run: Run) -> dict[str, Any]:
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
     objective: Any = SFT()
+    common.check_rows(config, objective, run, prepared, result.groups)
     summary = common.fit(config, objective, run, prepared, result.groups)
     common.save_policy(prepared, run.path / "model")
     return {**summary, "best_of_n": curve, "data": common.data_summary(data, result)}

@@ -16,6 +16,7 @@ from alignloop.evaluation import gate
 from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interval
 from alignloop.evaluation.likelihood import kl_on_samples, perplexity
 from alignloop.evaluation.winrate import win_rate
+from alignloop.machine import release_memory
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.packed import PackedModel
 from alignloop.records import Prompt
@@ -23,7 +24,7 @@ from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import answer_all
-from alignloop.stages.reward import RewardModel
+from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
 
 
@@ -58,7 +59,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     common.set_threads(config.num_threads)
     for text in config.require:
         gate.parse(text)
-    prompts = read_prompts(config.dataset, config.columns, config.num_prompts, run)
+    prompts = read_prompts(config, config.num_prompts, run)
     before = _answers(config, config.before, prompts, "before")
     after = _answers(config, config.after, prompts, "after")
     level = config.confidence
@@ -76,6 +77,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         scored = np.asarray(scorer.score([p.prompt for p in prompts], pairs))
         rewards = (scored[:, 0].tolist(), scored[:, 1].tolist())
         del scorer
+        release_memory()
         metrics["reward_model_score"] = _row(
             [mean_interval(r, level=level) for r in rewards], "reward", higher=True
         )

@@ -38,7 +38,7 @@ def iterate(config: IterateConfig, run: Run, objective: Any) -> dict[str, Any]:
         Results for run.json: one row for each round.
     """
     common.set_threads(config.num_threads)
-    prompts = read_prompts(config.dataset, config.columns, 0, run)
+    prompts = read_prompts(config, 0, run)
     model, history = config.model_name_or_path, []
     for number in range(config.rounds):
         chosen = prompts_of_round(prompts, config, number)

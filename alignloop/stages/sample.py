@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignloop.config import SampleConfig, SamplingConfig
+from alignloop.config import RowsConfig, SampleConfig, SamplingConfig
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 from alignloop.model.load import load_model
@@ -26,7 +26,7 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
         Results for run.json.
     """
     common.set_threads(config.num_threads)
-    prompts = read_prompts(config.dataset, config.columns, config.max_prompts, run)
+    prompts = read_prompts(config, config.max_prompts, run)
     loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
     encoder = common.inference_encoder(loaded, config.chat_template)
     params = sampling_params(config, config.seed)
@@ -57,16 +57,16 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     }
 
 
-def read_prompts(dataset: Any, columns: dict[str, str], limit: int, run: Run) -> list[Prompt]:
+def read_prompts(config: RowsConfig, limit: int, run: Run) -> list[Prompt]:
     """Distinct prompts of a data set of any kind, the first `limit` (0: all).
 
     Raises:
         DataError: the data set holds raw documents.
     """
-    data = read_records(dataset, columns=columns)
+    data = read_records(config.dataset, columns=config.columns, strict=config.strict)
     common.note_dropped(run, "dataset", data.dropped)
     if data.kind == "document":
-        raise DataError("these are documents, which have no prompts to answer", file=str(dataset))
+        raise DataError("these are documents, which have no prompts to answer", file=str(config.dataset))
     found = {record.prompt: _prompt(record) for record in reversed(data.records)}  # pyright: ignore
     prompts = list(reversed(found.values()))
     return prompts[:limit] if limit else prompts

@@ -22,6 +22,8 @@ def test_bos_stays():
     assert fit([9, 2, 3, 4], [[5, 6]], 4, "truncate", bos_token_id=9).prompt_ids == [9, 4]
     assert fit([1, 2, 3, 4], [[5, 6]], 4, "truncate", bos_token_id=9).prompt_ids == [3, 4]
     assert fit([9, 2, 3], [[5, 6]], 3, "truncate", bos_token_id=9).prompt_ids == [9]
+    # templates whose turns begin with the BOS token: a cut at a turn must not make two of them
+    assert fit([9, 2, 9, 4], [[5, 6]], 5, "truncate", bos_token_id=9).prompt_ids == [9, 4]
 
 
 def test_completions_are_cut_only_below_the_least_prompt():

@@ -211,6 +211,20 @@ def test_everything_too_long_is_one_error(loop):
         api.run(config, DPO())
 
 
+def test_unusable_rows_are_counted_or_with_strict_an_error(loop):
+    root, sft, _, _ = loop
+    file = root / "mixed.jsonl"
+    good = json.dumps({"prompt": "안녕", "chosen": "반가워요", "rejected": "몰라요"}, ensure_ascii=False)
+    bad = json.dumps({"prompt": "안녕", "chosen": 7, "rejected": "몰라요"}, ensure_ascii=False)
+    file.write_text(f"{good}\n{bad}\n{good}\n", encoding="utf-8")
+    keys = {"dataset": str(file), "model_name_or_path": str(sft.path)}
+    run = api.run(PreferenceConfig(output_dir=str(root / "lenient"), **keys), DPO())
+    assert (run.record["results"]["data"]["rows"], run.record["results"]["data"]["used"]) == (3, 2)
+    assert sum(run.record["results"]["data"]["dropped"].values()) == 1
+    with pytest.raises(DataError, match=r"mixed.jsonl:2: field 'chosen'"):
+        api.run(PreferenceConfig(output_dir=str(root / "strict"), strict=True, **keys), DPO())
+
+
 def test_equally_good_answers_are_no_feedback(tmp_path):
     file = tmp_path / "rows.jsonl"
     row = {

@@ -20,13 +20,13 @@ def audit(
     resume: Annotated[str, typer.Option(help="auto uses a finished audit again; never audits anew")] = "auto",
 ) -> None:
     """Audit a run: gold against distance, length, variety, repetition, canaries, and a verdict."""
-    from alignloop.config import STAGES, AuditConfig, Plan, StagePlan
+    from alignloop.config import STAGES, Plan, StagePlan, resolve
     from alignloop.pipeline import run_plan
     from alignloop.run import Run
 
     folder = output or run.resolve().parent / f"{run.resolve().name}-audit"
-    config = AuditConfig(output_dir=str(folder), run=str(run), canaries=canaries)
-    stage = StagePlan("audit", "audit", STAGES["audit"], config)
+    keys = {"output_dir": str(folder), "run": str(run), "canaries": canaries}
+    stage = StagePlan("audit", "audit", STAGES["audit"], resolve("audit", keys).config)
     how = "never" if resume == "never" else "auto"
     run_plan(Plan("", folder, (stage,), is_pipeline=False), resume=how, say=lambda text: None)
     results = Run.open(folder).record["results"]

@@ -351,6 +351,8 @@ def _by_prompt(verdicts: Verdicts, count: int) -> np.ndarray:
 def _length_controlled(
     verdicts: Verdicts, answers: Mapping[str, Sequence[str]], level: float
 ) -> LengthControlled | None:
+    if len(set(verdicts.scores)) < 2:  # all alike: the fit would claim a certainty it does not have
+        return None
     lengths = [
         len(answers[verdicts.first][place]) - len(answers[verdicts.second][place])
         for place in verdicts.prompts

@@ -10,6 +10,8 @@
 | multiple_choice | question, choices, answer (index, letter or text), optional subject | accuracy |
 | exact | a prompt and `answer` (a number, `… #### 72`, or a text) | accuracy |
 | perplexity | text | perplexity |
+
+Sets of kind `lm_eval` have no file: their path names tasks of lm-eval, see harness.py.
 """
 
 from __future__ import annotations

@@ -71,6 +71,7 @@ def _run_json(run: RunView) -> dict[str, Any]:
             }
             for w in run.win_rates
         ],
+        "audit": None if run.audit is None else asdict(run.audit),
         "comparison": None if run.comparison is None else asdict(run.comparison),
         "results": dict(run.results),
         "tables": {t.name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in run.tables},
@@ -155,6 +156,10 @@ def _run_markdown(run: RunView) -> list[str]:
         parts.append(
             f"**Win rate against the start{judge}: {100 * w.value:.1f} %{interval}**{count}; {w.verdict}."
         )
+    if run.audit is not None:
+        parts.append(f"**{_escape(run.audit.verdict)}**: {_escape(run.audit.text)}")
+        rows = [(found.name, found.level, found.text) for found in run.audit.findings]
+        parts.append(_table(("Looked at", "Level", "Finding"), rows))
     if run.comparison is not None:
         parts += [_table(header, rows) for header, rows in markdown_tables(run.comparison)]
     if run.measures:

@@ -62,8 +62,10 @@ def render(path: Source, *, format: Format = "html") -> str:
     Raises:
         RunError: the path is neither.
     """
-    single = isinstance(path, str | Path) and not is_pipeline(Path(path))
-    view = view_run(read_run(path)) if single else _pipeline_view(path)
+    if isinstance(path, str | Path) and not is_pipeline(Path(path)):
+        view = view_run(read_run(path))
+    else:
+        view = _pipeline_view(path)
     if format == "json":
         return json.dumps(as_json(view), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     return as_markdown(view) if format == "md" else _html(view)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from alignloop.report.comparison import KEYS, Comparison, read_comparison
 from alignloop.report.curves import Plot, audit_plots, plots
+from alignloop.report.findings import KEYS as AUDIT_KEYS
+from alignloop.report.findings import Audit, read_audit
 from alignloop.report.folder import Json, PipelineFolder, RunFolder, mapping, number, text
 from alignloop.report.lineage import Lineage, holds_simulated, trace
 from alignloop.report.samples import Samples, choose_samples, visible
@@ -147,6 +149,7 @@ class RunView:
     measures: tuple[Measure, ...]
     win_rates: tuple[WinRate, ...]
     comparison: Comparison | None
+    audit: Audit | None
     results: Facts
     tables: tuple[Table, ...]
     main_plots: tuple[Plot, ...]
@@ -197,10 +200,13 @@ def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) ->
     comparison = read_comparison(results)
     if comparison is not None:
         results = {name: value for name, value in results.items() if name not in KEYS}
+    audit, gains = read_audit(results), audit_plots(results.get("curve"))
+    if audit is not None:
+        results = {name: value for name, value in results.items() if name not in AUDIT_KEYS}
     tables = {name: rows for name, rows in results.items() if _is_table(rows)}
     rest = {k: v for k, v in results.items() if k not in ("metrics", "data", *tables) and k[:8] != "win_rate"}
     main, lesser = plots(run.metrics)
-    main += audit_plots(results.get("curve"))
+    main += gains
     stated = run.info.get("warnings")
     warnings = [text(w) for w in stated] if isinstance(stated, list) else []
     return RunView(
@@ -215,6 +221,7 @@ def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) ->
         measures=_measures(mapping(results.get("metrics"))),
         win_rates=_win_rates(results),
         comparison=comparison,
+        audit=audit,
         results=_flat(rest),
         tables=tuple(_table(name, rows) for name, rows in tables.items()),
         main_plots=tuple(main),

@@ -20,6 +20,7 @@ from alignloop.data.tokenize import Encoder, tokenize
 from alignloop.errors import DataError, ModelError
 from alignloop.evaluation.choices import Question, choice_logprobs
 from alignloop.evaluation.endpoint import Endpoint, answer
+from alignloop.evaluation.harness import run_tasks
 from alignloop.evaluation.likelihood import sequence_logprobs
 from alignloop.evaluation.memory import JsonMemory
 from alignloop.machine import cache_dir
@@ -53,6 +54,10 @@ class Candidate(Protocol):
 
     def likelihoods(self, documents: Sequence[Document]) -> list[tuple[float, int]] | Unmeasured:
         """(negative log-likelihood in nats, tokens) of each document."""
+        ...
+
+    def suites(self, tasks: Sequence[str], limit: int | None) -> dict[str, list[float]] | Unmeasured:
+        """Scores of every document of lm-eval's tasks."""
         ...
 
     def close(self) -> None:
@@ -89,9 +94,7 @@ class Local:
         missing = [i for i, key in enumerate(keys) if memory.get(key) is None]
         if missing:
             loaded, encoder = self._model()
-            packed, self._packed = self._packed, None
-            if packed is not None and packed.shared_prefix:
-                packed.restore_attention()
+            self._restore()
             ids = [encoder.prompt(prompts[i]).tolist() for i in missing]
             seeds = [[seed_of(prompts[i], self.params.seed)] for i in missing]
             with Progress(len(missing), description=self.name, unit="answer") as progress:
@@ -139,6 +142,19 @@ class Local:
 
         return [(row[0], int(row[1])) for row in self._remembered(keys, compute)]
 
+    def suites(self, tasks: Sequence[str], limit: int | None) -> dict[str, list[float]] | Unmeasured:
+        def compute(missing: Sequence[int]) -> list[list[float]]:
+            loaded, _ = self._model()
+            self._restore()
+            found = []
+            for i in missing:  # a group of tasks is one set: the documents of all its tasks
+                scores = run_tasks(loaded, [tasks[i]], limit=limit, seed=self.params.seed)
+                found.append([value for name in sorted(scores) for value in scores[name]])
+            return found
+
+        found = self._remembered([_key("lm_eval", [task, limit]) for task in tasks], compute)
+        return dict(zip(tasks, found, strict=True))
+
     def close(self) -> None:
         self._loaded = self._packed = self._encoder = None
 
@@ -163,6 +179,12 @@ class Local:
             self._loaded = load_model(self.path, dtype=self.dtype, device=self.device, seed=self.params.seed)
             self._encoder = common.inference_encoder(self._loaded, self.chat_template)
         return self._loaded, self._encoder
+
+    def _restore(self) -> None:
+        """Give the model its own attention back, for what does not run packed rows."""
+        packed, self._packed = self._packed, None
+        if packed is not None and packed.shared_prefix:
+            packed.restore_attention()
 
     def _packed_model(self) -> PackedModel:
         if self._packed is None:
@@ -200,6 +222,9 @@ class Served:
     def likelihoods(self, documents: Sequence[Document]) -> list[tuple[float, int]] | Unmeasured:
         return "an endpoint gives no log-probs of given texts"
 
+    def suites(self, tasks: Sequence[str], limit: int | None) -> dict[str, list[float]] | Unmeasured:
+        return "an endpoint gives no log-probs of given texts"
+
     def close(self) -> None:
         pass
 
@@ -226,6 +251,9 @@ class Recorded:
         return "recorded answers have no log-probs"
 
     def likelihoods(self, documents: Sequence[Document]) -> list[tuple[float, int]] | Unmeasured:
+        return "recorded answers have no log-probs"
+
+    def suites(self, tasks: Sequence[str], limit: int | None) -> dict[str, list[float]] | Unmeasured:
         return "recorded answers have no log-probs"
 
     def close(self) -> None:

@@ -71,22 +71,8 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
         read_set(entry, name, function(entry["scorer"]) if "scorer" in entry else None)
         for entry, name in zip(config.sets, set_names(config.sets), strict=True)
     ]
-    raw: dict[str, dict[str, Raw]] = {one.name: {} for one in sets}
-    for candidate in candidates:
-        for one in sets:
-            raw[one.name][candidate.name] = collect(candidate, one)
-        candidate.close()
-    measured = [m for one in sets for m in measure(one, raw[one.name])]
-    wins, rated = [], []
-    for one in sets:
-        if one.entry["kind"] in _COMPARED:
-            more, verdicts = _verdicts(config, one, raw[one.name], names, baseline, judge, run)
-            measured += more
-            for source, found in verdicts.items():
-                against = [v for v in found if v.second == baseline]
-                rates = win_rates(against, raw[one.name], level=config.confidence, seed=config.seed)
-                wins += [_win_row(one.name, source, rate) for rate in rates]
-                rated += _rating_rows(one.name, source, found, config.confidence, baseline)
+    raw = _collect(candidates, sets)
+    measured, wins, rated = _compare_answers(config, sets, raw, names, baseline, judge, run)
     cells = [(m, _cells(config, m, baseline)) for m in measured]
     results = {
         "models": names,
@@ -106,6 +92,41 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
     run.set_results(results)
     gate.enforce(outcomes)
     return results
+
+
+def _collect(candidates: Sequence[Candidate], sets: Sequence[EvaluationSet]) -> dict[str, dict[str, Raw]]:
+    """What every model gives for every set, model by model, so that one is in memory at a time."""
+    raw: dict[str, dict[str, Raw]] = {one.name: {} for one in sets}
+    for candidate in candidates:
+        for one in sets:
+            raw[one.name][candidate.name] = collect(candidate, one)
+        candidate.close()
+    return raw
+
+
+def _compare_answers(
+    config: CompareConfig,
+    sets: Sequence[EvaluationSet],
+    raw: Mapping[str, Mapping[str, Raw]],
+    names: Sequence[str],
+    baseline: str,
+    judge: PairJudge | None,
+    run: Run,
+) -> tuple[list[Measurement], list[dict[str, Any]], list[dict[str, Any]]]:
+    """All metrics, and rows of win rates and ratings."""
+    measured = [m for one in sets for m in measure(one, raw[one.name])]
+    wins: list[dict[str, Any]] = []
+    rated: list[dict[str, Any]] = []
+    for one in sets:
+        if one.entry["kind"] in _COMPARED:
+            more, verdicts = _verdicts(config, one, raw[one.name], names, baseline, judge, run)
+            measured += more
+            for source, found in verdicts.items():
+                against = [v for v in found if v.second == baseline]
+                rates = win_rates(against, raw[one.name], level=config.confidence, seed=config.seed)
+                wins += [_win_row(one.name, source, rate) for rate in rates]
+                rated += _rating_rows(one.name, source, found, config.confidence, baseline)
+    return measured, wins, rated
 
 
 def _candidate(config: CompareConfig, entry: ModelEntry | str, name: str, run: Run) -> Candidate:

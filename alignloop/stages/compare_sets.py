@@ -15,7 +15,7 @@ from alignloop.evaluation.choices import is_right, true_share
 from alignloop.evaluation.comparison import Measurement, measurement
 from alignloop.records import Conversation, Prompt
 from alignloop.rl.rewards import Component, Sample, checked_scores
-from alignloop.rl.verifiers import final_number, math_reward, passes
+from alignloop.rl.verifiers import exact_match, final_number, math_reward, passes
 from alignloop.stages.candidates import Candidate
 
 Raw = Any
@@ -62,6 +62,8 @@ def read_set(entry: SetEntry, name: str, scorer: Component | None) -> Evaluation
         DataError: a row that does not fit the kind, or fewer than 2 rows.
     """
     kind = KINDS[entry["kind"]]
+    if entry["kind"] == "lm_eval":
+        return EvaluationSet(name, entry, kind.read(entry["path"]))
     spec = entry["path"] + (f"#{entry['rows']}" if "rows" in entry else "")
     rows = kind.read(spec)
     if len(rows) < 2:
@@ -85,6 +87,8 @@ def collect(candidate: Candidate, one: EvaluationSet) -> Raw:
     if kind == "truthfulness":
         both = [question for pair in one.rows for question in pair]
         return candidate.choices(both)
+    if kind == "lm_eval":
+        return candidate.suites(one.rows, one.entry.get("rows"))
     if kind == "perplexity":
         return candidate.likelihoods(one.rows)
     return candidate.answers([prompt.prompt for prompt in one.prompts])
@@ -191,10 +195,27 @@ def _perplexity(one: EvaluationSet, raw: Mapping[str, Raw]) -> list[Measurement]
     ]
 
 
+def _lm_eval(one: EvaluationSet, raw: Mapping[str, Raw]) -> list[Measurement]:
+    done, missing = _split(raw)
+    return [
+        measurement(
+            one.name if len(one.rows) == 1 else f"{one.name}.{task}",
+            {model: scores[task] for model, scores in done.items()},
+            unit="share",
+            scale="rate",
+            margin=one.entry.get("margin"),
+            missing=missing,
+        )
+        for task in one.rows
+    ]
+
+
+def _task_names(path: str) -> list[str]:
+    return [name.strip() for name in path.split(",") if name.strip()]
+
+
 def is_correct(text: str, reference: str) -> float:
     """1 if the final number is the reference's, or for a reference without one if the texts are equal."""
-    from alignloop.rl.verifiers import exact_match
-
     is_number = final_number(reference) is not None
     return math_reward(text, reference) if is_number else exact_match(text, reference)
 
@@ -246,5 +267,6 @@ KINDS: Mapping[str, Kind] = {
     "multiple_choice": Kind(sets.read_multiple_choice, _multiple_choice, answers=False),
     "exact": Kind(sets.read_exact, _exact),
     "perplexity": Kind(sets.read_documents, _perplexity, answers=False),
+    "lm_eval": Kind(_task_names, _lm_eval, answers=False),
 }
 """A new kind is one entry here, one reader in evaluation/sets.py and one name in config/compare.py."""

@@ -1,10 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from alignloop.cli import app
 from alignloop.run import Run
+from tests.report.fake_runs import make_run
 
 
 def call(*words):
@@ -57,3 +59,25 @@ def test_what_is_missing_is_said():
 def test_the_planner():
     done = call("compare", "--prompts-for", "0.6")
     assert done.output.startswith("194 prompts: with so many, a true win rate of 60.0% (0% ties)")
+
+
+def test_audit_says_its_verdict_and_where_the_report_comes_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "step": i,
+            "kl": i / 10,
+            "reward": i / 10 + 0.01 * rng.normal(),
+            "gold": -i / 20 + 0.01 * rng.normal(),
+        }
+        for i in range(40)
+    ]
+    make_run(tmp_path / "ppo", stage="ppo", metrics=rows, fingerprint="f", work_sha256="w")
+    done = call("audit", "ppo")
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("The run learned to fool its reward")
+    assert "ALARM    gold" in done.output
+    assert "unknown  diversity" in done.output
+    assert done.output.rstrip().endswith("alignloop report " + str(tmp_path / "ppo-audit"))
+    assert call("audit", "gone").exit_code == 2

@@ -125,6 +125,15 @@ def test_win_rates_cover_all_models_at_once():
     assert 0.93 <= hits / 500 <= 0.97
 
 
+def test_no_length_control_where_all_verdicts_are_alike():
+    answers = {"new": ["long answer"] * 40, "old": ["short"] * 40}
+    tied = by_score({"new": [1.0] * 40, "old": [1.0] * 40}, [("new", "old")])
+    (found,) = win_rates(tied, answers)
+    assert found.length_controlled is None
+    assert found.needed is None
+    assert found.value.low < 0.5 < found.value.high
+
+
 def test_ratings_put_the_baseline_at_1000_and_say_when_a_sweep_needed_ties():
     rng = np.random.default_rng(2)
     scores = {"start": rng.normal(size=100), "dpo": rng.normal(0.5, 1, 100), "ppo": rng.normal(0.2, 1, 100)}

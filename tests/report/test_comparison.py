@@ -104,9 +104,23 @@ def test_an_audit_draws_gains_and_both_fits_against_the_root_of_the_kl(tmp_path)
         {"kl": d * d, "sqrt_kl": d, "proxy_gain": d, "gold_gain": d / 2, "fit_rl": d, "fit_best_of_n": d}
         for d in (0.0, 1.0, 2.0)
     ]
-    results = {"verdict": "suspicious", "text": "Do not trust it.", "curve": curve}
-    html = render(make_run(tmp_path / "audit", stage="audit", results=results))
+    findings = [
+        {"name": "proxy", "level": "fine", "text": "rose"},
+        {"name": "length", "level": "alarm", "text": "<i>all</i> length"},
+    ]
+    results = {
+        "verdict": "suspicious",
+        "text": "Do not trust it. " * 40,
+        "curve": curve,
+        "findings": findings,
+    }
+    run = make_run(tmp_path / "audit", stage="audit", results=results)
+    html = render(run)
+    assert html.index("&lt;i&gt;all&lt;/i&gt; length") < html.index("Proxy.")  # the gravest first
+    assert html.count("Do not trust it.") == 40  # whole, and once
+    assert html.count("sqrt_kl") == 0
+    assert "**suspicious**: Do not trust it." in render(run, format="md")
+    assert json.loads(render(run, format="json"))["runs"][0]["audit"]["verdict"] == "suspicious"
     assert "Gain against √KL from the start" in html
     assert 'data-x="√KL"' in html
     assert "d(α − β·ln d)" in html
-    assert "Do not trust it." in html

@@ -166,6 +166,28 @@ def test_what_a_recipe_cannot_say(keys, message):
         resolve("compare", {"output_dir": "o", "sets": [{"kind": "exact", "path": "a"}], **keys})
 
 
+def test_public_suites_come_through_their_own_harness_once(place, tmp_path, monkeypatch):
+    calls = []
+
+    def run_tasks(loaded, tasks, *, limit, seed):
+        calls.append((loaded.name, tasks, limit))
+        return {tasks[0]: [1.0, 0.0, 1.0] if loaded.name == "tiny" else [1.0, 1.0, 1.0]}
+
+    monkeypatch.setattr(candidates, "run_tasks", run_tasks)
+    models = ["tiny", str(place / "trained"), str(place / "recorded.jsonl")]
+    for out in ("one", "two"):
+        made = CompareConfig(
+            output_dir=str(tmp_path / out),
+            models=models,
+            sets=[{"kind": "lm_eval", "path": "arc_easy, mmlu", "rows": 3, "margin": 0.02}],
+        )
+        rows = api.run(made).record["results"]["comparison"]
+    assert calls == [(m, [t], 3) for m in models[:2] for t in ("arc_easy", "mmlu")]
+    assert [row["name"] for row in rows] == ["lm_eval.arc_easy", "lm_eval.mmlu"]
+    assert rows[0]["models"]["trained"]["difference"] == pytest.approx(1 / 3)
+    assert rows[0]["models"]["recorded.jsonl"] == {"missing": "recorded answers have no log-probs"}
+
+
 class Server(ThreadingHTTPServer):
     """Answers with the prompt's last word, upper case; `failures` counts down 503s, `broken` is for good."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from alignloop.data.packing import collate
 from alignloop.model.tiny import tiny_model
-from bench import gpu, memory_head, scaling, vs_trl
+from bench import active_selection, gpu, memory_head, scaling, vs_trl
 from bench.our_side import architecture, build, prepared, run, shape_of
 from bench.workload import (
     METHODS,
@@ -232,3 +232,13 @@ def test_our_side_on_a_gpu(method: str, tmp_path: Path, monkeypatch: pytest.Monk
     }
     assert found["cuda"]["losses"] == pytest.approx(found["cpu"]["losses"], abs=0.02)
     assert found["cuda"]["peak_memory_gb"] > 0
+
+
+def test_labels_needed_are_interpolated_and_active_selection_saves_some() -> None:
+    counts = np.array([10.0, 20.0, 30.0])
+    assert active_selection.labels_needed(counts, np.array([0.5, 0.7, 0.9]), 0.6) == pytest.approx(15)
+    assert active_selection.labels_needed(counts, np.array([0.5, 0.7, 0.9]), 0.95) == float("inf")
+    options = active_selection.options_of(["--seeds", "4", "--prompts", "1500", "--batches", "16"])
+    found = active_selection.measure(options)
+    assert found["random"][0] == found["active"][0]  # the first batch is random for both
+    assert 0.1 < found["share_of_labels"] < 0.9

@@ -11,6 +11,7 @@ from alignloop.cli.run import DRY_RUN, RESUME, SHIPPED, execute, find_recipe, lo
 
 MEMBERS = {
     "bradley_terry": ("reward", "objective"),
+    "odin": ("reward", "objective"),
     "plackett_luce": ("reward", "objective"),
     "regression": ("reward", "objective"),
     "lipo_lambda": ("listwise", "method"),

@@ -73,9 +73,10 @@ class CertificationConfig(StageConfig):
     )
 
 
-class JudgeConfig(CertificationConfig, RowsConfig):
+class JudgeConfig(CertificationConfig):
     """Preferences by models: both orders, soft labels, judges certified first."""
 
+    dataset: Dataset = Field(description="sampled answers: a run of stage sample, or its rows")
     judges: tuple[AdviserSource, ...] = Field(
         min_length=1,
         description=f"one or several judges, each {ADVISER}",

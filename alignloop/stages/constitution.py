@@ -85,7 +85,7 @@ def constitution(config: ConstitutionConfig, run: Run) -> dict[str, Any]:
 
 
 def open_models(config: ConstitutionConfig) -> tuple[Adviser, Adviser]:
-    """Who writes the first answers, and who criticises and revises: the same unless the recipe says so."""
+    """Who writes the first answers, and who revises them: the same unless the recipe says otherwise."""
     shared: dict[str, Any] = {
         "dtype": config.dtype,
         "device": config.device,

@@ -130,7 +130,8 @@ def judge_component(term: RewardTerm) -> Component:
     assert "judge" in term
     assert "certificate" in term
     keys = ("endpoint", "api_key_env", "concurrency")
-    source: Any = {"model": term["judge"], **{key: term[key] for key in keys if key in term}}
+    given: Mapping[str, Any] = {**term}
+    source: Any = {"model": term["judge"], **{key: given[key] for key in keys if key in given}}
     if "endpoint" in term and "timeout_s" in term:
         source["timeout_s"] = term["timeout_s"]
     adviser, rubric = open_adviser(source), load_rubric(term.get("rubric", "default"))

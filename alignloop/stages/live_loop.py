@@ -154,8 +154,9 @@ def one_round(
 
 def train_reward(config: LoopConfig, folder: Path) -> Run:
     """The round's reward model."""
-    keys = _train_keys(config, folder, "reward") | {"learning_rate": config.reward_learning_rate}
-    objective = BradleyTerry()
+    keys: dict[str, Any] = _train_keys(config, folder, "reward")
+    keys["learning_rate"] = config.reward_learning_rate
+    objective: Any = BradleyTerry()
     return part_run("reward", RewardConfig(**keys), lambda c, r: reward(c, r, objective))
 
 

@@ -14,10 +14,11 @@ import torch
 
 from alignloop.config import PreferenceConfig, RewardConfig, TrainConfig
 from alignloop.data.packing import Group, pack
-from alignloop.data.tokenize import with_mismatched
+from alignloop.data.tokenize import attributes_of, with_mismatched
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.load import LoadedModel, load_skeleton, resolve_device, resolve_dtype
 from alignloop.objectives.base import Objective, StepObjective
+from alignloop.objectives.odin import Odin
 from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.common import data_order, set_threads
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
@@ -142,7 +143,11 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
         lora=lora,
         with_head=not isinstance(config, RewardConfig),
     )
-    parameters = count_parameters(config, loaded, lora, dtype)
+    outputs = 0
+    if isinstance(config, RewardConfig):
+        attributes = attributes_of(rows.data.records)
+        outputs = 2 if isinstance(objective, Odin) else max(1, len(attributes))
+    parameters = count_parameters(config, loaded, lora, dtype, num_outputs=outputs)
     work = plan_work(config, data_order(config, groups))
     memory = estimate_memory(
         config, loaded, parameters, work, costs, process=0 if device.type == "cuda" else process
@@ -158,15 +163,28 @@ def _lora(config: TrainConfig) -> LoraSettings | None:
 
 
 def count_parameters(
-    config: TrainConfig, loaded: LoadedModel, lora: LoraSettings | None, dtype: torch.dtype
+    config: TrainConfig,
+    loaded: LoadedModel,
+    lora: LoraSettings | None,
+    dtype: torch.dtype,
+    *,
+    num_outputs: int = 0,
 ) -> Parameters:
-    """Parameters in all and trained, counted on a model without values. Changes `loaded`."""
+    """Parameters in all and trained, counted on a model without values; under LoRA it gets adapters.
+
+    Args:
+        config: the recipe.
+        loaded: the model's shape.
+        lora: adapters, None if all weights train.
+        dtype: of the weights.
+        num_outputs: of the scalar head, 0 without one.
+    """
     model = loaded.model
     base = sum(p.numel() for p in model.parameters())
     output = model.get_output_embeddings()
     assert output is not None, "a causal language model has a vocabulary head"
     head = output.weight.numel()
-    scalar = model.config.get_text_config().hidden_size + 1 if isinstance(config, RewardConfig) else 0
+    scalar = num_outputs * (model.config.get_text_config().hidden_size + 1)
     if lora is not None:
         with torch.device("meta"):
             wrapped = add_adapter(model, lora)
@@ -274,8 +292,9 @@ def estimate_seconds(
         else:
             seconds += forward(*_size([*groups, *held_out]))
     seconds += again * forward(work.tokens, work.counted)
+    members = config.num_members if isinstance(config, RewardConfig) else 1  # one after the other
     evaluations = 1 + (work.num_steps - 1) // config.eval_steps if config.eval_steps else 1
-    return seconds + evaluations * forward(*_size(held_out))
+    return members * (seconds + evaluations * forward(*_size(held_out)))
 
 
 def _about_data(config: TrainConfig, made: Preview) -> dict[str, str]:

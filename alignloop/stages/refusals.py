@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignloop.config import RefusalsConfig, RowsConfig
+from alignloop.config.ai import RefusalsConfig
+from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 from alignloop.feedback.constitution.principles import benign_prompts
 from alignloop.model.load import load_model
@@ -13,7 +14,7 @@ from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import answer_all
 from alignloop.stages.constitution import manners
-from alignloop.stages.sample import read_prompts, sampling_params
+from alignloop.stages.sample import sampling_params
 
 
 def refusals(config: RefusalsConfig, run: Run) -> dict[str, Any]:
@@ -30,11 +31,7 @@ def refusals(config: RefusalsConfig, run: Run) -> dict[str, Any]:
         DataError: fewer than two prompts.
     """
     common.set_threads(config.num_threads)
-    if config.dataset is None:
-        prompts = [Prompt((Message("user", text),)) for text in benign_prompts()][: config.num_prompts]
-    else:
-        rows = RowsConfig(dataset=config.dataset, columns=config.columns)
-        prompts = read_prompts(rows, config.num_prompts, run)
+    prompts = _prompts(config, run)[: config.num_prompts]
     if len(prompts) < 2:
         raise DataError("at least two prompts are needed", file=str(config.dataset), reason="no_rows")
     answers = {side: _answers(config, model, prompts) for side, model in _sides(config).items()}
@@ -48,6 +45,15 @@ def refusals(config: RefusalsConfig, run: Run) -> dict[str, Any]:
             model=config.after,
         )
     return {"num_prompts": len(prompts), "metrics": manners(answers["before"], answers["after"])}
+
+
+def _prompts(config: RefusalsConfig, run: Run) -> list[Prompt]:
+    """The recipe's prompts, or those that come with AlignLoop."""
+    if config.dataset is None:
+        return [Prompt((Message("user", text),)) for text in benign_prompts()]
+    data = read_records(config.dataset, kind="prompt", columns=config.columns)
+    common.note_dropped(run, "dataset", data.dropped)
+    return [record for record in data.records if isinstance(record, Prompt)]
 
 
 def _sides(config: RefusalsConfig) -> dict[str, str]:

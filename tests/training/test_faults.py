@@ -12,6 +12,7 @@ from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, completion
 from alignloop.data.tokenize import with_mismatched
 from alignloop.errors import DataError, NonFiniteError
+from alignloop.model.packed import ScalarHead
 from alignloop.objectives import registry
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.objectives.dpo import DPO
@@ -91,6 +92,9 @@ OFFLINE = [
 @pytest.mark.parametrize(("name", "kind"), OFFLINE)
 def test_prompts_of_zero_tokens_give_a_finite_step(name, kind):
     trainer = make_trainer(head=True)
+    if name == "odin":  # a head of two outputs
+        trainer.model.head = ScalarHead(32, 2)
+        trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
     groups, _ = with_reference_logprobs(empty_prompts(kind), trainer.model, token_budget=999)
     report = train_step(trainer, registry.load(name)(), groups)
     assert np.isfinite([report.metrics["loss"], report.metrics["grad_norm"]]).all()

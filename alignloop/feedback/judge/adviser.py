@@ -65,17 +65,22 @@ OnReply = Callable[[int, Reply], None]
 
 
 class Adviser(Protocol):
-    """A language model that can be asked.
+    """A language model that can be asked."""
 
-    Attributes:
-        name: shown to people and written into records.
-        identity: changes whenever its answers could; part of the cache's keys.
-        account: counted while asking.
-    """
+    @property
+    def name(self) -> str:
+        """Shown to people and written into records."""
+        ...
 
-    name: str
-    identity: str
-    account: Account
+    @property
+    def identity(self) -> str:
+        """Changes whenever its answers could; part of the cache's keys."""
+        ...
+
+    @property
+    def account(self) -> Account:
+        """Counted while asking."""
+        ...
 
     def ask(self, asks: Sequence[Ask], *, on_reply: OnReply | None = None) -> list[Reply]:
         """One reply for each question, in order.

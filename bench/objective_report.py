@@ -44,7 +44,7 @@ def policy_row(results: Sequence[Result], starts: Mapping[int, Result]) -> dict[
     return {
         "gold": _plain(rate_interval(gold, prompts)),
         "win_rate": _plain(win_rate(wins, prompts)),
-        "tokens": _plain(mean_interval(tokens, prompts)),
+        "tokens": _plain(mean_interval(tokens, prompts, method="wilson", bounds=(0, max(tokens)))),
         "kl": _plain(mean_interval(kl, prompts)) if any(kl) else None,
     }
 

@@ -70,6 +70,15 @@ def shared_prefix_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # One split for the row: its backward is one concatenation, that of a slice a zero-filled row each.
     queries = query.split([size for span in segments.spans for size in _query_sizes(span)], dim=2)
+    pieces = [
+        _block(q, k, v, segments, scale, dropout, sliding_window, softcap)
+        for q, (k, v) in zip(queries, _seen(key, value, segments), strict=True)
+    ]
+    return torch.cat(pieces, dim=2).transpose(1, 2), None
+
+
+def _seen(key: Tensor, value: Tensor, segments: Segments) -> list[tuple[Tensor, Tensor]]:
+    """The keys and values that each block of queries sees."""
     sizes = [size for span in segments.spans for size in _key_sizes(span)]
     keys, values = iter(key.split(sizes, dim=2)), iter(value.split(sizes, dim=2))
     blocks = []
@@ -82,11 +91,7 @@ def shared_prefix_attention(
                 (torch.cat([keys_of[0], k], 2), torch.cat([values_of[0], v], 2))
                 for k, v in zip(keys_of[1:], values_of[1:], strict=True)
             ]
-    pieces = [
-        _block(q, k, v, segments, scale, dropout, sliding_window, softcap)
-        for q, (k, v) in zip(queries, blocks, strict=True)
-    ]
-    return torch.cat(pieces, dim=2).transpose(1, 2), None
+    return blocks
 
 
 def _query_sizes(span: Span) -> list[int]:

@@ -20,6 +20,7 @@ from alignloop.config.stages import (
     EvaluateConfig,
     FeedbackConfig,
     InstructionsConfig,
+    InterpolateConfig,
     PreferenceConfig,
     PretrainConfig,
     RewardConfig,
@@ -47,6 +48,7 @@ class StageSpec:
         lint: `module:function`, called as `(config, objective, read=bool)`; returns sentences, one per
             finding. Without `read` it looks at the settings alone: the data are not there yet.
         preset: member of the objective's family (`PRESETS` in its file) that gives its fields' defaults.
+        checkpoints: whether a run has checkpoints of its own, which `--resume PATH` can name.
     """
 
     config: type[StageConfig]
@@ -56,22 +58,25 @@ class StageSpec:
     preview: str = ""
     lint: str = ""
     preset: str = ""
+    checkpoints: bool = True
 
 
 _PREVIEW = "alignloop.stages.preview:preview"
 _LINT = "alignloop.stages.recipe_check:lint_recipe"
 
 STAGES: Mapping[str, StageSpec] = {
-    "instructions": StageSpec(InstructionsConfig, "alignloop.stages.instructions:instructions"),
+    "instructions": StageSpec(
+        InstructionsConfig, "alignloop.stages.instructions:instructions", checkpoints=False
+    ),
     "pretrain": StageSpec(PretrainConfig, "alignloop.stages.sft:pretrain", preview=_PREVIEW, lint=_LINT),
     "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft", preview=_PREVIEW, lint=_LINT),
-    "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample"),
-    "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback"),
+    "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample", checkpoints=False),
+    "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback", checkpoints=False),
     "reward": StageSpec(
         RewardConfig, "alignloop.stages.reward:reward", reads="scores", preview=_PREVIEW, lint=_LINT
     ),
     "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n"),
-    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate"),
+    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate", checkpoints=False),
     "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo"),
     **{
         name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name)
@@ -85,7 +90,10 @@ STAGES: Mapping[str, StageSpec] = {
             "reinforce_pp": ReinforceConfig,
         }.items()
     },
-    "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate"),
+    "interpolate": StageSpec(
+        InterpolateConfig, "alignloop.stages.interpolate:interpolate", checkpoints=False
+    ),
+    "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate", checkpoints=False),
 }
 """Stages with a configuration of their own. A new one is one entry here."""
 

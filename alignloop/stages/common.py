@@ -140,7 +140,9 @@ def read_data(config: TrainConfig, kind: str, run: Run) -> tuple[Dataset, Datase
 
 
 def tell(run: Run, text: str) -> None:
-    """A warning for the run's record and for the person at the terminal."""
+    """A warning for the run's record and for the person at the terminal, once."""
+    if text in run.record["warnings"]:
+        return
     run.warn(text)
     print(f"warning: {text}", file=sys.stderr)
 

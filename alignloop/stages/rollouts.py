@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from alignloop.rl.advantages import zero_spread
 from alignloop.rl.buffer import group_numbers, token_mask, token_values
 from alignloop.rl.kl import sequence_kl
 from alignloop.rl.rewards import Sample, Scores, checked_scores, repetition
+from alignloop.stages import common
+from alignloop.stages.online_save import Keeper
 from alignloop.stages.online_setup import Online, Rollout
 from alignloop.stages.sample import sampling_params
 
 
-def sample_rollout(online: Online) -> Rollout:
+def sample_rollout(online: Online, keeper: Keeper) -> Rollout:
     """Completions of the next prompts, scored; under dynamic sampling until enough groups have a spread."""
     config, place = online.config, online.place
     groups: list[Group] = []
@@ -36,6 +39,8 @@ def sample_rollout(online: Online) -> Rollout:
             sampling_params(config, seed=0),
             n=config.num_generations,
             seeds=completion_seeds(seed, len(rows), config.num_generations),
+            begun=keeper.begun(attempt),
+            keep=partial(keeper.keep, attempt),
         )
         fresh = [_group(online.prompt_ids[row], row, found) for row, found in zip(rows, done, strict=True)]
         asked = [
@@ -53,6 +58,7 @@ def sample_rollout(online: Online) -> Rollout:
         parts.append(_chosen(scores, places))
         if len(groups) == config.rollout_prompts:
             break
+    keeper.close()
     return Rollout(groups, samples, _joined(parts), num_zero)
 
 
@@ -110,6 +116,14 @@ def measure(online: Online, rollout: Rollout) -> dict[str, float]:
         "repetition": float(np.mean([repetition(s.completion) for s in samples])),
         "zero_spread_groups": float(rollout.num_zero_spread),
     }
+    if not any(s.finished for s in samples):
+        common.tell(
+            online.run,
+            f"no completion of a rollout ended by itself, all were cut at max_new_tokens="
+            f"{online.config.max_new_tokens}; missing_eos says what that costs",
+        )
+    if not any(s.completion for s in samples):
+        common.tell(online.run, "every completion of a rollout is empty: the policy ends at once")
     if scores.spread is not None:
         metrics["ensemble_spread"] = float(scores.spread.mean())
     if online.gold is not None:

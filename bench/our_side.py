@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignloop.data.packing import Completion, Group, collate
+from alignloop.data.packing import Completion, Group, collate, completion
 from alignloop.model.adapters import LoraSettings, add_adapter
-from alignloop.model.load import load_model
+from alignloop.model.generate import generate
+from alignloop.model.load import load_model, load_skeleton
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.sampling import SamplingParams
 from alignloop.objectives.base import Inputs, Objective
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.objectives.dpo import DPO
@@ -28,10 +30,12 @@ from alignloop.objectives.ipo import IPO
 from alignloop.objectives.kto import KTO
 from alignloop.objectives.orpo import ORPO
 from alignloop.objectives.sft import SFT
+from alignloop.rl.advantages import group_advantages
 from alignloop.training.loop import Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 from alignloop.training.reference import adapter_reference, frozen_reference
 from bench.measure import matmul_rate, memory_gb
+from bench.rollouts import FACTS, QUESTIONS
 from bench.workload import Architecture, make_steps, useful_flops, useful_tokens
 
 LORA = LoraSettings(r=16, alpha=32.0)
@@ -105,7 +109,7 @@ def build(method: str, model_name: str, token_budget: int, num_steps: int) -> tu
     reference = None
     if method == "dpo-lora":
         reference = adapter_reference(model, peft)
-    elif method in ("dpo", "ipo", "kto", "grpo"):
+    elif method in ("dpo", "ipo", "kto", "grpo", "grpo-step"):
         reference = frozen_reference(PackedModel(load_model(model_name, dtype="float32", device="cpu").model))
     settings = OptimizerSettings(learning_rate=learning_rate_of(method), lr_scheduler_type="constant")
     optimizer = build_optimizer(model.parameters(), settings)
@@ -138,6 +142,58 @@ def prepared(method: str, trainer: Trainer, groups: Sequence[Group]) -> list[Gro
     return result
 
 
+def questions(step: int, count: int) -> list[str]:
+    """The prompts of a rollout, about 180 tokens each."""
+    numbers = range(step * count, (step + 1) * count)
+    return [f"{FACTS}\n\n{QUESTIONS[number % len(QUESTIONS)]}" for number in numbers]
+
+
+def prompt_steps(model_name: str, steps: Sequence[Sequence[Group]]) -> list[list[list[int]]]:
+    """Token ids of every step's prompts, as a conversation of one question each."""
+    render = load_skeleton(model_name).tokenizer.apply_chat_template
+    return [
+        [
+            list(
+                render(
+                    [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
+                ).input_ids
+            )
+            for text in questions(number, len(groups))
+        ]
+        for number, groups in enumerate(steps)
+    ]
+
+
+def even_share(ids: Sequence[int]) -> float:
+    """A reward that costs nothing: the share of tokens with an even number."""
+    return sum(token % 2 == 0 for token in ids) / len(ids)
+
+
+def rolled_out(
+    trainer: Trainer, groups: Sequence[Group], prompts: Sequence[Sequence[int]], seed: int
+) -> list[Group]:
+    """The prompts with fresh completions of the policy, as many and as long as the groups'."""
+    model = trainer.model
+    assert isinstance(model, PackedModel)
+    count, length = len(groups[0].completions), len(groups[0].completions[0].ids)
+    params = SamplingParams(max_tokens=length, eos=(), seed=seed)
+    rows = generate(model.hf, None, prompts, params, n=count)
+    rewards = torch.tensor([even_share(one.ids) for row in rows for one in row], dtype=torch.float64)
+    owner = torch.arange(len(rows)).repeat_interleave(count)
+    advantages = group_advantages(rewards, owner, kind="group_std").reshape(len(rows), count).tolist()
+    return [
+        Group(
+            np.array(prompt, dtype=np.int32),
+            tuple(
+                completion(one.ids, old_logprobs=np.asarray(one.logprobs), advantages=np.full(length, a))
+                for one, a in zip(row, values, strict=True)
+            ),
+            number,
+        )
+        for number, (prompt, row, values) in enumerate(zip(prompts, rows, advantages, strict=True))
+    ]
+
+
 def run(
     method: str,
     *,
@@ -153,9 +209,12 @@ def run(
     vocab_size = min(40_000, sizes.vocab_size)
     drawn = make_steps(method, num_steps, seed=seed, scale=scale, vocab_size=vocab_size)
     steps = [prepared(method, trainer, groups) for groups in drawn]
+    prompts = prompt_steps(model_name, steps) if method == "grpo-step" else []
     seconds, cpu_seconds, losses = [], [], []
-    for groups in steps:
+    for number, groups in enumerate(steps):
         started, cpu_started = time.perf_counter(), time.process_time()
+        if method == "grpo-step":
+            steps[number] = groups = rolled_out(trainer, groups, prompts[number], seed + number)
         losses.append(train_step(trainer, objective, groups).metrics["loss"])
         seconds.append(time.perf_counter() - started)
         cpu_seconds.append(time.process_time() - cpu_started)

@@ -41,7 +41,16 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from alignloop.data.packing import Group
 from alignloop.model.load import LoadedModel, load_model
 from bench.measure import memory_gb
-from bench.our_side import BETA, KL_BETA, LORA, learning_rate_of, reward_head, seed_adapter
+from bench.our_side import (
+    BETA,
+    KL_BETA,
+    LORA,
+    even_share,
+    learning_rate_of,
+    questions,
+    reward_head,
+    seed_adapter,
+)
 from bench.workload import PACKED_LENGTH, SHAPES, make_steps, packed_rows
 
 
@@ -122,6 +131,14 @@ class GRPO(Recorded, GRPOTrainer):
         }
 
 
+class WholeGRPO(Recorded, GRPOTrainer):
+    """Its whole step: its own rollout, reward and reference, then the update."""
+
+
+def even_shares(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [even_share(ids) for ids in completion_ids]
+
+
 class StepTimes(TrainerCallback):
     """Wall and CPU seconds from the end of one optimizer step to the end of the next."""
 
@@ -188,6 +205,9 @@ def rows_of(method: str, groups: Sequence[Group]) -> list[dict[str, Any]]:
         ]
     if method == "grpo":
         return [{"prompt": "x", "number": g.index} for g in groups]
+    if method == "grpo-step":
+        texts = questions(groups[0].index // len(groups), len(groups))
+        return [{"prompt": [{"role": "user", "content": text}]} for text in texts]
     return [_pair(g) for g in groups]
 
 
@@ -233,8 +253,8 @@ def build(method: str, loaded: LoadedModel, steps: Sequence[Sequence[Group]], se
         )
     if method == "orpo":
         return ORPO(model, ORPOConfig(**settings, beta=BETA, max_length=4096), **shared)
-    if method == "grpo":
-        return _grpo(model, settings, shared, steps)
+    if method.startswith("grpo"):
+        return _grpo(method, model, settings, shared, steps)
     config = DPOConfig(
         **settings,
         beta=BETA,
@@ -250,10 +270,19 @@ def build(method: str, loaded: LoadedModel, steps: Sequence[Sequence[Group]], se
 
 
 def _grpo(
-    model: Any, settings: dict[str, Any], shared: dict[str, Any], steps: Sequence[Sequence[Group]]
+    method: str,
+    model: Any,
+    settings: dict[str, Any],
+    shared: dict[str, Any],
+    steps: Sequence[Sequence[Group]],
 ) -> Any:
     completions = SHAPES["grpo"].completions
+    length = len(steps[0][0].completions[0].ids)
     settings = settings | {"per_device_train_batch_size": len(steps[0]) * completions}
+    if method == "grpo-step":
+        # the whole distribution, and completions of one length, as on the other side
+        settings |= {"max_completion_length": length, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        settings |= {"generation_kwargs": {"min_new_tokens": length}}
     config = GRPOConfig(
         **settings,
         num_generations=completions,
@@ -263,6 +292,8 @@ def _grpo(
         epsilon=0.2,
         shuffle_dataset=False,
     )
+    if method == "grpo-step":
+        return WholeGRPO(model, reward_funcs=even_shares, args=config, **shared)
     trainer = GRPO(
         model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=config, **shared
     )

@@ -87,7 +87,7 @@ def recipe(tmp_path: Path, **keys: object) -> dict[str, object]:
         "max_new_tokens": 3,
         "per_device_train_batch_size": 4,
         "rollout_prompts": 4,
-        "learning_rate": 3e-3,
+        "learning_rate": 5e-4,
         "max_length": 64,
         "log_samples": 1,
         "num_threads": 1,

@@ -7,7 +7,7 @@ from alignloop.errors import ConfigError, DataError, EngineError
 from alignloop.run import Run
 from tests.stages.task import mean_of_last, recipe, run_stage
 
-SOLVE = {"rollout_prompts": 6, "per_device_train_batch_size": 6, "num_generations": 16, "track_kl": False}
+SOLVE = {"rollout_prompts": 6, "per_device_train_batch_size": 6, "num_generations": 16}
 
 
 def broken(samples):
@@ -18,19 +18,25 @@ def equal(samples):
     return [1.0] * len(samples)
 
 
-def test_the_copy_task_is_solved(tmp_path: Path) -> None:
-    keys = recipe(tmp_path, **SOLVE, max_steps=40, learning_rate=2e-3, beta=0.0)
-    run = run_stage("grpo", keys)
+@pytest.mark.parametrize(
+    ("stage", "keys"),
+    [
+        ("grpo", {"max_steps": 12, "learning_rate": 1e-3, "beta": 0.0, "track_kl": False}),
+        ("grpo", {"max_steps": 32, "learning_rate": 2e-3, "beta": 0.0, "track_kl": False, "lora_r": 8}),
+        ("reinforce_pp", {"max_steps": 16, "learning_rate": 1e-3}),
+    ],
+)
+def test_the_copy_task_is_solved(tmp_path: Path, stage: str, keys: dict) -> None:
+    run = run_stage(stage, recipe(tmp_path, **SOLVE, **keys))
     assert next(run.metrics())["reward"] < 0.7
     assert mean_of_last(run, "reward") > 0.95
 
 
 def test_the_bandit_is_learned_with_lora(tmp_path: Path) -> None:
-    keys = recipe(tmp_path, **SOLVE, max_steps=20, learning_rate=1e-2, lora_r=4)
+    keys = recipe(tmp_path, **SOLVE, max_steps=24, learning_rate=2e-3, lora_r=4)
     run = run_stage("rloo", {**keys, "rewards": [{"function": "tests.stages.task:is_b"}]})
     assert next(run.metrics())["reward"] < 0.4
-    # adapters cannot scale the tied embeddings, so this model cannot make an answer surer than about 0.85
-    assert mean_of_last(run, "reward") > 0.7
+    assert mean_of_last(run, "reward") > 0.95
     assert (run.model / "adapter_config.json").exists()
 
 

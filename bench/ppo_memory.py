@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -98,7 +99,7 @@ def measured(stage: str, keys: dict[str, Any], folder: Path) -> dict[str, Any]:
         with patch.object(online, "sample_rollout", sampled):
             run = run_stage(stage, folder, **keys)
         marks.append({"at": time.perf_counter(), "inside": clock.inside_s})
-    pairs = list(zip(marks, marks[1:], strict=False))[1:]  # the first rollout warms up
+    pairs = list(pairwise(marks))[1:]  # the first rollout warms up
     whole = [after["at"] - before["at"] for before, after in pairs]
     inside = [after["inside"] - before["inside"] for before, after in pairs]
     return {

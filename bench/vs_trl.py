@@ -6,8 +6,9 @@
 Each round runs TRL's trainer, then AlignLoop's, each in a process of its own; the first step of a
 process is a warm-up. Both train in float32 with the same threads, the same AdamW, without dropout,
 gradient checkpointing, logging or saving, on the same token ids in the same order, so their losses
-must agree (in `grpo-step` each side samples for itself; at β 0.04 both losses are near 0). `cpu` is processor time of the step: on a machine that is not idle it says more than the
-wall clock. The extra `bench` brings TRL.
+must agree. In `grpo-step` each side samples for itself; at β 0.04 both losses are near 0. `cpu` is
+processor time of the step: on a machine that is not idle it says more than the wall clock. The extra
+`bench` brings TRL.
 """
 
 from __future__ import annotations

@@ -84,14 +84,14 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
     size = prepared.loaded.model.config.get_text_config().hidden_size
     device = prepared.loaded.model.device
     if config.critic_init == "policy" and prepared.peft is not None:
-        head = ScalarHead(size, seed=config.seed).to(device)
+        head = new_head(size).to(device)
         add_adapter(prepared.peft, settings, name=CRITIC, seed=config.seed + 1)
         prepared.peft.set_adapter(POLICY)
         for name, parameter in prepared.peft.named_parameters():
             parameter.requires_grad_("lora_" in name)
         return PackedModel(prepared.loaded.model, head=head, shared_prefix=prepared.model.shared_prefix)
     if config.critic_init == "policy":
-        source, head = config.model_name_or_path, ScalarHead(size, seed=config.seed)
+        source, head = config.model_name_or_path, new_head(size)
     else:
         source = next(term["model"] for term in config.rewards if "model" in term)
         head = None
@@ -110,6 +110,17 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
     if not config.lora_r and not loaded.model.config.tie_word_embeddings:
         loaded.model.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
     return model
+
+
+def new_head(hidden_size: int) -> ScalarHead:
+    """A critic's head that values everything at 0.
+
+    A random one would give values as large as the hidden states are long, and the first advantages,
+    reward − value, would be noise that the policy learns from.
+    """
+    head = ScalarHead(hidden_size)
+    torch.nn.init.zeros_(head.weight)
+    return head
 
 
 def reward_head(file: Path) -> ScalarHead:

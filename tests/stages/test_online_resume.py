@@ -20,9 +20,14 @@ from tests.stages.task import recipe, run_stage
 PPO = {"num_generations": 2, "num_iterations": 2, "rollout_prompts": 4, "per_device_train_batch_size": 2}
 PPO |= {"normalize_reward": True, "kl_controller": "adaptive", "kl_horizon": 50}
 CASES = {
-    "grpo": {"num_generations": 4, "per_device_train_batch_size": 2, "num_iterations": 2},
+    "grpo": {
+        "num_generations": 4,
+        "per_device_train_batch_size": 2,
+        "num_iterations": 2,
+        "reference_refresh": 1,
+    },
     "ppo": PPO,
-    "ppo_lora": {**PPO, "lora_r": 4},
+    "ppo_lora": {**PPO, "lora_r": 4, "reference_refresh": 1},
     "dapo": {"num_generations": 4, "keep_best": "reward", "guard_window": 2},
 }
 

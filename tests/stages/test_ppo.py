@@ -19,9 +19,9 @@ SMALL = {"num_generations": 4, "rollout_prompts": 4, "per_device_train_batch_siz
 @pytest.mark.parametrize(
     ("task", "keys"),
     [
-        ("copies", {"max_steps": 30, "learning_rate": 5e-4, "critic_learning_rate": 3e-3}),
+        ("copies", {"max_steps": 30, "learning_rate": 2e-4, "critic_learning_rate": 1e-3}),
         ("copies", {"max_steps": 50, "learning_rate": 2e-3, "critic_learning_rate": 2e-3, "lora_r": 8}),
-        ("is_b", {"max_steps": 50, "learning_rate": 2e-3, "critic_learning_rate": 2e-3, "lora_r": 8}),
+        ("is_b", {"max_steps": 40, "learning_rate": 2e-3, "critic_learning_rate": 2e-3, "lora_r": 8}),
     ],
 )
 def test_copy_task_and_bandit_are_solved(tmp_path: Path, task: str, keys: dict) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from alignloop.config import resolve
 from alignloop.run import Run
 from bench.measure import child, machine
 from bench.stages import run_stage, task_data
@@ -93,6 +94,12 @@ def method_keys(options: argparse.Namespace, root: Path, method: str, seed: int)
         keys |= {"critic_init": "reward", "critic_warmup": 1, "num_iterations": 2, "kl_coef": 0.05}
         keys |= {"max_steps": 2 * options.steps}
     return keys
+
+
+def checked(options: argparse.Namespace, root: Path, method: str, seed: int) -> Any:
+    """The method's configuration, resolved."""
+    keys = method_keys(options, root, method, seed)
+    return resolve(method, {**keys, "output_dir": str(root / method)}).config
 
 
 def evaluated(options: argparse.Namespace, root: Path, method: str, seed: int) -> dict[str, Any]:

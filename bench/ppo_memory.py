@@ -228,9 +228,14 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def make_prompts(options: argparse.Namespace, root: Path) -> None:
+    """As many prompts as all rollouts take."""
+    task_data(root, num_prompts=options.prompts * (options.steps + 1), num_held_out=2, seed=options.seed)
+
+
 def compare(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     """All methods, each in a process of its own."""
-    task_data(root, num_prompts=options.prompts * (options.steps + 1), num_held_out=2, seed=options.seed)
+    make_prompts(options, root)
     words = ["model", "prompts", "completions", "tokens", "steps", "token_budget", "threads", "seed"]
     shared = [text for w in words for text in (f"--{w.replace('_', '-')}", str(getattr(options, w)))]
     sides = {}

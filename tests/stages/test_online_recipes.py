@@ -34,16 +34,6 @@ RECIPES = {
         "grpo": {"model_name_or_path": "tiny", "num_generations": 4, **ROLLOUT, "max_new_tokens": 8},
         "evaluate": {"before": "tiny", **EVALUATE},
     },
-    "iterated-dpo": {
-        "prompts": {"num_rows": 12, "kinds": EASY},
-        "iterate": {
-            "model_name_or_path": "tiny",
-            "max_prompts": 6,
-            "rounds": 2,
-            **STEP,
-            "max_new_tokens": 16,
-        },
-    },
 }
 """What makes each stage of a pipeline small; everything else is the recipe's."""
 
@@ -59,7 +49,7 @@ def test_pipelines_run_to_their_end(tmp_path: Path, name: str) -> None:
     assert {outcome.name for outcome in outcomes} == set(RECIPES[name])
     if "evaluate" in RECIPES[name]:
         assert outcomes[-1].results["num_prompts"] == 4
-    trained = next(o for o in outcomes if o.stage in ("ppo", "grpo", "iterate"))
+    trained = next(o for o in outcomes if o.stage in ("ppo", "grpo"))
     assert (Run.open(trained.path).model / "model.safetensors").exists()
 
 

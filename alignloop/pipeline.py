@@ -20,7 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from alignloop.config import Plan, StagePlan, path_values
-from alignloop.errors import AlignLoopError, RunError
+from alignloop.errors import AlignLoopError, RunError, UserError
 from alignloop.machine import release_memory
 from alignloop.run import (
     RUN_FILE,
@@ -79,14 +79,27 @@ def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[O
         try:
             outcomes.append(_run_stage(plan, stage, where, resume, say))
         except (AlignLoopError, KeyboardInterrupt, OSError) as error:
-            verb = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            done = "; the stages before it are done and kept" if outcomes else ""
-            error.add_note(f"{where} {verb}{done}. The same command goes on from here.")
+            note = _how_to_go_on(error, where, plan.is_pipeline, bool(outcomes))
+            if note:
+                error.add_note(note)
             raise
         release_memory()
         if plan.is_pipeline:
             _write_pipeline(plan)
     return outcomes
+
+
+def _how_to_go_on(error: BaseException, where: str, is_pipeline: bool, some_done: bool) -> str:
+    """Said below the error; nothing where the error itself says all there is to do."""
+    verb = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    done = "; the stages before it are done and kept" if some_done else ""
+    if not isinstance(error, UserError):
+        return f"{where} {verb}{done}. The same command goes on from here."
+    return (
+        f"{where} {verb}{done}. With that corrected, the same command goes on from here."
+        if is_pipeline
+        else ""
+    )
 
 
 def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say) -> Outcome:
@@ -120,6 +133,7 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
         inputs=inputs,
         name=stage.name,
     ) as run:
+        run.track(stage.config.report_to)
         if isinstance(resume, Path):
             _make_newest(resume, run)
         say(f"{where}: {'goes on' if run.resumed else 'starts'}: {folder}")

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,76 @@ def memory_gb(name: str = "VmHWM") -> float:
     raise RuntimeError(f"this system does not report {name}")
 
 
-def matmul_rate(size: int = 2048, repeats: int = 8) -> tuple[float, float]:
-    """Float32 matrix-product rate of this process: FLOP by second and by CPU second, of the best product.
+def matmul_rate(
+    device: str = "cpu", *, size: int = 0, repeats: int = 8, library: str = "best"
+) -> tuple[float, float]:
+    """Matrix-product rate of this process, of its best product: FLOP/s and FLOP per CPU second.
 
-    The faster of PyTorch's two libraries counts: MKL's rate is half of oneDNN's on AMD processors.
+    float32 on a CPU; bfloat16 on a GPU, whose rate per CPU second is given as that per second.
+
+    Args:
+        device: cpu or cuda.
+        size: rows and columns of both matrices; 0 chooses by device.
+        repeats: products to try of each library.
+        library: `mkl` (`torch.mm`), `onednn` (what AlignLoop's layers use, twice as fast on AMD processors),
+            or `best` of the two.
     """
     import torch
 
     from alignloop.model.onednn import linear
 
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    size = size or (2048 if device == "cpu" else 8192)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    products = {"mkl": torch.mm, "onednn": linear}
     wall, cpu = [], []
-    for product in (torch.mm, linear):
+    for product in products.values() if library == "best" else [products[library]]:
         product(a, b)
         for _ in range(repeats):
+            finish(device)
             started, cpu_started = time.perf_counter(), time.process_time()
             product(a, b)
+            finish(device)
             wall.append(time.perf_counter() - started)
             cpu.append(time.process_time() - cpu_started)
-    return 2 * size**3 / min(wall), 2 * size**3 / min(cpu)
+    rate = 2 * size**3 / min(wall)
+    return rate, 2 * size**3 / min(cpu) if device == "cpu" else rate
+
+
+def finish(device: str) -> None:
+    """Wait until a GPU has done what it was given; a CPU has."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def peak_memory_gb(device: str) -> float:
+    """The process's highest resident set on a CPU, the highest allocation on a GPU, GB (10⁹ bytes)."""
+    if device == "cpu":
+        return memory_gb()
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 1e9
+
+
+def count_tokens(embedding: Any, method: str) -> Callable[[], int]:
+    """Counts the places of all passes through a policy's embedding, padding included; returns the reading.
+
+    Passes without gradient are left out, they are a LoRA policy's own reference; but KTO's mismatched
+    completions belong to the step, whichever way a side runs them.
+    """
+    import torch
+
+    total = 0
+
+    def add(_module: object, arguments: tuple[torch.Tensor, ...]) -> None:
+        nonlocal total
+        if torch.is_grad_enabled() or method.startswith("kto"):
+            total += arguments[0].numel()
+
+    embedding.register_forward_pre_hook(add)
+    return lambda: total
 
 
 def child(module: str, arguments: Sequence[str], *, threads: int) -> Any:

@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignloop.data.packing import Completion, Group, collate, completion
+from alignloop.data.packing import Completion, Group, collate
 from alignloop.model.adapters import LoraSettings, add_adapter
-from alignloop.model.generate import generate
-from alignloop.model.load import load_model, load_skeleton
+from alignloop.model.compiled import compile_layers
+from alignloop.model.load import load_model
 from alignloop.model.packed import PackedModel, ScalarHead
-from alignloop.model.sampling import SamplingParams
 from alignloop.objectives.base import Inputs, Objective
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.objectives.dpo import DPO
@@ -30,13 +29,11 @@ from alignloop.objectives.ipo import IPO
 from alignloop.objectives.kto import KTO
 from alignloop.objectives.orpo import ORPO
 from alignloop.objectives.sft import SFT
-from alignloop.rl.advantages import group_advantages
 from alignloop.training.loop import Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 from alignloop.training.reference import adapter_reference, frozen_reference
-from bench.measure import matmul_rate, memory_gb
-from bench.rollouts import FACTS, QUESTIONS
-from bench.workload import Architecture, make_steps, useful_flops, useful_tokens
+from bench.measure import count_tokens, finish, matmul_rate, peak_memory_gb
+from bench.workload import Architecture, Shape, make_steps, useful_flops, useful_tokens
 
 LORA = LoraSettings(r=16, alpha=32.0)
 BETA = 0.1
@@ -93,15 +90,24 @@ def architecture(model: Any) -> Architecture:
     config = model.config
     outside = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     layers = sum(p.numel() for p in model.parameters() if id(p) not in outside)
-    width = config.num_attention_heads * config.head_dim
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * head_dim
     return Architecture(layers, config.vocab_size, config.hidden_size, config.num_hidden_layers, width)
 
 
-def build(method: str, model_name: str, token_budget: int, num_steps: int) -> tuple[Trainer, Architecture]:
-    """A trainer with everything in place for `method`."""
-    hf = load_model(model_name, dtype="float32", device="cpu").model
+def build(
+    method: str,
+    model_name: str,
+    token_budget: int,
+    num_steps: int,
+    *,
+    device: str = "cpu",
+    compiled: bool = False,
+) -> tuple[Trainer, Architecture]:
+    """A trainer with everything in place for `method`; on a GPU the matrix products are bfloat16."""
+    hf = load_model(model_name, dtype="float32", device=device).model
     sizes = architecture(hf)
-    head = reward_head(hf.config.hidden_size) if method in ("reward", "ranking") else None
+    head = reward_head(hf.config.hidden_size).to(device) if method in ("reward", "ranking") else None
     if method == "dpo-lora":
         peft = add_adapter(hf, LORA)
         seed_adapter(peft)
@@ -109,12 +115,22 @@ def build(method: str, model_name: str, token_budget: int, num_steps: int) -> tu
     reference = None
     if method == "dpo-lora":
         reference = adapter_reference(model, peft)
-    elif method in ("dpo", "ipo", "kto", "grpo", "grpo-step"):
-        reference = frozen_reference(PackedModel(load_model(model_name, dtype="float32", device="cpu").model))
+    elif method in ("dpo", "ipo", "kto", "grpo"):
+        frozen = load_model(model_name, dtype="float32", device=device).model
+        reference = frozen_reference(PackedModel(frozen))
     settings = OptimizerSettings(learning_rate=learning_rate_of(method), lr_scheduler_type="constant")
     optimizer = build_optimizer(model.parameters(), settings)
-    trainer = Trainer(model, optimizer, settings, num_steps, token_budget=token_budget, reference=reference)
-    return trainer, sizes
+    if compiled:
+        compile_layers(hf)
+    return Trainer(
+        model,
+        optimizer,
+        settings,
+        num_steps,
+        token_budget=token_budget,
+        reference=reference,
+        autocast=None if device == "cpu" else torch.bfloat16,
+    ), sizes
 
 
 def prepared(method: str, trainer: Trainer, groups: Sequence[Group]) -> list[Group]:
@@ -133,65 +149,13 @@ def prepared(method: str, trainer: Trainer, groups: Sequence[Group]) -> list[Gro
     for group in groups:
         batch = collate([group])
         with torch.no_grad():
-            logprobs = trainer.model(batch).logprobs.numpy()
+            logprobs = trainer.model(batch).logprobs.cpu().numpy()
         completions = tuple(
             Completion(c.ids, c.mask, {**c.values, names[method]: row[: len(c.ids)]})
             for c, row in zip(group.completions, logprobs, strict=True)
         )
         result.append(replace(group, completions=completions))
     return result
-
-
-def questions(step: int, count: int) -> list[str]:
-    """The prompts of a rollout, about 180 tokens each."""
-    numbers = range(step * count, (step + 1) * count)
-    return [f"{FACTS}\n\n{QUESTIONS[number % len(QUESTIONS)]}" for number in numbers]
-
-
-def prompt_steps(model_name: str, steps: Sequence[Sequence[Group]]) -> list[list[list[int]]]:
-    """Token ids of every step's prompts, as a conversation of one question each."""
-    render = load_skeleton(model_name).tokenizer.apply_chat_template
-    return [
-        [
-            list(
-                render(
-                    [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
-                ).input_ids
-            )
-            for text in questions(number, len(groups))
-        ]
-        for number, groups in enumerate(steps)
-    ]
-
-
-def even_share(ids: Sequence[int]) -> float:
-    """A reward that costs nothing: the share of tokens with an even number."""
-    return sum(token % 2 == 0 for token in ids) / len(ids)
-
-
-def rolled_out(
-    trainer: Trainer, groups: Sequence[Group], prompts: Sequence[Sequence[int]], seed: int
-) -> list[Group]:
-    """The prompts with fresh completions of the policy, as many and as long as the groups'."""
-    model = trainer.model
-    assert isinstance(model, PackedModel)
-    count, length = len(groups[0].completions), len(groups[0].completions[0].ids)
-    params = SamplingParams(max_tokens=length, eos=(), seed=seed)
-    rows = generate(model.hf, None, prompts, params, n=count)
-    rewards = torch.tensor([even_share(one.ids) for row in rows for one in row], dtype=torch.float64)
-    owner = torch.arange(len(rows)).repeat_interleave(count)
-    advantages = group_advantages(rewards, owner, kind="group_std").reshape(len(rows), count).tolist()
-    return [
-        Group(
-            np.array(prompt, dtype=np.int32),
-            tuple(
-                completion(one.ids, old_logprobs=np.asarray(one.logprobs), advantages=np.full(length, a))
-                for one, a in zip(row, values, strict=True)
-            ),
-            number,
-        )
-        for number, (prompt, row, values) in enumerate(zip(prompts, rows, advantages, strict=True))
-    ]
 
 
 def run(
@@ -202,32 +166,42 @@ def run(
     seed: int = 0,
     token_budget: int = 4096,
     scale: float = 1.0,
+    shape: Shape | None = None,
+    device: str = "cpu",
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Train `num_steps` steps and report seconds, losses, tokens, FLOPs and memory."""
-    trainer, sizes = build(method, model_name, token_budget, num_steps)
+    trainer, sizes = build(method, model_name, token_budget, num_steps, device=device, compiled=compiled)
     objective = objective_of(method)
     vocab_size = min(40_000, sizes.vocab_size)
-    drawn = make_steps(method, num_steps, seed=seed, scale=scale, vocab_size=vocab_size)
+    drawn = make_steps(method, num_steps, seed=seed, scale=scale, vocab_size=vocab_size, shape=shape)
     steps = [prepared(method, trainer, groups) for groups in drawn]
-    prompts = prompt_steps(model_name, steps) if method == "grpo-step" else []
-    seconds, cpu_seconds, losses = [], [], []
-    for number, groups in enumerate(steps):
-        started, cpu_started = time.perf_counter(), time.process_time()
-        if method == "grpo-step":
-            steps[number] = groups = rolled_out(trainer, groups, prompts[number], seed + number)
+    seconds, cpu_seconds, losses, computed = [], [], [], []
+    count = count_tokens(trainer.model.hf.get_input_embeddings(), method)
+    for groups in steps:
+        started, cpu_started, before = time.perf_counter(), time.process_time(), count()
         losses.append(train_step(trainer, objective, groups).metrics["loss"])
+        finish(device)
         seconds.append(time.perf_counter() - started)
         cpu_seconds.append(time.process_time() - cpu_started)
+        computed.append(count() - before)
     return {
         "side": "alignloop",
         "step_s": seconds,
         "step_cpu_s": cpu_seconds,
         "losses": losses,
-        "peak_memory_gb": memory_gb(),
+        "peak_memory_gb": peak_memory_gb(device),
         "useful_tokens": [useful_tokens(groups) for groups in steps],
         "useful_flops": [useful_flops(method, groups, sizes) for groups in steps],
+        "computed_tokens": computed,
         "token_budget": token_budget,
     }
+
+
+def shape_of(text: str) -> Shape:
+    """`groups,completions,prompt,completion` as a shape."""
+    groups, completions, prompt, completion = text.split(",")
+    return Shape(int(groups), int(completions), float(prompt), float(completion))
 
 
 def main() -> None:
@@ -239,9 +213,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--token-budget", type=int, default=4096)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--shape", type=shape_of, help="instead of the method's own: see workload.Shape")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--compile", action="store_true", help="torch.compile for the layers")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    before = matmul_rate()
+    before = matmul_rate(options.device)
     result = run(
         options.method,
         model_name=options.model,
@@ -249,9 +226,13 @@ def main() -> None:
         seed=options.seed,
         token_budget=options.token_budget,
         scale=options.scale,
+        shape=options.shape,
+        device=options.device,
+        compiled=options.compile,
     )
-    rates = np.mean([before, matmul_rate()], axis=0)
-    print(json.dumps({**result, "matmul_flops_per_s": rates[0], "matmul_flops_per_cpu_s": rates[1]}))
+    rates = np.mean([before, matmul_rate(options.device)], axis=0)
+    result |= {"matmul_flops_per_s": rates[0], "matmul_flops_per_cpu_s": rates[1]}
+    print(json.dumps({**result, "mkl_flops_per_s": matmul_rate(options.device, library="mkl")[0]}))
 
 
 if __name__ == "__main__":

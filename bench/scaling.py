@@ -16,13 +16,14 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from alignloop.data.files import write_whole
 from bench.measure import child, machine, memory_gb
+from bench.picture import picture
 
 SWEEPS: dict[str, list[dict[str, Any]]] = {
     "tokens": [{"groups": n, "prompt": 192, "completions": 2, "completion": 160} for n in (1, 2, 4, 8, 16)],
@@ -111,30 +112,56 @@ def slope(rows: Sequence[Mapping[str, float]], name: str) -> float:
     return math.log(last[name] / first[name]) / math.log(last["x"] / first["x"])
 
 
-def picture(title: str, x_label: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """An SVG document of one plot, drawn as the project's reports draw."""
-    from alignloop.report.plot import HEIGHT, WIDTH, Series, line_plot
+WHY = {
+    "tokens": "Groups do not see each other, so that attention grows with a group and not with the row.",
+    "completions": "The prompt is computed once, so that growth is less than linear.",
+    "prompt share": "Packed rows hold as many tokens at every share; padded ones hold a prompt four times.",
+    "vocabulary": "The head grows linearly; the layers below it do not grow, which lowers the slope.",
+}
+"""What the slope of a sweep rests on."""
 
-    style = files("alignloop.report").joinpath("templates/style.css").read_text(encoding="utf-8")
-    plot = line_plot(
-        [Series(name, tuple(points)) for name, points in lines.items()], title=title, x_label=x_label
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{2 * HEIGHT}" '
-        f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif"><style>{style}</style>'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="var(--paper)"/>{plot}</svg>\n'
-    )
+
+def page(results: Mapping[str, Any]) -> str:
+    """The sweeps as Markdown."""
+    where = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
+    parts = [f"# Scaling of a training step\n\n`python bench/scaling.py --output docs/results`; {where}.\n"]
+    for sweep, forms in results["sweeps"].items():
+        name = sweep.replace(" ", "-")
+        parts.append(f"## {sweep.capitalize()}\n\n{WHY[sweep]}\n")
+        parts.append(f"![CPU seconds](scaling-{name}-cpu.svg) ![memory](scaling-{name}-memory.svg)\n")
+        lines = [f"| {sweep} | rows | CPU s | s | memory above the model, GB |", "|---|---|---|---|---|"]
+        for form, rows in forms.items():
+            lines += [
+                f"| {r['x']:g} | {form} | {r['cpu_s']:.3f} | {r['wall_s']:.3f} | {r['memory_gb']:.3f} |"
+                for r in rows
+            ]
+        parts.append("\n".join(lines) + "\n")
+        for form, rows in forms.items():
+            slopes = {
+                unit: slope(rows, key) for unit, key in (("CPU time", "cpu_s"), ("memory", "memory_gb"))
+            }
+            shown = ", ".join(
+                f"{unit} {value:.2f}" for unit, value in slopes.items() if not math.isnan(value)
+            )
+            if shown:
+                parts.append(f"Slope of {form} rows: {shown} (1 is linear).\n")
+    return "\n".join(parts)
 
 
 def write(results: Mapping[str, Any], folder: Path) -> None:
-    """scaling.json, and two pictures for each sweep."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scaling.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    """scaling.md and .json, and two pictures for each sweep; sweeps measured earlier are kept."""
+    file = folder / "scaling.json"
+    if file.exists():
+        earlier = json.loads(file.read_text(encoding="utf-8"))["sweeps"]
+        sweeps = {**earlier, **results["sweeps"]}
+        results = {**results, "sweeps": {name: sweeps[name] for name in SWEEPS if name in sweeps}}
+    write_whole(file, [json.dumps(results, indent=1) + "\n"])
+    write_whole(folder / "scaling.md", [page(results)])
     for sweep, forms in results["sweeps"].items():
-        for name, unit in (("cpu_s", "CPU seconds a step"), ("memory_gb", "memory above the model, GB")):
+        for name, unit in (("cpu_s", "CPU seconds a step"), ("memory_gb", "Memory above the model, GB")):
             lines = {form: [(row["x"], row[name]) for row in rows] for form, rows in forms.items()}
-            file = folder / f"scaling-{sweep.replace(' ', '-')}-{name.split('_')[0]}.svg"
-            file.write_text(picture(unit, sweep, lines), encoding="utf-8")
+            drawn = folder / f"scaling-{sweep.replace(' ', '-')}-{name.split('_')[0]}.svg"
+            write_whole(drawn, [picture([(unit, sweep, lines)])])
 
 
 def main() -> None:
@@ -144,7 +171,7 @@ def main() -> None:
     parser.add_argument("--sweep", choices=SWEEPS, action="append", help="only this one; may be repeated")
     parser.add_argument("--steps", type=int, default=3, help="measured steps of a point")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, help="folder for scaling.json and pictures")
+    parser.add_argument("--output", type=Path, help="folder for tables, numbers and pictures")
     parser.add_argument("--point", type=json.loads, help="run one point in this process")
     parser.add_argument("--padded", action="store_true", help="with --point: plain padded rows")
     options = parser.parse_args()

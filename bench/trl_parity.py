@@ -1,11 +1,16 @@
-"""Losses of TRL 1.16 against those of alignloop/objectives on the same log-probs.
+"""TRL 1.16 against AlignLoop, objective by objective: the losses, and the first steps of whole trainers.
 
-    python bench/trl_parity.py [--json]
+    python bench/trl_parity.py [--model smollm2-135m-instruct] [--case NAME] [--json]
 
-TRL computes its losses inside trainer methods. They are called here unbound, on a stand-in for the
-trainer that holds only their settings, with a stand-in model that returns the given log-probs: no
-tokenizer, data or network takes part, so that a difference is one of the losses themselves. Whole
-steps with real models are compared in bench/vs_trl.py. Exit code 1 if a difference exceeds 1e-6.
+*losses*: both sides get the same log-probs (bench/trl_losses.py); they may differ by 1e-6.
+*first steps*: both sides get the same tokens and the same model; TRL's own trainer makes one step, then
+AlignLoop's; their losses may differ by 1e-4. The policy's weights are moved away from the reference's
+beforehand, by the same amounts on both sides, so that the reference counts. Exit code 1 if a difference
+is too large.
+
+Where TRL computes something else by design, the case says what was made equal: its RPO term and ORPO's NLL
+are means over the tokens of a micro-batch (AlignLoop: over pairs), its DPO ignores `label_smoothing`
+unless the loss is `robust`, and its IPO divides by the completion's tokens (`reduction: mean`).
 """
 
 from __future__ import annotations
@@ -13,220 +18,205 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import replace
-from types import SimpleNamespace
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from trl import DPOTrainer, GRPOTrainer, KTOTrainer
-from trl.experimental.cpo import CPOTrainer
-from trl.experimental.orpo import ORPOTrainer
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alignloop.objectives.base import (
-    Inputs,
-    StepObjective,
-    pairs,
-    sequence_mean,
-    sequence_sum,
-    with_statistics,
-)
+import numpy as np
+import torch
+from torch import nn
+from transformers.utils import logging as hf_logging
+
+from alignloop.data.packing import Group
+from alignloop.model.load import load_model
+from alignloop.objectives.base import Objective
+from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.objectives.dpo import DPO
-from alignloop.objectives.grpo import GRPO, preset
+from alignloop.objectives.grpo import GRPO
 from alignloop.objectives.ipo import IPO
 from alignloop.objectives.kto import KTO
-from alignloop.objectives.orpo import ORPO
+from alignloop.objectives.sft import SFT
 from alignloop.objectives.simpo import SimPO
+from alignloop.training.loop import train_step
+from bench import our_side, trl_side
+from bench.our_side import TokenMeanORPO
+from bench.trl_losses import CASES as LOSSES
+from bench.workload import make_steps
 
-TOLERANCE = 1e-6
-PAIRS, TOKENS = 6, 9
-
-
-def _same(value: Any, **_: Any) -> Any:
-    return value
-
-
-def trainer(**settings: Any) -> Any:
-    """What the loss methods read of a trainer, with one process and no logging."""
-    accelerator = SimpleNamespace(
-        device=torch.device("cpu"),
-        gather=_same,
-        gather_for_metrics=_same,
-        reduce=_same,
-        num_processes=1,
-    )
-    model = SimpleNamespace(training=True)
-    return SimpleNamespace(
-        accelerator=accelerator,
-        model=model,
-        aux_loss_enabled=False,
-        precompute_ref_logps=True,
-        _metrics={"train": defaultdict(list)},
-        _total_train_tokens=0,
-        _tp_size=1,
-        **settings,
-    )
+LOSS_TOLERANCE, STEP_TOLERANCE = 1e-6, 1e-4
+Groups = list[Group]
 
 
-def model_returning(logprobs: Tensor) -> Callable[..., Any]:
-    """A model with these log-probs; what TRL logs besides is zero."""
-    zeros = torch.zeros_like(logprobs)
-    return lambda **_: SimpleNamespace(
-        log_probs=logprobs, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool()
-    )
+@dataclass(frozen=True)
+class Case:
+    """One trainer of TRL and the objective that should give its loss.
+
+    Attributes:
+        method: workload of bench/workload.py, which also chooses AlignLoop's set-up.
+        objective: AlignLoop's.
+        settings: what TRL's configuration needs to be the same objective.
+        trainer: method of bench/trl_side.py if it is not the workload's.
+        equalised: changes the groups where TRL's definition differs.
+    """
+
+    method: str
+    objective: Objective
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    trainer: str = ""
+    equalised: Callable[[Groups], Groups] = list
 
 
-def example(rows_per_group: int = 2, *, low: float = -3.0, seed: int = 0) -> Inputs:
-    """Random float64 log-probs of completions with random lengths; 0 where masked."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = PAIRS * 2
-    lengths = torch.randint(2, TOKENS + 1, (rows, 1), generator=generator)
-    mask = torch.arange(TOKENS)[None, :] < lengths
-
-    def draw() -> Tensor:
-        values = low + (-0.1 - low) * torch.rand(rows, TOKENS, generator=generator, dtype=torch.float64)
-        return torch.where(mask, values, 0.0)
-
-    return Inputs(
-        mask=mask,
-        group=torch.arange(rows) // rows_per_group,
-        logprobs=draw(),
-        reference_logprobs=draw(),
-        extras={"old_logprobs": draw()},
-    )
+def with_equal_chosen(groups: Groups) -> Groups:
+    """Chosen completions cut to the shortest: then a mean over tokens is one over pairs."""
+    shortest = min(len(g.completions[0].ids) for g in groups)
+    result = []
+    for group in groups:
+        chosen, rejected = group.completions
+        cut = replace(chosen, ids=chosen.ids[:shortest], mask=chosen.mask[:shortest])
+        result.append(replace(group, completions=(cut, rejected)))
+    return result
 
 
-def ours(objective: Any, inputs: Inputs) -> float:
-    """The loss of one step made of these inputs."""
-    if isinstance(objective, StepObjective):
-        inputs = with_statistics(inputs, objective.step_statistics(inputs))
-    return float(objective(inputs, denominator=objective.count(inputs)).loss)
+def without_reference(groups: Groups) -> Groups:
+    """Reference log-probs of zero, as TRL's CPO has none."""
+    return [
+        replace(
+            g,
+            completions=tuple(
+                replace(c, values={"reference_logprobs": np.zeros(len(c.ids), np.float32)})
+                for c in g.completions
+            ),
+        )
+        for g in groups
+    ]
 
 
-def trl_batch(mask: Tensor) -> dict[str, Tensor]:
-    """Rows with one prompt token in front of the completion."""
-    whole = torch.cat([torch.zeros(len(mask), 1, dtype=torch.bool), mask], dim=1).long()
-    return {"input_ids": torch.ones_like(whole), "attention_mask": whole, "completion_mask": whole}
+def with_margins(groups: Groups) -> Groups:
+    """A margin for each pair."""
+    return [replace(g, values={**g.values, "margin": 0.25 * i}) for i, g in enumerate(groups)]
 
 
-def compare_dpo(objective: Any, loss_type: str, epsilon: float = 0.0) -> tuple[float, float]:
-    """TRL stacks all chosen rows on all rejected ones."""
-    inputs = example()
-    order = torch.cat([torch.arange(0, 2 * PAIRS, 2), torch.arange(1, 2 * PAIRS, 2)])
-    assert inputs.logprobs is not None
-    assert inputs.reference_logprobs is not None
-    reference = sequence_sum(inputs.reference_logprobs, inputs.mask)[order]
-    stand_in = trainer(
-        beta=objective.beta, loss_types=[loss_type], loss_weights=[1.0], label_smoothing=epsilon,
-        ld_alpha=None, f_divergence_type="reverse_kl", use_weighting=False,
-    )  # fmt: skip
-    batch = trl_batch(inputs.mask[order])
-    batch |= {"ref_chosen_logps": reference[:PAIRS], "ref_rejected_logps": reference[PAIRS:]}
-    model = model_returning(inputs.logprobs[order])
-    loss = DPOTrainer._compute_loss(stand_in, model, batch, False)
-    return float(loss), ours(objective, inputs)
-
-
-def compare_kto() -> tuple[float, float]:
-    """The second row of each group is the mismatched completion; TRL has it in a batch of its own."""
-    objective = KTO(beta=0.2, desirable_weight=1.3, undesirable_weight=0.9)
-    inputs, labels = example(), torch.tensor([1, 0, 0, 1, 1, 0]).bool()
-    mismatched = torch.tensor([False, True]).repeat(PAIRS)
-    inputs = replace(inputs, extras={"desirable": labels.repeat_interleave(2), "mismatched": mismatched})
-    assert inputs.logprobs is not None
-    assert inputs.reference_logprobs is not None
-    logprob = sequence_sum(inputs.logprobs, inputs.mask)
-    reference = sequence_sum(inputs.reference_logprobs, inputs.mask)
-    stand_in = trainer(
-        beta=0.2, desirable_weight=1.3, undesirable_weight=0.9, loss_type="kto", calculate_KL=True,
-        _compute_kl_logps=lambda *_: logprob[mismatched],
-    )  # fmt: skip
-    batch = trl_batch(inputs.mask[~mismatched])
-    batch |= {"label": labels, "ref_logps": reference[~mismatched], "ref_KL_logps": reference[mismatched]}
-    model = model_returning(inputs.logprobs[~mismatched])
-    return float(KTOTrainer._compute_loss(stand_in, model, batch, False)), ours(objective, inputs)
-
-
-def compare_simpo() -> tuple[float, float]:
-    inputs = example()
-    assert inputs.logprobs is not None
-    chosen, rejected = pairs(sequence_mean(inputs.logprobs, inputs.mask))
-    stand_in = trainer(alpha=0.0, beta=2.5, simpo_gamma=1.4, label_smoothing=0.0, loss_type="simpo")
-    losses, *_ = CPOTrainer.cpo_loss(stand_in, chosen, rejected)  # pyright: ignore[reportArgumentType]
-    return float(losses.mean()), ours(SimPO(beta=2.5, gamma=1.4), inputs)
-
-
-def compare_orpo() -> tuple[float, float]:
-    """The odds-ratio term alone: TRL's NLL is a mean over the tokens of a micro-batch, prompts included."""
-    inputs = example()
-    assert inputs.logprobs is not None
-    chosen, rejected = pairs(sequence_mean(inputs.logprobs, inputs.mask))
-    odds, *_ = ORPOTrainer.odds_ratio_loss(trainer(beta=0.4), chosen, rejected)  # pyright: ignore[reportArgumentType]
-    return float(-odds.mean()), ours(ORPO(lam=0.4), inputs) + float(chosen.mean())
-
-
-def compare_grpo(objective: GRPO, loss_type: str) -> tuple[float, float]:
-    """Advantages of completions, ratios on both sides of the clipping range."""
-    inputs = example(rows_per_group=4, low=-1.2)
-    assert inputs.logprobs is not None
-    advantages = torch.linspace(-1.5, 1.5, 2 * PAIRS, dtype=torch.float64)
-    old = inputs.extras["old_logprobs"]
-    extras = {"old_logprobs": old, "advantages": advantages[:, None].expand_as(old)}
-    zeros = torch.zeros_like(old)
-    cap = 1 + objective.epsilon_high if loss_type == "cispo" else objective.epsilon_high
-    stand_in = trainer(
-        loss_type=loss_type, beta=objective.beta, epsilon_low=objective.epsilon_low, epsilon_high=cap,
-        importance_sampling_level=objective.ratio_level, top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None, use_vllm=False, _entropy_bonus_enabled=False,
-        max_completion_length=objective.constant_length, current_gradient_accumulation_steps=1,
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
-        _get_per_token_logps_and_entropies=lambda *_, **__: (inputs.logprobs, zeros, None),
-    )  # fmt: skip
-    mask = inputs.mask.double()
-    one = torch.ones(2 * PAIRS, 1, dtype=torch.long)
-    batch = {
-        "prompt_ids": one, "prompt_mask": one, "completion_ids": inputs.mask.long(), "completion_mask": mask,
-        "advantages": advantages, "old_per_token_logps": old, "num_items_in_batch": mask.sum(),
-        "ref_per_token_logps": inputs.reference_logprobs,
-    }  # fmt: skip
-    loss = GRPOTrainer._compute_loss(stand_in, None, batch)
-    return float(loss), ours(objective, replace(inputs, extras=extras))
-
-
-CASES: dict[str, Callable[[], tuple[float, float]]] = {
-    "dpo": lambda: compare_dpo(DPO(beta=0.3), "sigmoid"),
-    "dpo loss=hinge": lambda: compare_dpo(DPO(beta=0.3, loss="hinge"), "hinge"),
-    "dpo loss=robust": lambda: compare_dpo(
-        DPO(beta=0.3, loss="robust", label_smoothing=0.2), "robust", epsilon=0.2
+CASES: dict[str, Case] = {
+    "sft": Case("sft", SFT()),
+    "sft packed": Case("sft-packed", SFT()),
+    "reward": Case("reward", BradleyTerry()),
+    "reward centring": Case("reward", BradleyTerry(centring=0.01), {"center_rewards_coefficient": 0.01}),
+    "reward margin": Case("reward", BradleyTerry(), equalised=with_margins),
+    "dpo": Case("dpo", DPO(beta=0.1)),
+    "dpo lora": Case("dpo-lora", DPO(beta=0.1)),
+    "dpo loss=hinge": Case("dpo", DPO(beta=0.3, loss="hinge"), {"loss_type": ["hinge"], "beta": 0.3}),
+    "dpo loss=robust": Case(
+        "dpo",
+        DPO(beta=0.3, loss="robust", label_smoothing=0.2),
+        {"loss_type": ["robust"], "beta": 0.3, "label_smoothing": 0.2},
     ),
-    "ipo reduction=mean": lambda: compare_dpo(IPO(beta=0.3), "ipo"),
-    "kto": compare_kto,
-    "orpo (odds-ratio term)": compare_orpo,
-    "simpo": compare_simpo,
-    "grpo": lambda: compare_grpo(GRPO(), "grpo"),
-    "dr_grpo": lambda: compare_grpo(preset("dr_grpo").objective, "dr_grpo"),
-    "dapo": lambda: compare_grpo(preset("dapo").objective, "dapo"),
-    "gspo": lambda: compare_grpo(preset("gspo").objective, "grpo"),
-    "cispo": lambda: compare_grpo(preset("cispo").objective, "cispo"),
+    "dpo label_smoothing (CPO)": Case(
+        "dpo",
+        DPO(beta=0.3, label_smoothing=0.2),
+        {"loss_type": "sigmoid", "beta": 0.3, "label_smoothing": 0.2},
+        trainer="simpo",
+        equalised=without_reference,
+    ),
+    "dpo rpo_alpha": Case(
+        "dpo",
+        DPO(beta=0.1, rpo_alpha=0.5),
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
+        equalised=with_equal_chosen,
+    ),
+    "ipo reduction=mean": Case("ipo", IPO(beta=0.1)),
+    "kto": Case(
+        "kto",
+        KTO(beta=0.1, desirable_weight=1.3, undesirable_weight=0.9),
+        {"desirable_weight": 1.3, "undesirable_weight": 0.9},
+    ),
+    "orpo": Case("orpo", TokenMeanORPO(lam=0.1, nll="prompt_and_completion")),
+    "simpo": Case("dpo", SimPO(beta=2.5, gamma=1.4), {"beta": 2.5, "simpo_gamma": 1.4}, trainer="simpo"),
+    "ranking": Case("ranking", BradleyTerry()),
+    "grpo": Case("grpo", GRPO(beta=our_side.KL_BETA)),
 }
 
 
+def move(model: nn.Module) -> None:
+    """Change the layers' weights (under LoRA the B matrices, which start at zero) by seeded noise."""
+    named = [(name, p) for name, p in model.named_parameters() if ".layers." in name and p.dim() == 2]
+    adapters = [(name, p) for name, p in named if "lora_B" in name]
+    for name, parameter in adapters or named:
+        seed = zlib.crc32(name[name.index(".layers.") :].encode())
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+        scale = 0.02 if adapters else 0.3 * float(parameter.detach().std())
+        with torch.no_grad():
+            parameter.add_(scale * noise)
+
+
+def groups_of(case: Case, scale: float, vocab_size: int) -> Groups:
+    """The step that both sides make."""
+    (groups,) = make_steps(case.method, 1, scale=scale, vocab_size=vocab_size)
+    return case.equalised(groups)
+
+
+def trl_loss(case: Case, model: str, scale: float) -> float:
+    """Loss of the first step of TRL's trainer."""
+    loaded = load_model(model, dtype="float32", device="cpu")
+    groups = groups_of(case, scale, min(40_000, loaded.model.config.vocab_size))
+    hf_logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+        trainer = trl_side.build(case.trainer or case.method, loaded, [groups], 0, folder, case.settings)
+        move(trainer.model)
+        trainer.train()
+    return trainer.losses[0]
+
+
+def own_loss(case: Case, model: str, scale: float) -> float:
+    """Loss of AlignLoop's first step."""
+    trainer, sizes = our_side.build(case.method, model, 4096, 1)
+    groups = groups_of(case, scale, min(40_000, sizes.vocab_size))
+    groups = our_side.prepared(case.method, trainer, groups)
+    move(trainer.model)
+    return float(train_step(trainer, case.objective, groups).metrics["loss"])
+
+
+def compared(kind: str, name: str, theirs: float, own: float, tolerance: float) -> dict[str, Any]:
+    """One row of the table."""
+    difference = abs(theirs - own)
+    row = {"kind": kind, "objective": name, "trl": theirs, "alignloop": own}
+    return row | {"difference": difference, "equal": difference <= tolerance}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    lines = ["| compared | objective | TRL | AlignLoop | difference |", "|---|---|---|---|---|"]
+    lines += [
+        "| {kind} | {objective} | {trl:.7f} | {alignloop:.7f} | {difference:.1e} |".format(**r) for r in rows
+    ]
+    return "\n".join(lines)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--case", action="append", choices=CASES, help="only this first step; repeatable")
+    parser.add_argument("--scale", type=float, default=0.3, help="factor of the benchmark's lengths")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    as_json = parser.parse_args().json
-    rows = []
-    for name, compare in CASES.items():
-        theirs, own = compare()
-        rows.append({"objective": name, "trl": theirs, "alignloop": own, "difference": abs(theirs - own)})
-    if as_json:
-        print(json.dumps({"tolerance": TOLERANCE, "losses": rows}))
+    options = parser.parse_args()
+    rows = [compared("loss", name, *pair(), LOSS_TOLERANCE) for name, pair in LOSSES.items()]
+    for name in options.case or CASES:
+        print(name, file=sys.stderr, flush=True)
+        pair = [side(CASES[name], options.model, options.scale) for side in (trl_loss, own_loss)]
+        rows.append(compared("first step", name, *pair, STEP_TOLERANCE))
+    if options.json:
+        tolerances = {"loss": LOSS_TOLERANCE, "first step": STEP_TOLERANCE}
+        print(json.dumps({"model": options.model, "tolerances": tolerances, "rows": rows}, indent=1))
     else:
-        for row in rows:
-            print("{objective:24} {trl:14.9f} {alignloop:14.9f} {difference:9.1e}".format(**row))
-    return int(any(not row["difference"] <= TOLERANCE for row in rows))
+        print(table(rows))
+    return int(not all(row["equal"] for row in rows))
 
 
 if __name__ == "__main__":

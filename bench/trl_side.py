@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -36,21 +36,13 @@ from trl import (
     SFTConfig,
     SFTTrainer,
 )
+from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from alignloop.data.packing import Group
 from alignloop.model.load import LoadedModel, load_model
-from bench.measure import memory_gb
-from bench.our_side import (
-    BETA,
-    KL_BETA,
-    LORA,
-    even_share,
-    learning_rate_of,
-    questions,
-    reward_head,
-    seed_adapter,
-)
+from bench.measure import count_tokens, finish, peak_memory_gb
+from bench.our_side import BETA, KL_BETA, LORA, learning_rate_of, reward_head, seed_adapter, shape_of
 from bench.workload import PACKED_LENGTH, SHAPES, make_steps, packed_rows
 
 
@@ -80,7 +72,9 @@ class DPO(Recorded, DPOTrainer): ...
 class KTO(Recorded, KTOTrainer): ...
 
 
-class ORPO(Recorded, ORPOTrainer):
+class IdsGiven(Recorded):
+    """The experimental trainers tokenize row by row."""
+
     def tokenize_row(self, feature: dict[str, Any], model: object = None) -> dict[str, Any]:
         row = {"prompt_input_ids": feature["prompt_ids"]}
         for side in ("chosen", "rejected"):
@@ -90,6 +84,12 @@ class ORPO(Recorded, ORPOTrainer):
             row[f"{side}_attention_mask"] = [1] * len(row[f"{side}_labels"])
         row["prompt_attention_mask"] = [1] * len(feature["prompt_ids"])
         return row
+
+
+class ORPO(IdsGiven, ORPOTrainer): ...
+
+
+class CPO(IdsGiven, CPOTrainer): ...
 
 
 class GRPO(Recorded, GRPOTrainer):
@@ -131,25 +131,21 @@ class GRPO(Recorded, GRPOTrainer):
         }
 
 
-class WholeGRPO(Recorded, GRPOTrainer):
-    """Its whole step: its own rollout, reward and reference, then the update."""
-
-
-def even_shares(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    return [even_share(ids) for ids in completion_ids]
-
-
 class StepTimes(TrainerCallback):
-    """Wall and CPU seconds from the end of one optimizer step to the end of the next."""
+    """Wall and CPU seconds and tokens from the end of one optimizer step to the end of the next."""
 
-    def __init__(self) -> None:
-        self.marks: list[tuple[float, float]] = []
+    def __init__(self, count: Callable[[], int], device: str = "cpu") -> None:
+        self.marks: list[tuple[float, float, int]] = []
+        self.count = count
+        self.device = device
 
     def on_train_begin(self, *args: object, **kwargs: object) -> None:
-        self.marks.append((time.perf_counter(), time.process_time()))
+        finish(self.device)
+        self.marks.append((time.perf_counter(), time.process_time(), self.count()))
 
     def on_step_end(self, *args: object, **kwargs: object) -> None:
-        self.marks.append((time.perf_counter(), time.process_time()))
+        finish(self.device)
+        self.marks.append((time.perf_counter(), time.process_time(), self.count()))
 
 
 def common(method: str, rows_per_step: int, num_steps: int, seed: int, folder: str) -> dict[str, Any]:
@@ -186,13 +182,16 @@ def _pair(group: Group, chosen: int = 0, rejected: int = 1) -> dict[str, Any]:
 def rows_of(method: str, groups: Sequence[Group]) -> list[dict[str, Any]]:
     """A step's rows in the columns of TRL's collators."""
     if method == "sft":
-        return [_sequence([g]) for g in groups]
+        return [{k: v for k, v in _sequence([g]).items() if k != "seq_lengths"} for g in groups]
     if method == "sft-packed":
         limit = sum(g.num_tokens for g in groups) // 4
         return [_sequence(row) for row in packed_rows(groups, min(limit, PACKED_LENGTH))]
     if method in ("reward", "ranking"):
         pairs = [_pair(g, i, j) for g in groups for i, j in combinations(range(len(g.completions)), 2)]
-        return [{f"{s}_ids": p["prompt_ids"] + p[f"{s}_ids"] for s in ("chosen", "rejected")} for p in pairs]
+        rows = [{f"{s}_ids": p["prompt_ids"] + p[f"{s}_ids"] for s in ("chosen", "rejected")} for p in pairs]
+        if "margin" in groups[0].values:
+            rows = [{**row, "margin": g.values["margin"]} for row, g in zip(rows, groups, strict=True)]
+        return rows
     if method.startswith("kto"):
         return [
             {
@@ -205,9 +204,6 @@ def rows_of(method: str, groups: Sequence[Group]) -> list[dict[str, Any]]:
         ]
     if method == "grpo":
         return [{"prompt": "x", "number": g.index} for g in groups]
-    if method == "grpo-step":
-        texts = questions(groups[0].index // len(groups), len(groups))
-        return [{"prompt": [{"role": "user", "content": text}]} for text in texts]
     return [_pair(g) for g in groups]
 
 
@@ -219,86 +215,93 @@ def _sequence(groups: Sequence[Group]) -> dict[str, Any]:
         ids += group.prompt_ids.tolist() + completion
         labels += [-100] * len(group.prompt_ids) + completion
         lengths.append(group.num_tokens)
-    return {"input_ids": ids, "labels": labels} | ({"seq_lengths": lengths} if len(groups) > 1 else {})
+    return {"input_ids": ids, "labels": labels, "seq_lengths": lengths}
 
 
-def build(method: str, loaded: LoadedModel, steps: Sequence[Sequence[Group]], seed: int, folder: str) -> Any:
-    """The trainer of a method, ready to train."""
-    model, tokenizer = loaded.model, loaded.tokenizer
+def build(
+    method: str,
+    loaded: LoadedModel,
+    steps: Sequence[Sequence[Group]],
+    seed: int,
+    folder: str,
+    changes: Mapping[str, Any] | None = None,
+) -> Any:
+    """The trainer of a method, ready to train; `changes` replace settings of its configuration.
+
+    `simpo` is TRL's experimental CPO trainer on the rows of DPO.
+    """
+    model = loaded.model
     rows = [row for groups in steps for row in rows_of(method, groups)]
-    data = Dataset.from_list(rows)
-    settings = common(method, len(rows) // len(steps), len(steps), seed, folder)
-    shared = {"processing_class": tokenizer, "train_dataset": data}
+    settings = {**common(method, len(rows) // len(steps), len(steps), seed, folder), **_settings(method)}
+    if method == "grpo":
+        settings["per_device_train_batch_size"] = len(steps[0]) * SHAPES["grpo"].completions
+    settings |= changes or {}
+    shared = {"processing_class": loaded.tokenizer, "train_dataset": Dataset.from_list(rows)}
     if method.startswith("sft"):
-        packed = method == "sft-packed"
-        config = SFTConfig(
-            **settings,
-            packing=packed,
-            max_length=PACKED_LENGTH if packed else None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-        )
-        return SFT(model, config, **shared)
+        return SFT(model, SFTConfig(**settings), **shared)
     if method in ("reward", "ranking"):
-        classifier = AutoModelForSequenceClassification.from_pretrained(
-            loaded.path, num_labels=1, dtype=torch.float32, attn_implementation="sdpa"
-        )
-        classifier.score.weight.data.copy_(reward_head(classifier.config.hidden_size).weight)
-        return Reward(classifier, RewardConfig(**settings, max_length=None), **shared)
+        return Reward(_classifier(loaded), RewardConfig(**settings), **shared)
     if method.startswith("kto"):
-        cached = method == "kto-cached"
-        return KTO(
-            model,
-            args=KTOConfig(**settings, beta=BETA, max_length=None, precompute_ref_log_probs=cached),
-            **shared,
-        )
+        return KTO(model, args=KTOConfig(**settings), **shared)
     if method == "orpo":
-        return ORPO(model, ORPOConfig(**settings, beta=BETA, max_length=4096), **shared)
-    if method.startswith("grpo"):
-        return _grpo(method, model, settings, shared, steps)
-    config = DPOConfig(
-        **settings,
-        beta=BETA,
-        loss_type=["ipo"] if method == "ipo" else ["sigmoid"],
-        max_length=None,
-        precompute_ref_log_probs=method == "dpo-precomputed",
-    )
+        return ORPO(model, ORPOConfig(**settings), **shared)
+    if method == "simpo":
+        return CPO(model, CPOConfig(**settings), **shared)
+    if method == "grpo":
+        trainer = GRPO(model, reward_funcs=_no_reward, args=GRPOConfig(**settings), **shared)
+        trainer.samples = [group for groups in steps for group in groups]
+        return trainer
     lora = LoraConfig(r=LORA.r, lora_alpha=int(LORA.alpha), lora_dropout=0.0, target_modules="all-linear")
-    trainer = DPO(model, args=config, peft_config=lora if method == "dpo-lora" else None, **shared)
+    peft_config = lora if method == "dpo-lora" else None
+    trainer = DPO(model, args=DPOConfig(**settings), peft_config=peft_config, **shared)
     if method == "dpo-lora":
         seed_adapter(trainer.model)
     return trainer
 
 
-def _grpo(
-    method: str,
-    model: Any,
-    settings: dict[str, Any],
-    shared: dict[str, Any],
-    steps: Sequence[Sequence[Group]],
-) -> Any:
-    completions = SHAPES["grpo"].completions
-    length = len(steps[0][0].completions[0].ids)
-    settings = settings | {"per_device_train_batch_size": len(steps[0]) * completions}
-    if method == "grpo-step":
-        # the whole distribution, and completions of one length, as on the other side
-        settings |= {"max_completion_length": length, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-        settings |= {"generation_kwargs": {"min_new_tokens": length}}
-    config = GRPOConfig(
-        **settings,
-        num_generations=completions,
-        steps_per_generation=1,
-        beta=KL_BETA,
-        loss_type="grpo",
-        epsilon=0.2,
-        shuffle_dataset=False,
+def _settings(method: str) -> dict[str, Any]:
+    """What a method's configuration has beside the common settings."""
+    if method.startswith("sft"):
+        packed = method == "sft-packed"
+        length = PACKED_LENGTH if packed else None
+        return {
+            "packing": packed,
+            "max_length": length,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+        }
+    if method in ("reward", "ranking"):
+        return {"max_length": None}
+    if method.startswith("kto"):
+        return {"beta": BETA, "max_length": None, "precompute_ref_log_probs": method == "kto-cached"}
+    if method == "orpo":
+        return {"beta": BETA, "max_length": 4096}
+    if method == "simpo":
+        return {"loss_type": "simpo", "cpo_alpha": 0.0, "max_length": 4096}
+    if method == "grpo":
+        return {
+            "num_generations": SHAPES["grpo"].completions,
+            "steps_per_generation": 1,
+            "beta": KL_BETA,
+            "loss_type": "grpo",
+            "epsilon": 0.2,
+            "shuffle_dataset": False,
+        }
+    loss = ["ipo"] if method == "ipo" else ["sigmoid"]
+    precompute = method == "dpo-precomputed"
+    return {"beta": BETA, "loss_type": loss, "max_length": None, "precompute_ref_log_probs": precompute}
+
+
+def _classifier(loaded: LoadedModel) -> Any:
+    """A sequence classifier whose head starts as the other side's."""
+    classifier = AutoModelForSequenceClassification.from_pretrained(
+        loaded.path, num_labels=1, dtype=torch.float32, attn_implementation="sdpa"
     )
-    if method == "grpo-step":
-        return WholeGRPO(model, reward_funcs=even_shares, args=config, **shared)
-    trainer = GRPO(
-        model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=config, **shared
-    )
-    trainer.samples = [group for groups in steps for group in groups]
-    return trainer
+    classifier.score.weight.data.copy_(reward_head(classifier.config.hidden_size).weight)
+    return classifier
+
+
+def _no_reward(completions: Sequence[object], **_: object) -> list[float]:
+    return [0.0] * len(completions)
 
 
 def main() -> None:
@@ -309,20 +312,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--shape", type=shape_of, help="instead of the method's own: see workload.Shape")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    changes = {} if options.device == "cpu" else {"bf16": True, "use_cpu": False}
     hf_logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
-        loaded = load_model(options.model, dtype="float32", device="cpu")
+        loaded = load_model(options.model, dtype="float32", device=options.device)
         steps = make_steps(
             options.method,
             options.steps,
             seed=options.seed,
             scale=options.scale,
             vocab_size=min(40_000, loaded.model.config.vocab_size),
+            shape=options.shape,
         )
-        trainer = build(options.method, loaded, steps, options.seed, folder)
-        times = StepTimes()
+        trainer = build(options.method, loaded, steps, options.seed, folder, changes)
+        count = count_tokens(trainer.model.get_input_embeddings(), options.method)
+        times = StepTimes(count, options.device)
         trainer.add_callback(times)
         trainer.train()
     marks = np.array(times.marks)
@@ -330,8 +338,9 @@ def main() -> None:
         "side": "trl",
         "step_s": np.diff(marks[:, 0]).tolist(),
         "step_cpu_s": np.diff(marks[:, 1]).tolist(),
+        "computed_tokens": np.diff(marks[:, 2]).tolist(),
         "losses": trainer.losses,
-        "peak_memory_gb": memory_gb(),
+        "peak_memory_gb": peak_memory_gb(options.device),
     }
     print(json.dumps(result))
 

@@ -44,16 +44,20 @@ SHAPES = {
     "dpo-lora": PAIRS,
     "ranking": Shape(2, 4, 120, 120),
     "grpo": Shape(4, 8, 180, 64),
-    "grpo-step": Shape(4, 8, 180, 64),
 }
-"""By method. The second completion of KTO's groups is another row's, for its KL term. `grpo` is the update
-alone, `grpo-step` samples its completions too."""
+"""By method. The second completion of KTO's groups is another row's, for its KL term."""
 
 METHODS = tuple(SHAPES)
 
 
 def make_steps(
-    method: str, num_steps: int, *, seed: int = 0, scale: float = 1.0, vocab_size: int = 40_000
+    method: str,
+    num_steps: int,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    vocab_size: int = 40_000,
+    shape: Shape | None = None,
 ) -> list[list[Group]]:
     """The groups of each optimizer step; the same for the same arguments.
 
@@ -63,19 +67,20 @@ def make_steps(
         seed: of lengths and ids.
         scale: factor of all lengths; below 1 for a quick try.
         vocab_size: ids stay below it.
+        shape: instead of the method's own in `SHAPES`.
 
     Raises:
         ValueError: an unknown method.
     """
     if method not in SHAPES:
         raise ValueError(f"unknown method '{method}'; one of: {', '.join(METHODS)}")
+    shape = shape or SHAPES[method]
     draw = _Draw(np.random.default_rng([seed, sum(map(ord, method.split("-")[0]))]), scale, vocab_size)
     steps = []
     for step in range(num_steps):
         if method == "sft-packed":
-            groups = _filled_rows(draw, SHAPES[method])
+            groups = _filled_rows(draw, shape)
         else:
-            shape = SHAPES[method]
             groups = [_group(draw, method, shape) for _ in range(shape.groups)]
         if method.startswith("kto"):
             groups = _with_mismatched(groups)
@@ -107,7 +112,7 @@ class _Draw:
 
 def _group(draw: _Draw, method: str, shape: Shape) -> Group:
     prompt = draw.ids(draw.length(shape.prompt))
-    if method.startswith("grpo"):  # rollouts that all ran to the limit, as random samples without an end do
+    if method == "grpo":  # rollouts that all ran to the limit, as random samples without an end do
         length = max(4, round(shape.completion * draw.scale))
         advantages = draw.rng.standard_normal(shape.completions)
         advantages = (advantages - advantages.mean()) / advantages.std()
@@ -181,18 +186,17 @@ def useful_flops(method: str, groups: Sequence[Group], model: Architecture) -> f
     A forward pass costs 2 for each weight and token, a backward pass 4 (2 where the weights are
     frozen). The head runs over completion tokens only. The attention of a token over n visible keys
     costs 4·n·width a layer, forward; its backward twice that. A reference in the step is one more
-    forward pass, and so is sampling; KTO's mismatched completions need no backward pass.
+    forward pass; KTO's mismatched completions need no backward pass.
     """
     dense = method != "reward" and method != "ranking"
-    reference = method in ("dpo", "ipo", "kto", "dpo-lora", "grpo", "grpo-step")
-    forward = 1.0 + reference + (method == "grpo-step")
+    reference = method in ("dpo", "ipo", "kto", "dpo-lora", "grpo")
     backward = 1.0 if method == "dpo-lora" else 2.0  # times the forward pass of the dense layers
     total = 0.0
     for group in groups:
         lengths = [len(c.ids) for c in group.completions]
         learning = lengths[:1] if method.startswith("kto") else lengths
         prompt = len(group.prompt_ids)
-        for counted, weight, passes in ((lengths, forward, 0.0), (learning, 0.0, 1.0)):
+        for counted, weight, passes in ((lengths, 1.0 + reference, 0.0), (learning, 0.0, 1.0)):
             tokens = prompt + sum(counted)
             scored = sum(counted) + (prompt - 1 if method == "orpo" else 0)
             visible = prompt * (prompt + 1) / 2

@@ -6,7 +6,7 @@ import pytest
 
 from alignloop.model.load import save_model
 from alignloop.model.tiny import tiny_model
-from bench import online, planted_hack, ppo_memory, time_to_reward
+from bench import grpo_step, online, planted_hack, ppo_memory, time_to_reward
 from bench.stages import running_mean
 
 TINY = ["--threads", "1", "--prompts", "2", "--completions", "4", "--tokens", "12"]
@@ -118,3 +118,13 @@ def test_online_methods_from_one_start(tmp_path: Path, tiny: list[str]) -> None:
     options = online.arguments().parse_args([*tiny, *small])
     for method in online.METHODS:  # every method's keys are ones its stage knows
         assert online.checked(options, tmp_path, method, 0)
+
+
+def test_whole_grpo_steps_are_timed(tiny: list[str]) -> None:
+    options = grpo_step.arguments().parse_args([*tiny, "--steps", "3", "--side", "alignloop"])
+    found = grpo_step.one_side(options)
+    assert len(found["step_s"]) == 2
+    slow = {"step_s": [8.0, 8.0], "step_cpu_s": [6.0, 6.0], "peak_memory_gb": 4.0}
+    quick = {"step_s": [2.0, 2.0], "step_cpu_s": [2.0, 2.0], "peak_memory_gb": 1.0}
+    result = grpo_step.summary([{"trl": slow, "alignloop": quick}])
+    assert (result["speedup"], result["speedup_cpu"], result["memory_ratio"]) == (4.0, 3.0, 0.25)

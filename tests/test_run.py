@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,17 @@ def test_another_run_in_the_folder(run_dir: Path) -> None:
     with pytest.raises(RunError, match="content of its inputs has changed"):
         start(run_dir, inputs={"dataset": Input("rows.jsonl", "other")})
     assert Run.open(run_dir).status == "finished"
+
+
+def test_a_run_that_failed_before_it_made_anything_gives_way(run_dir: Path) -> None:
+    start(run_dir).fail("rows.jsonl: no such file")
+    changed = {**CONFIG, "learning_rate": 2e-5}
+    with start(run_dir, config=changed) as second:
+        assert not second.resumed
+        second.log(1, loss=0.5)
+        second.fail("broken")
+    with pytest.raises(RunError, match=r"belongs to another run .learning_rate: 2e-05 -> 1e-05"):
+        start(run_dir)
 
 
 def test_a_folder_with_something_else(tmp_path: Path) -> None:
@@ -189,6 +201,14 @@ def test_time_goes_on_after_a_restart(run_dir: Path) -> None:
         run.finish()
     assert 100 <= list(run.metrics())[1]["time_s"] < 130
     assert 100 <= run.record["duration_s"] < 130
+
+
+def test_rewinding_does_not_forget_the_time_before_it(run_dir: Path) -> None:
+    with start(run_dir) as run:
+        time.sleep(0.2)
+        run.rewind(-1)  # as a stage does before it writes its samples, resumed or not
+        run.finish()
+    assert run.record["duration_s"] >= 0.2
 
 
 def test_cut_lines(tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ COMMANDS: dict[str, Lazy] = {
     "sample": Lazy("train", "Sample several answers per prompt.", "sample_app"),
     "evaluate": Lazy("train", "Compare a model with the one it started from.", "evaluate_app"),
     "compare": Lazy("compare", "Compare any number of models."),
-    "best-of-n": Lazy("best_of_n", "Best of n answers, by a reward model."),
+    "reward-bench": Lazy("train", "Examine a reward model on judged rows.", "reward_bench_app"),
+    "best-of-n": Lazy("train", "Best of n answers by a reward model, and training on them.", "best_of_n_app"),
+    "audit": Lazy("audit", "Did a run become better, or better at fooling its reward?"),
     "label": Lazy("label", "A page on which people judge answers."),
     "judge": Lazy("judge", "Judge answers with a model."),
     "constitution": Lazy("constitution", "Critique and revise answers by principles."),
@@ -129,7 +131,11 @@ def _print_notes(error: BaseException) -> None:
 
 app = typer.Typer(
     cls=LazyGroup,
-    help=alignloop.__doc__,
+    help=(
+        "AlignLoop: the whole loop of LLM post-training, exact and fast on one machine.\n\n"
+        "Begin with `alignloop quickstart --model tiny`. With data of your own: `alignloop data check FILE`, "
+        "`alignloop init dpo`, `alignloop run dpo.yaml`."
+    ),
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -1,5 +1,7 @@
 """Recipes: flat YAML with TRL's key names, one checked model per stage, every fault named at its line."""
 
+from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
+from alignloop.config.compare import AuditConfig, CompareConfig
 from alignloop.config.plan import Plan, StagePlan, make_plan
 from alignloop.config.recipe_file import Entry, Recipe, parse_overrides, parse_recipe, read_recipe
 from alignloop.config.registry import STAGES, StageSpec, find_stage, stage_names
@@ -7,6 +9,7 @@ from alignloop.config.resolve import Resolved, flatten, path_values, resolve
 from alignloop.config.rl import GRPOConfig, OnlineConfig, PPOConfig
 from alignloop.config.schema import all_schemas, markdown_table, stage_schema, starter_recipe
 from alignloop.config.stages import (
+    AverageRewardsConfig,
     BestOfNConfig,
     EvaluateConfig,
     FeedbackConfig,
@@ -15,6 +18,7 @@ from alignloop.config.stages import (
     ModelConfig,
     PreferenceConfig,
     PretrainConfig,
+    RewardBenchConfig,
     RewardConfig,
     RowsConfig,
     SampleConfig,
@@ -25,13 +29,20 @@ from alignloop.config.stages import (
 )
 
 __all__ = [
+    "AverageRewardsConfig",
+    "AuditConfig",
     "BestOfNConfig",
+    "ConstitutionConfig",
+    "CompareConfig",
     "Entry",
     "EvaluateConfig",
     "FeedbackConfig",
     "GRPOConfig",
     "InstructionsConfig",
     "InterpolateConfig",
+    "JudgeConfig",
+    "LoopConfig",
+    "MixConfig",
     "ModelConfig",
     "OnlineConfig",
     "PPOConfig",
@@ -40,6 +51,8 @@ __all__ = [
     "PretrainConfig",
     "Recipe",
     "Resolved",
+    "RewardBenchConfig",
+    "RefusalsConfig",
     "RewardConfig",
     "RowsConfig",
     "SFTConfig",

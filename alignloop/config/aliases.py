@@ -96,7 +96,6 @@ REFUSED: Mapping[str, str] = {
     "sample_packing": "rows are always packed; token_budget sets the size",
     "pad_to_sequence_len": "rows are packed without padding",
     "padding_free": "rows are always packed without padding",
-    "report_to": "metrics are written to the run folder",
     "push_to_hub": "nothing is uploaded",
     "max_prompt_length": "set max_length; prompts are cut from the left with overlength: truncate",
     "optim": "the optimizer is AdamW",

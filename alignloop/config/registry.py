@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
+from alignloop.config.compare import AuditConfig, CompareConfig
 from alignloop.config.rl import (
     DAPOConfig,
     DrGRPOConfig,
@@ -16,6 +18,7 @@ from alignloop.config.rl import (
     RLOOConfig,
 )
 from alignloop.config.stages import (
+    AverageRewardsConfig,
     BestOfNConfig,
     EvaluateConfig,
     FeedbackConfig,
@@ -23,6 +26,7 @@ from alignloop.config.stages import (
     InterpolateConfig,
     PreferenceConfig,
     PretrainConfig,
+    RewardBenchConfig,
     RewardConfig,
     SampleConfig,
     SFTConfig,
@@ -75,11 +79,13 @@ STAGES: Mapping[str, StageSpec] = {
     "reward": StageSpec(
         RewardConfig, "alignloop.stages.reward:reward", reads="scores", preview=_PREVIEW, lint=_LINT
     ),
-    "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n"),
-    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate", checkpoints=False),
-    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo"),
+    "average_rewards": StageSpec(AverageRewardsConfig, "alignloop.stages.average_rewards:average_rewards"),
+    "reward_bench": StageSpec(RewardBenchConfig, "alignloop.stages.reward_bench:reward_bench"),
+    "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n", lint=_LINT),
+    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate", lint=_LINT, checkpoints=False),
+    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo", lint=_LINT),
     **{
-        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name)
+        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name, lint=_LINT)
         for name, config in {
             "grpo": GRPOConfig,
             "dr_grpo": DrGRPOConfig,
@@ -90,10 +96,19 @@ STAGES: Mapping[str, StageSpec] = {
             "reinforce_pp": ReinforceConfig,
         }.items()
     },
+    "judge": StageSpec(JudgeConfig, "alignloop.stages.judge:judge", checkpoints=False),
+    "constitution": StageSpec(
+        ConstitutionConfig, "alignloop.stages.constitution:constitution", checkpoints=False
+    ),
+    "loop": StageSpec(LoopConfig, "alignloop.stages.live_loop:loop", checkpoints=False),
+    "mix": StageSpec(MixConfig, "alignloop.stages.mix:mix", checkpoints=False),
+    "refusals": StageSpec(RefusalsConfig, "alignloop.stages.refusals:refusals", checkpoints=False),
     "interpolate": StageSpec(
         InterpolateConfig, "alignloop.stages.interpolate:interpolate", checkpoints=False
     ),
     "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate", checkpoints=False),
+    "compare": StageSpec(CompareConfig, "alignloop.stages.compare:compare", checkpoints=False),
+    "audit": StageSpec(AuditConfig, "alignloop.stages.audit:audit", checkpoints=False),
 }
 """Stages with a configuration of their own. A new one is one entry here."""
 

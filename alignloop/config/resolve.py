@@ -137,10 +137,17 @@ def path_values(config: StageConfig) -> dict[str, str]:
             else {key: value}
         )
         for name, item in items.items():
-            path = item.get("path", item.get("model")) if isinstance(item, dict) else item
-            if isinstance(path, str) and path not in words:
-                found[name] = path
+            if not isinstance(item, dict):
+                item = {"path": item}
+            paths = {part: item[part] for part in _PATH_PARTS if part in item}
+            for part, path in paths.items():
+                if isinstance(path, str) and path not in words:
+                    found[name if len(paths) == 1 else f"{name}.{part}"] = path
     return found
+
+
+_PATH_PARTS = ("path", "model", "judge", "rubric", "certificate")
+"""Keys of a data source, a reward or a judge whose values are paths."""
 
 
 def fields_of(loss: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,7 +261,13 @@ def _sentence(model: type[Section], key: str, entry: Entry | None, detail: Error
     value = entry.value
     shown = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{key}: value {shown} is not accepted; expected {accepted(model, key)}"
+    is_zero = isinstance(value, int | float) and value == 0 and not isinstance(value, bool)
+    trap = " (AL212: 0 would train nothing)" if is_zero and key in _STRENGTHS else ""
+    return f"{key}: value {shown} is not accepted; expected {accepted(model, key)}{trap}"
+
+
+_STRENGTHS = frozenset({"learning_rate", "critic_learning_rate", "beta", "lam"})
+"""Keys by which the loss or its step is multiplied."""
 
 
 def accepted(model: type[Section], key: str) -> str:

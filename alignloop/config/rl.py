@@ -26,7 +26,10 @@ GoldPath = Annotated[str, path_or("none", "constraints", "math", "regex", "json_
 
 
 class RewardTerm(TypedDict, total=False):
-    """One part of the reward: exactly one of verifier, model, function and penalty, with its weight."""
+    """One part of the reward: exactly one of verifier, model, function, penalty and judge, with its weight.
+
+    `endpoint`, `rubric`, … belong to `judge`.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
 
@@ -34,11 +37,18 @@ class RewardTerm(TypedDict, total=False):
     model: Path
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
     penalty: PenaltyName
+    judge: Path
+    endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+    concurrency: Annotated[int, Field(ge=1, le=256)]
+    rubric: Path
+    certificate: Path
     weight: float
     timeout_s: Annotated[float, Field(gt=0)]
 
 
-REWARD_SOURCES = ("verifier", "model", "function", "penalty")
+REWARD_SOURCES = ("verifier", "model", "function", "penalty", "judge")
+JUDGE_KEYS = ("endpoint", "api_key_env", "concurrency", "rubric", "certificate")
 
 
 class RewardsConfig(Section):
@@ -46,13 +56,15 @@ class RewardsConfig(Section):
 
     rewards: tuple[RewardTerm, ...] = Field(
         min_length=1,
-        description="parts that are added: {verifier | model | function | penalty: …, weight: 1, "
-        "timeout_s: 60}; several models make an ensemble",
+        description="parts that are added: {verifier | model | function | penalty | judge: …, weight: 1, "
+        "timeout_s: 60}; several models make an ensemble; a judge has a `certificate` (run of stage "
+        "judge, or none) and may have a `rubric` and an `endpoint`",
         json_schema_extra={"format": "path"},
     )
-    ensemble: Literal["mean", "min", "uwo"] = Field(
-        "mean",
-        description="how several reward models agree: mean, worst case, or mean − coefficient · variance",
+    ensemble: Literal["auto", "mean", "min", "uwo"] = Field(
+        "auto",
+        description="how reward models agree: mean, worst case, or mean − coefficient · variance; auto takes "
+        "what an ensemble's own run says, and the mean of several runs",
     )
     uwo_coefficient: float = Field(0.5, ge=0, description="weight of the variance in uwo")
     missing_eos: Literal["keep", "replace", "penalise"] = Field(
@@ -70,6 +82,14 @@ class RewardsConfig(Section):
         for term in self.rewards:
             if sum(source in term for source in REWARD_SOURCES) != 1:
                 raise conflict("rewards", f"each part has exactly one of {', '.join(REWARD_SOURCES)}")
+            if "judge" not in term and any(key in term for key in JUDGE_KEYS):
+                raise conflict("rewards", f"{', '.join(JUDGE_KEYS)} belong to a judge")
+            if "judge" in term and "certificate" not in term:
+                raise conflict(
+                    "rewards",
+                    "a judge needs `certificate:`, the run of a stage judge that examined it; "
+                    "`certificate: none` uses it unexamined",
+                )
         return self
 
 
@@ -138,7 +158,7 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
                 raise conflict(
                     key,
                     "RL learns from the log-probs of the whole distribution, which this cuts or bends, "
-                    "so the ratios would be biased; leave it at its default",
+                    "so the ratios would be biased; leave it at its default (AL204)",
                 )
         if self.lora_dropout:
             raise conflict("lora_dropout", "must be 0 in RL, or the policy trained is not the one sampled")
@@ -176,7 +196,8 @@ class GRPOConfig(OnlineConfig):
     def _groups(self) -> GRPOConfig:
         if self.num_generations < 2 and self.advantage not in ("batch", "token"):
             raise conflict(
-                "num_generations", "a group of one completion has no baseline; sample at least 2 per prompt"
+                "num_generations",
+                "a group of one completion has no baseline; sample at least 2 per prompt (AL210)",
             )
         return self
 

@@ -77,6 +77,14 @@ class StageConfig(Section):
         "auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
     )
     num_threads: int = Field(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
+        (), description="send metrics there as well; the run folder has them in any case"
+    )
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_none(cls, value: Any) -> Any:
+        return (() if value == "none" else (value,)) if isinstance(value, str) else value
 
 
 class ModelConfig(Section):
@@ -136,6 +144,7 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's ε")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 does not clip")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
+    torch_compile: bool = Field(False, description="compile the layers: slow first steps, faster on a GPU")
 
     lora_r: int = Field(0, ge=0, description="rank of the LoRA adapters; 0 trains all weights")
     lora_alpha: float = Field(32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r")
@@ -230,13 +239,82 @@ class RewardConfig(TrainConfig):
     normalize: bool = Field(
         True, description="afterwards rescale so that rewards on the training rows have mean 0 and std 1"
     )
+    head_seed: int = Field(
+        -1,
+        ge=-1,
+        description="seed of the scalar head, −1 takes the run's; runs to be averaged must share one",
+    )
+    num_members: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="reward models in the ensemble: LoRA adapters with heads of their own on one base, "
+        "each with its own seed and order of the rows",
+    )
+    combine: Literal["mean", "min", "uwo"] = Field(
+        "mean",
+        description="one reward from the members: mean, worst case, or mean − uwo_coefficient · variance",
+    )
+    uwo_coefficient: float = Field(0.5, ge=0, description="weight of the members' variance in uwo")
     learning_rate: float = Field(1e-5, gt=0, description="highest learning rate")
 
     @model_validator(mode="after")
     def _adapters_or_frozen(self) -> RewardConfig:
         if self.freeze_base and self.lora_r:
             raise conflict("freeze_base", "lora_r is set too; adapters train the base")
+        if self.num_members > 1 and not self.lora_r:
+            raise conflict("num_members", "members are LoRA adapters on one base; set lora_r")
+        if self.num_members == 1 and self.combine != "mean":
+            raise conflict("combine", "has no effect on one reward model; set num_members")
+        if (
+            self.combine != "uwo"
+            and self.uwo_coefficient != type(self).model_fields["uwo_coefficient"].default
+        ):
+            raise conflict("uwo_coefficient", "is read by combine: uwo only")
         return self
+
+    @property
+    def seed_of_head(self) -> int:
+        """What the scalar head is drawn from."""
+        return self.seed if self.head_seed < 0 else self.head_seed
+
+
+class AverageRewardsConfig(StageConfig):
+    """One reward model from the mean of several ones' weights (WARM)."""
+
+    models: tuple[Path, ...] = Field(
+        min_length=1,
+        description="reward runs from one start with one head_seed; each member of an ensemble counts",
+        json_schema_extra={"format": "path"},
+    )
+    dataset: Dataset | None = Field(
+        None, description=f"judged rows on which the average is measured and its rewards rescaled: {DATASET}"
+    )
+    columns: dict[str, str] = Field(
+        {}, description="column names where they are not recognised, as field: column"
+    )
+    token_budget: int = Field(4096, ge=64, description="tokens per packed forward pass; bounds memory")
+
+
+class RewardBenchConfig(StageConfig, RowsConfig):
+    """How good a reward model is on judged rows, and what it falls for."""
+
+    reward_model: Path = Field(description="reward run or folder to examine")
+    before: Path | None = Field(None, description="another reward model to compare with, null for none")
+    subset: str = Field(
+        "subset", description="a row's detail (subset, source, model, …) that names its part of the data"
+    )
+    probes: tuple[Literal["longer", "bullets", "bold", "flattery"], ...] = Field(
+        ("longer", "bullets", "bold", "flattery"),
+        description="changes of form that leave the content as it is; their effect on the reward is measured",
+    )
+    max_rows: int = Field(0, ge=0, description="rows to use; 0 uses all")
+    max_length: int = Field(
+        1024, ge=8, description="longest prompt + completion, in tokens; longer are dropped"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
+    bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
+    token_budget: int = Field(8192, ge=64, description="tokens per packed forward pass; bounds memory")
 
 
 class PreferenceConfig(TrainConfig):
@@ -290,5 +368,8 @@ class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig):
     perplexity_dataset: Dataset | None = Field(None, description=f"texts for the capability check: {DATASET}")
     bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
+    require: tuple[str, ...] = Field(
+        (), description="what must hold, or the pipeline stops: `win_rate.low > 0.5`, `perplexity.change < 1`"
+    )
     token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
     temperature: float = Field(0.0, ge=0, description="0 takes the most likely token")

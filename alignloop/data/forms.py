@@ -53,6 +53,7 @@ DETAILS = (
     "id",
     "prompt_id",
     "source",
+    "subset",
     "model",
     "model_a",
     "model_b",

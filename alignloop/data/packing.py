@@ -149,7 +149,8 @@ def completion(
 def pack(groups: Iterable[Group], token_budget: int) -> list[list[Group]]:
     """Split groups into micro-batches of at most `token_budget` tokens, first-fit decreasing.
 
-    A group is never divided here; one that alone exceeds the budget gets a micro-batch of its own.
+    A group is never divided here; one that alone exceeds the budget gets a micro-batch of its own, which
+    the training loop runs in pieces.
     The result depends only on the groups and their order, so it is reproducible.
     """
     ordered = sorted(enumerate(groups), key=lambda pair: (-pair[1].num_tokens, pair[0]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -190,6 +191,31 @@ def document_pieces(ids: np.ndarray, max_length: int) -> list[np.ndarray]:
         ids[i : i + max_length]
         for i in range(0, max(1, len(ids) - 1), step)
         if len(ids[i : i + max_length]) > 1
+    ]
+
+
+def attributes_of(records: Iterable[Record]) -> tuple[str, ...]:
+    """Names of all attributes that any rating scores, in the order in which they first appear."""
+    return tuple(dict.fromkeys(name for r in records if isinstance(r, Rating) for name in r.scores))
+
+
+def with_attributes(records: Sequence[Record], attributes: Sequence[str]) -> list[Record]:
+    """Ratings that score exactly these attributes in this order, NaN where a row has none.
+
+    A head has one output per attribute, so the place of a score must not depend on the row.
+
+    Args:
+        records: of any kind; those that are no ratings stay as they are.
+        attributes: the training data's.
+
+    Returns:
+        Records of the same number and order.
+    """
+    return [
+        replace(r, scores={name: r.scores.get(name, math.nan) for name in attributes})
+        if isinstance(r, Rating)
+        else r
+        for r in records
     ]
 
 

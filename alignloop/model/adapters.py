@@ -6,9 +6,11 @@ adapters off. Hu et al. 2021, arXiv 2106.09685, through the peft library.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -73,3 +75,53 @@ def adapters_off(model: PeftModel) -> Iterator[None]:
     """The base alone: the reference of a LoRA policy."""
     with model.disable_adapter():
         yield
+
+
+@contextmanager
+def using(model: PeftModel, name: str) -> Iterator[None]:
+    """Another adapter for a while; afterwards the active one, and what requires gradients, are as before."""
+    before = str(model.active_adapter)
+    flags = [(p, p.requires_grad) for key, p in model.named_parameters() if "lora_" in key]
+    model.set_adapter(name)
+    try:
+        yield
+    finally:
+        model.set_adapter(before)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def base_name(folder: Path) -> str | None:
+    """Name or path of the model an adapter was trained on; None if the folder does not tell."""
+    file = folder / "adapter_config.json"
+    return json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"] if file.is_file() else None
+
+
+def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str) -> PeftModel:
+    """Put a saved adapter on a model. The adapters that were there stay as they are; the new one is frozen.
+
+    Raises:
+        ModelError: no adapter weights in the folder, or weights of another shape.
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"adapter '{folder}' has no adapter_model.safetensors (pickled weights are not read)"
+        )
+    try:
+        if not isinstance(model, PeftModel):
+            return PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+        training = model.training
+        flags = [(p, p.requires_grad) for key, p in model.named_parameters() if "lora_" in key]
+        model.load_adapter(str(folder), name, torch_device=str(model.device))
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"adapter '{folder}' does not fit this base: {reason}") from error
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
+    return model.train(training)
+
+
+def delete_others(model: PeftModel, keep: str) -> None:
+    """Remove every adapter but one, before that one is saved."""
+    for name in [name for name in model.peft_config if name != keep]:
+        model.delete_adapter(name)

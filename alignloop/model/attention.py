@@ -9,8 +9,6 @@ do it (state-space layers, attention sinks, learned relative biases) is found ou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +18,12 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from alignloop.data.packing import Segments, Span
+from alignloop.model.flex import packed_flex
 
 SHARED_PREFIX = "alignloop_shared_prefix"
 
 
+@torch.compiler.disable
 def shared_prefix_attention(
     module: nn.Module,
     query: Tensor,
@@ -58,8 +58,11 @@ def shared_prefix_attention(
     Returns:
         (1, N, H, D) and None for the weights.
     """
-    if query.is_cuda and softcap is None and dropout == 0.0:
-        return _flex(query, key, value, segments, scaling, sliding_window), None
+    if query.is_cuda and dropout == 0.0:
+        out = packed_flex(
+            query, key, value, segments, scaling=scaling, window=sliding_window, softcap=softcap
+        )
+        return out, None
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key = key.repeat_interleave(repeats, dim=1)
@@ -129,37 +132,6 @@ def _block(
     scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * (scale / softcap)) + bias
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     return F.dropout(weights, p=dropout) @ value
-
-
-def _flex(
-    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None, window: int | None
-) -> Tensor:
-    """The same on a GPU: one compiled flex-attention kernel over a block mask. → (1, N, H, D)."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    name = ("flex", window)
-    mask = segments.cache.get(name)
-    if mask is None:
-        group, branch, position = segments.group, segments.branch, segments.position
-
-        def visible(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            same = (group[q] == group[k]) & ((branch[k] == 0) | (branch[k] == branch[q])) & (q >= k)
-            return same if window is None else same & (position[q] - position[k] < window)
-
-        num = query.shape[2]
-        mask = create_block_mask(visible, None, None, num, num, device=str(query.device))
-        segments.cache[name] = mask
-    grouped = query.shape[1] != key.shape[1]
-    kernel = _compiled_flex()
-    return kernel(query, key, value, block_mask=mask, scale=scaling, enable_gqa=grouped).transpose(1, 2)
-
-
-@cache
-def _compiled_flex() -> Callable[..., Tensor]:
-    """flex_attention compiled once for the process; uncompiled it stores the score matrix."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=True)
 
 
 def register() -> None:

@@ -115,7 +115,7 @@ def load_model(
 
         made = tiny_model(seed=seed)
         return LoadedModel(_moved(made[0], where, kind), made[1], name)
-    folder = _smollm2_folder() if name == SMOLLM2 else _find(name)
+    folder = _smollm2_folder() if name == SMOLLM2 else find_folder(name)
     if folder is not None and (folder / "adapter_config.json").exists():
         return _with_adapter(folder, name, dtype=dtype, device=device, seed=seed)
     if folder is not None and folder.suffix == ".gguf":
@@ -133,7 +133,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(source, dtype=kind)
     except (OSError, KeyError) as error:
         raise ModelError(f"model '{name}' cannot be loaded: {_first_line(error)}") from error
-    return LoadedModel(_moved(model, where, kind).eval(), _tokenizer(source), name, folder)
+    return LoadedModel(_moved(model, where, kind).eval(), load_tokenizer(source), name, folder)
 
 
 def _moved(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
@@ -154,15 +154,19 @@ def load_skeleton(name_or_path: str | Path) -> LoadedModel:
         ModelError: nothing usable at that place.
     """
     name = str(name_or_path)
-    folder = None if name == TINY else _smollm2_folder() if name == SMOLLM2 else _find(name)
+    folder = None if name == TINY else _smollm2_folder() if name == SMOLLM2 else find_folder(name)
     if name == TINY or (folder is not None and folder.suffix == ".gguf"):
         loaded = load_model(name, dtype="float32", device="cpu")
-        return LoadedModel(loaded.model.to(device=torch.device("meta")), loaded.tokenizer, name, folder)
+        empty = loaded.model.to(device=torch.device("meta"))
+        empty.tie_weights()  # the move made two parameters of shared embeddings
+        return LoadedModel(empty, loaded.tokenizer, name, folder)
     if folder is not None and (folder / "adapter_config.json").exists():
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         base = load_skeleton(config["base_model_name_or_path"])
         has_tokenizer = (folder / "tokenizer_config.json").exists()
-        return LoadedModel(base.model, _tokenizer(folder) if has_tokenizer else base.tokenizer, name, folder)
+        return LoadedModel(
+            base.model, load_tokenizer(folder) if has_tokenizer else base.tokenizer, name, folder
+        )
     if folder is not None:
         _check_folder(folder, name)
     source: str | Path = folder if folder is not None else name
@@ -172,7 +176,7 @@ def load_skeleton(name_or_path: str | Path) -> LoadedModel:
             model = AutoModelForCausalLM.from_config(shape)
     except (OSError, KeyError, ValueError) as error:
         raise ModelError(f"model '{name}' cannot be loaded: {_first_line(error)}") from error
-    return LoadedModel(model, _tokenizer(source), name, folder)
+    return LoadedModel(model, load_tokenizer(source), name, folder)
 
 
 def _with_adapter(folder: Path, name: str, *, dtype: str, device: str, seed: int) -> LoadedModel:
@@ -190,12 +194,16 @@ def _with_adapter(folder: Path, name: str, *, dtype: str, device: str, seed: int
     # an adapter trained on the merged weights has this folder for its base, not the base below it
     merged.name_or_path = str(folder.resolve())
     has_tokenizer = (folder / "tokenizer_config.json").exists()
-    tokenizer = _tokenizer(folder) if has_tokenizer else base.tokenizer
+    tokenizer = load_tokenizer(folder) if has_tokenizer else base.tokenizer
     return LoadedModel(merged.eval(), tokenizer, name, folder)
 
 
-def _find(name: str) -> Path | None:
-    """The local folder or file a name means; None for a hub id."""
+def find_folder(name: str) -> Path | None:
+    """The local folder or file a name means, `model/` of a run folder; None for a hub id.
+
+    Raises:
+        ModelError: neither a folder nor a file nor a hub id.
+    """
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -229,7 +237,12 @@ def _check_folder(folder: Path, name: str) -> None:
         )
 
 
-def _tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder, or of a hub id.
+
+    Raises:
+        ModelError: there is none.
+    """
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:

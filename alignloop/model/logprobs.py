@@ -83,6 +83,10 @@ def token_logprobs(
         Log-probs in nats, (M,), float32 (float64 for float64 input), and the entropies in nats or None.
     """
     transform = transform or LogitTransform()
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):  # backward runs without it, and must recompute the same logits
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
     result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(hidden, weight, bias, targets, transform, entropy)  # type: ignore[assignment]
     return result[0], result[1] if entropy else None
 
@@ -103,9 +107,12 @@ def _logits(
 
 
 def _targets_in(columns: slice, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows whose target lies in a slice of the vocabulary, and its place in the slice."""
-    rows = ((targets >= columns.start) & (targets < columns.stop)).nonzero()[:, 0]
-    return rows, targets[rows] - columns.start
+    """Which rows have their target in a slice of the vocabulary (M,), and its place there (M, 1), 0 if not.
+
+    Masked instead of selected: a GPU would have to be waited for to know how many rows they are.
+    """
+    inside = (targets >= columns.start) & (targets < columns.stop)
+    return inside, torch.where(inside, targets - columns.start, 0)[:, None]
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -136,8 +143,8 @@ class _TokenLogprobs(torch.autograd.Function):
             mean_weight = torch.zeros(hidden.shape, dtype=kind, device=hidden.device)
         for columns in _slices(len(targets), weight.shape[0], hidden.device):
             z = _logits(hidden, weight, bias, columns, transform)
-            rows, places = _targets_in(columns, targets)
-            picked[rows] = z[rows, places]
+            inside, places = _targets_in(columns, targets)
+            picked = torch.where(inside, z.gather(1, places)[:, 0], picked)
             new_top = torch.maximum(top, z.amax(-1))
             shrink = (top - new_top).exp_()
             top = new_top
@@ -183,8 +190,8 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad = log_p.exp_().mul_(slope).neg_()
             else:
                 grad = log_p.exp_().mul_(-grad_logprobs[:, None])
-            rows, places = _targets_in(columns, targets)
-            grad[rows, places] += grad_logprobs[rows]
+            inside, places = _targets_in(columns, targets)
+            grad.scatter_add_(1, places, torch.where(inside, grad_logprobs, 0.0).to(grad.dtype)[:, None])
             grad = ctx.transform.backward(grad, keep)
             if grad_bias is not None:
                 grad_bias[columns] = grad.sum(0)

@@ -7,6 +7,7 @@ R rows, K inputs, N outputs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+# oneDNN prepares a program of about 1 MB for every new number of rows, and packed rows differ in every
+# batch: its own cache and PyTorch's keep 1024 of them each, which grows to gigabytes. 64 are a step's.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

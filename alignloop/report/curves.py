@@ -37,6 +37,7 @@ class Plot:
 
     title: str
     series: tuple[Series, ...]
+    x_label: str = "step"
 
     @property
     def is_smoothed(self) -> bool:
@@ -72,6 +73,30 @@ def _lines(metrics: Sequence[Mapping[str, Json]]) -> dict[str, list[Point]]:
             if y is not None and name not in NOT_DRAWN:
                 lines.setdefault(name, []).append((x, y))
     return lines
+
+
+_AUDIT = {
+    "proxy_gain": "proxy",
+    "gold_gain": "gold",
+    "fit_best_of_n": "d(α − β·d)",
+    "fit_rl": "d(α − β·ln d)",
+}
+
+
+def audit_plots(rows: Json) -> list[Plot]:
+    """The over-optimisation curve of an audit's results: gains and fits against √KL."""
+    if not isinstance(rows, list):
+        return []
+    points: dict[str, list[Point]] = {}
+    for row in rows:
+        found = row if isinstance(row, dict) else {}
+        x = number(found.get("sqrt_kl"))
+        for name in _AUDIT:
+            y = number(found.get(name))
+            if x is not None and y is not None:
+                points.setdefault(name, []).append((x, y))
+    series = tuple(Series(_AUDIT[name], tuple(sorted(found))) for name, found in points.items())
+    return [Plot("Gain against √KL from the start (√nats)", series, "√KL")] if series else []
 
 
 def _plot(title: str, names: Sequence[str], lines: Mapping[str, list[Point]]) -> Plot:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from alignloop.report.comparison import markdown_tables
 from alignloop.report.plot import Series, sparkline
 from alignloop.report.scale import rounded
 from alignloop.report.view import Measure, ReportView, RunView
@@ -69,6 +71,7 @@ def _run_json(run: RunView) -> dict[str, Any]:
             }
             for w in run.win_rates
         ],
+        "comparison": None if run.comparison is None else asdict(run.comparison),
         "results": dict(run.results),
         "tables": {t.name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in run.tables},
         "curves": {
@@ -152,6 +155,8 @@ def _run_markdown(run: RunView) -> list[str]:
         parts.append(
             f"**Win rate against the start{judge}: {100 * w.value:.1f} %{interval}**{count}; {w.verdict}."
         )
+    if run.comparison is not None:
+        parts += [_table(header, rows) for header, rows in markdown_tables(run.comparison)]
     if run.measures:
         header = ("Metric", "Before", "After", "Verdict")
         parts.append(_table(header, [_measure_row(measure) for measure in run.measures]))

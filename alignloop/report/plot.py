@@ -118,13 +118,14 @@ def line_plot(series: Sequence[Series], *, title: str, x_label: str = "step") ->
     parts = [_axes(frame, x_label), _legend([s.name for s in lines], outside)]
     # A nested svg clips what lies beyond the axes; without outliers the dots at the edges stay whole.
     parts.append(
-        Markup('<svg x="{}" y="{}" width="{}" height="{}" class="{}" data-range="{}">').format(
+        Markup('<svg x="{}" y="{}" width="{}" height="{}" class="{}" data-range="{}" data-x="{}">').format(
             LEFT,
             TOP,
             WIDTH - LEFT - RIGHT,
             HEIGHT - TOP - BOTTOM,
             "area" if outside else "area whole",
             " ".join(f"{v:.8g}" for v in (frame.x0, frame.x1, frame.y0, frame.y1)),
+            x_label,
         )
     )
     parts += [_line(number, s, frame) for number, s in enumerate(lines)]

@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from alignloop.errors import RunError
+from alignloop.report.comparison import RATING_COLUMNS, WIN_COLUMNS
 from alignloop.report.document import as_json, as_markdown
 from alignloop.report.folder import PipelineFolder, is_pipeline, read_pipeline, read_run
 from alignloop.report.lineage import draw
@@ -26,6 +27,8 @@ from alignloop.report.view import Measure, ReportView, view_pipeline, view_run
 from alignloop.run import write_atomically
 
 Format = Literal["html", "md", "json"]
+Source = str | Path | Sequence[str | Path]
+"""A run folder, a pipeline folder, or several run folders."""
 
 
 def render_run(path: str | Path) -> str:
@@ -46,11 +49,11 @@ def render_pipeline(paths: str | Path | Sequence[str | Path]) -> str:
     return _html(_pipeline_view(paths))
 
 
-def render(path: str | Path, *, format: Format = "html") -> str:
-    """The report of a run folder or a pipeline folder.
+def render(path: Source, *, format: Format = "html") -> str:
+    """The report of a run folder, a pipeline folder, or several run folders side by side.
 
     Args:
-        path: the folder.
+        path: the folder or folders.
         format: html, md (Markdown) or json.
 
     Returns:
@@ -59,19 +62,21 @@ def render(path: str | Path, *, format: Format = "html") -> str:
     Raises:
         RunError: the path is neither.
     """
-    view = _pipeline_view(path) if is_pipeline(Path(path)) else view_run(read_run(path))
+    single = isinstance(path, str | Path) and not is_pipeline(Path(path))
+    view = view_run(read_run(path)) if single else _pipeline_view(path)
     if format == "json":
         return json.dumps(as_json(view), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     return as_markdown(view) if format == "md" else _html(view)
 
 
-def write_report(path: str | Path, *, format: Format = "html", output: str | Path | None = None) -> Path:
-    """Write the report of a run or pipeline folder; a reader never sees half a file.
+def write_report(path: Source, *, format: Format = "html", output: str | Path | None = None) -> Path:
+    """Write the report of a run or pipeline folder, or of several runs; a reader never sees half a file.
 
     Args:
-        path: the folder.
+        path: the folder or folders.
         format: html, md or json.
-        output: the file to write, instead of report.html (.md, .json) in the folder.
+        output: the file to write, instead of report.html (.md, .json) in the folder; for several runs
+            instead of comparison.html in the first one.
 
     Returns:
         The file written.
@@ -79,7 +84,8 @@ def write_report(path: str | Path, *, format: Format = "html", output: str | Pat
     Raises:
         RunError: the path is no run, or the file cannot be written.
     """
-    target = Path(output) if output is not None else Path(path) / f"report.{format}"
+    place = Path(path) / "report" if isinstance(path, str | Path) else Path(path[0]) / "comparison"
+    target = Path(output) if output is not None else place.with_suffix(f".{format}")
     return write_text(target, render(path, format=format))
 
 
@@ -113,7 +119,12 @@ def _html(view: ReportView) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"rounded": rounded, "percent": _percent}
-    environment.globals |= {"line_plot": line_plot, "interval_plot": _intervals}
+    environment.globals |= {
+        "line_plot": line_plot,
+        "interval_plot": _intervals,
+        "win_columns": WIN_COLUMNS,
+        "rating_columns": RATING_COLUMNS,
+    }
     style, script = (environment.loader.get_source(environment, n)[0] for n in ("style.css", "script.js"))  # type: ignore[union-attr]
     return environment.get_template("report.html.jinja").render(
         view=view,

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignloop.report.curves import Plot, plots
+from alignloop.report.comparison import KEYS, Comparison, read_comparison
+from alignloop.report.curves import Plot, audit_plots, plots
 from alignloop.report.folder import Json, PipelineFolder, RunFolder, mapping, number, text
 from alignloop.report.lineage import Lineage, holds_simulated, trace
 from alignloop.report.samples import Samples, choose_samples, visible
@@ -145,6 +146,7 @@ class RunView:
     simulated: bool
     measures: tuple[Measure, ...]
     win_rates: tuple[WinRate, ...]
+    comparison: Comparison | None
     results: Facts
     tables: tuple[Table, ...]
     main_plots: tuple[Plot, ...]
@@ -192,9 +194,13 @@ def _key(run: RunFolder) -> str:
 
 def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) -> RunView:
     results = mapping(run.info.get("results"))
+    comparison = read_comparison(results)
+    if comparison is not None:
+        results = {name: value for name, value in results.items() if name not in KEYS}
     tables = {name: rows for name, rows in results.items() if _is_table(rows)}
     rest = {k: v for k, v in results.items() if k not in ("metrics", "data", *tables) and k[:8] != "win_rate"}
     main, lesser = plots(run.metrics)
+    main += audit_plots(results.get("curve"))
     stated = run.info.get("warnings")
     warnings = [text(w) for w in stated] if isinstance(stated, list) else []
     return RunView(
@@ -208,6 +214,7 @@ def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) ->
         simulated=lineage.simulated(_key(run)),
         measures=_measures(mapping(results.get("metrics"))),
         win_rates=_win_rates(results),
+        comparison=comparison,
         results=_flat(rest),
         tables=tuple(_table(name, rows) for name, rows in tables.items()),
         main_plots=tuple(main),
@@ -228,7 +235,8 @@ def last_value(run: RunFolder | Sequence[Mapping[str, Json]], name: str) -> floa
 
 def _facts(run: RunFolder) -> Facts:
     steps = last_value(run, "step")
-    memory = max((v for row in run.metrics if (v := number(row.get("memory_gb"))) is not None), default=None)
+    measured = (run.info.get("peak_memory_gb"), *(row.get("memory_gb") for row in run.metrics))
+    memory = max((v for value in measured if (v := number(value)) is not None), default=None)
     speed = last_value(run, "tokens_per_s")
     environment = mapping(run.info.get("environment"))
     facts = (

@@ -13,6 +13,7 @@ from alignloop.run.hashing import (
     work_sha256,
 )
 from alignloop.run.lineage import find_run, find_runs, lineage
+from alignloop.run.manage import children, delete_run, set_tags, tags
 from alignloop.run.ownership import differences
 
 __all__ = [
@@ -21,14 +22,18 @@ __all__ = [
     "RUN_FILE",
     "Run",
     "Status",
+    "children",
     "code_sha256",
     "config_sha256",
+    "delete_run",
     "differences",
     "find_inputs",
     "find_run",
     "find_runs",
     "fingerprint",
     "lineage",
+    "set_tags",
+    "tags",
     "work_sha256",
     "write_atomically",
 ]

@@ -33,7 +33,8 @@ from alignloop.run.hashing import (
     fingerprint,
     work_sha256,
 )
-from alignloop.run.ownership import check_same_work, take_lock
+from alignloop.run.ownership import check_same_work, left_nothing, take_lock
+from alignloop.run.trackers import Tracker, open_tracker
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 SCHEMA = 1
@@ -62,6 +63,7 @@ class Run:
         self.resumed = False
         self._record = record
         self._lock = lock
+        self._trackers: list[Tracker] = []
         self._before_s = 0.0
         self._started = time.monotonic()
 
@@ -102,7 +104,9 @@ class Run:
         lock = take_lock(path)
         try:
             earlier = _read_record(path) if (path / RUN_FILE).exists() else None
-            if earlier is not None:
+            if earlier is not None and earlier["work_sha256"] != work and left_nothing(path, earlier):
+                earlier = None
+            elif earlier is not None:
                 check_same_work(path, earlier, stage, config, work)
             elif any(not p.name.startswith(".") for p in path.iterdir()):
                 raise RunError(f"{path} is not empty and holds no run; choose another output_dir")
@@ -212,6 +216,18 @@ class Run:
     def log(self, step: int, **metrics: Any) -> None:
         """Append a line to metrics.jsonl: {"step", "time_s", …}; NaN and infinities become null."""
         self._append("metrics.jsonl", {"step": step, "time_s": round(self.elapsed_s, 3), **metrics})
+        for tracker in self._trackers:
+            tracker.log(step, metrics)
+
+    def track(self, kinds: Sequence[str]) -> None:
+        """Send metrics to these trackers as well, from now to the end of the run.
+
+        Raises:
+            UserError: a tracker's package is not installed.
+        """
+        for kind in kinds:
+            name, identity = str(self._record["name"]), self.fingerprint
+            self._trackers.append(open_tracker(kind, self.path, name, identity, self.config()))
 
     def sample(self, **row: Any) -> None:
         """Append a line to samples.jsonl."""
@@ -221,8 +237,8 @@ class Run:
         """Cut metrics and samples of steps after `step`, which a resumed stage will write again."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             cut_lines(self._owned() / name, after_step=step)
-        self._before_s = max((row.get("time_s") or 0.0 for row in self.metrics()), default=0.0)
-        self._started = time.monotonic()
+        if self.resumed:
+            self._before_s = max((row.get("time_s") or 0.0 for row in self.metrics()), default=0.0)
 
     def warn(self, text: str) -> None:
         """Record a warning once."""
@@ -240,6 +256,11 @@ class Run:
         if name in self._record["inputs"]:
             self._record["inputs"][name]["rows"] = rows
             self._write()
+
+    def set_results(self, results: Mapping[str, Any]) -> None:
+        """Record results before the end, so that they are kept if the stage then stops with an error."""
+        self._record["results"] = plain(dict(results))
+        self._write()
 
     def finish(self, results: Mapping[str, Any] | None = None) -> None:
         """The stage is done."""
@@ -261,6 +282,8 @@ class Run:
 
     def close(self) -> None:
         """Give the folder free for others."""
+        while self._trackers:
+            self._trackers.pop().close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None

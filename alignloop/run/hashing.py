@@ -20,6 +20,8 @@ from alignloop.errors import RunError
 from alignloop.run.files import plain
 
 RUN_FILE = "run.json"
+KEYS_WITHOUT_EFFECT = ("output_dir", "report_to")
+"""Keys of a recipe that say where things go, not what is done."""
 _WITHOUT_EFFECT_ON_RESULTS = ("cli", "report", "serve", "progress.py")
 
 
@@ -48,8 +50,8 @@ def digest(value: Any) -> str:
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
-    """Hash of a resolved configuration without its output_dir."""
-    return digest({key: value for key, value in config.items() if key != "output_dir"})
+    """Hash of a resolved configuration without the keys that say where things go."""
+    return digest({key: value for key, value in config.items() if key not in KEYS_WITHOUT_EFFECT})
 
 
 def work_sha256(
@@ -76,7 +78,9 @@ def work_sha256(
     return digest(
         {
             "stage": stage,
-            "config": replace({key: value for key, value in config.items() if key != "output_dir"}),
+            "config": replace(
+                {key: value for key, value in config.items() if key not in KEYS_WITHOUT_EFFECT}
+            ),
             "inputs": sorted((name, item.sha256) for name, item in inputs.items()),
             "parents": [parent.fingerprint for parent in parents],
         }

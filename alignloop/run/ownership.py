@@ -11,6 +11,13 @@ import yaml
 
 from alignloop.errors import RunError
 from alignloop.run.files import plain
+from alignloop.run.hashing import KEYS_WITHOUT_EFFECT
+
+
+def left_nothing(path: Path, earlier: Mapping[str, Any]) -> bool:
+    """True for a run that failed before it made anything, such as one whose data set was misspelt."""
+    made = {p.name for p in path.iterdir() if not p.name.startswith(".")} - {"run.json", "recipe.yaml"}
+    return earlier["status"] == "failed" and not made
 
 
 def check_same_work(
@@ -49,7 +56,7 @@ def differences(path: Path, earlier: Mapping[str, Any], stage: str, config: Mapp
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in {**old, **new}
-        if old.get(key) != new.get(key) and key != "output_dir"
+        if old.get(key) != new.get(key) and key not in KEYS_WITHOUT_EFFECT
     ]
     return "; ".join(changed[:5]) if changed else "the content of its inputs has changed"
 

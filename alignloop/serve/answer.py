@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignloop.model.scheduler import Event, Finish
+from alignloop.model.textstream import UNFINISHED
 from alignloop.serve.served import Policy
 
 FINISH: Mapping[Finish, str] = {"eos": "stop", "stop": "stop", "length": "length"}
@@ -71,7 +72,7 @@ class Answer:
         self, policy: Policy, num_choices: int, prompt_tokens: int, *, chat: bool, logprobs: bool
     ) -> None:
         self.policy, self.chat, self.logprobs, self.prompt_tokens = policy, chat, logprobs, prompt_tokens
-        lead, trims = (policy.lead, policy.trims) if chat else ("", False)
+        lead, trims = (policy.template.lead, policy.template.trims) if chat else ("", False)
         self.choices = [Choice(lead, trims) for _ in range(num_choices)]
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
@@ -163,7 +164,12 @@ class Answer:
         if not self.chat:
             return {"tokens": list(tokens), "token_logprobs": list(logprobs), "top_logprobs": None}
         content = [
-            {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8")), "top_logprobs": []}
+            {"token": token, "logprob": logprob, "bytes": _bytes(token), "top_logprobs": []}
             for token, logprob in zip(tokens, logprobs, strict=True)
         ]
         return {"content": content, "refusal": None}
+
+
+def _bytes(token: str) -> list[int] | None:
+    """Bytes of a token; None for a part of a character, whose own bytes the decoder does not tell."""
+    return None if UNFINISHED in token else list(token.encode("utf-8"))

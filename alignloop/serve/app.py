@@ -6,6 +6,7 @@ engine, and cancelled there when its client goes or its time is up.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,10 +14,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from alignloop.model.scheduler import Request as EngineRequest
 from alignloop.serve.answer import Answer
 from alignloop.serve.engine import Engine
-from alignloop.serve.exchange import EventStream, Exchange, JsonResponse, Whole
+from alignloop.serve.exchange import CLIENT_GONE, EventStream, Exchange, JsonResponse, Whole
+from alignloop.serve.guard import Guard
 from alignloop.serve.metrics import Metrics
 from alignloop.serve.protocol import (
     ApiError,
@@ -35,7 +37,7 @@ from alignloop.serve.protocol import (
 )
 from alignloop.serve.served import Limits, Policy, Served
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "testserver")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 Body = TypeVar("Body", bound=GenerationRequest)
 
 
@@ -90,7 +92,7 @@ def create_app(
         lifespan=engines,
         middleware=[
             Middleware(Counting, metrics=metrics, paths=frozenset(route.path for route in routes)),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False),
+            Middleware(Guard, allowed_hosts=allowed_hosts),
         ],
         exception_handlers={ApiError: _refused, HTTPException: _not_here, Exception: _broken},
     )
@@ -115,15 +117,16 @@ class Api:
         """POST /v1/chat/completions."""
         body = await self._body(request, ChatRequest)
         served = self._model(body.model)
-        return self._respond(served, body, served.chat_requests(body), logprobs=bool(body.logprobs))
+        # Off the event loop: a megabyte of text takes a second to encode.
+        requests = await run_in_threadpool(served.chat_requests, body)
+        return self._respond(served, body, requests, logprobs=bool(body.logprobs))
 
     async def complete(self, request: Request) -> Response:
         """POST /v1/completions."""
         body = await self._body(request, CompletionRequest)
         served = self._model(body.model)
-        return self._respond(
-            served, body, served.completion_requests(body), logprobs=body.logprobs is not None
-        )
+        requests = await run_in_threadpool(served.completion_requests, body)
+        return self._respond(served, body, requests, logprobs=body.logprobs is not None)
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
@@ -166,10 +169,16 @@ class Api:
     async def _body(self, request: Request, kind: type[Body]) -> Body:
         self._check_key(request)
         data = bytearray()
-        async for piece in request.stream():
-            data += piece
-            if len(data) > self.limits.body_bytes:
-                raise ApiError(413, f"the body is larger than {self.limits.body_bytes} bytes")
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                async for piece in request.stream():
+                    data += piece
+                    if len(data) > self.limits.body_bytes:
+                        raise ApiError(413, f"the body is larger than {self.limits.body_bytes} bytes")
+        except ClientDisconnect:
+            raise ApiError(CLIENT_GONE, "the client has gone") from None
+        except TimeoutError:
+            raise ApiError(408, f"the body took longer than {self.limits.seconds:g} s") from None
         try:
             return kind.model_validate_json(bytes(data))
         except ValidationError as error:
@@ -183,8 +192,12 @@ class Api:
         return found
 
     def _check_key(self, request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if self.api_key is not None and not hmac.compare_digest(given.encode(), self.api_key.encode()):
+        # A header's bytes reach us read as Latin-1; a key in another script was sent as UTF-8.
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        right = self.api_key is None or hmac.compare_digest(
+            given.strip().encode("latin-1"), self.api_key.encode("utf-8")
+        )
+        if not right or (self.api_key is not None and scheme.lower() != "bearer"):
             raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
 
 

@@ -67,7 +67,9 @@ class GenerationRequest(Strict):
     stream_options: StreamOptions | None = None
     top_k: int | None = Field(default=None, ge=0, description="not OpenAI's; 0 is off")
     min_p: float | None = Field(default=None, ge=0, le=1, description="not OpenAI's; 0 is off")
-    repetition_penalty: float | None = Field(default=None, gt=0, le=10, description="not OpenAI's; 1 is off")
+    repetition_penalty: float | None = Field(
+        default=None, ge=0.1, le=10, description="not OpenAI's; 1 is off"
+    )
     frequency_penalty: float | None = Field(default=None, ge=0, le=0)
     presence_penalty: float | None = Field(default=None, ge=0, le=0)
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from alignloop.data.chat import ChatTemplate
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError, ModelError
+from alignloop.model.decode import decoding
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.sampling import SamplingParams, completion_seeds
 from alignloop.model.scheduler import Request
+from alignloop.model.textstream import decode
 from alignloop.records import Message
+from alignloop.run import RUN_FILE
 from alignloop.serve.engine import Engine
 from alignloop.serve.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest
-from alignloop.stages.common import inference_encoder, saved_template
+from alignloop.stages.checks import saved_template
+from alignloop.stages.common import inference_encoder
 from alignloop.stages.reward import HEAD_FILE
+
+MIN_TEMPERATURE = 1e-4
+"""A lower temperature means the most probable token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +70,11 @@ class Policy:
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
-    def lead(self) -> str:
-        """What the template puts between prompt and answer, which the model writes itself."""
-        return self.encoder.template.lead  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
-    def trims(self) -> bool:
-        """Whether the template strips white space around an answer."""
-        return self.encoder.template.trims  # pyright: ignore[reportAttributeAccessIssue]
+    def template(self) -> ChatTemplate:
+        """How messages become text."""
+        template = self.encoder.template
+        assert isinstance(template, ChatTemplate)
+        return template
 
 
 def open_policy(
@@ -88,13 +95,11 @@ def open_policy(
         device: auto, cpu, cuda.
 
     Raises:
-        ModelError: a reward model or critic, or a chat template other than the one of training.
+        ModelError: a reward model, critic or classifier, a chat template other than the one of training,
+            or an architecture the engine cannot run.
     """
+    check_writes(model)
     loaded = load_model(model, dtype=dtype, device=device)
-    if loaded.path is not None and (loaded.path / HEAD_FILE).exists():
-        raise ModelError(
-            f"'{model}' has a scalar head ({HEAD_FILE}): it scores answers and writes none; give a policy"
-        )
     saved = saved_template(loaded)
     if saved is not None and loaded.tokenizer.chat_template != saved.source:
         raise ModelError(
@@ -105,7 +110,43 @@ def open_policy(
     context = getattr(config, "max_position_embeddings", None)
     # What does not fit is refused, never shortened: a cut prompt would be answered wrongly.
     encoder = replace(inference_encoder(loaded, chat_template), overlength="error")
-    return Policy(name or Path(str(model)).resolve().name, loaded, encoder, context)
+    policy = Policy(name or Path(str(model)).resolve().name, loaded, encoder, context)
+    end_with_turn(loaded, policy.template)
+    with decoding(loaded.model):  # an architecture that cannot be served is told now
+        pass
+    return policy
+
+
+def check_writes(model: str | Path) -> None:
+    """Refuse a model that scores or classifies, before its weights are read.
+
+    Raises:
+        ModelError: it has a scalar head or a classifier's, which a text model would load without.
+    """
+    folder = Path(model).expanduser()
+    folder = folder / "model" if (folder / RUN_FILE).exists() else folder
+    if (folder / HEAD_FILE).exists():
+        raise ModelError(
+            f"'{model}' has a scalar head ({HEAD_FILE}): it scores answers and writes none; give a policy"
+        )
+    kinds: Sequence[str] | None = None
+    with suppress(OSError, ValueError, AttributeError):  # what cannot be read is told by load_model
+        kinds = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
+    others = [kind for kind in kinds or () if kind.endswith(("Classification", "RewardModel", "ForReward"))]
+    if others:
+        raise ModelError(f"'{model}' is a {others[0]}: it scores texts and writes none; give a policy")
+
+
+def end_with_turn(loaded: LoadedModel, template: ChatTemplate) -> None:
+    """Let a completion end with the template's end of turn, even where the tokenizer's EOS is another."""
+    end = loaded.tokenizer.encode(template.end, add_special_tokens=False)
+    settings = loaded.model.generation_config
+    # A token that shows in the text would end the answer and stay in it.
+    if len(end) != 1 or settings is None or decode(loaded.tokenizer, end):
+        return
+    known = settings.eos_token_id
+    ends = known if isinstance(known, list) else [known] if known is not None else []
+    settings.eos_token_id = sorted({*ends, *end})
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +203,10 @@ class Served:
                 code="context_length_exceeded",
             )
         seed = secrets.randbits(63) if body.seed is None else body.seed % 2**64
+        temperature = 1.0 if body.temperature is None else body.temperature
         params = SamplingParams(
-            temperature=1.0 if body.temperature is None else body.temperature,
+            # Logits divided by less overflow, and what is not finite fails every request of the batch.
+            temperature=0.0 if temperature < MIN_TEMPERATURE else temperature,
             top_k=body.top_k or 0,
             top_p=1.0 if body.top_p is None else body.top_p,
             min_p=body.min_p or 0.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -54,4 +55,6 @@ def run(app: ASGIApp, listening: socket.socket, *, say: Callable[[str], object])
         timeout_graceful_shutdown=5,
         limit_concurrency=2000,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    # uvicorn ends in order at Ctrl-C or SIGTERM and then raises the signal again; it has been obeyed.
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])

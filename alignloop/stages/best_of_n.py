@@ -23,7 +23,7 @@ from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import RUN_FILE, Run, write_atomically
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, answer_all
-from alignloop.stages.reward import RewardModel
+from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
 
 
@@ -41,6 +41,7 @@ def best_of_n(config: BestOfNConfig, run: Run) -> dict[str, Any]:
     Returns:
         Results for run.json: the best-of-n curve with its KL, and those of the fine-tuning.
     """
+    common.check_settings(config)
     common.set_threads(config.num_threads)
     sampler, earlier = config.model_name_or_path, list[Record]()
     for number in range(1, config.rounds):
@@ -72,6 +73,7 @@ def one_round(
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
     objective: Any = SFT()
+    common.check_rows(config, objective, run, prepared, result.groups)
     summary = common.fit(config, objective, run, prepared, result.groups)
     common.save_policy(prepared, run.path / "model")
     curve = json.loads(curve_file.read_text(encoding="utf-8"))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,19 @@ import torch
 from peft import PeftModel
 
 from alignloop.config import TrainConfig
-from alignloop.data.chat import FILE as TEMPLATE_FILE
-from alignloop.data.chat import ChatTemplate, check_same, load_saved, load_template
+from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
 from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
-from alignloop.model.load import LoadedModel, fingerprint, load_model, save_model
+from alignloop.model.compiled import compile_layers
+from alignloop.model.load import LoadedModel, load_model, save_model
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
 from alignloop.run import Run
-from alignloop.stages.lint import enforce, lint_boundary, lint_groups, special_tokens
-from alignloop.stages.lint_settings import lint_schedule, lint_settings
+from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.loop import Reference, Trainer, evaluate, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
@@ -48,35 +45,6 @@ class Prepared:
     peft: PeftModel | None
     autocast: torch.dtype | None
 
-    @property
-    def model_id(self) -> str:
-        """What identifies the starting weights, for caches and lineage."""
-        path = self.loaded.path
-        return fingerprint(path) if path is not None and path.is_dir() else self.loaded.name
-
-
-def open_model(config: TrainConfig) -> tuple[LoadedModel, ChatTemplate]:
-    """The model and the chat template to use with it: the one it was trained with, if that is known.
-
-    Raises:
-        ModelError: the recipe asks for another template than the model was trained with.
-    """
-    loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
-    template = load_template(config.chat_template, loaded.tokenizer)
-    saved = saved_template(loaded)
-    if saved is not None:
-        if config.chat_template == "tokenizer":
-            template = saved
-        else:
-            check_same(saved, template)
-    return loaded, template
-
-
-def saved_template(loaded: LoadedModel) -> ChatTemplate | None:
-    """The template a model was trained with here, None for a model from elsewhere."""
-    folder = loaded.path
-    return load_saved(folder) if folder is not None and (folder / TEMPLATE_FILE).is_file() else None
-
 
 def inference_encoder(
     loaded: LoadedModel, chat_template: str = "tokenizer", max_length: int = 4096
@@ -84,12 +52,10 @@ def inference_encoder(
     """The encoder for answers and scores: the template of training, which another may not replace.
 
     Raises:
-        ModelError: `chat_template` differs from the template the model was trained with.
+        ConfigError: `chat_template` differs from the template the model was trained with.
     """
-    saved, asked = saved_template(loaded), load_template(chat_template, loaded.tokenizer)
-    if saved is not None and chat_template != "tokenizer":
-        check_same(saved, asked)
-    return Encoder(loaded.tokenizer, saved or asked, max_length, "truncate")  # pyright: ignore[reportArgumentType]
+    template = agreed_template(loaded, chat_template)
+    return Encoder(loaded.tokenizer, template, max_length, "truncate")  # pyright: ignore[reportArgumentType]
 
 
 def set_threads(num_threads: int) -> None:
@@ -103,9 +69,11 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
 
     In bfloat16 the weights of full fine-tuning stay float32 and the matrix products run in bfloat16.
     """
+    check_settings(config)
     set_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    loaded, template = open_model(config)
+    loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
+    template = agreed_template(loaded, config.chat_template)
     autocast = torch.bfloat16 if loaded.model.dtype == torch.bfloat16 else None
     if config.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -124,6 +92,8 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
         loaded.model.requires_grad_(False)
     elif autocast is not None:
         loaded.model.float()
+    if config.torch_compile:
+        compile_layers(loaded.model)
     return Prepared(loaded, model, template, peft, autocast)
 
 
@@ -137,14 +107,6 @@ def read_data(config: TrainConfig, kind: str, run: Run) -> tuple[Dataset, Datase
         run.set_rows("eval_dataset", len(held_out.records))
     note_dropped(run, "dataset", data.dropped)
     return data, held_out
-
-
-def tell(run: Run, text: str) -> None:
-    """A warning for the run's record and for the person at the terminal, once."""
-    if text in run.record["warnings"]:
-        return
-    run.warn(text)
-    print(f"warning: {text}", file=sys.stderr)
 
 
 def note_dropped(run: Run, name: str, dropped: Sequence[Exception]) -> None:
@@ -212,7 +174,16 @@ def fit(
         trainer.step = restored.step
         for skipped in restored.skipped:
             tell(run, f"damaged checkpoint passed over: {skipped}")
-    lint(config, objective, run, prepared, groups, held_out, stream.num_steps, trainer.step)
+    check_start(
+        config,
+        objective,
+        run,
+        prepared.model,
+        groups,
+        num_steps=stream.num_steps,
+        done=trainer.step,
+        reference=reference,
+    )
     run.rewind(trainer.step)  # an attempt that was killed may have written more than it saved
     with (
         stop_requests() as stop,
@@ -235,31 +206,16 @@ def fit(
     return summary(list(run.metrics()), stream.num_steps)
 
 
-def lint(
+def check_rows(
     config: TrainConfig,
     objective: Objective,
     run: Run,
     prepared: Prepared,
     groups: Sequence[Group],
-    held_out: Sequence[Group],
-    num_steps: int,
-    done: int,
+    held_out: Sequence[Group] = (),
 ) -> None:
-    """Look for silent traps before the first step; warnings are told.
-
-    Raises:
-        ConfigError: a trap that makes the training worthless; docs/lint.md explains its code.
-    """
-    tokenizer: Any = prepared.loaded.tokenizer
-    size = sum(p.numel() for p in prepared.model.parameters())
-    tokens = special_tokens(tokenizer, prepared.template.end)
-    findings = [
-        *lint_settings(config, objective, num_parameters=size),
-        *lint_groups(groups, tokens, held_out=held_out),
-        *lint_boundary(groups, tokenizer),
-        *lint_schedule(config, num_steps, done=done),
-    ]
-    enforce(findings, partial(tell, run))
+    """Look for silent traps in the tokenized rows; see `checks.check_data`."""
+    check_data(config, objective, run, prepared.loaded, prepared.template, groups, held_out)
 
 
 def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference: Reference | None) -> Trainer:

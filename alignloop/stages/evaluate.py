@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from alignloop.config import EvaluateConfig
 from alignloop.data.columns import read_records
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Encoder, tokenize
+from alignloop.evaluation import gate
 from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interval
 from alignloop.evaluation.likelihood import kl_on_samples, perplexity
 from alignloop.evaluation.winrate import win_rate
@@ -23,7 +24,7 @@ from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import answer_all
-from alignloop.stages.reward import RewardModel
+from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
 
 
@@ -51,8 +52,13 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
 
     Returns:
         Results for run.json: `metrics`, `win_rate`, `win_rate_reward`, `num_prompts`.
+
+    Raises:
+        RequirementError: a requirement is not met; the results are in the run folder all the same.
     """
     common.set_threads(config.num_threads)
+    for text in config.require:
+        gate.parse(text)
     prompts = read_prompts(config, config.num_prompts, run)
     before = _answers(config, config.before, prompts, "before")
     after = _answers(config, config.after, prompts, "after")
@@ -80,7 +86,31 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     metrics["length"] = _row([mean_interval(w, level=level) for w in words], "words", higher=None)
     _likelihoods(config, prompts, before, after, metrics)
     _write_samples(run, prompts, before, after, gold, rewards)
+    if config.require:
+        run.set_results(results)
+        outcomes = gate.judge(config.require, named_values(results))
+        results["requirements"] = gate.as_rows(outcomes)
+        run.set_results(results)
+        gate.enforce(outcomes)
     return results
+
+
+def named_values(results: Mapping[str, Any]) -> dict[str, float]:
+    """What `require` may name: `win_rate`, `.low`, `.high`; of each metric `.before`, `.after`, `.change`
+    and the ends of the first two's intervals, `.after_low` and so on."""
+    named: dict[str, float] = {}
+    for name, rate in results.items():
+        if name.startswith("win_rate"):
+            low, high = rate["interval"]
+            named |= {name: rate["value"], f"{name}.low": low, f"{name}.high": high}
+    for name, row in results["metrics"].items():
+        named[f"{name}.change"] = row["after"] - row["before"]
+        for side in ("before", "after"):
+            named[f"{name}.{side}"] = row[side]
+            if f"{side}_interval" in row:
+                low, high = row[f"{side}_interval"]
+                named |= {f"{name}.{side}_low": low, f"{name}.{side}_high": high}
+    return named
 
 
 def _answers(config: EvaluateConfig, model: str, prompts: Sequence[Prompt], title: str) -> Side:

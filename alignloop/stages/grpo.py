@@ -9,13 +9,15 @@ import torch
 from alignloop.config.rl import GRPOConfig
 from alignloop.data.packing import Group
 from alignloop.errors import ConfigError
-from alignloop.model.roles import ActorCritic, frozen_copy
+from alignloop.model.adapters import delete_others
+from alignloop.model.roles import POLICY, ActorCritic, frozen_copy
 from alignloop.objectives.grpo import GRPO
 from alignloop.rl.advantages import group_advantages, per_token, rewards_to_come, token_rewards, whiten
 from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.kl import sequence_kl
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.checks import check_online
 from alignloop.stages.online import train_online
 from alignloop.stages.online_setup import Online, Rollout, set_up
 from alignloop.stages.rollouts import kl_metrics, read_tables
@@ -33,6 +35,7 @@ def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
         Results for run.json.
     """
     prepared = common.prepare(config)
+    check_online(config, objective, run, prepared.model)
     follows_kl = bool(objective.beta or config.kl_coef or config.kl_budget or config.track_kl)
     if config.reference_refresh and not follows_kl:
         raise ConfigError("reference_refresh: nothing reads the reference; set beta, kl_coef or track_kl")
@@ -45,6 +48,8 @@ def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
         return with_advantages(online, rollout, config.advantage, follows_kl=follows_kl)
 
     results = train_online(online, lambda _: objective, prepare)
+    if prepared.peft is not None:
+        delete_others(prepared.peft, POLICY)
     common.save_policy(prepared, run.path / "model")
     return results
 

@@ -160,7 +160,12 @@ def _no_end(groups: Sequence[Group], tokens: SpecialTokens) -> Finding | None:
 
 
 def _masked_labels(groups: Sequence[Group], tokens: SpecialTokens) -> Finding | None:
-    number, words = _count(groups, lambda g: not any(c.mask.any() for c in _own(g)))
+    def counts(group: Group) -> bool:
+        # Nothing predicts the first token of a row without a prompt.
+        first = 0 if len(group.prompt_ids) else 1
+        return any(c.mask[first:].any() for c in _own(group))
+
+    number, words = _count(groups, lambda g: not counts(g))
     severity = "error" if number == len(groups) else "warning"
     sentence = f"in {words} no token counts in the loss, nothing is learned from them"
     return (

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from alignloop.config.rl import IterateConfig, OnlineConfig
 from alignloop.config.stages import PreferenceConfig, PretrainConfig, RewardConfig, StageConfig, TrainConfig
+from alignloop.data.packing import Group
 from alignloop.machine import bf16_is_native
 from alignloop.objectives.base import Objective
-from alignloop.objectives.kto import KTO
+from alignloop.objectives.kto import KTO, weight_advice
 from alignloop.stages.lint import Finding
 
 # Lowest and highest usual learning rate of full fine-tuning, with room to both sides. Adapters want
 # about ten times more, models below _SMALL parameters up to a thousand times more.
 _RATES: tuple[tuple[type[TrainConfig], str, float, float], ...] = (
     (PreferenceConfig, "preference optimization", 1e-8, 4e-5),
+    (IterateConfig, "preference optimization", 1e-8, 4e-5),
+    (OnlineConfig, "online RL", 1e-8, 4e-5),
     (RewardConfig, "a reward model", 1e-7, 2e-4),
     (PretrainConfig, "pre-training", 1e-5, 5e-3),
     (TrainConfig, "fine-tuning", 1e-7, 1e-3),
@@ -30,6 +37,7 @@ _SCALES: dict[str, tuple[str, float, float, str]] = {
     "ORPO": ("lam", 1e-3, 2.0, "0.1"),
     "SimPO": ("beta", 0.5, 20.0, "2.0 to 10"),
     "Listwise": ("beta", 1e-3, 1.0, "0.1"),
+    "GRPO": ("beta", 0.0, 0.5, "0.04"),
 }
 
 
@@ -77,6 +85,44 @@ def lint_schedule(config: TrainConfig, num_steps: int, *, done: int = 0) -> list
     return found
 
 
+def lint_data_settings(
+    config: TrainConfig, objective: Objective | None, groups: Sequence[Group], *, num_positions: int
+) -> list[Finding]:
+    """Settings that do not fit the rows.
+
+    Args:
+        config: the stage's settings.
+        objective: its loss, None for a stage without a choice.
+        groups: tokenized training rows.
+        num_positions: the longest text the model was made for, in tokens.
+    """
+    found = [_class_weights(objective, groups)]
+    longest = max((len(g.prompt_ids) + len(c.ids) for g in groups for c in g.completions), default=0)
+    if longest > config.token_budget:
+        sentence = (
+            f"token_budget: {config.token_budget} is below the longest prompt with one completion "
+            f"({longest} tokens), which runs alone and takes the memory of {longest}"
+        )
+        found.append(Finding("AL113", "warning", sentence, "lower max_length if memory is short"))
+    if longest > num_positions:
+        sentence = f"max_length: rows of up to {longest} tokens, but the model has {num_positions} positions"
+        fix = f"set max_length to at most {num_positions}; overlength says what becomes of longer rows"
+        found.append(Finding("AL115", "error", sentence, fix))
+    return [finding for finding in found if finding is not None]
+
+
+def _class_weights(objective: Objective | None, groups: Sequence[Group]) -> Finding | None:
+    """KTO's weights against the classes' sizes; a class that is missing is AL111."""
+    labels = [bool(np.asarray(g.values["desirable"])[0]) for g in groups if "desirable" in g.values]
+    if not isinstance(objective, KTO) or len(set(labels)) < 2:
+        return None
+    good = sum(labels)
+    advice = weight_advice(objective, num_desirable=good, num_undesirable=len(labels) - good)
+    if advice is None:
+        return None
+    return Finding("AL114", "warning", f"the classes are out of balance, {advice}", "or add rows")
+
+
 def lint_reference(
     policy: tuple[PretrainedConfig, PreTrainedTokenizerBase],
     reference: tuple[PretrainedConfig, PreTrainedTokenizerBase],
@@ -90,20 +136,19 @@ def lint_reference(
         reference: those of the reference.
         name: what the recipe calls the reference.
     """
+    fix = "use reference: start, or a model of the same family and size"
     if policy[1].get_vocab() != reference[1].get_vocab():
         sentence = f"reference: '{name}' has another tokenizer than the policy; log-probs cannot be compared"
-        return [Finding("AL208", "error", sentence, "use 'start' or a model of the same family")]
+        return [Finding("AL208", "error", sentence, fix)]
     mine, its = policy[0].get_text_config(), reference[0].get_text_config()
-    keys = ("vocab_size", "hidden_size", "num_hidden_layers")
+    keys = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")
     differing = [
         f"{k} {getattr(its, k)} for {getattr(mine, k)}" for k in keys if getattr(its, k) != getattr(mine, k)
     ]
     if not differing:
         return []
-    sentence = f"reference: '{name}' has another shape than the policy ({', '.join(differing)})"
-    return [
-        Finding("AL208", "warning", sentence, "the usual reference is the model the training starts from")
-    ]
+    sentence = f"reference: '{name}' is another architecture than the policy ({', '.join(differing)})"
+    return [Finding("AL208", "error", sentence, fix)]
 
 
 def _bfloat16(config: StageConfig) -> Finding | None:

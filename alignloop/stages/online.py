@@ -20,6 +20,7 @@ from alignloop.rl.guard import Reading
 from alignloop.rl.kl import mismatch
 from alignloop.rl.ptx import WEIGHT
 from alignloop.stages import common
+from alignloop.stages.checks import tell
 from alignloop.stages.online_save import Keeper, keep_best, restore, save, save_best, state_of
 from alignloop.stages.online_setup import Online, Place, Rollout, num_rollouts
 from alignloop.stages.rollouts import measure, sample_rollout, sample_rows
@@ -100,7 +101,7 @@ def watch(online: Online, rollout: Rollout) -> None:
         news[f"alarm_{alarm.name}"] = 1.0
         if alarm.name not in place.alarmed:
             place.alarmed.append(alarm.name)
-            common.tell(online.run, f"rollout {place.rollout}: {alarm.name}: {alarm.text}")
+            tell(online.run, f"rollout {place.rollout}: {alarm.name}: {alarm.text}")
     if alarms and online.config.on_alarm != "warn":
         place.ended = alarms[0].name
 
@@ -165,7 +166,7 @@ def log_alone(online: Online) -> None:
     # of the step to come: a run that goes on from here takes such rows from its checkpoint
     online.run.log(online.trainer.step + 1, **place.alone[-1])
     if not place.ended:
-        common.tell(
+        tell(
             online.run,
             "a rollout had no group whose completions differ in reward, so nothing was learned from it; "
             "the task may be too hard, too easy, or the reward constant",

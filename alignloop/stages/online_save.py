@@ -13,7 +13,7 @@ from typing import Any
 from alignloop.errors import RunError
 from alignloop.model.generate import Unfinished
 from alignloop.rl.buffer import from_tensors, to_tensors
-from alignloop.stages import common
+from alignloop.stages.checks import tell
 from alignloop.stages.online_setup import Online, Place
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -58,7 +58,7 @@ def restore(online: Online) -> None:
     trainer.step = found.step
     run.rewind(found.step)
     for skipped in found.skipped:
-        common.tell(run, f"damaged checkpoint passed over: {skipped}")
+        tell(run, f"damaged checkpoint passed over: {skipped}")
     online.place = Place(**found.state["place"], groups=from_tensors(found.tensors))
     for row in online.place.alone:
         run.log(found.step + 1, **row)
@@ -86,7 +86,7 @@ def restore_best(online: Online) -> None:
     folder, step = online.run.path / "best", online.place.best_step
     _keep_only(folder, {step})
     if step >= 0 and not (folder / f"step-{step:08d}").is_dir():
-        common.tell(
+        tell(
             online.run,
             f"the best weights so far, of step {step}, are not in {folder}; the best from here on are kept",
         )
@@ -140,7 +140,7 @@ class Keeper:
         try:
             found = load_checkpoint(self.folder, modules={}, optimizers={})
         except RunError as error:  # it can be sampled again, token for token
-            common.tell(self.online.run, f"the unfinished rollout is sampled again: {error}")
+            tell(self.online.run, f"the unfinished rollout is sampled again: {error}")
             return None
         if found is None or found.state["key"] != self._key(attempt):
             return None

@@ -118,7 +118,7 @@ def set_up(
 ) -> Online:
     """Prompts, rewards, optimizer and guard around the roles of a model."""
     prompts, prompt_ids = usable_prompts(config, run, common.encoder(config, prepared))
-    reward = build_reward(config, prompts, max_tokens=config.max_new_tokens)
+    reward = build_reward(config, prompts, max_tokens=config.max_new_tokens, base=prepared)
     settings = common.optimizer_settings(config, num_steps(config, len(prompts)))
     optimizer = common.build_optimizer(roles.role_parameters()[0], settings)
     trainer = Trainer(
@@ -147,7 +147,7 @@ def set_up(
         if adaptive
         else FixedKL(config.kl_coef)
     )
-    gold = build_gold(config.gold, prompts)
+    gold = build_gold(config.gold, prompts, base=prepared)
     guard = Guard(limits, config.keep_best)
     return Online(
         config=config,

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from alignloop.config.rl import PPOConfig
 from alignloop.data.packing import Batch, Group
 from alignloop.data.tokenize import tokenize
 from alignloop.errors import ConfigError
-from alignloop.model.adapters import LoraSettings, add_adapter
+from alignloop.model.adapters import LoraSettings, add_adapter, delete_others, load_adapter
 from alignloop.model.load import load_model, same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy
+from alignloop.model.scorer import load_head
 from alignloop.objectives.ppo import PPO
 from alignloop.rl.advantages import gae, group_advantages, token_rewards, whiten
 from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.ptx import WithPretraining, mixed_in
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.checks import check_online
 from alignloop.stages.grpo import with_old_logprobs
 from alignloop.stages.online import train_online
 from alignloop.stages.online_setup import Online, Rollout, set_up
-from alignloop.stages.reward import HEAD_FILE
+from alignloop.stages.reward_model import fits_on, reward_folder
 from alignloop.stages.rollouts import kl_metrics, read_tables
 
 
@@ -42,6 +42,7 @@ def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
         Results for run.json.
     """
     prepared = common.prepare(config)
+    check_online(config, objective, run, prepared.model)
     reference = frozen_copy(prepared.model) if prepared.peft is None else None
     roles = ActorCritic(
         prepared.model, peft=prepared.peft, critic=make_critic(config, prepared), reference=reference
@@ -65,8 +66,8 @@ def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
         groups, demonstrations, coefficient=config.ptx_coefficient, seed=(config.seed, online.trainer.step)
     )
     results = train_online(online, loss, with_advantages)
-    if prepared.peft is not None and roles.one_base:
-        prepared.peft.delete_adapter(CRITIC)
+    if prepared.peft is not None:
+        delete_others(prepared.peft, POLICY)
     common.save_policy(prepared, run.path / "model")
     return results
 
@@ -74,26 +75,27 @@ def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
 def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
     """The critic with its scalar head; see `critic_init`.
 
-    From the policy under LoRA it is a second adapter on the policy's base; else it is a model of its own,
-    with adapters of its own under LoRA.
+    Under LoRA it is a second adapter on the policy's base: a fresh one, or the reward model's where that was
+    trained from the same start (of an ensemble, the first member's). Else it is a model of its own, with
+    adapters of its own under LoRA.
 
     Raises:
         ConfigError: the reward model's tokenizer is not the policy's.
     """
     settings = LoraSettings(config.lora_r, config.lora_alpha, 0.0, config.lora_target_modules)
     size = prepared.loaded.model.config.get_text_config().hidden_size
-    device = prepared.loaded.model.device
-    if config.critic_init == "policy" and prepared.peft is not None:
-        head = new_head(size).to(device)
-        add_adapter(prepared.peft, settings, name=CRITIC, seed=config.seed + 1)
-        prepared.peft.set_adapter(POLICY)
-        for name, parameter in prepared.peft.named_parameters():
-            parameter.requires_grad_("lora_" in name)
-        return PackedModel(prepared.loaded.model, head=head, shared_prefix=prepared.model.shared_prefix)
+    device, peft = prepared.loaded.model.device, prepared.peft
+    source = next((term["model"] for term in config.rewards if "model" in term), "")
+    if config.critic_init == "policy" and peft is not None:
+        add_adapter(peft, settings, name=CRITIC, seed=config.seed + 1)
+        return critic_on_base(prepared, new_head(size))
+    if config.critic_init == "reward" and peft is not None and fits_on(reward_folder(source), prepared):
+        folder = reward_folder(source)
+        load_adapter(peft, folder, name=CRITIC)
+        return critic_on_base(prepared, load_head(folder))
     if config.critic_init == "policy":
         source, head = config.model_name_or_path, new_head(size)
     else:
-        source = next(term["model"] for term in config.rewards if "model" in term)
         head = None
     loaded = load_model(source, dtype=config.dtype, device=config.device, seed=config.seed)
     if not same_vocabulary(loaded.tokenizer, prepared.loaded.tokenizer):
@@ -102,7 +104,7 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
             "tokens; use critic_init: policy (the reward itself reads texts)"
         )
     if head is None:
-        head = reward_head((loaded.path or Path(source)) / HEAD_FILE)
+        head = load_head(reward_folder(source))
     if config.lora_r:
         add_adapter(loaded.model, settings, seed=config.seed + 1)
     model = PackedModel(loaded.model, head=head.to(device))
@@ -123,12 +125,14 @@ def new_head(hidden_size: int) -> ScalarHead:
     return head
 
 
-def reward_head(file: Path) -> ScalarHead:
-    """The scalar head of a reward model, its gain and shift included."""
-    weights = load_file(file)
-    head = ScalarHead(weights["weight"].shape[1], weights["weight"].shape[0])
-    head.load_state_dict(weights)
-    return head
+def critic_on_base(prepared: common.Prepared, head: ScalarHead) -> PackedModel:
+    """The adapter `critic` on the policy's base with its head; policy and critic train."""
+    model, peft = prepared.loaded.model, prepared.peft
+    assert peft is not None
+    peft.set_adapter(POLICY)
+    for name, parameter in peft.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    return PackedModel(model, head=head.to(model.device), shared_prefix=prepared.model.shared_prefix)
 
 
 def with_advantages(online: Online, rollout: Rollout) -> tuple[list[Group], dict[str, float]]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from alignloop.config import PreferenceConfig
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import with_mismatched
-from alignloop.model.load import load_model
+from alignloop.model.load import load_model, load_skeleton
 from alignloop.model.packed import PackedModel
 from alignloop.objectives.base import Objective
+from alignloop.objectives.listwise import Listwise
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.labels import label_table
 from alignloop.stages.lint import enforce
-from alignloop.stages.lint_settings import lint_reference, lint_settings
+from alignloop.stages.lint_model import lint_weights
+from alignloop.stages.lint_settings import lint_reference
 from alignloop.training.loop import Reference
 from alignloop.training.reference import adapter_reference, with_reference_logprobs
 
@@ -34,47 +36,73 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
         ConfigError: the objective needs a reference and the recipe says there is none, the reference
             does not fit the policy, or a silent trap was found (docs/lint.md).
     """
-    enforce(lint_settings(config, objective, num_parameters=0), partial(common.tell, run))
+    common.check_settings(config, objective)
     data, held = common.read_data(config, objective.records[0], run)
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
     groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
+    common.check_rows(config, objective, run, prepared, groups, held_out)
     if objective.records == ("label",):
         groups = with_mismatched(groups, config.seed)
         held_out = with_mismatched(held_out, config.seed) if len(held_out) > 1 else []
     reference = None
     if "reference_logprobs" in objective.needs:
         groups, held_out, reference = _reference(config, run, prepared, groups, held_out)
+    if isinstance(objective, Listwise) and objective.method == "group_relative":
+        groups, held_out, cached = _logprobs(
+            config, prepared, prepared.model, groups, held_out, name="old_logprobs"
+        )
+        run.set_environment(old_logprobs=f"of the starting policy, {_FROM[cached]}")
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out, reference=reference)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": common.data_summary(data, result)}
+    return {**summary, "data": common.data_summary(data, result), **label_table(data.records)}
 
 
 def _reference(
     config: PreferenceConfig, run: Run, prepared: common.Prepared, groups: list[Group], held_out: list[Group]
 ) -> tuple[list[Group], list[Group], Reference | None]:
     """Reference log-probs: adapters off under LoRA, else computed once with the reference and cached."""
-    if config.reference in ("auto", "start") and prepared.peft is not None:
+    own = config.reference in ("auto", "start")
+    if own and prepared.peft is not None:
         return groups, held_out, adapter_reference(prepared.model, prepared.peft)
-    model, model_id = prepared.model, prepared.model_id
-    if config.reference not in ("auto", "start"):
-        other = load_model(config.reference, dtype=config.dtype, device=config.device)
-        start = prepared.loaded
-        findings = lint_reference(
-            (start.model.config, start.tokenizer),
-            (other.model.config, other.tokenizer),
-            name=config.reference,
-        )
-        enforce(findings, partial(common.tell, run))
-        model, model_id = PackedModel(other.model), config.reference
+    model = prepared.model if own else _other_reference(config, prepared)
+    groups, held_out, cached = _logprobs(config, prepared, model, groups, held_out, name="reference_logprobs")
+    run.set_environment(reference_logprobs=_FROM[cached])
+    return groups, held_out, None
+
+
+def _other_reference(config: PreferenceConfig, prepared: common.Prepared) -> PackedModel:
+    """The model that `reference` names, if its log-probs can be compared with the policy's."""
+    start = prepared.loaded
+    skeleton = load_skeleton(config.reference)
+    its = (skeleton.model.config, skeleton.tokenizer)
+    enforce(lint_reference((start.model.config, start.tokenizer), its, name=config.reference), str)
+    other = load_model(config.reference, dtype=config.dtype, device=config.device, seed=config.seed)
+    enforce(lint_weights(other.model), str)
+    return PackedModel(other.model.float() if prepared.peft is None else other.model)
+
+
+_FROM = {True: "from the cache", False: "computed once"}
+
+
+def _logprobs(
+    config: PreferenceConfig,
+    prepared: common.Prepared,
+    model: PackedModel,
+    groups: list[Group],
+    held_out: list[Group],
+    *,
+    name: str,
+) -> tuple[list[Group], list[Group], bool]:
+    """Groups whose completions hold `model`'s log-probs, and whether they came from the cache."""
     everything, cached = with_reference_logprobs(
         [*groups, *held_out],
         model,
         token_budget=config.token_budget,
         cache=common.reference_cache() if config.precompute_ref_log_probs else None,
-        model_id=model_id,
+        autocast=prepared.autocast,
+        name=name,
     )
-    run.set_environment(reference_logprobs="from the cache" if cached else "computed once")
-    return everything[: len(groups)], everything[len(groups) :], None
+    return everything[: len(groups)], everything[len(groups) :], cached

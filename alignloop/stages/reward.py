@@ -1,23 +1,49 @@
-"""Reward models: a language model whose output layer is replaced by a scalar head."""
+"""Reward models: a language model whose output layer is replaced by a scalar head, or an ensemble of them.
+
+An ensemble's members are LoRA adapters with heads of their own on one base. Each is trained as a run
+`members/N` of its own (a stopped stage goes on with the member it was in); `model/` holds the first one
+and, in `member_N/`, the others.
+"""
 
 from __future__ import annotations
 
+import gc
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from alignloop.config import RewardConfig
-from alignloop.data.packing import Group, collate, pack
-from alignloop.errors import ModelError
-from alignloop.model.load import load_model
+from alignloop.data.columns import Dataset
+from alignloop.data.packing import Group
+from alignloop.data.tokenize import Tokenized, attributes_of, tokenize, with_attributes
+from alignloop.evaluation.reward_bench import summarize
+from alignloop.model.load import replace_folder
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normalize, save_head
 from alignloop.objectives.base import Objective
-from alignloop.run import Run
+from alignloop.objectives.odin import Odin
+from alignloop.rl.rewards import combined
+from alignloop.run import RUN_FILE, Run
 from alignloop.stages import common
+from alignloop.stages.labels import label_table
+from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
 
-HEAD_FILE = "scalar_head.safetensors"
+_NORMALIZED_ON = 512
+
+
+class Rows(NamedTuple):
+    """Tokenized rows of a reward stage."""
+
+    data: Dataset
+    tokenized: Tokenized
+    groups: list[Group]
+    held_out: list[Group]
 
 
 def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, Any]:
@@ -27,92 +53,162 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
     standard deviation 1 (Stiennon et al. 2020): differences are all that is identified.
 
     Args:
-        config: the recipe; all layers train unless `freeze_base`.
+        config: the recipe; all layers train unless `freeze_base` or `lora_r`.
         run: the run folder; receives metrics, checkpoints and `model/` with `scalar_head.safetensors`.
         objective: for example `BradleyTerry()`.
 
     Returns:
-        Results for run.json.
+        Results for run.json; with held-out comparisons also what `evaluation.reward_bench` measures.
     """
-    data, held = common.read_data(config, objective.records[0], run)
-    prepared = common.prepare(config, num_outputs=1, freeze_base=config.freeze_base)
-    result = common.tokenized(config, prepared, run, data)
-    groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)
-    if held is not None:
-        held_out = common.tokenized(config, prepared, run, held).groups
+    if config.num_members > 1:
+        return train_ensemble(config, run, objective)
+    return train_one(config, run, objective, split_seed=config.seed)
+
+
+def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_seed: int) -> dict[str, Any]:
+    """One reward model; `split_seed` chooses the held-out prompts, so that members share them."""
+    data, held, attributes = read_rows(config, objective, run)
+    outputs = 2 if isinstance(objective, Odin) else max(1, len(attributes))
+    prepared = common.prepare(config, num_outputs=outputs, freeze_base=config.freeze_base)
+    prepared.model.head = own_head(prepared.model, config.seed_of_head)
+    rows = tokenized_rows(config, run, prepared, data, held, split_seed)
+    common.check_rows(config, objective, run, prepared, rows.groups, rows.held_out)
     base = prepared.loaded.model
     if not base.config.tie_word_embeddings:  # the vocabulary head is replaced, so it does not train
         base.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
-    summary = common.fit(config, objective, run, prepared, groups, held_out=held_out)
-    mean, std = (
-        normalize(prepared.model, groups[:512], config.token_budget) if config.normalize else (0.0, 1.0)
-    )
-    common.save_policy(prepared, run.path / "model")
-    save_head(prepared.model, run.path / "model")
-    return {**summary, "reward_mean": mean, "reward_std": std, "data": common.data_summary(data, result)}
-
-
-def normalize(model: PackedModel, groups: list[Group], token_budget: int) -> tuple[float, float]:
-    """Set gain and shift so that these groups' rewards have mean 0 and std 1; returns the old ones."""
-    rewards = torch.cat([s[:, 0] for s in group_scores(model, groups, token_budget)])
-    mean, std = float(rewards.mean()), float(rewards.std().clamp(min=1e-6))
+    summary = common.fit(config, objective, run, prepared, rows.groups, held_out=rows.held_out)
+    model = prepared.model
     assert model.head is not None
-    model.head.shift.sub_(mean).div_(std)
-    model.head.gain.div_(std)
-    return mean, std
+    if isinstance(objective, Odin):
+        model.head = first_output(model.head)
+    mean, std = torch.zeros(1), torch.ones(1)
+    if config.normalize:
+        mean, std = normalize(model, rows.groups[:_NORMALIZED_ON], config.token_budget)
+    common.save_policy(prepared, run.model)
+    save_head(model.head, run.model)
+    rewards = [s[:, 0].double().numpy() for s in group_scores(model, rows.held_out, config.token_budget)]
+    return {
+        **held_out_results(rows.held_out, rewards, trained_temperature=1 / float(std[0])),
+        **summary,
+        "reward_mean": float(mean[0]),
+        "reward_std": float(std[0]),
+        "data": common.data_summary(data, rows.tokenized),
+        **label_table(data.records),
+        **({"attributes": list(attributes)} if attributes else {}),
+    }
 
 
-def group_scores(model: PackedModel, groups: list[Group], token_budget: int) -> list[torch.Tensor]:
-    """Scores of every group's completions, (K, A) each, in the order of the groups."""
-    model.eval()
-    numbered = [Group(g.prompt_ids, g.completions, i) for i, g in enumerate(groups)]
-    scores: list[torch.Tensor] = [torch.empty(0)] * len(groups)
-    with torch.no_grad():
-        for chunk in pack(numbered, token_budget):
-            out = model(collate(chunk), logprobs=False, scores=True).scores
-            assert out is not None
-            for group, part in zip(chunk, out.cpu().split([len(g.completions) for g in chunk]), strict=True):
-                scores[group.index] = part
-    return scores
+def read_rows(
+    config: RewardConfig, objective: Objective, run: Run
+) -> tuple[Dataset, Dataset | None, tuple[str, ...]]:
+    """Training and held-out records, and the attributes of ratings: the head's outputs, in this order."""
+    data, held = common.read_data(config, objective.records[0], run)
+    attributes = attributes_of(data.records)
+    data = replace(data, records=with_attributes(data.records, attributes))
+    if held is not None:
+        held = replace(held, records=with_attributes(held.records, attributes))
+    return data, held, attributes
 
 
-def save_head(model: PackedModel, folder: Path) -> None:
-    """Write the scalar head beside the model's weights."""
+def own_head(model: PackedModel, seed: int) -> ScalarHead:
+    """A fresh head of the same size from another seed."""
     assert model.head is not None
-    scratch = folder / f".{HEAD_FILE}"
-    save_file({k: v.contiguous() for k, v in model.head.state_dict().items()}, scratch)
-    scratch.replace(folder / HEAD_FILE)
+    outputs, size = model.head.weight.shape
+    return ScalarHead(size, outputs, seed=seed).to(model.device)
 
 
-class RewardModel:
-    """A trained reward model that scores texts.
+def tokenized_rows(
+    config: RewardConfig,
+    run: Run,
+    prepared: common.Prepared,
+    data: Dataset,
+    held: Dataset | None,
+    split_seed: int,
+) -> Rows:
+    """Training and held-out groups."""
+    result = common.tokenized(config, prepared, run, data)
+    groups, held_out = common.hold_out(result.groups, config.eval_fraction, split_seed)
+    if held is not None:
+        held_out = common.tokenized(config, prepared, run, held).groups
+    return Rows(data, result, groups, held_out)
 
-    Attributes:
-        model: packed model with its head, in eval mode.
-        encoder: text to tokens, with the template it was trained with.
+
+def held_out_results(
+    groups: Sequence[Group], rewards: Sequence[np.ndarray], *, trained_temperature: float
+) -> dict[str, Any]:
+    """Accuracy with interval, accuracy by length difference, calibration and prompt shift; see `summarize`.
+
+    The accuracy comes first, because the terminal shows a run's first numbers. Empty without held-out
+    comparisons. The rewards were rescaled after training, so one nat is `trained_temperature` reward units.
     """
+    judged = [i for i, group in enumerate(groups) if len(group.completions) > 1]
+    if not judged:
+        return {}
+    results = summarize(
+        [groups[i] for i in judged], [rewards[i] for i in judged], trained_temperature=trained_temperature
+    )
+    held = results["held_out"]
+    low, high = held["accuracy_interval"] or (None, None)
+    first = {"held_out_accuracy": held["accuracy"], "held_out_low": low, "held_out_high": high}
+    return {**first, **results}
 
-    def __init__(
-        self, path: str | Path, *, dtype: str = "auto", device: str = "auto", token_budget: int = 4096
-    ) -> None:
-        loaded = load_model(path, dtype=dtype, device=device)
-        file = (loaded.path or Path(path)) / HEAD_FILE
-        if not file.exists():
-            raise ModelError(
-                f"'{path}' is no reward model: {HEAD_FILE} is missing (train one with stage 'reward')"
-            )
-        weights = load_file(file)
-        head = ScalarHead(weights["weight"].shape[1], weights["weight"].shape[0])
-        head.load_state_dict(weights)
-        self.model = PackedModel(loaded.model, head=head.to(loaded.model.device)).eval()
-        self.tokenizer = loaded.tokenizer
-        self.encoder = common.inference_encoder(loaded)
-        self.token_budget = token_budget
 
-    def score(self, prompts: list[Any], completions: list[list[str]]) -> list[list[float]]:
-        """Rewards of K completions for each prompt (a conversation), first output of the head."""
-        groups = [
-            Group(self.encoder.prompt(p), tuple(common.counted(self.encoder.completion(t)) for t in texts), i)
-            for i, (p, texts) in enumerate(zip(prompts, completions, strict=True))
-        ]
-        return [s[:, 0].tolist() for s in group_scores(self.model, groups, self.token_budget)]
+def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict[str, Any]:
+    """Members with seeds and row orders of their own, the same held-out prompts, and their combination."""
+    members = [train_member(config, run, objective, number) for number in range(1, config.num_members + 1)]
+    assemble(config, [part.path for part in members], run.model)
+    std = float(np.mean([part.record["results"]["reward_std"] for part in members]))
+    results: dict[str, Any] = {"members": [_row(number, part) for number, part in enumerate(members, 1)]}
+    data, held, _ = read_rows(config, objective, run)
+    model = RewardModel(run.path, dtype=config.dtype, device=config.device, token_budget=config.token_budget)
+    encoder = replace(model.encoder, max_length=config.max_length, overlength=config.overlength)
+    _, held_out = common.hold_out(tokenize(data.records, encoder).groups, config.eval_fraction, config.seed)
+    if held is not None:
+        held_out = tokenize(held.records, encoder).groups
+    if held_out:
+        by_member = model.group_scores(held_out)
+        rewards = [combined(scores, config.combine, config.uwo_coefficient) for scores in by_member]
+        results |= held_out_results(held_out, rewards, trained_temperature=1 / std)
+        results["member_spread"] = float(np.mean([s.std(axis=0, ddof=1).mean() for s in by_member]))
+    return results
+
+
+def train_member(config: RewardConfig, run: Run, objective: Objective, number: int) -> Run:
+    """The run of a member, trained if it is not finished yet."""
+    folder = run.path / "members" / str(number)
+    if (folder / RUN_FILE).is_file() and Run.open(folder).status == "finished":
+        return Run.open(folder)
+    own = {"output_dir": str(folder), "seed": config.seed + number - 1, "num_members": 1}
+    alone = {"combine": "mean", "uwo_coefficient": 0.5}
+    stage = config.model_copy(update={**own, **alone})
+    with Run.create(
+        folder, stage="reward", config=stage.model_dump(mode="json"), seed=stage.seed, name=f"member {number}"
+    ) as part:
+        part.finish(train_one(stage, part, objective, split_seed=config.seed))
+    gc.collect()  # the member's copy of the base, before the next one is loaded
+    return Run.open(folder)
+
+
+def _row(number: int, part: Run) -> dict[str, Any]:
+    """What the report shows of a member."""
+    results = part.record["results"]
+    held = results.get("held_out", {})
+    low, high = held.get("accuracy_interval") or (None, None)
+    shown = {"accuracy": held.get("accuracy"), "low": low, "high": high} if held else {}
+    return {"member": number, "seed": part.record["seed"], "loss": results["loss"], **shown}
+
+
+def assemble(config: RewardConfig, members: Sequence[Path], folder: Path) -> None:
+    """The members' adapters and heads as one model folder."""
+    scratch = folder.with_name(".model-assembled")
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(reward_folder(members[0]), scratch)
+    for number, member in enumerate(members[1:], 2):
+        own = scratch / f"member_{number}"
+        own.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE):
+            shutil.copy2(reward_folder(member) / name, own / name)
+    facts = {"schema": 1, "members": len(members), "combine": config.combine}
+    facts["uwo_coefficient"] = config.uwo_coefficient
+    (scratch / REWARD_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    replace_folder(scratch, folder)

@@ -20,7 +20,7 @@ from alignloop.rl.advantages import zero_spread
 from alignloop.rl.buffer import group_numbers, token_mask, token_values
 from alignloop.rl.kl import sequence_kl
 from alignloop.rl.rewards import Sample, Scores, checked_scores, repetition
-from alignloop.stages import common
+from alignloop.stages.checks import tell
 from alignloop.stages.online_save import Keeper
 from alignloop.stages.online_setup import Online, Rollout
 from alignloop.stages.sample import sampling_params
@@ -170,13 +170,13 @@ def measure(online: Online, rollout: Rollout) -> dict[str, float]:
         "zero_spread_groups": float(rollout.num_zero_spread),
     }
     if not any(s.finished for s in samples):
-        common.tell(
+        tell(
             online.run,
             f"no completion of a rollout ended by itself, all were cut at max_new_tokens="
             f"{online.config.max_new_tokens}; missing_eos says what that costs",
         )
     if not any(s.completion for s in samples):
-        common.tell(online.run, "every completion of a rollout is empty: the policy ends at once")
+        tell(online.run, "every completion of a rollout is empty: the policy ends at once")
     if scores.spread is not None:
         metrics["ensemble_spread"] = float(scores.spread.mean())
     if online.gold is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from alignloop.config.rl import RewardsConfig, RewardTerm
 from alignloop.errors import ConfigError
@@ -19,11 +20,25 @@ from alignloop.rl.rewards import (
     verifier,
 )
 from alignloop.rl.verifiers import VERIFIERS
-from alignloop.stages.reward import RewardModel
+from alignloop.stages import common
+from alignloop.stages.judging import judge_component
+from alignloop.stages.reward_model import Combination, RewardModel
 
 
-def build_reward(config: RewardsConfig, prompts: Sequence[Prompt], *, max_tokens: int) -> Reward:
+def build_reward(
+    config: RewardsConfig,
+    prompts: Sequence[Prompt],
+    *,
+    max_tokens: int,
+    base: common.Prepared | None = None,
+) -> Reward:
     """The reward of a recipe, checked against the prompts before anything is sampled.
+
+    Args:
+        config: the recipe's keys.
+        prompts: what will be answered.
+        max_tokens: longest completion.
+        base: a LoRA policy; reward models trained with LoRA from the same start become adapters on it.
 
     Raises:
         ConfigError: members of an ensemble with different weights.
@@ -40,51 +55,63 @@ def build_reward(config: RewardsConfig, prompts: Sequence[Prompt], *, max_tokens
         if "model" not in term:
             part = _component(term, max_tokens, config.overlong_buffer)
             components.append(_unique(part, components))
-    ensemble = [model_component(term["model"], name=f"model_{i}") for i, term in enumerate(models)]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    loaded = [RewardModel(term["model"], base=base) for term in models]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    own = loaded[0].combination if len(loaded) == 1 else Combination()
+    given = config.ensemble
     return Reward(
         components,
-        ensemble,
+        _members(loaded),
         weights.pop() if weights else 1.0,
-        config.ensemble,
-        config.uwo_coefficient,
+        own.combine if given == "auto" else given,
+        own.uwo_coefficient if given == "auto" else config.uwo_coefficient,
         MissingEOS(config.missing_eos, config.missing_eos_value),
         config.reward_clip or None,
         RunningMoments() if config.normalize_reward else None,
     )
 
 
-def build_gold(gold: str, prompts: Sequence[Prompt]) -> Component | None:
-    """The measure that is followed but not trained on; None for `none`. Errors as `build_reward`."""
+def build_gold(
+    gold: str, prompts: Sequence[Prompt], *, base: common.Prepared | None = None
+) -> Component | None:
+    """The measure that is followed but not trained on; None for `none`. Base and errors as `build_reward`."""
     if gold == "none":
         return None
     if gold in VERIFIERS:
         check_prompts([gold], prompts)
         return verifier(gold)
-    return model_component(gold, name="gold")
+    model = RewardModel(gold, base=base)
+    return Component("gold", lambda samples: _scored(model.score, samples))
 
 
-def model_component(path: str, *, name: str) -> Component:
-    """A trained reward model as a part. It reads texts, so its tokenizer may differ from the policy's."""
-    model = RewardModel(path)
+def _members(models: Sequence[RewardModel]) -> list[Component]:
+    """Every member of every reward model as a part of its own, `model_0`, `model_1`, …"""
 
-    def score(samples: Sequence[Sample]) -> list[float]:
-        prompts: list[Prompt] = []
-        texts: list[list[str]] = []
-        for sample in samples:  # neighbours with one prompt share its forward pass
-            if not prompts or prompts[-1] is not sample.prompt:
-                prompts.append(sample.prompt)
-                texts.append([])
-            texts[-1].append(sample.completion)
-        scored = model.score([prompt.prompt for prompt in prompts], texts)
-        return [value for row in scored for value in row]
+    def part(model: RewardModel, member: int, number: int) -> Component:
+        score = partial(model.score, member=member)
+        return Component(f"model_{number}", lambda samples: _scored(score, samples))
 
-    return Component(name, score)
+    members = [(model, member) for model in models for member in range(model.num_members)]
+    return [part(model, member, number) for number, (model, member) in enumerate(members)]
+
+
+def _scored(score: Callable[..., list[list[float]]], samples: Sequence[Sample]) -> list[float]:
+    """One reward for each sample. Texts are scored, so the policy's tokenizer may be another one."""
+    prompts: list[Prompt] = []
+    texts: list[list[str]] = []
+    for sample in samples:  # neighbours with one prompt share its forward pass
+        if not prompts or prompts[-1] is not sample.prompt:
+            prompts.append(sample.prompt)
+            texts.append([])
+        texts[-1].append(sample.completion)
+    return [value for row in score([prompt.prompt for prompt in prompts], texts) for value in row]
 
 
 def _component(term: RewardTerm, max_tokens: int, buffer: int) -> Component:
     weight = term.get("weight", 1.0)
     if "verifier" in term:
         return verifier(term["verifier"], weight=weight)
+    if "judge" in term:
+        return judge_component(term)
     if "function" in term:
         return function(term["function"], weight=weight, timeout_s=term.get("timeout_s", 60.0))
     assert "penalty" in term

@@ -47,6 +47,7 @@ def _train(config: Any, run: Run, prepared: Any, data: Any, held: Any, result: A
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
     objective: Any = SFT()
+    common.check_rows(config, objective, run, prepared, groups, held_out)
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out)
     common.save_policy(prepared, run.path / "model")
     return {**summary, "data": common.data_summary(data, result)}

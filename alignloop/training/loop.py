@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from torch import Tensor
 from alignloop import machine
 from alignloop.data.packing import Batch, Group, collate, pack
 from alignloop.errors import NonFiniteError
-from alignloop.model.packed import PackedModel
+from alignloop.model.finite import non_finite_weight
+from alignloop.model.packed import Forward, PackedModel
 from alignloop.model.roles import ActorCritic
 from alignloop.objectives.base import (
     Inputs,
@@ -31,6 +32,7 @@ from alignloop.objectives.base import (
 )
 from alignloop.training.distributed import add_gradients, add_over_ranks, share
 from alignloop.training.optim import OptimizerSettings, learning_rate
+from alignloop.training.pieces import run_in_pieces
 
 Reference = Callable[[Batch], Tensor]
 """Gives reference log-probs (B, T) of a micro-batch, without gradient."""
@@ -45,7 +47,7 @@ class Trainer:
         optimizer: over the model's trainable parameters.
         settings: rate schedule and clipping.
         num_steps: optimizer steps in all, for the schedule.
-        token_budget: tokens of a packed micro-batch.
+        token_budget: tokens of a packed micro-batch; a longer group runs in pieces, see `pieces`.
         reference: gives reference log-probs; None where batches carry them or none are needed.
         temperature: sampling temperature of the policy's log-probs.
         step: optimizer steps done.
@@ -95,7 +97,8 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     """One optimizer step; see `train`."""
     started = time.perf_counter()
     trainer.model.train()
-    batches = [collate(chunk) for chunk in pack(share(groups), trainer.token_budget)]
+    chunks = pack(share(groups), trainer.token_budget)
+    batches = [collate(chunk) for chunk in chunks]
     known = [_known_inputs(batch, trainer.model.device) for batch in batches]
     denominator = add_over_ranks(sum((objective.count(i).float() for i in known), torch.zeros(())))
     total: dict[str, Mean] = {}
@@ -103,8 +106,8 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
     alone = len(batches) == 1 and not torch.distributed.is_initialized()
     statistics = {} if alone else _statistics(trainer, objective, batches, known)
-    for batch, inputs in zip(batches, known, strict=True):
-        filled = fill_inputs(trainer, batch, inputs, objective.needs)
+    for chunk, batch, inputs in zip(chunks, batches, known, strict=True):
+        filled, finish_backward = _with_gradient(trainer, chunk, batch, inputs, objective.needs)
         if trainer.observe is not None:
             trainer.observe(filled)
         if alone and isinstance(objective, StepObjective):
@@ -112,6 +115,7 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
                 statistics = dict(objective.step_statistics(filled))
         output: Output = objective(with_statistics(filled, statistics), denominator=denominator)
         output.loss.backward()
+        finish_backward()
         loss += output.loss.detach().cpu()
         total = add_means(total, output.metrics)
     loss = float(add_over_ranks(loss))
@@ -127,18 +131,41 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
 
 def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[str]) -> Inputs:
     """Run the forward pass an objective needs and return the complete `Inputs`."""
-    reference = None
-    if "reference_logprobs" in needs:
-        reference = known.extras.get("reference_logprobs")
-        if reference is None:
-            if trainer.reference is None:
-                raise ValueError("the objective needs a reference, and none was given")
-            reference = trainer.reference(batch)
-    context = nullcontext()
-    if trainer.autocast is not None:
-        context = torch.autocast(trainer.model.device.type, trainer.autocast)
-    with context:
-        out = trainer.model(
+    reference = _reference_logprobs(trainer, batch, known, needs)
+    return _filled(known, reference, _forward(trainer, batch, needs))
+
+
+def _with_gradient(
+    trainer: Trainer, chunk: Sequence[Group], batch: Batch, known: Inputs, needs: frozenset[str]
+) -> tuple[Inputs, Callable[[], None]]:
+    """`fill_inputs`, and what is left to do after the loss's backward; long groups run in pieces."""
+    if len(chunk) > 1 or len(chunk[0].completions) == 1 or batch.num_tokens <= trainer.token_budget:
+        return fill_inputs(trainer, batch, known, needs), lambda: None
+    reference = _reference_logprobs(trainer, batch, known, needs)
+    out, finish = run_in_pieces(
+        lambda piece: _forward(trainer, piece, needs), chunk[0], trainer.token_budget, trainer.model.device
+    )
+    return _filled(known, reference, out), finish
+
+
+def _reference_logprobs(
+    trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[str]
+) -> Tensor | None:
+    """The reference's log-probs (B, T), stored or computed; None where no objective needs them."""
+    if "reference_logprobs" not in needs:
+        return None
+    if "reference_logprobs" in known.extras:
+        return known.extras["reference_logprobs"]
+    if trainer.reference is None:
+        raise ValueError("the objective needs a reference, and none was given")
+    with _precision(trainer):
+        return trainer.reference(batch)
+
+
+def _forward(trainer: Trainer, batch: Batch, needs: frozenset[str]) -> Forward:
+    """The model's pass over a batch, in the precision it trains in."""
+    with _precision(trainer):
+        return trainer.model(
             batch,
             logprobs="logprobs" in needs,
             entropy="entropy" in needs,
@@ -147,16 +174,24 @@ def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[
             prompt_logprob="prompt_logprob" in needs,
             temperature=trainer.temperature,
         )
-    return Inputs(
-        mask=known.mask,
-        group=known.group,
+
+
+def _precision(trainer: Trainer) -> AbstractContextManager:
+    """The policy's and the reference's, so that equal weights give equal log-probs."""
+    if trainer.autocast is None:
+        return nullcontext()
+    return torch.autocast(trainer.model.device.type, trainer.autocast)
+
+
+def _filled(known: Inputs, reference: Tensor | None, out: Forward) -> Inputs:
+    return replace(
+        known,
         logprobs=out.logprobs,
         reference_logprobs=reference,
         scores=out.scores,
         values=out.values,
         entropy=out.entropy,
         prompt_logprob=out.prompt_logprob,
-        extras=known.extras,
     )
 
 
@@ -191,10 +226,15 @@ def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
     if not (torch.isfinite(torch.tensor(loss)) and torch.isfinite(torch.tensor(norm))):
         trainer.optimizer.zero_grad(set_to_none=True)
         shown = ", ".join(map(str, indices[:20])) + (", …" if len(indices) > 20 else "")
+        damaged = non_finite_weight(trainer.model)
+        advice = (
+            f"the model's weight '{damaged}' holds NaN or infinity: go on from an earlier checkpoint"
+            if damaged
+            else "the weights are those before the step; a lower learning_rate or max_grad_norm usually helps"
+        )
         raise NonFiniteError(
             f"step {trainer.step + 1}: loss {loss}, gradient norm {norm}; "
-            f"rows of the data set in this step: {shown}. "
-            "The weights are those before the step; a lower learning_rate or max_grad_norm usually helps"
+            f"rows of the data set in this step: {shown}; {advice}"
         )
     if grads and norm > limit:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignloop.data.packing import Batch, Group, collate, pack
 from alignloop.model.adapters import adapters_off
@@ -53,31 +57,38 @@ def with_reference_logprobs(
     *,
     token_budget: int,
     cache: Path | None = None,
-    model_id: str = "",
+    autocast: torch.dtype | None = None,
+    name: str = "reference_logprobs",
 ) -> tuple[list[Group], bool]:
-    """Every completion with `reference_logprobs` under `model`, from the cache if it holds these groups.
+    """Every completion with its log-probs under `model`, from the cache if it holds them.
+
+    The key of the cache is content: every weight of the model, every token of the groups, the dtype.
+    Another model under the same name, or a data set that was changed, is therefore computed anew.
 
     Args:
         groups: tokenized data set.
         model: the reference; left in eval mode.
         token_budget: tokens of a packed row.
         cache: folder of cached values; None computes always.
-        model_id: what identifies the reference's weights; part of the cache key.
+        autocast: dtype of the policy's matrix products, which the reference has to share.
+        name: under which the completions hold the values.
 
     Returns:
         The groups with values, and whether they came from the cache.
     """
-    file = None if cache is None else cache / f"{_key(groups, model_id)}.safetensors"
-    if file is not None and file.is_file():
-        flat = load_file(file)["logprobs"]
-        return _attach(groups, flat), True
+    file = None
+    if cache is not None:
+        file = cache / f"{_key(groups, f'{weights_sha256(model)} {autocast}')}.safetensors"
+        flat = _cached(file, groups)
+        if flat is not None:
+            return _attach(groups, flat, name), True
     model.eval()
     by_group: dict[int, list[np.ndarray]] = {}
     numbered = [replace(group, index=number) for number, group in enumerate(groups)]
-    with torch.no_grad():
+    context = nullcontext() if autocast is None else torch.autocast(model.device.type, autocast)
+    with torch.no_grad(), context:
         for chunk in pack(numbered, token_budget):
-            batch = collate(chunk)
-            logprobs = model(batch).logprobs
+            logprobs = model(collate(chunk)).logprobs
             assert logprobs is not None
             table, row = logprobs.float().cpu().numpy(), 0
             for group in chunk:
@@ -86,20 +97,48 @@ def with_reference_logprobs(
                 row += len(rows)
     flat = np.concatenate([part for number in range(len(groups)) for part in by_group[number]])
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_suffix(".tmp")
+        _keep(file, flat)
+    return _attach(groups, flat, name), False
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """SHA-256 over names, shapes, dtypes and values of every parameter and buffer."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _cached(file: Path, groups: Sequence[Group]) -> np.ndarray | None:
+    """The values of a cache file, None if it is absent or damaged."""
+    try:
+        flat = load_file(file)["logprobs"]
+    except (OSError, KeyError, SafetensorError):
+        return None
+    return flat if len(flat) == sum(len(c.ids) for g in groups for c in g.completions) else None
+
+
+def _keep(file: Path, flat: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+    os.close(handle)
+    try:
         save_file({"logprobs": flat}, scratch)
-        scratch.replace(file)
-    return _attach(groups, flat), False
+        with open(scratch, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(scratch, file)
+    finally:
+        Path(scratch).unlink(missing_ok=True)
 
 
-def _attach(groups: Sequence[Group], flat: np.ndarray) -> list[Group]:
+def _attach(groups: Sequence[Group], flat: np.ndarray, name: str) -> list[Group]:
     result, start = [], 0
     for group in groups:
         completions = []
         for item in group.completions:
             part = flat[start : start + len(item.ids)]
-            completions.append(replace(item, values={**item.values, "reference_logprobs": part}))
+            completions.append(replace(item, values={**item.values, name: part}))
             start += len(item.ids)
         result.append(replace(group, completions=tuple(completions)))
     return result

@@ -42,8 +42,12 @@ def test_recipes(invoke) -> None:
 
 
 def test_train_takes_the_recipe_of_the_method(invoke) -> None:
-    done = invoke("train", "simpo", "dataset=a.jsonl", "--dry-run")
+    row = {"prompt": "p", "chosen": "yes", "rejected": "no"}
+    for name in ("a.jsonl", "b.jsonl"):
+        Path(name).write_text(json.dumps(row) + "\n", encoding="utf-8")
+    done = invoke("train", "simpo", "dataset=a.jsonl", "model_name_or_path=tiny", "--dry-run")
     assert done.exit_code == 0
+    assert "# data: 1 preference rows, 1 to train on\n" in done.stdout
     assert "gamma: 1.0\n" in done.stdout
     assert "output_dir: runs/simpo\n" in done.stdout
     assert "note: settings of recipes/simpo.yaml" in done.stderr
@@ -51,11 +55,47 @@ def test_train_takes_the_recipe_of_the_method(invoke) -> None:
     assert missing.exit_code == 2
     assert missing.stderr.splitlines()[-1].startswith("error: recipes/simpo.yaml: 'dataset' is missing")
     Path("mine.yaml").write_text("dataset: b.jsonl\nlr: 1e-6\n", encoding="utf-8")
-    done = invoke("train", "dpo", "mine.yaml", "beta=0.3", "--dry-run")
+    done = invoke("train", "dpo", "mine.yaml", "beta=0.3", "model_name_or_path=tiny", "--dry-run")
     assert "dataset: b.jsonl\n" in done.stdout
     assert "beta: 0.3\n" in done.stdout
     assert "output_dir: runs/mine\n" in done.stdout
     assert "note: mine.yaml:2: 'lr' is read as 'learning_rate'\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ("regression", "objective: regression\n"),
+        ("plackett-luce", "objective: plackett_luce\n"),
+        ("bradley_terry", "objective: bradley_terry\n"),
+        ("lipo_lambda", "method: lipo_lambda\n"),
+        ("group-relative", "method: group_relative\n"),
+    ],
+)
+def test_methods_that_are_a_choice_within_a_stage(invoke, method, line) -> None:
+    rows = {
+        "regression": {"prompt": "p", "completion": "c", "score": 3},
+        "bradley_terry": {"prompt": "p", "chosen": "yes", "rejected": "no"},
+    }
+    ranking = {"prompt": "p", "responses": ["a", "b", "c"], "ranking": [1, 2, 3]}
+    row = json.dumps(rows.get(method, ranking)) + "\n"
+    Path("a.jsonl").write_text(row * 25, encoding="utf-8")
+    words = ("dataset=a.jsonl", "model_name_or_path=tiny", "eval_fraction=0")
+    done = invoke("train", method, *words, "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert line in done.stdout
+    assert "# memory: about " in done.stdout
+    Path("mine.yaml").write_text("learning_rate: 2e-5\ndataset: a.jsonl\n", encoding="utf-8")
+    own = invoke("train", method, "mine.yaml", "model_name_or_path=tiny", "--dry-run")
+    assert line in own.stdout
+    assert "learning_rate: 2.0e-05\n" in own.stdout
+
+
+def test_a_dry_run_without_its_data_says_so(invoke) -> None:
+    done = invoke("train", "dpo", "dataset=nowhere.jsonl", "model_name_or_path=tiny", "--dry-run")
+    assert done.exit_code == 2
+    assert "beta: 0.1\n" in done.stdout  # the recipe is shown all the same
+    assert done.stderr.splitlines()[-1].startswith("error: nowhere.jsonl")
 
 
 def test_a_dry_run_of_a_pipeline_says_what_has_to_come_first(invoke) -> None:
@@ -107,7 +147,13 @@ def test_doctor_checks_a_recipe(invoke) -> None:
     assert done.exit_code == 2
     assert "r.yaml:2: beta: value -1 is not accepted" in done.stdout
     assert "r.yaml: 'dataset' is missing" in done.stdout
-    assert invoke("doctor", "r.yaml", "beta=1", "dataset=a").stdout == "r.yaml: no problems found (dpo)\n"
+    row = {"prompt": "p", "chosen": "yes", "rejected": "no"}
+    Path("a.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    words = ("doctor", "r.yaml", "dataset=a.jsonl", "model_name_or_path=tiny")
+    assert invoke(*words, "beta=1").stdout == "r.yaml: no problems found (dpo)\n"
+    trap = invoke(*words, "beta=7")
+    assert trap.exit_code == 2
+    assert trap.stdout.startswith("dpo: AL202 warning: beta: 7 is outside")
     assert json.loads(invoke("doctor", "r.yaml", "--json").stdout)["findings"]
 
 

@@ -100,7 +100,8 @@ def test_errors_are_messages(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         "error: dpo.yaml:2: unknown key 'lerning_rate'; did you mean 'learning_rate'?",
-        "error: dpo.yaml:4: beta: value 0 is not accepted; expected a number above 0",
+        "error: dpo.yaml:4: beta: value 0 is not accepted; expected a number above 0 "
+        "(AL212: 0 would train nothing)",
     ]
     assert call("run", "dpoo", cwd=tmp_path).stderr == (
         "error: recipe 'dpoo': no such file, and no recipe of that name; did you mean 'dpo'?\n"

@@ -179,3 +179,20 @@ def test_transform_of_reads_the_configuration() -> None:
     assert transform_of(SimpleNamespace(logit_scale=0.25), 0.5) == LogitTransform(0.25, None, 0.5)
     assert transform_of(SimpleNamespace(logits_scaling=4.0)) == LogitTransform(0.25)
     assert transform_of(SimpleNamespace(final_logit_softcapping=30.0)) == LogitTransform(1.0, 30.0)
+
+
+def test_autocast_backward_recomputes_the_logits_of_the_forward_pass() -> None:
+    """Its gradients are those of the same numbers in bfloat16, where no autocast takes part."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(5, 8, generator=generator), torch.randn(40, 8, generator=generator)
+    targets = torch.arange(5)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        h, w = (tensor.to(dtype, copy=True).requires_grad_() for tensor in (hidden, weight))
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            logprobs, _ = token_logprobs(h, w, targets)
+        logprobs.sum().backward()
+        assert logprobs.dtype == torch.float32
+        gradients.append([logprobs, h.grad.float(), w.grad.float()])
+    for mine, plain in zip(*gradients, strict=True):
+        assert torch.equal(mine, plain)

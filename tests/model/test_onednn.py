@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,3 +45,23 @@ def test_a_model_computes_the_same_inside_and_is_left_as_it_was() -> None:
         assert torch.allclose(model(x), outside, atol=1e-5)
     assert not any("forward" in module.__dict__ for module in model.modules())
     assert torch.equal(model(x), outside)
+
+
+GROWTH = """
+import torch
+from alignloop.machine import memory_gb
+from alignloop.model.onednn import linear
+weights = [torch.randn(n, k, requires_grad=True) for n, k in ((64, 64), (192, 64), (64, 192))]
+linear(torch.randn(100, 64, requires_grad=True), weights[0]).sum().backward()
+before = memory_gb()
+for rows in range(200, 400, 2):
+    for weight in weights:
+        linear(torch.randn(rows, weight.shape[1], requires_grad=True), weight).sum().backward()
+print(memory_gb() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_shapes() -> None:
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, encoding="utf-8", check=True)
+    assert float(done.stdout) < 0.25

@@ -1,9 +1,12 @@
 """Every objective has a page, and its settings are those of the code."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from alignloop.cli.run import find_recipe
+from alignloop.cli.train import MEMBERS
 from alignloop.data.columns import read_records
 from alignloop.objectives import registry
 
@@ -21,6 +24,31 @@ def test_page_agrees_with_the_code(name):
         default = doc.default if isinstance(doc.default, str) else f"{doc.default:g}"
         expected.append(f"| `{doc.name}` | {default} | {doc.description} |")
     assert documented == expected
+
+
+OFFLINE = [name for name in registry.names() if registry.load(name)().records != ("prompt",)]
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_page_explains_the_odd_cases(name):
+    """Every offline objective says what becomes of faults; a reference is explained where it is read."""
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    section = page.split("## Odd cases\n")[1].split("\n## ")[0]
+    objective = registry.load(name)()
+    assert "NaN in a weight" in section
+    assert "`token_budget`" in section
+    assert ("reference must share" in section) == ("reference_logprobs" in objective.needs)
+    assert ("no permutation" in section) == ("ranking" in objective.records)
+    assert ("One class only" in section) == ("label" in objective.records)
+
+
+def test_the_overview_leads_to_every_page():
+    overview = (PAGES / "README.md").read_text(encoding="utf-8")
+    linked = {target.split("#")[0] for target in re.findall(r"\]\(([^)]+)\)", overview)}
+    assert {f"{name}.md" for name in registry.names()} <= linked
+    assert all((PAGES / target).is_file() for target in linked)
+    for method in re.findall(r"`alignloop (?:train|run) ([\w-]+)", overview):
+        assert find_recipe(method.replace("-", "_") if method in MEMBERS else method).is_file(), method
 
 
 @pytest.mark.parametrize("name", registry.names())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,30 @@ def test_a_reward_model_is_refused(tmp_path: Path) -> None:
     (folder / HEAD_FILE).write_bytes(b"")
     with pytest.raises(ModelError, match="scores answers and writes none"):
         open_policy(folder)
+
+
+def test_a_classifier_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["architectures"] = ["LlamaForSequenceClassification"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ModelError, match="scores texts and writes none"):
+        open_policy(folder)
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="neither a folder nor"):
+        open_policy(tmp_path / "nowhere")
+
+
+def test_an_answer_ends_with_the_templates_turn_whatever_the_eos_is(tmp_path: Path) -> None:
+    model, tokenizer = tiny_model()
+    tokenizer.eos_token = "<|endoftext|>"
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = model.config.eos_token_id = 0
+    save_model(model, tokenizer, tmp_path / "m", extra=load_template("chatml", tokenizer).save)
+    policy = open_policy(tmp_path / "m")
+    assert policy.loaded.model.generation_config.eos_token_id == [0, 2]  # 2 is <|im_end|>
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])

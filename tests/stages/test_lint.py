@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from alignloop.config import PreferenceConfig, PretrainConfig, RewardConfig, SFTConfig
-from alignloop.config.rl import GRPOConfig
+from alignloop.config import PreferenceConfig, PretrainConfig, RewardConfig, SFTConfig, resolve
 from alignloop.data.chat import load_template
 from alignloop.data.packing import Completion, Group
 from alignloop.errors import ConfigError
@@ -14,6 +13,7 @@ from alignloop.objectives.kto import KTO
 from alignloop.objectives.orpo import ORPO
 from alignloop.objectives.simpo import SimPO
 from alignloop.stages import lint_settings as settings_module
+from alignloop.stages.checks import agreed_template
 from alignloop.stages.lint import (
     Finding,
     SpecialTokens,
@@ -22,7 +22,7 @@ from alignloop.stages.lint import (
     lint_groups,
     special_tokens,
 )
-from alignloop.stages.lint_settings import lint_reference, lint_schedule, lint_settings
+from alignloop.stages.lint_settings import lint_data_settings, lint_reference, lint_schedule, lint_settings
 
 BOS, EOS = 1, 2
 TOKENS = SpecialTokens(BOS, ((EOS,), (7, 8)))
@@ -70,6 +70,7 @@ FAULTS = {
     ),
     "no EOS anywhere": ([pair([10], [11], [12]), pair([14], [15, 8], [16])], ("AL103", "error")),
     "every label masked": ([group([10], completion(11, EOS, mask=[False, False]))], ("AL105", "error")),
+    "a single token that nothing predicts": ([GOOD, group([], [11])], ("AL105", "warning")),
     "some labels masked": (
         [GOOD, group([10], completion(11, EOS, mask=[False, False]))],
         ("AL105", "warning"),
@@ -227,8 +228,9 @@ def test_another_models_reference():
     mine = (one.model.config, one.tokenizer)
     assert lint_reference(mine, (two.model.config, two.tokenizer), name="b") == []
     two.model.config.num_hidden_layers += 1
-    shape = lint_reference(mine, (two.model.config, two.tokenizer), name="b")
-    assert [(f.code, f.severity) for f in shape] == [("AL208", "warning")]
+    (shape,) = lint_reference(mine, (two.model.config, two.tokenizer), name="b")
+    assert (shape.code, shape.severity) == ("AL208", "error")
+    assert "num_hidden_layers 3 for 2" in shape.sentence
     two.tokenizer.add_tokens(["<new>"])
     other = lint_reference(mine, (two.model.config, two.tokenizer), name="b")
     assert [(f.code, f.severity) for f in other] == [("AL208", "error")]
@@ -240,11 +242,65 @@ def test_the_schedule():
     assert lint_schedule(config(warmup_ratio=0.1), 20, done=19) == []
 
 
-@pytest.mark.parametrize("keys", [{"top_p": 0.9}, {"top_k": 40}, {"num_generations": 1}])
-def test_rl_settings_that_the_recipe_reader_refuses(keys):
+@pytest.mark.parametrize(
+    ("key", "value", "code"),
+    [
+        ("top_p", 0.9, "AL204"),
+        ("top_k", 40, "AL204"),
+        ("min_p", 0.1, "AL204"),
+        ("num_generations", 1, "AL210"),
+    ],
+)
+def test_rl_settings_that_the_recipe_reader_refuses(key, value, code):
     """Truncated sampling and groups of one never get as far as the linter."""
-    with pytest.raises(ValueError, match=next(iter(keys))):
-        GRPOConfig(**{"dataset": "x.jsonl", "output_dir": "runs/x", "reward_fns": ["format"], **keys})
+    rest = {"dataset": "x.jsonl", "output_dir": "runs/x", "rewards": [{"verifier": "math"}]}
+    assert resolve("grpo", rest).config
+    with pytest.raises(ConfigError, match=rf"^{key}: .*{code}"):
+        resolve("grpo", {**rest, key: value})
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"), [("dpo", "beta"), ("dpo", "learning_rate"), ("orpo", "lam"), ("sft", "learning_rate")]
+)
+def test_a_strength_of_zero_is_refused(stage, key):
+    with pytest.raises(ConfigError, match=rf"^{key}: value 0 is not accepted.*AL212"):
+        resolve(stage, {"dataset": "x.jsonl", "output_dir": "runs/x", key: 0})
+    with pytest.raises(ConfigError, match=r"above 0$"):
+        resolve(stage, {"dataset": "x.jsonl", "output_dir": "runs/x", key: -1})
+
+
+def data_codes(config, objective, groups, num_positions=1000):
+    found = lint_data_settings(config, objective, groups, num_positions=num_positions)
+    return [(f.code, f.severity) for f in found]
+
+
+def test_a_row_longer_than_the_token_budget():
+    groups = [pair([5] * 40, [6] * 20, [7] * 30)]  # 70 tokens with the longer completion, 90 in all
+    assert data_codes(config(token_budget=69), DPO(), groups) == [("AL113", "warning")]
+    assert data_codes(config(token_budget=70), DPO(), groups) == []  # the group runs in two pieces
+
+
+def test_a_row_longer_than_the_model_has_positions():
+    groups = [pair([5] * 40, [6] * 20, [7] * 30)]
+    assert data_codes(config(), DPO(), groups, num_positions=69) == [("AL115", "error")]
+    assert data_codes(config(), DPO(), groups, num_positions=70) == []
+
+
+def test_class_weights_of_kto():
+    groups = [label([i], [11, EOS], i < 2) for i in range(8)]  # 2 good, 6 bad
+    assert data_codes(config(), KTO(), groups) == [("AL114", "warning")]
+    assert data_codes(config(), KTO(desirable_weight=3.0), groups) == []
+    assert data_codes(config(), KTO(), groups[:2]) == []  # one class: AL111
+
+
+def test_a_template_other_than_that_of_training(tmp_path):
+    loaded = load_model("tiny", device="cpu")
+    load_template("chatml", loaded.tokenizer).save(tmp_path)
+    loaded.path = tmp_path
+    assert agreed_template(loaded, "tokenizer").name == "chatml"
+    assert agreed_template(loaded, "chatml").name == "chatml"
+    with pytest.raises(ConfigError, match="AL209 error: the model was trained with chat template 'chatml'"):
+        agreed_template(loaded, "alpaca")
 
 
 @pytest.mark.parametrize("kind", [PreferenceConfig, RewardConfig, SFTConfig, PretrainConfig])

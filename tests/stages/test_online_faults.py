@@ -13,10 +13,10 @@ from alignloop.errors import ConfigError, EngineError, NonFiniteError, RunError
 from alignloop.model.load import save_model
 from alignloop.model.packed import ScalarHead
 from alignloop.model.scheduler import Sampled
+from alignloop.model.scorer import HEAD_FILE
 from alignloop.model.tiny import tiny_model, train_tokenizer
 from alignloop.rl.rollout import LocalEngine
 from alignloop.run import Run
-from alignloop.stages.reward import HEAD_FILE
 from alignloop.training import checkpoint
 from alignloop.training.checkpoint import damage
 from tests.stages.task import copies, recipe, run_stage

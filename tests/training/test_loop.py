@@ -119,21 +119,3 @@ def test_evaluate_changes_nothing_and_names_its_metrics():
     assert "eval_accuracy" in metrics or "eval_margin" in metrics
     assert all(torch.equal(before[n], t) for n, t in weights(trainer).items())
     assert trainer.step == 0
-
-
-def test_reference_logprobs_are_cached_by_content(tmp_path):
-    trainer = make_trainer()
-    groups = pair_groups(4)
-    first, cached = with_reference_logprobs(
-        groups, trainer.model, token_budget=30, cache=tmp_path, model_id="a"
-    )
-    assert not cached
-    second, cached = with_reference_logprobs(
-        groups, trainer.model, token_budget=99, cache=tmp_path, model_id="a"
-    )
-    assert cached
-    for one, two in zip(first, second, strict=True):
-        for a, b in zip(one.completions, two.completions, strict=True):
-            np.testing.assert_array_equal(a.values["reference_logprobs"], b.values["reference_logprobs"])
-    _, cached = with_reference_logprobs(groups, trainer.model, token_budget=99, cache=tmp_path, model_id="b")
-    assert not cached

@@ -92,7 +92,9 @@
       cursor.setAttribute("d", `M${at} 0V${height}`);
       if (!cursor.parentNode) area.append(cursor);
       const values = near.map((p) => shown(y1 - (p[1] / height) * (y1 - y0)));
-      readout.textContent = `step ${shown(Math.round(x0 + (at / width) * (x1 - x0)))}: ${values.join(" · ")}`;
+      const place = x0 + (at / width) * (x1 - x0);
+      const name = area.dataset.x;
+      readout.textContent = `${name} ${shown(name === "step" ? Math.round(place) : place)}: ${values.join(" · ")}`;
     });
     area.addEventListener("pointerleave", () => {
       cursor.remove();

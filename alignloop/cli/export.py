@@ -1,0 +1,48 @@
+"""`alignloop export`: a policy as a folder for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN", help="run folder, model folder, adapter, .gguf file or name")
+    ],
+    to: Annotated[Path, typer.Option(help="folder to make")],
+    name: Annotated[str | None, typer.Option(help="of the model; the run's if not given")] = None,
+    dtype: Annotated[str, typer.Option(help="of the weights: float32, bfloat16 or float16")] = "float32",
+    gguf: Annotated[bool, typer.Option(help="write a GGUF file and a Modelfile too")] = False,
+    gguf_type: Annotated[str, typer.Option(help="of the GGUF's matrices: f32, f16, bf16 or q8_0")] = "f16",
+    chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
+) -> None:
+    """Write a policy as a Hugging Face folder with its chat template and a card, and as GGUF for Ollama."""
+    from typing import get_args
+
+    from alignloop.errors import UserError
+    from alignloop.serve.export import Dtype, Storage
+    from alignloop.serve.export import export as exported
+
+    for option, value, known in (
+        ("--dtype", dtype, get_args(Dtype)),
+        ("--gguf-type", gguf_type, get_args(Storage)),
+    ):
+        if value not in known:
+            raise UserError(f"{option} is one of {', '.join(known)}, not '{value}'")
+    done = exported(
+        model,
+        to,
+        name=name,
+        dtype=dtype,  # pyright: ignore[reportArgumentType]
+        gguf=gguf_type if gguf else None,  # pyright: ignore[reportArgumentType]
+        chat_template=chat_template,
+    )
+    typer.echo(f"{done.folder}: {', '.join(sorted(path.name for path in done.folder.iterdir()))}")
+    if done.gguf is not None and done.same_tokens is not None:
+        typer.echo(f"{done.gguf.name} read again: {done.same_tokens:.0%} of greedy tokens as the model's")

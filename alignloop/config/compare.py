@@ -1,0 +1,130 @@
+"""Keys of the stages that prove something: `compare` any number of models, `audit` a finished run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Required, get_args
+
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from alignloop.config.stages import (
+    ModelPath,
+    Path,
+    SamplingConfig,
+    StageConfig,
+    TemplatePath,
+    conflict,
+)
+
+SetKind = Literal[
+    "prompts",
+    "instructions",
+    "harmlessness",
+    "truthfulness",
+    "toxicity",
+    "multiple_choice",
+    "exact",
+    "perplexity",
+    "lm_eval",
+]
+SET_KINDS: tuple[str, ...] = get_args(SetKind)
+FunctionPath = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+
+
+class ModelEntry(TypedDict, total=False):
+    """A model to compare."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
+
+    model: Required[ModelPath]
+    name: str
+    served_name: str
+    api_key_env: str
+
+
+class SetEntry(TypedDict, total=False):
+    """Something to measure."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
+
+    kind: Required[SetKind]
+    path: Required[Path]
+    name: str
+    rows: Annotated[int, Field(ge=2)]
+    margin: Annotated[float, Field(ge=0)]
+    scorer: FunctionPath
+
+
+class CompareConfig(StageConfig, SamplingConfig):
+    """Any number of models on any number of sets, with intervals, win rates and the alignment tax."""
+
+    models: tuple[ModelEntry | ModelPath, ...] = Field(
+        min_length=1,
+        description="run folders, model names, .jsonl files of answers, endpoints (http://…/v1), or "
+        "{model: …, name: …, served_name: …, api_key_env: …}; the first is the baseline",
+        json_schema_extra={"format": "path"},
+    )
+    baseline: str = Field("", description="name of the model the others are compared with; empty: the first")
+    sets: tuple[SetEntry, ...] = Field(
+        min_length=1,
+        description="{kind: …, path: …, name: …, rows: …, margin: …, scorer: module:function}; kinds: "
+        + ", ".join(SET_KINDS)
+        + "; a margin makes it a capability whose loss is judged",
+        json_schema_extra={"format": "path"},
+    )
+    chat_template: TemplatePath = Field(
+        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
+    )
+    reward_model: Path | None = Field(None, description="reward model that scores answers, null for none")
+    labels: Path | None = Field(None, description="people's preferences between these answers, null for none")
+    judge: FunctionPath | None = Field(
+        None, description="module:function that compares pairs of answers (docs/evaluate.md), null for none"
+    )
+    pairs: Literal["baseline", "all"] = Field(
+        "baseline", description="which models a judge compares: all with the baseline, or all with all"
+    )
+    bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
+    require: tuple[str, ...] = Field(
+        (), description="what must hold, or the pipeline stops: `dpo.win_rate.low > 0.5`"
+    )
+    token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
+    temperature: float = Field(0.0, ge=0, description="0 takes the most likely token")
+    max_new_tokens: int = Field(256, ge=1, description="longest completion in tokens")
+
+    @model_validator(mode="after")
+    def _names_are_unambiguous(self) -> CompareConfig:
+        for key, names in (("models", model_names(self.models)), ("sets", set_names(self.sets))):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise conflict(key, f"two are called '{twice[0]}'; give each a name of its own")
+        if self.baseline and self.baseline not in model_names(self.models):
+            raise conflict("baseline", f"one of {', '.join(model_names(self.models))} is expected")
+        return self
+
+
+class AuditConfig(StageConfig):
+    """Did a finished run become better, or better at fooling its reward?"""
+
+    run: Path = Field(description="run folder to audit")
+    canaries: bool = Field(
+        True, description="score empty, doubled and longest answers with the run's own reward"
+    )
+    num_disagreements: int = Field(
+        20, ge=1, description="completions shown whose reward and gold disagree most"
+    )
+    bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
+
+
+def model_names(models: tuple[ModelEntry | str, ...]) -> list[str]:
+    """What each model is called: its `name`, else the last part of its path, else its whole path."""
+    items = [{"model": item} if isinstance(item, str) else item for item in models]
+    paths = [item["model"] for item in items]
+    ends = [path.rstrip("/").rpartition("/")[2] for path in paths]
+    unique = [end if ends.count(end) == 1 else path for end, path in zip(ends, paths, strict=True)]
+    return [item.get("name") or name for item, name in zip(items, unique, strict=True)]
+
+
+def set_names(sets: tuple[SetEntry, ...]) -> list[str]:
+    """What each set is called: its `name`, else its kind."""
+    return [item.get("name") or item["kind"] for item in sets]

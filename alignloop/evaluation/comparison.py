@@ -1,0 +1,290 @@
+"""One metric of several models on the same prompts: values, differences from a baseline, alignment tax.
+
+C prompts, S models other than the baseline. A value of a prompt is total/size: size 1 for a score, the
+number of tokens for a log-probability. Differences are paired and their intervals hold for all S models
+at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from alignloop.errors import DataError
+from alignloop.evaluation.bootstrap import (
+    Interval,
+    holm,
+    mean_interval,
+    permutation_test,
+    rate_interval,
+    simultaneous_intervals,
+)
+from alignloop.evaluation.planner import prompts_for_difference
+
+Array = NDArray[np.float64]
+Scale = Literal["rate", "mean", "log"]
+Tax = Literal["within the margin", "beyond the margin", "undecided"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What was measured of every model, prompt by prompt.
+
+    Attributes:
+        name: of the metric.
+        unit: of its values.
+        higher_is_better: None where neither is.
+        totals: (C,) by model; every model has the same prompts in the same order.
+        sizes: (C,), ones for scores; the same for all models, or prompts could not be paired.
+        scale: "rate" for totals between 0 and 1, "mean" for others, "log" if exp of the mean is shown
+            (perplexity); differences on the log scale are relative: exp(difference) − 1.
+        margin: largest loss against the baseline that is acceptable, in the unit of differences; None if
+            the metric is no capability.
+        missing: by model, why it was not measured.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool | None
+    totals: Mapping[str, Array]
+    sizes: Array
+    scale: Scale = "mean"
+    margin: float | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One model on one metric.
+
+    Attributes:
+        value: with an interval of its own.
+        difference: from the baseline, intervals of all models holding at once; None for the baseline.
+        p: permutation test of no difference, Holm-adjusted over the models.
+        verdict: better, worse, or no difference shown; "" for the baseline and where nothing is better.
+        tax: of a capability; None otherwise.
+        more_prompts: prompts that would decide an undecided tax, had the model lost nothing.
+    """
+
+    value: Interval
+    difference: Interval | None = None
+    p: float | None = None
+    verdict: str = ""
+    tax: Tax | None = None
+    more_prompts: int | None = None
+
+
+def measurement(
+    name: str,
+    values: Mapping[str, ArrayLike],
+    *,
+    unit: str = "",
+    higher_is_better: bool | None = True,
+    scale: Scale = "mean",
+    sizes: ArrayLike | None = None,
+    margin: float | None = None,
+    missing: Mapping[str, str] | None = None,
+) -> Measurement:
+    """A checked `Measurement`.
+
+    Args:
+        name: of the metric.
+        values: (C,) total of each prompt by model.
+        unit: of the values.
+        higher_is_better: None where neither is.
+        scale: rate, mean or log.
+        sizes: (C,), ones if not given.
+        margin: acceptable loss, None for no capability.
+        missing: by model, why it was not measured.
+
+    Returns:
+        The measurement.
+
+    Raises:
+        DataError: models with unequal numbers of prompts, or values that are not finite.
+    """
+    totals = {model: np.asarray(v, dtype=np.float64) for model, v in values.items()}
+    counts = {model: len(v) for model, v in totals.items()}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{model} {count}" for model, count in counts.items())
+        raise DataError(f"the models were measured on unequal prompts ({shown})", field=name)
+    for model, v in totals.items():
+        if v.ndim != 1 or not np.isfinite(v).all():
+            raise DataError(f"{model} has values that are no finite numbers", field=name)
+    count = next(iter(counts.values()), 0)
+    known = np.ones(count) if sizes is None else np.asarray(sizes, dtype=np.float64)
+    return Measurement(name, unit, higher_is_better, totals, known, scale, margin, missing or {})
+
+
+def compare(
+    measured: Measurement, baseline: str, *, level: float = 0.95, replicates: int = 2000, seed: int = 0
+) -> dict[str, Cell]:
+    """Values of all models and their differences from the baseline.
+
+    Args:
+        measured: one metric.
+        baseline: name of the model the others are compared with; without it there are values only.
+        level: of the intervals.
+        replicates: of the bootstrap.
+        seed: of the bootstrap and the permutations.
+
+    Returns:
+        A cell for every model that was measured.
+
+    Raises:
+        DataError: fewer than 2 prompts.
+    """
+    cells = {
+        model: Cell(_value(measured, totals, level, replicates, seed))
+        for model, totals in measured.totals.items()
+    }
+    others = [model for model in cells if model != baseline]
+    if baseline not in cells or not others:
+        return cells
+    table = np.stack([measured.totals[m] - measured.totals[baseline] for m in others], axis=1)
+    intervals = differences(table, measured.sizes, measured.scale, level, replicates, seed)
+    p = holm([permutation_test(column, np.zeros(len(column)), seed=seed) for column in table.T])
+    for model, interval, adjusted, column in zip(others, intervals, p, table.T, strict=True):
+        cell = replace(
+            cells[model],
+            difference=interval,
+            p=adjusted,
+            verdict=_verdict(interval, measured.higher_is_better),
+        )
+        if measured.margin is not None and measured.higher_is_better is not None:
+            tax = alignment_tax(interval, measured.margin, higher_is_better=measured.higher_is_better)
+            more = _more_prompts(column, measured, level) if tax == "undecided" else None
+            cell = replace(cell, tax=tax, more_prompts=more)
+        cells[model] = cell
+    return cells
+
+
+def differences(
+    table: Array, sizes: Array, scale: Scale, level: float = 0.95, replicates: int = 2000, seed: int = 0
+) -> list[Interval]:
+    """Mean differences from the baseline with intervals that hold for all models at once.
+
+    Rates: Bonett & Price (2012), made simultaneous: two prompts, one won and one lost, are added, so that
+    models without a discordant prompt do not get an interval of width 0; the critical value is that of
+    the largest of S correlated normals (Hothorn, Bretz & Westfall 2008). Others: max-t bootstrap, for one
+    model the bootstrap-t, on values linearised at the ratio of sums.
+
+    Args:
+        table: (C, S) difference of each prompt's totals.
+        sizes: (C,).
+        scale: as in `Measurement`; "log" gives exp(difference) − 1.
+        level: nominal coverage of all intervals together.
+        replicates: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        One interval per model.
+
+    Raises:
+        DataError: fewer than 2 prompts.
+    """
+    if len(table) < 2:
+        raise DataError("an interval needs at least 2 prompts", field="values", value=len(table))
+    if scale == "rate":
+        return _rate_differences(table, level, seed)
+    linear = linearised(table, sizes)
+    if linear.shape[1] == 1:
+        found = [mean_interval(linear[:, 0], level=level, replicates=replicates, seed=seed)]
+    else:
+        found = simultaneous_intervals(linear, level=level, replicates=replicates, seed=seed)
+    if scale == "mean":
+        return found
+    return [
+        replace(i, value=math.expm1(i.value), low=math.expm1(i.low), high=math.expm1(i.high)) for i in found
+    ]
+
+
+def linearised(table: Array, sizes: Array) -> Array:
+    """One value per prompt whose mean and standard error are those of the ratio Σ totals / Σ sizes.
+
+    (C, S), (C,) → (C, S).
+    """
+    mean = table.sum(0) / sizes.sum()
+    return mean + (table - sizes[:, None] * mean) / sizes.mean()
+
+
+def alignment_tax(difference: Interval, margin: float, *, higher_is_better: bool) -> Tax:
+    """Whether a capability lost at most `margin`, by the whole interval (a non-inferiority test).
+
+    Args:
+        difference: model minus baseline.
+        margin: largest acceptable loss, 0 or more.
+        higher_is_better: direction of the metric.
+
+    Returns:
+        "within the margin" if the whole interval is, "beyond the margin" if the whole is not.
+    """
+    losses = (-difference.low, -difference.high) if higher_is_better else (difference.high, difference.low)
+    if losses[0] <= margin:
+        return "within the margin"
+    return "beyond the margin" if losses[1] > margin else "undecided"
+
+
+def largest_normal(correlation: Array, level: float, *, draws: int = 10_000, seed: int = 0) -> float:
+    """The `level` quantile of max |Z_s|, Z normal with this correlation (S, S); exact for one."""
+    if len(correlation) == 1:
+        return NormalDist().inv_cdf((1 + level) / 2)
+    values, vectors = np.linalg.eigh(correlation)
+    root = vectors * np.sqrt(np.clip(values, 0, None))
+    z = np.random.default_rng(seed).standard_normal((draws, len(correlation))) @ root.T
+    return float(np.quantile(np.abs(z).max(1), level))
+
+
+def correlation_of(table: Array) -> Array:
+    """Correlation of the columns of (C, S); a column without spread is correlated with none."""
+    centred = table - table.mean(0)
+    norms = np.sqrt((centred**2).sum(0))
+    scaled = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 1e-12)
+    found = scaled.T @ scaled
+    np.fill_diagonal(found, 1.0)
+    return found
+
+
+def _rate_differences(table: Array, level: float, seed: int) -> list[Interval]:
+    count = len(table) + 2
+    mean = table.sum(0) / count
+    error = np.sqrt(np.clip(((table**2).sum(0) + 2) / count - mean**2, 0, None) / count)
+    critical = largest_normal(correlation_of(table), level, seed=seed)
+    low, high = np.clip(mean - critical * error, -1, 1), np.clip(mean + critical * error, -1, 1)
+    return [
+        Interval(float(v), float(a), float(b), level, len(table), "Bonett-Price")
+        for v, a, b in zip(table.mean(0), low, high, strict=True)
+    ]
+
+
+def _value(measured: Measurement, totals: Array, level: float, replicates: int, seed: int) -> Interval:
+    if measured.scale == "rate":
+        return rate_interval(totals, level=level)
+    linear = linearised(totals[:, None], measured.sizes)[:, 0]
+    found = mean_interval(linear, level=level, replicates=replicates, seed=seed)
+    if measured.scale == "mean":
+        return found
+    return replace(found, value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
+
+
+def _verdict(difference: Interval, higher_is_better: bool | None) -> str:
+    if higher_is_better is None:
+        return ""
+    if difference.low <= 0 <= difference.high:
+        return "no difference shown"
+    return "better" if (difference.low > 0) == higher_is_better else "worse"
+
+
+def _more_prompts(column: Array, measured: Measurement, level: float) -> int | None:
+    """Prompts with which a model that lost nothing would be shown to lose less than the margin."""
+    margin = measured.margin or 0.0
+    deviation = float(np.std(column, ddof=1) / measured.sizes.mean())
+    if margin <= 0 or deviation == 0:
+        return None
+    return prompts_for_difference(margin, standard_deviation=deviation, level=level)

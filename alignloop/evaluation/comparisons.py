@@ -1,0 +1,371 @@
+"""Win rates and ratings of any number of models from pairs of answers to the same prompts.
+
+What compares is a `PairJudge`: rewards, people's labels and judge models all become scores of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from statistics import NormalDist
+from typing import Protocol
+
+import numpy as np
+
+from alignloop.errors import DataError, EngineError
+from alignloop.evaluation.bootstrap import Interval, cluster_sums, holm, permutation_test
+from alignloop.evaluation.comparison import correlation_of, largest_normal
+from alignloop.evaluation.planner import prompts_for_win_rate
+from alignloop.evaluation.ratings import Comparison, ModelRating, bradley_terry
+from alignloop.evaluation.winrate import LengthControlled, length_controlled_win_rate, win_rate
+from alignloop.records import Conversation, Preference
+
+_PORTION = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt in the order in which they are shown."""
+
+    prompt: Conversation
+    first: str
+    second: str
+
+
+class PairJudge(Protocol):
+    """Anything that compares answers: a judge model, a function, a person at the terminal."""
+
+    def __call__(self, pairs: Sequence[Pair], /) -> Sequence[float | None]:
+        """1 if the first is better, ½ for a tie, 0 if the second is, None if there is no verdict."""
+        ...
+
+
+class Memory(Protocol):
+    """Where verdicts are kept as they come, so that a judge that fails midway is not asked again."""
+
+    def get(self, key: object, /) -> float | None: ...
+
+    def put(self, key: object, value: float, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """All verdicts on one pair of models.
+
+    Attributes:
+        first, second: names of the models.
+        scores: 1 where the first won, ½, 0.
+        prompts: number of the prompt of each score.
+        consistency: share of pairs with the same verdict in both orders; None if asked in one.
+        without_verdict: pairs on which the judge said nothing usable; they are left out.
+        contradictory: prompts whose labels name both models as the better one.
+    """
+
+    first: str
+    second: str
+    scores: tuple[float, ...]
+    prompts: tuple[int, ...]
+    consistency: float | None = None
+    without_verdict: int = 0
+    contradictory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WinRate:
+    """A model against another, with intervals of all models holding at once.
+
+    Attributes:
+        model, against: names.
+        value: win rate, ties ½.
+        p: permutation test against ½, Holm-adjusted.
+        length_controlled: predicted win rate at equal length; None where the fit is degenerate.
+        verdicts: what it rests on.
+        needed: prompts that would tell the measured win rate from ½ with 80 % power; None at exactly ½.
+    """
+
+    model: str
+    against: str
+    value: Interval
+    p: float
+    length_controlled: LengthControlled | None
+    verdicts: Verdicts
+    needed: int | None
+
+
+def ask(
+    judge: PairJudge,
+    prompts: Sequence[Conversation],
+    answers: Mapping[str, Sequence[str]],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    memory: Memory | None = None,
+) -> list[Verdicts]:
+    """Verdicts of a judge on pairs of models, each pair of answers in both orders.
+
+    Orders that disagree are a tie. Equal answers tie and an empty answer loses to any other, unasked.
+
+    Args:
+        judge: what compares.
+        prompts: P conversations.
+        answers: (P,) by model.
+        pairs: names of the models to compare.
+        memory: keeps each order's verdict.
+
+    Returns:
+        Verdicts by pair of models.
+
+    Raises:
+        DataError: models with unequal numbers of answers.
+        EngineError: the judge returned something else than scores, or fails; what it said is in memory.
+    """
+    for name, texts in answers.items():
+        if len(texts) != len(prompts):
+            raise DataError(f"{len(prompts)} prompts, but {name} answered {len(texts)}", field="answers")
+    return [_ask_pair(judge, prompts, answers, first, second, memory) for first, second in pairs]
+
+
+def by_score(scores: Mapping[str, Sequence[float]], pairs: Sequence[tuple[str, str]]) -> list[Verdicts]:
+    """Verdicts from rewards or verifiers: the higher score wins; position cannot matter."""
+    found = []
+    for first, second in pairs:
+        a, b = (np.asarray(scores[name], dtype=np.float64) for name in (first, second))
+        wins = 0.5 + 0.5 * np.sign(a - b)
+        found.append(Verdicts(first, second, tuple(wins.tolist()), tuple(range(len(wins)))))
+    return found
+
+
+def by_labels(
+    labels: Sequence[Preference],
+    prompts: Sequence[Conversation],
+    answers: Mapping[str, Sequence[str]],
+    pairs: Sequence[tuple[str, str]],
+) -> list[Verdicts]:
+    """Verdicts of people, found by their texts: which models wrote the two answers of a label.
+
+    Several labels on one pair are several scores of one prompt; contradictory ones stay as they are, so
+    that they average to a tie, and are counted.
+
+    Args:
+        labels: preferences on these answers.
+        prompts: P conversations.
+        answers: (P,) by model.
+        pairs: names of the models to compare.
+
+    Returns:
+        Verdicts of the pairs that were labelled.
+
+    Raises:
+        DataError: no label is about these models' answers.
+    """
+    number = {prompt: i for i, prompt in enumerate(prompts)}
+    found: dict[tuple[str, str], list[tuple[int, float]]] = {pair: [] for pair in pairs}
+    for label in labels:
+        place = number.get(label.prompt)
+        if place is None:
+            continue
+        for first, second in pairs:
+            texts = (answers[first][place], answers[second][place])
+            if texts[0] != texts[1] and set(texts) == {label.chosen, label.rejected}:
+                won = label.chosen == texts[0]
+                found[first, second].append((place, label.probability if won else 1 - label.probability))
+    if not any(found.values()):
+        raise DataError(
+            f"none of {len(labels)} labels is about these models' answers to these prompts", field="labels"
+        )
+    verdicts = []
+    for (first, second), rows in found.items():
+        sides: dict[int, set[bool]] = {}
+        for place, score in rows:
+            if score != 0.5:
+                sides.setdefault(place, set()).add(score > 0.5)
+        contradictory = sum(len(side) == 2 for side in sides.values())
+        if rows:
+            places, scores = zip(*rows, strict=True)
+            verdicts.append(Verdicts(first, second, scores, places, contradictory=contradictory))
+    return verdicts
+
+
+def win_rates(
+    verdicts: Sequence[Verdicts],
+    answers: Mapping[str, Sequence[str]],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[WinRate]:
+    """Win rates of all pairs with simultaneous Wilson intervals and Holm-adjusted tests.
+
+    Args:
+        verdicts: of each pair of models.
+        answers: (P,) by model, for their lengths in characters.
+        level: nominal coverage of all intervals together.
+        seed: of the critical value and the permutations.
+
+    Returns:
+        One per pair that has verdicts on at least 2 prompts.
+    """
+    usable = [v for v in verdicts if len(set(v.prompts)) >= 2]
+    intervals = simultaneous_win_rates(usable, level=level, seed=seed)
+    tests = holm(
+        [permutation_test(v.scores, np.full(len(v.scores), 0.5), v.prompts, seed=seed) for v in usable]
+    )
+    return [
+        WinRate(v.first, v.second, interval, p, _length_controlled(v, answers, level), v, _needed(v, level))
+        for v, interval, p in zip(usable, intervals, tests, strict=True)
+    ]
+
+
+def simultaneous_win_rates(
+    verdicts: Sequence[Verdicts], *, level: float = 0.95, seed: int = 0
+) -> list[Interval]:
+    """Clustered Wilson intervals that hold for all pairs at once.
+
+    The critical value is that of the largest of correlated normals, their correlation being that of the
+    pairs' scores over prompts; for one pair it is Wilson's interval.
+
+    Args:
+        verdicts: of each pair, on at least 2 prompts.
+        level: nominal coverage of all intervals together.
+        seed: of the critical value.
+
+    Returns:
+        One interval per pair.
+    """
+    if not verdicts:
+        return []
+    count = 1 + max(place for v in verdicts for place in v.prompts)
+    table = np.stack([_by_prompt(v, count) for v in verdicts], axis=1)
+    each = 2 * NormalDist().cdf(largest_normal(correlation_of(table), level, seed=seed)) - 1
+    found = [win_rate(v.scores, v.prompts, level=each) for v in verdicts]
+    return [replace(interval, level=level, method="wilson max-z") for interval in found]
+
+
+def ratings(
+    verdicts: Sequence[Verdicts], *, level: float = 0.95, anchor: str | None = None
+) -> tuple[list[ModelRating], bool]:
+    """Bradley–Terry ratings; the flag says that ties were added because a model won or lost everything.
+
+    Args:
+        verdicts: of pairs of models that are connected.
+        level: nominal coverage of each interval.
+        anchor: model whose rating is exactly 1000.
+
+    Returns:
+        Ratings, best first, and the flag.
+
+    Raises:
+        DataError: models that no comparison connects, or fewer than 2 prompts.
+    """
+    games = [
+        Comparison(v.first, v.second, score, place)
+        for v in verdicts
+        for score, place in zip(v.scores, v.prompts, strict=True)
+    ]
+    wins: dict[str, float] = {}
+    for game in games:
+        wins[game.first] = wins.get(game.first, 0.0) + game.score
+        wins[game.second] = wins.get(game.second, 0.0) + 1 - game.score
+    played = {name: sum(name in (g.first, g.second) for g in games) for name in wins}
+    swept = any(total in (0.0, played[name]) for name, total in wins.items())
+    try:
+        return bradley_terry(games, level=level, anchor=anchor, virtual_ties=1.0 if swept else 0.0), swept
+    except DataError:
+        if swept:
+            raise
+        return bradley_terry(games, level=level, anchor=anchor, virtual_ties=1.0), True
+
+
+def all_pairs(models: Sequence[str], baseline: str) -> list[tuple[str, str]]:
+    """Every two models, each model against the baseline first; in a pair the baseline is the second."""
+    others = [model for model in models if model != baseline]
+    return [*((model, baseline) for model in others), *combinations(others, 2)]
+
+
+def _ask_pair(
+    judge: PairJudge,
+    prompts: Sequence[Conversation],
+    answers: Mapping[str, Sequence[str]],
+    first: str,
+    second: str,
+    memory: Memory | None,
+) -> Verdicts:
+    pairs = [Pair(p, a, b) for p, a, b in zip(prompts, answers[first], answers[second], strict=True)]
+    known = [_without_judge(pair) for pair in pairs]
+    asked = [pair for pair, score in zip(pairs, known, strict=True) if score is None]
+    swapped = [Pair(pair.prompt, pair.second, pair.first) for pair in asked]
+    one, two = (iter(_remembered(judge, shown, memory)) for shown in (asked, swapped))
+    scores, places, same, silent = [], [], [], 0
+    for place, score in enumerate(known):
+        if score is None:
+            shown_first, shown_second = next(one), next(two)
+            if shown_first is None or shown_second is None:
+                silent += 1
+                continue
+            same.append(shown_first == 1 - shown_second)
+            score = shown_first if same[-1] else 0.5
+        scores.append(score)
+        places.append(place)
+    consistency = float(np.mean(same)) if same else None
+    return Verdicts(first, second, tuple(scores), tuple(places), consistency, silent)
+
+
+def _without_judge(pair: Pair) -> float | None:
+    if pair.first == pair.second:
+        return 0.5
+    if not pair.first.strip() or not pair.second.strip():
+        return 0.5 + 0.5 * (bool(pair.first.strip()) - bool(pair.second.strip()))
+    return None
+
+
+def _remembered(judge: PairJudge, pairs: Sequence[Pair], memory: Memory | None) -> list[float | None]:
+    found: list[float | None] = [None if memory is None else memory.get(pair) for pair in pairs]
+    waiting = [i for i, score in enumerate(found) if score is None]
+    for start in range(0, len(waiting), _PORTION):
+        portion = waiting[start : start + _PORTION]
+        for i, score in zip(portion, _checked(judge, [pairs[i] for i in portion]), strict=True):
+            found[i] = score
+            if memory is not None and score is not None:
+                memory.put(pairs[i], score)
+    return found
+
+
+def _checked(
+    judge: Callable[[Sequence[Pair]], Sequence[float | None]], pairs: Sequence[Pair]
+) -> list[float | None]:
+    scores = list(judge(pairs))
+    if len(scores) != len(pairs) or not all(score in (None, 0, 0.5, 1) for score in scores):
+        raise EngineError(
+            f"the judge gave {scores!r:.80} for {len(pairs)} pairs; it has to give 1, 0.5, 0 or None for each"
+        )
+    return [None if score is None else float(score) for score in scores]
+
+
+def _by_prompt(verdicts: Verdicts, count: int) -> np.ndarray:
+    """Mean score of each prompt less the win rate, 0 where there is none."""
+    totals, sizes = np.zeros(count), np.zeros(count)
+    np.add.at(totals, list(verdicts.prompts), np.asarray(verdicts.scores) - np.mean(verdicts.scores))
+    np.add.at(sizes, list(verdicts.prompts), 1.0)
+    return totals / np.maximum(sizes, 1)
+
+
+def _length_controlled(
+    verdicts: Verdicts, answers: Mapping[str, Sequence[str]], level: float
+) -> LengthControlled | None:
+    lengths = [
+        len(answers[verdicts.first][place]) - len(answers[verdicts.second][place])
+        for place in verdicts.prompts
+    ]
+    try:
+        return length_controlled_win_rate(verdicts.scores, lengths, verdicts.prompts, level=level)
+    except DataError:  # degenerate: too few prompts, or lengths that decide everything
+        return None
+
+
+def _needed(verdicts: Verdicts, level: float) -> int | None:
+    totals, sizes = cluster_sums(verdicts.scores, verdicts.prompts)
+    per_prompt = totals / sizes
+    rate = float(totals.sum() / sizes.sum())
+    if rate in (0.0, 0.5, 1.0):
+        return None
+    ties = min(float(np.mean(per_prompt == 0.5)), 2 * min(rate, 1 - rate))
+    return prompts_for_win_rate(rate, ties=ties, level=level)

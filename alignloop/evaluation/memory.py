@@ -1,0 +1,72 @@
+"""What was computed once, on disk: one JSON value per line under the hash of what it depends on.
+
+Lines are appended as values come, so a kill loses the line being written at most; a torn line and a
+second value of a key are harmless. Several processes may append to one file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from alignloop.run.files import read_lines
+from alignloop.run.hashing import digest
+
+
+class JsonMemory:
+    """Values by content.
+
+    Attributes:
+        path: the file, made with the first value.
+        scope: what all values of this memory depend on; part of each key.
+    """
+
+    def __init__(self, path: Path, *, scope: object = "") -> None:
+        self.path = path
+        self.scope = scope
+        self._values: dict[str, Any] = {}
+        for row in read_lines(path):
+            if "key" in row and "value" in row:
+                self._values[row["key"]] = row["value"]
+
+    def get(self, key: object, /) -> Any:
+        """The value of a key, None if there is none."""
+        return self._values.get(self._digest(key))
+
+    def put(self, key: object, value: Any, /) -> None:
+        """Keep a value; it is on disk when this returns, unless the machine loses power.
+
+        Args:
+            key: what the value depends on: JSON-like, or a dataclass of such.
+            value: JSON-like, not None.
+        """
+        hashed = self._digest(key)
+        if self._values.get(hashed) == value:
+            return
+        self._values[hashed] = value
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"key": hashed, "value": value}, ensure_ascii=False, allow_nan=False) + "\n"
+        # One write to a file opened for appending is not mixed with another process's. A torn line of an
+        # earlier kill is ended first, or this one would be lost with it.
+        with open(self.path, "ab") as file:
+            torn = file.tell() > 0 and _last_byte(self.path) != b"\n"
+            file.write(b"\n" * torn + line.encode("utf-8", "surrogatepass"))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def _digest(self, key: object) -> str:
+        return digest([self.scope, dataclasses.asdict(key) if _is_data(key) else key])  # pyright: ignore
+
+
+def _is_data(key: object) -> bool:
+    return dataclasses.is_dataclass(key) and not isinstance(key, type)
+
+
+def _last_byte(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)

@@ -1,0 +1,1 @@
+"""Judgements by language models: local ones or any OpenAI-compatible endpoint."""

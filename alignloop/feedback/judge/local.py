@@ -1,0 +1,105 @@
+"""A model of this machine as adviser: choices by the log-probs of their tokens, texts by sampling.
+
+P(choice) is the softmax over the choices' log-probs after the prompt (RLAIF, Lee et al. 2023,
+arXiv 2309.00267, section 2.1). The choices of a question share its prompt in one packed row.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from alignloop.data.packing import Group, collate, completion, pack
+from alignloop.data.tokenize import Encoder
+from alignloop.feedback.judge.adviser import Account, Ask, OnReply, Reply
+from alignloop.model.generate import generate
+from alignloop.model.load import LoadedModel
+from alignloop.model.packed import PackedModel
+from alignloop.model.sampling import SamplingParams
+from alignloop.model.scheduler import Sampled
+
+
+class LocalAdviser:
+    """A loaded model that is asked.
+
+    Attributes:
+        name: the model's name or path.
+        identity: fingerprint of its weights and template.
+        account: tokens read and written; a local model costs nothing.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, encoder: Encoder, *, identity: str, token_budget: int = 8192
+    ) -> None:
+        self.loaded, self.encoder, self.token_budget = loaded, encoder, token_budget
+        self.name, self.identity, self.account = loaded.name, f"local:{identity}", Account()
+        self.packed = PackedModel(loaded.model).eval()
+        config = loaded.model.config.get_text_config(decoder=True)
+        self.context = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
+
+    def ask(self, asks: Sequence[Ask], *, on_reply: OnReply | None = None) -> list[Reply]:
+        """One reply for each question; one that does not fit the model's context is `too_long`."""
+        replies = [Reply(fault="too_long")] * len(asks)
+
+        def give(number: int, reply: Reply) -> None:
+            replies[number] = reply
+            self.account.num_asked += 1
+            self.account.tokens_input += reply.tokens_input
+            self.account.tokens_output += reply.tokens_output
+            if on_reply is not None:
+                on_reply(number, reply)
+
+        closed: list[Group] = []
+        open_: dict[tuple[int, float], list[tuple[int, np.ndarray]]] = defaultdict(list)
+        for number, ask in enumerate(asks):
+            prompt = self.encoder.prompt(ask.messages)
+            labels = [completion(self._label(choice)) for choice in ask.choices]
+            longest = max((len(label.ids) for label in labels), default=ask.max_tokens)
+            if len(prompt) + longest > self.context:
+                give(number, Reply(fault="too_long"))
+            elif labels:
+                closed.append(Group(prompt, tuple(labels), number))
+            else:
+                open_[ask.max_tokens, ask.temperature].append((number, prompt))
+        self._choose(closed, give)
+        for (max_tokens, temperature), rows in open_.items():
+            seeds = [[asks[number].seed] for number, _ in rows]
+            self._write(rows, SamplingParams(temperature=temperature, max_tokens=max_tokens), seeds, give)
+        return replies
+
+    def _label(self, choice: str) -> list[int]:
+        lead = getattr(self.encoder.template, "lead", "")
+        return self.encoder.tokenizer.encode(lead + choice, add_special_tokens=False)
+
+    def _choose(self, groups: Sequence[Group], give: OnReply) -> None:
+        for chunk in pack(groups, self.token_budget):
+            with torch.no_grad():
+                logprobs = self.packed(collate(chunk)).logprobs
+            totals = logprobs.double().sum(-1).cpu().split([len(group.completions) for group in chunk])
+            for group, total in zip(chunk, totals, strict=True):
+                chances = torch.softmax(total, 0).tolist()
+                give(group.index, Reply("", tuple(chances), "", len(group.prompt_ids), 1))
+
+    def _write(
+        self,
+        rows: Sequence[tuple[int, np.ndarray]],
+        params: SamplingParams,
+        seeds: Sequence[Sequence[int]],
+        give: OnReply,
+    ) -> None:
+        def done(row: int, _index: int, sampled: Sampled) -> None:
+            number, prompt = rows[row]
+            give(number, Reply(sampled.text.strip(), (), "", len(prompt), len(sampled.ids)))
+
+        generate(
+            self.loaded.model,
+            self.loaded.tokenizer,
+            [prompt.tolist() for _, prompt in rows],
+            params,
+            seeds=seeds,
+            token_budget=max(self.token_budget, max(len(p) for _, p in rows) + params.max_tokens),
+            on_done=done,
+        )

@@ -1,0 +1,109 @@
+"""Rewards of packed groups: one scalar head, or an ensemble of adapters with heads on one base.
+
+M members, K completions of a group, A outputs of a head (the first one is the reward).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from alignloop.data.packing import Group, collate, pack
+from alignloop.errors import ModelError
+from alignloop.model.adapters import using
+from alignloop.model.packed import PackedModel, ScalarHead
+
+HEAD_FILE = "scalar_head.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Reward models on one transformers model.
+
+    Attributes:
+        members: a packed model with its own head for each; all on the same transformers model.
+        adapters: each member's adapter on it; none where its own weights are the reward model's.
+        peft: the adapters, if there are any.
+    """
+
+    members: tuple[PackedModel, ...]
+    adapters: tuple[str, ...] = ()
+    peft: PeftModel | None = None
+
+    def active(self, member: int) -> AbstractContextManager[None]:
+        """While it lasts, the base computes this member; afterwards it is what it was."""
+        return using(self.peft, self.adapters[member]) if self.peft is not None else nullcontext()
+
+    def only(self, member: int) -> Scorer:
+        """One of the members."""
+        return Scorer((self.members[member],), self.adapters[member : member + 1], self.peft)
+
+    def scores(self, groups: Sequence[Group], token_budget: int) -> list[Tensor]:
+        """Rewards of every group's completions by every member, float32 (M, K) on the CPU, in order."""
+        by_member = []
+        for number, member in enumerate(self.members):
+            with self.active(number):
+                by_member.append([s[:, 0] for s in group_scores(member, groups, token_budget)])
+        return [torch.stack(rows) for rows in zip(*by_member, strict=True)]
+
+
+def group_scores(model: PackedModel, groups: Sequence[Group], token_budget: int) -> list[Tensor]:
+    """Scores of every group's completions, float32 (K, A) each on the CPU, in the order of the groups."""
+    model.eval()
+    numbered = [Group(g.prompt_ids, g.completions, i) for i, g in enumerate(groups)]
+    scores: list[Tensor] = [torch.empty(0)] * len(groups)
+    with torch.no_grad():
+        for chunk in pack(numbered, token_budget):
+            out = model(collate(chunk), logprobs=False, scores=True).scores
+            assert out is not None
+            for group, part in zip(chunk, out.cpu().split([len(g.completions) for g in chunk]), strict=True):
+                scores[group.index] = part
+    return scores
+
+
+def normalize(model: PackedModel, groups: Sequence[Group], token_budget: int) -> tuple[Tensor, Tensor]:
+    """Set gain and shift so that each output has mean 0 and std 1 on these groups; returns the old, (A,)."""
+    rewards = torch.cat(group_scores(model, groups, token_budget))
+    mean, std = rewards.mean(0), rewards.std(0).clamp(min=1e-6)
+    assert model.head is not None
+    device = model.head.gain.device
+    model.head.shift.sub_(mean.to(device)).div_(std.to(device))
+    model.head.gain.div_(std.to(device))
+    return mean, std
+
+
+def save_head(head: ScalarHead, folder: Path) -> None:
+    """Write a scalar head into a model's folder."""
+    scratch = folder / f".{HEAD_FILE}"
+    save_file({k: v.contiguous() for k, v in head.state_dict().items()}, scratch)
+    scratch.replace(folder / HEAD_FILE)
+
+
+def load_head(folder: Path) -> ScalarHead:
+    """The scalar head in a reward model's folder, its gain and shift included.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if not (folder / HEAD_FILE).is_file():
+        raise ModelError(
+            f"'{folder}' is no reward model: {HEAD_FILE} is missing (train one with stage 'reward')"
+        )
+    weights = load_file(folder / HEAD_FILE)
+    head = ScalarHead(weights["weight"].shape[1], weights["weight"].shape[0])
+    head.load_state_dict(weights)
+    return head
+
+
+def first_output(head: ScalarHead) -> ScalarHead:
+    """The head without its other outputs: the quality head of one that was trained beside a length head."""
+    kept = ScalarHead(head.weight.shape[1]).to(device=head.weight.device, dtype=head.weight.dtype)
+    kept.load_state_dict({name: tensor[:1] for name, tensor in head.state_dict().items()})
+    return kept

@@ -1,0 +1,148 @@
+"""When the linter looks: at settings first, at tokenized data next, at the loaded model last.
+
+Errors stop a stage before its first step, warnings are told; docs/lint.md explains every code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from alignloop.config import RewardConfig, StageConfig, TrainConfig
+from alignloop.data.chat import FILE as TEMPLATE_FILE
+from alignloop.data.chat import ChatTemplate, check_same, load_saved, load_template
+from alignloop.data.packing import Group
+from alignloop.errors import ConfigError, ModelError
+from alignloop.model.load import LoadedModel
+from alignloop.model.packed import PackedModel
+from alignloop.objectives.base import Objective
+from alignloop.run import Run
+from alignloop.stages.lint import Finding, enforce, lint_boundary, lint_groups, special_tokens
+from alignloop.stages.lint_model import lint_head, lint_reference_values, lint_weights
+from alignloop.stages.lint_settings import lint_data_settings, lint_schedule, lint_settings
+from alignloop.training.loop import Reference
+
+
+def tell(run: Run, text: str) -> None:
+    """A warning for the run's record and for the person at the terminal, once."""
+    if text in run.record["warnings"]:
+        return
+    run.warn(text)
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def check_settings(config: StageConfig, objective: Objective | None = None) -> None:
+    """Stop at once for what a recipe shows by itself, before anything is read or computed.
+
+    Raises:
+        ConfigError: settings that make the stage worthless.
+    """
+    found = lint_settings(config, objective)
+    enforce([finding for finding in found if finding.severity == "error"], str)
+
+
+def check_data(
+    config: TrainConfig,
+    objective: Objective,
+    run: Run,
+    loaded: LoadedModel,
+    template: ChatTemplate,
+    groups: Sequence[Group],
+    held_out: Sequence[Group] = (),
+) -> None:
+    """Look at settings and tokenized rows together, before reference log-probs are computed.
+
+    Raises:
+        ConfigError: a trap that makes the training worthless.
+    """
+    findings = lint_training(config, objective, loaded, template, groups, held_out)
+    enforce(findings, partial(tell, run))
+
+
+def lint_training(
+    config: TrainConfig,
+    objective: Objective | None,
+    loaded: LoadedModel,
+    template: ChatTemplate,
+    groups: Sequence[Group],
+    held_out: Sequence[Group] = (),
+) -> list[Finding]:
+    """Everything that settings, tokenizer and tokenized rows show; the model may be without values."""
+    tokenizer: Any = loaded.tokenizer
+    size = sum(p.numel() for p in loaded.model.parameters())
+    shape = loaded.model.config.get_text_config()
+    return [
+        *lint_settings(config, objective, num_parameters=size),
+        *lint_groups(groups, special_tokens(tokenizer, template.end), held_out=held_out),
+        *lint_boundary(groups, tokenizer),
+        *lint_data_settings(config, objective, groups, num_positions=shape.max_position_embeddings),
+    ]
+
+
+def check_start(
+    config: TrainConfig,
+    objective: Objective,
+    run: Run,
+    model: PackedModel,
+    groups: Sequence[Group],
+    *,
+    num_steps: int,
+    done: int,
+    reference: Reference | None,
+) -> None:
+    """Look at the model and the schedule right before the first step, or where a run goes on.
+
+    Raises:
+        ConfigError: a trap that makes the training worthless.
+    """
+    findings = lint_schedule(config, num_steps, done=done) + lint_weights(model)
+    if not done and model.head is not None and isinstance(config, RewardConfig):
+        findings += lint_head(model.head, config.seed_of_head)
+    own = getattr(config, "reference", "auto") in ("auto", "start")
+    if not findings and own and "reference_logprobs" in objective.needs and (not done or reference):
+        findings += lint_reference_values(model, groups, reference)
+    enforce(findings, partial(tell, run))
+
+
+def check_online(config: TrainConfig, objective: Objective, run: Run, model: PackedModel) -> None:
+    """Look at the settings and the weights of a stage that learns from its own samples.
+
+    Raises:
+        ConfigError: a trap that makes the training worthless.
+    """
+    size = sum(p.numel() for p in model.parameters())
+    findings = lint_settings(config, objective, num_parameters=size) + lint_weights(model)
+    enforce(findings, partial(tell, run))
+
+
+def saved_template(loaded: LoadedModel) -> ChatTemplate | None:
+    """The template a model was trained with here, None for a model from elsewhere."""
+    folder = loaded.path
+    return load_saved(folder) if folder is not None and (folder / TEMPLATE_FILE).is_file() else None
+
+
+def agreed_template(loaded: LoadedModel, name: str) -> ChatTemplate:
+    """The template to use with a model: the one it was trained with, which another may not replace.
+
+    Args:
+        loaded: the model.
+        name: what the recipe asks for; `tokenizer` takes the model's.
+
+    Returns:
+        The template, the same at inference as in training.
+
+    Raises:
+        ConfigError: AL209, `name` is another template than the one the model was trained with.
+    """
+    saved, asked = saved_template(loaded), load_template(name, loaded.tokenizer)
+    if saved is None:
+        return asked
+    if name != "tokenizer":
+        try:
+            check_same(saved, asked)
+        except ModelError as error:
+            fix = "leave chat_template out, which takes the model's"
+            raise ConfigError(str(Finding("AL209", "error", str(error), fix))) from error
+    return saved

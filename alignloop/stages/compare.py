@@ -1,0 +1,299 @@
+"""Any number of models on any number of sets: one table with intervals, win rates, ratings, a gate."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from alignloop.config import CompareConfig
+from alignloop.config.compare import ModelEntry, model_names, set_names
+from alignloop.data.columns import read_records
+from alignloop.errors import UserError
+from alignloop.evaluation import gate
+from alignloop.evaluation.comparison import Cell, Measurement, measurement
+from alignloop.evaluation.comparison import compare as compared
+from alignloop.evaluation.comparisons import (
+    PairJudge,
+    Verdicts,
+    WinRate,
+    all_pairs,
+    ask,
+    by_labels,
+    by_score,
+    ratings,
+    win_rates,
+)
+from alignloop.evaluation.endpoint import Endpoint, is_url
+from alignloop.evaluation.memory import JsonMemory
+from alignloop.records import Preference
+from alignloop.rl.rewards import function
+from alignloop.rl.verifiers import instruction_reward
+from alignloop.run import Run
+from alignloop.stages import common
+from alignloop.stages.candidates import Candidate, Local, Recorded, Served, check_there, is_recorded
+from alignloop.stages.compare_sets import EvaluationSet, Raw, asked, collect, measure, read_set
+from alignloop.stages.reward import RewardModel
+from alignloop.stages.sample import sampling_params
+
+_COMPARED = ("prompts", "instructions")
+"""Kinds of sets whose answers are compared with one another."""
+
+
+def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
+    """Measure all models on all sets and compare them.
+
+    Everything that can be wrong in the recipe is found before the first answer is sampled. Answers,
+    log-probs and verdicts are kept as they come, so that the same command goes on.
+
+    Args:
+        config: the recipe.
+        run: the run folder; receives samples of the baseline against the others.
+
+    Returns:
+        Results for run.json: `models`, `baseline`, `comparison` (metrics × models), `win_rates`,
+        `ratings`, `requirements`, `num_prompts`.
+
+    Raises:
+        RequirementError: a requirement is not met; the results are in the run folder all the same.
+    """
+    common.set_threads(config.num_threads)
+    for text in config.require:
+        gate.parse(text)
+    judge = _judge(config.judge)
+    names = model_names(config.models)
+    baseline = config.baseline or names[0]
+    candidates = [
+        _candidate(config, entry, name, run) for entry, name in zip(config.models, names, strict=True)
+    ]
+    sets = [
+        read_set(entry, name, function(entry["scorer"]) if "scorer" in entry else None)
+        for entry, name in zip(config.sets, set_names(config.sets), strict=True)
+    ]
+    raw: dict[str, dict[str, Raw]] = {one.name: {} for one in sets}
+    for candidate in candidates:
+        for one in sets:
+            raw[one.name][candidate.name] = collect(candidate, one)
+        candidate.close()
+    measured = [m for one in sets for m in measure(one, raw[one.name])]
+    wins, rated = [], []
+    for one in sets:
+        if one.entry["kind"] in _COMPARED:
+            more, verdicts = _verdicts(config, one, raw[one.name], names, baseline, judge, run)
+            measured += more
+            for source, found in verdicts.items():
+                against = [v for v in found if v.second == baseline]
+                rates = win_rates(against, raw[one.name], level=config.confidence, seed=config.seed)
+                wins += [_win_row(one.name, source, rate) for rate in rates]
+                rated += _rating_rows(one.name, source, found, config.confidence, baseline)
+    cells = [(m, _cells(config, m, baseline)) for m in measured]
+    results = {
+        "models": names,
+        "baseline": baseline,
+        "num_prompts": {one.name: len(one.rows) for one in sets},
+        "confidence": config.confidence,
+        "comparison": [_metric_row(m, row) for m, row in cells],
+        "win_rates": wins,
+        "ratings": rated,
+    }
+    _write_samples(run, sets, raw, names, baseline)
+    if len(names) == 1:
+        common.tell(run, "there is one model only, so nothing is compared: its values are shown")
+    run.set_results(results)
+    outcomes = gate.judge(config.require, _named(cells, wins))
+    results["requirements"] = gate.as_rows(outcomes)
+    run.set_results(results)
+    gate.enforce(outcomes)
+    return results
+
+
+def _candidate(config: CompareConfig, entry: ModelEntry | str, name: str, run: Run) -> Candidate:
+    item: ModelEntry = {"model": entry} if isinstance(entry, str) else entry
+    path, params = item["model"], sampling_params(config, config.seed)
+    if is_url(path):
+        endpoint = Endpoint(path, item.get("served_name", ""), item.get("api_key_env", ""))
+        scope = [path, endpoint.model, asdict(params)]
+        return Served(name, endpoint, params, JsonMemory(run.path / "answers.jsonl", scope=scope))
+    if is_recorded(path):
+        return Recorded(name, path)
+    check_there(path)
+    return Local(name, path, params, config.dtype, config.device, config.chat_template, config.token_budget)
+
+
+def _judge(path: str | None) -> PairJudge | None:
+    """The recipe's `module:function`.
+
+    Raises:
+        UserError: no such function.
+    """
+    if path is None:
+        return None
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"judge '{path}' cannot be imported: {error}") from error
+    if not callable(found):
+        raise UserError(f"judge '{path}' is not a function")
+    return found  # pyright: ignore[reportReturnType]
+
+
+def _verdicts(
+    config: CompareConfig,
+    one: EvaluationSet,
+    answers: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+    baseline: str,
+    judge: PairJudge | None,
+    run: Run,
+) -> tuple[list[Measurement], dict[str, list[Verdicts]]]:
+    """Verdicts on a set's answers by what compares them, and the scores they rest on as metrics."""
+    prompts = [prompt.prompt for prompt in one.prompts]
+    every = all_pairs(names, baseline)
+    asked_pairs = every if config.pairs == "all" else [pair for pair in every if pair[1] == baseline]
+    measured: list[Measurement] = []
+    found: dict[str, list[Verdicts]] = {}
+    if all(prompt.constraints for prompt in one.prompts):
+        scores = {
+            model: [
+                instruction_reward(text, p.constraints, prompt=asked(p.prompt))
+                for text, p in zip(texts, one.prompts, strict=True)
+            ]
+            for model, texts in answers.items()
+        }
+        found["gold"] = by_score(scores, every)
+    if config.reward_model is not None:
+        model = RewardModel(config.reward_model, dtype=config.dtype, device=config.device)
+        rows = model.score(prompts, [list(texts) for texts in zip(*answers.values(), strict=True)])
+        scores = {name: [row[i] for row in rows] for i, name in enumerate(answers)}
+        measured.append(measurement(f"{one.name}.reward", scores, unit="reward"))
+        found["reward"] = by_score(scores, every)
+    if config.labels is not None:
+        labels = [
+            r for r in read_records(config.labels, kind="preference").records if isinstance(r, Preference)
+        ]
+        found["labels"] = by_labels(labels, prompts, answers, every)
+        contradictory = sum(v.contradictory for v in found["labels"])
+        if contradictory:
+            common.tell(run, f"{one.name}: labels contradict one another on {contradictory} pairs of answers")
+    if judge is not None:
+        memory = JsonMemory(run.path / "verdicts.jsonl", scope=config.judge)
+        found["judge"] = ask(judge, prompts, answers, asked_pairs, memory=memory)
+        silent = sum(v.without_verdict for v in found["judge"])
+        if silent:
+            common.tell(run, f"{one.name}: the judge gave no verdict on {silent} pairs, which are left out")
+    return measured, {source: verdicts for source, verdicts in found.items() if verdicts}
+
+
+def _cells(config: CompareConfig, measured: Measurement, baseline: str) -> dict[str, Cell]:
+    return compared(
+        measured, baseline, level=config.confidence, replicates=config.bootstrap, seed=config.seed
+    )
+
+
+def _metric_row(measured: Measurement, cells: Mapping[str, Cell]) -> dict[str, Any]:
+    models: dict[str, Any] = {model: {"missing": reason} for model, reason in measured.missing.items()}
+    for model, cell in cells.items():
+        row: dict[str, Any] = {"value": cell.value.value, "interval": [cell.value.low, cell.value.high]}
+        if cell.difference is not None:
+            gap = cell.difference
+            row |= {"difference": gap.value, "difference_interval": [gap.low, gap.high], "p": cell.p}
+            row |= {"verdict": cell.verdict}
+        if cell.tax is not None:
+            row |= {"tax": cell.tax, "prompts_to_decide": cell.more_prompts}
+        models[model] = row
+    return {
+        "name": measured.name,
+        "unit": measured.unit,
+        "higher_is_better": measured.higher_is_better,
+        "scale": measured.scale,
+        "margin": measured.margin,
+        "num_prompts": len(measured.sizes),
+        "models": models,
+    }
+
+
+def _win_row(name: str, source: str, rate: WinRate) -> dict[str, Any]:
+    controlled = rate.length_controlled
+    return {
+        "set": name,
+        "judge": source,
+        "model": rate.model,
+        "against": rate.against,
+        "value": rate.value.value,
+        "interval": [rate.value.low, rate.value.high],
+        "p": rate.p,
+        "length_controlled": None if controlled is None else controlled.win_rate.value,
+        "length_controlled_interval": None
+        if controlled is None
+        else [controlled.win_rate.low, controlled.win_rate.high],
+        "same_in_both_orders": rate.verdicts.consistency,
+        "contradictory": rate.verdicts.contradictory,
+        "without_verdict": rate.verdicts.without_verdict,
+        "num_prompts": rate.value.num_clusters,
+        "prompts_needed": rate.needed,
+    }
+
+
+def _rating_rows(
+    name: str, source: str, verdicts: Sequence[Verdicts], level: float, baseline: str
+) -> list[dict[str, Any]]:
+    """Ratings with the baseline at 1000; none for a single pair, whose win rate says it all."""
+    models = {name for v in verdicts for name in (v.first, v.second)}
+    if len(models) < 3 or len({place for v in verdicts for place in v.prompts}) < 2:
+        return []
+    found, swept = ratings(verdicts, level=level, anchor=baseline)
+    return [{"set": name, "judge": source, **asdict(one), "with_virtual_ties": swept} for one in found]
+
+
+def _named(
+    cells: Sequence[tuple[Measurement, Mapping[str, Cell]]], wins: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Everything that `require` may name."""
+    named: dict[str, float] = {}
+    for measured, row in cells:
+        for model, cell in row.items():
+            stem = f"{model}.{measured.name}"
+            named |= {stem: cell.value.value, f"{stem}.low": cell.value.low, f"{stem}.high": cell.value.high}
+            if cell.difference is not None:
+                named[f"{stem}.change"] = cell.difference.value
+                named |= {
+                    f"{stem}.change_low": cell.difference.low,
+                    f"{stem}.change_high": cell.difference.high,
+                }
+    for win in wins:
+        stems = [f"{win['model']}.win_rate_{win['judge']}"]
+        if sum(w["model"] == win["model"] for w in wins) == 1:
+            stems.append(f"{win['model']}.win_rate")
+        for stem in (*stems, f"{win['model']}.{win['set']}.win_rate_{win['judge']}"):
+            named |= {
+                stem: win["value"],
+                f"{stem}.low": win["interval"][0],
+                f"{stem}.high": win["interval"][1],
+            }
+    return named
+
+
+def _write_samples(
+    run: Run,
+    sets: Sequence[EvaluationSet],
+    raw: Mapping[str, Mapping[str, Sequence[str]]],
+    names: Sequence[str],
+    baseline: str,
+) -> None:
+    run.rewind(-1)
+    for one in sets:
+        answers = raw[one.name]
+        for i, prompt in enumerate(one.prompts):
+            for name in names:
+                if name != baseline or len(names) == 1:
+                    row: dict[str, Any] = {
+                        "step": 0,
+                        "prompt": [{"role": m.role, "content": m.content} for m in prompt.prompt],
+                        "completion": answers[name][i],
+                        "model": f"{name} · {one.name}",
+                    }
+                    if len(names) > 1:
+                        row["completion_before"] = answers[baseline][i]
+                    run.sample(**row)

@@ -1,0 +1,242 @@
+"""AI feedback: judges compare sampled answers, after they were examined themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignloop.config.ai import JudgeConfig
+from alignloop.data.columns import read_records, write_records
+from alignloop.data.files import write_whole
+from alignloop.errors import DataError
+from alignloop.feedback.constitution.principles import load_constitution
+from alignloop.feedback.judge.adviser import Adviser
+from alignloop.feedback.judge.certify import Certificate, Thresholds, certify, refuse_unless_passed
+from alignloop.feedback.judge.compare import Manner, Pair, Verdict, check_faults, coin, judge_pairs
+from alignloop.feedback.judge.panel import agreement, joint
+from alignloop.feedback.judge.rubric import Rubric, load_rubric
+from alignloop.records import Preference, Prompt, Provenance
+from alignloop.run import Run
+from alignloop.stages import common
+from alignloop.stages.answers import ANSWERS_FILE, Answered, read_answers
+from alignloop.stages.judging import account_row, open_adviser, write_certificate
+from alignloop.stages.labels import label_table
+
+VERDICTS_FILE = "verdicts.jsonl"
+
+
+class Task(NamedTuple):
+    """A pair with the row of data it comes from."""
+
+    source: Prompt
+    pair: Pair
+
+
+def judge(config: JudgeConfig, run: Run) -> dict[str, Any]:
+    """Examine the judges, then let them compare the answers of a `sample` run.
+
+    What was asked once is never asked again: all replies are cached by content, so a stopped stage goes
+    on where it was. Labels say `"origin": "ai"` and name judges, rubric and principle.
+
+    Args:
+        config: the recipe; `dataset` is a sample run or its rows.
+        run: the run folder; receives `certificate.json`, `verdicts.jsonl` (every judge's verdict with its
+            reasons) and `data/rows.jsonl` with the preferences.
+
+    Returns:
+        Results for run.json.
+
+    Raises:
+        UserError: a judge failed its certification in a measure that is not overridden.
+        EngineError: a judge cannot be reached, or gives no verdict too often.
+        DataError: no pair to compare, or only ties where these are dropped.
+    """
+    common.set_threads(config.num_threads)
+    rubric = load_rubric(config.rubric)
+    tasks = make_tasks(read_answers(config.dataset), config)
+    manner = Manner(config.language, config.reasons, config.max_reason_tokens, config.clamp)
+    judges = open_judges(config)
+    certificates = [examine(adviser, tasks, rubric, manner, config) for adviser in judges.values()]
+    write_certificate(certificates, run.path)
+    for certificate in certificates:
+        refuse_unless_passed(certificate)
+        if certificate.overridden:
+            names = ", ".join(certificate.overridden)
+            common.tell(run, f"judge '{certificate.judge}' is used although it did not pass: {names}")
+    pairs = [task.pair for task in tasks]
+    verdicts = {name: judge_pairs(adviser, pairs, rubric, manner) for name, adviser in judges.items()}
+    faults = {name: check_faults(found, config.max_fault_share, name) for name, found in verdicts.items()}
+    joined = [joint(row) for row in zip(*verdicts.values(), strict=True)]
+    write_verdicts(run, tasks, verdicts)
+    records = make_records(tasks, joined, rubric, config, verdicts)
+    if not records:
+        raise DataError(
+            f"none of {len(tasks)} pairs got a verdict other than a tie; see {VERDICTS_FILE}",
+            file=str(config.dataset),
+            reason="no_rows",
+        )
+    (run.path / "data").mkdir(exist_ok=True)
+    write_records(run.path / ANSWERS_FILE, records)
+    return {
+        **summary(joined, records),
+        "certification": [row for certificate in certificates for row in certificate.rows()],
+        "agreement": agreement(verdicts),
+        "account": [account_row(name, adviser.account) for name, adviser in judges.items()],
+        "faults": {name: dict(found) for name, found in faults.items() if found},
+        **label_table(records),
+    }
+
+
+def open_judges(config: JudgeConfig) -> dict[str, Adviser]:
+    """The recipe's judges by a name of their own."""
+    found: dict[str, Adviser] = {}
+    for source in config.judges:
+        adviser = open_adviser(
+            source,
+            chat_template=config.chat_template,
+            dtype=config.dtype,
+            device=config.device,
+            seed=config.seed,
+            token_budget=config.token_budget,
+        )
+        taken = adviser.name in found
+        found[f"{adviser.name} @ {source.get('endpoint', 'here')}" if taken else adviser.name] = adviser
+    return found
+
+
+def examine(
+    adviser: Adviser, tasks: Sequence[Task], rubric: Rubric, manner: Manner, config: JudgeConfig
+) -> Certificate:
+    """The certificate of a judge on a seeded part of the pairs it is going to judge."""
+    order = np.random.default_rng(config.seed).permutation(len(tasks))[: config.certify_pairs]
+    human: list[Any] = []
+    if config.human_dataset is not None:
+        human = read_records(config.human_dataset, kind="preference").records
+    return certify(
+        adviser,
+        [tasks[k].pair for k in sorted(order.tolist())],
+        rubric,
+        manner,
+        human=human,
+        thresholds=Thresholds(
+            config.min_swap_consistency,
+            config.max_length_preference,
+            config.min_kappa,
+            config.max_null_win_rate,
+        ),
+        override=config.override,
+    )
+
+
+def make_tasks(rows: Sequence[Answered], config: JudgeConfig) -> list[Task]:
+    """Pairs of different, non-empty answers, seeded by the prompt, each with a principle where asked for.
+
+    Raises:
+        DataError: no prompt has two different answers.
+    """
+    book = None if config.principles == "none" else load_constitution(config.principles)
+    tasks: list[Task] = []
+    for source, answers in rows:
+        texts = list(dict.fromkeys(text for text in answers if text.strip()))
+        choices = list(combinations(range(len(texts)), 2))
+        rng = np.random.default_rng([config.seed, len(texts), *" ".join(texts).encode()[:64]])
+        chosen = [choices[k] for k in rng.permutation(len(choices))[: config.pairs]]
+        drawn = (
+            book.draw(source.prompt, len(chosen), config.seed) if book and chosen else [None] * len(chosen)
+        )
+        for (i, j), principle in zip(chosen, drawn, strict=True):
+            named = ("", "")
+            if book is not None and principle is not None:
+                language = book.language(source.prompt, config.language)
+                named = (principle.name, principle.wordings[language].prefer)
+            tasks.append(Task(source, Pair(source.prompt, texts[i], texts[j], named)))
+    if not tasks:
+        raise DataError(
+            f"none of {len(rows)} prompts has two different answers to compare",
+            file=str(config.dataset),
+            reason="no_rows",
+        )
+    return tasks
+
+
+def make_records(
+    tasks: Sequence[Task],
+    verdicts: Sequence[Verdict],
+    rubric: Rubric,
+    config: JudgeConfig,
+    by_judge: Mapping[str, Sequence[Verdict]],
+) -> list[Preference]:
+    """Preferences of the pairs that got a verdict; ties as the recipe says."""
+    records = []
+    for number, ((source, pair), verdict) in enumerate(zip(tasks, verdicts, strict=True)):
+        if verdict.fault or (verdict.side == 0 and config.ties == "drop"):
+            continue
+        first = verdict.side > 0 if verdict.side else coin(*(m.content for m in pair.prompt), pair.a, pair.b)
+        chance = max(verdict.probability, 1 - verdict.probability)
+        details: dict[str, str | int | float | bool] = {
+            **source.provenance.details,
+            "judge": ", ".join(name for name, found in by_judge.items() if not found[number].fault),
+            "rubric": rubric.name,
+            "order_1": round(verdict.orders[0] if first else 1 - verdict.orders[0], 6),
+            "order_2": round(verdict.orders[1] if first else 1 - verdict.orders[1], 6),
+        }
+        if pair.principle[0]:
+            details["principle"] = pair.principle[0]
+        reason = next((text for text in verdict.reasons if text), "")
+        if reason:
+            details["reason"] = reason
+        hard = 0.5 if verdict.side == 0 else 1.0
+        where = source.provenance
+        records.append(
+            Preference(
+                pair.prompt,
+                pair.a if first else pair.b,
+                pair.b if first else pair.a,
+                (chance if verdict.side else 0.5) if config.soft_labels else hard,
+                provenance=Provenance(where.file, where.line, "ai", details),
+            )
+        )
+    return records
+
+
+def write_verdicts(run: Run, tasks: Sequence[Task], verdicts: Mapping[str, Sequence[Verdict]]) -> None:
+    """Every judge's verdict on every pair, reasons included."""
+    lines = []
+    for number, (_, pair) in enumerate(tasks):
+        row = {
+            "prompt": [{"role": m.role, "content": m.content} for m in pair.prompt],
+            "a": pair.a,
+            "b": pair.b,
+            "principle": pair.principle[0],
+            "verdicts": {
+                name: {
+                    "probability": found[number].probability,
+                    "orders": list(found[number].orders),
+                    "reasons": list(found[number].reasons),
+                    "fault": found[number].fault,
+                }
+                for name, found in verdicts.items()
+            },
+        }
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    write_whole(run.path / VERDICTS_FILE, lines)
+
+
+def summary(verdicts: Sequence[Verdict], records: Sequence[Preference]) -> dict[str, Any]:
+    """Counts and shares of all verdicts."""
+    given = [verdict for verdict in verdicts if not verdict.fault]
+    return {
+        "num_pairs": len(verdicts),
+        "num_judgements": len(records),
+        "num_without_verdict": len(verdicts) - len(given),
+        "tie_share": float(np.mean([v.side == 0 for v in given])) if given else 0.0,
+        "consistent_share": float(np.mean([v.consistent for v in given])) if given else 0.0,
+        "mean_confidence": float(np.mean([max(v.probability, 1 - v.probability) for v in given]))
+        if given
+        else 0.5,
+        "origin": "ai",
+    }

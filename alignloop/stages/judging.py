@@ -1,0 +1,171 @@
+"""From a recipe's judges to advisers: models are loaded and endpoints opened here."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignloop.config.ai import AdviserSource
+from alignloop.config.rl import RewardTerm
+from alignloop.errors import ConfigError, EngineError, RunError
+from alignloop.feedback.judge.adviser import Account, Adviser
+from alignloop.feedback.judge.cache import Cached
+from alignloop.feedback.judge.certify import Certificate, Measure
+from alignloop.feedback.judge.compare import grade
+from alignloop.feedback.judge.endpoint import EndpointAdviser, EndpointSettings
+from alignloop.feedback.judge.local import LocalAdviser
+from alignloop.feedback.judge.rubric import load_rubric
+from alignloop.machine import cache_dir
+from alignloop.model.load import TINY, LoadedModel, fingerprint, load_model
+from alignloop.rl.rewards import Component, Sample
+from alignloop.run import write_atomically
+from alignloop.stages import common
+
+CERTIFICATE_FILE = "certificate.json"
+MAX_UNGRADED = 0.2
+"""Share of a batch that a judge may leave without a grade before the run stops."""
+
+
+def open_adviser(
+    source: AdviserSource,
+    *,
+    chat_template: str = "tokenizer",
+    dtype: str = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    token_budget: int = 8192,
+) -> Adviser:
+    """The adviser a recipe names, behind the cache of all runs.
+
+    Raises:
+        ConfigError: the environment variable of the API key is not set, or keys of an endpoint without one.
+        ModelError: a local model that cannot be loaded.
+    """
+    cache = cache_dir() / "judge"
+    if "endpoint" in source:
+        return Cached(EndpointAdviser(endpoint_settings(source)), cache)
+    extra = sorted(set(source) - {"model"})
+    if extra:
+        raise ConfigError(f"judge '{source['model']}': {', '.join(extra)} need an endpoint")
+    loaded = load_model(source["model"], dtype=dtype, device=device, seed=seed)
+    encoder = common.inference_encoder(loaded, chat_template)
+    identity = f"{model_identity(loaded, seed)}|{encoder.template.fingerprint}"  # pyright: ignore
+    return Cached(LocalAdviser(loaded, encoder, identity=identity, token_budget=token_budget), cache)
+
+
+def model_identity(loaded: LoadedModel, seed: int) -> str:
+    """What a local model's replies depend on: its weights; a fresh `tiny` is its seed."""
+    if loaded.path is not None and loaded.path.is_dir():
+        return fingerprint(loaded.path)
+    return f"{TINY}-{seed}" if loaded.name == TINY else f"{loaded.name}|{loaded.path}"
+
+
+def endpoint_settings(source: Mapping[str, Any]) -> EndpointSettings:
+    """Settings of an endpoint, its key read from the environment.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    named = source.get("api_key_env", "")
+    if named and not os.environ.get(named):
+        raise ConfigError(f"judge '{source['model']}': the environment variable {named} is not set")
+    names = ("concurrency", "timeout_s", "retries", "top_logprobs", "price_input", "price_output", "budget")
+    given = {name: source[name] for name in names if name in source}
+    return EndpointSettings(
+        source["endpoint"], source["model"], api_key=os.environ.get(named, "") if named else "", **given
+    )
+
+
+def account_row(name: str, account: Account) -> dict[str, Any]:
+    """A judge's account as a row of a table."""
+    return {"judge": name, **asdict(account)}
+
+
+def write_certificate(certificates: Sequence[Certificate], folder: Path) -> None:
+    """Keep the certificates of a run's judges."""
+    content = {"schema": 1, "certificates": [asdict(c) | {"failed": c.failed} for c in certificates]}
+    text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
+    write_atomically(folder / CERTIFICATE_FILE, text + "\n")
+
+
+def read_certificates(path: str | Path) -> list[Certificate]:
+    """The certificates of a judge run.
+
+    Raises:
+        RunError: there are none, or the file is damaged.
+    """
+    file = Path(path) / CERTIFICATE_FILE if Path(path).is_dir() else Path(path)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return [
+            Certificate(
+                row["judge"],
+                row["identity"],
+                tuple(Measure(**m) for m in row["measures"]),
+                tuple(row["overridden"]),
+            )
+            for row in content["certificates"]
+        ]
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: no certificate here; it comes from a run of stage judge") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file} is damaged: {error}") from error
+
+
+def judge_component(term: RewardTerm) -> Component:
+    """A judge's grades, −1 … 1, as a part of a reward.
+
+    A completion without a grade gets the mean of the batch's others.
+
+    Raises:
+        ConfigError: the certificate is of another judge or rubric, or failed.
+    """
+    assert "judge" in term
+    assert "certificate" in term
+    keys = ("endpoint", "api_key_env", "concurrency")
+    given: Mapping[str, Any] = {**term}
+    source: Any = {"model": term["judge"], **{key: given[key] for key in keys if key in given}}
+    if "endpoint" in term and "timeout_s" in term:
+        source["timeout_s"] = term["timeout_s"]
+    adviser, rubric = open_adviser(source), load_rubric(term.get("rubric", "default"))
+    if term["certificate"] != "none":
+        wanted = f"{adviser.identity}|{rubric.identity}|"
+        found = [c for c in read_certificates(term["certificate"]) if c.identity.startswith(wanted)]
+        if not found:
+            raise ConfigError(
+                f"rewards: the certificate '{term['certificate']}' is not of judge '{term['judge']}' "
+                "with this rubric"
+            )
+        if found[0].failed:
+            raise ConfigError(
+                f"rewards: judge '{term['judge']}' failed its certification in {', '.join(found[0].failed)}"
+            )
+    return Component("judge", grader(adviser, rubric), term.get("weight", 1.0))
+
+
+def grader(adviser: Adviser, rubric: Any) -> Callable[[Sequence[Sample]], list[float]]:
+    """A function that grades completions; see `judge_component`."""
+
+    def score(samples: Sequence[Sample]) -> list[float]:
+        rows = [(sample.prompt.prompt, sample.completion) for sample in samples]
+        grades = np.array(grade(adviser, rows, rubric, "auto"))
+        missing = np.isnan(grades)
+        if missing.mean() > MAX_UNGRADED:
+            raise EngineError(
+                f"judge '{adviser.name}' gave no grade to {int(missing.sum())} of {len(rows)} completions"
+            )
+        return np.where(missing, float(np.nanmean(grades)), grades).tolist()
+
+    return score
+
+
+def finite(value: float | None) -> float | None:
+    """The number, None where it is not finite."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,234 @@
+"""Any number of models on any number of sets, on the tiny model and a small server."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from alignloop import api
+from alignloop.config import CompareConfig, resolve
+from alignloop.data.columns import write_records
+from alignloop.errors import ConfigError, DataError, EngineError, ModelError
+from alignloop.evaluation.gate import RequirementError
+from alignloop.model.load import save_model
+from alignloop.model.tiny import tiny_model
+from alignloop.records import Demonstration
+from alignloop.run import Run
+from alignloop.stages import candidates
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A trained tiny model, recorded answers, and a set of every kind."""
+    root = tmp_path_factory.mktemp("compare")
+    save_model(*tiny_model(seed=1), root / "trained")
+    letters = [{"prompt": letter} for letter in "abc"]
+    write(root / "prompts.jsonl", letters)
+    constraint = [{"kind": "lowercase"}]
+    write(root / "instructions.jsonl", [{**row, "constraints": constraint} for row in letters])
+    requests = [{"prompt": f"{word} 해 줘", "safe": i % 2 == 0} for i, word in enumerate("가나다라")]
+    write(root / "harm.jsonl", requests)
+    truth = {"best_answer": "b", "correct_answers": ["b"], "incorrect_answers": ["x y", "z"]}
+    write(root / "truth.jsonl", [{**truth, "question": f"b{i}"} for i in range(3)])
+    mmlu = [{"question": f"q{i}", "choices": ["one", "two", "둘"], "answer": "ABC"[i % 3]} for i in range(4)]
+    write(root / "mmlu.jsonl", mmlu)
+    write(root / "gsm8k.jsonl", [{"question": f"1+{i}?", "answer": f"… #### {i + 1}"} for i in range(3)])
+    write(root / "texts.jsonl", [{"text": f"some text number {i}, 한국어" * (i + 1)} for i in range(4)])
+    answers = [Demonstration(p, "b") for p in prompts_of(root)]
+    write_records(root / "recorded.jsonl", answers)
+    return root
+
+
+def prompts_of(root):
+    from alignloop.evaluation.sets import read_prompts
+
+    return [p.prompt for p in read_prompts(str(root / "prompts.jsonl"))]
+
+
+def config(root, out, models, sets, **keys):
+    keys = {"max_new_tokens": 4, "num_threads": 1, "token_budget": 2048, **keys}
+    entries = [{"kind": kind, "path": str(root / file)} for kind, file in sets.items()]
+    return CompareConfig(output_dir=str(out), models=models, sets=entries, **keys)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNLOOP_CACHE", str(tmp_path / "cache"))
+
+
+def test_every_kind_of_set_in_one_table(place, tmp_path):
+    sets = {
+        "instructions": "instructions.jsonl",
+        "harmlessness": "harm.jsonl",
+        "truthfulness": "truth.jsonl",
+        "toxicity": "prompts.jsonl",
+        "multiple_choice": "mmlu.jsonl",
+        "exact": "gsm8k.jsonl",
+        "perplexity": "texts.jsonl",
+    }
+    models = ["tiny", {"model": str(place / "trained"), "name": "학습"}]
+    results = api.run(config(place, tmp_path / "out", models, sets)).record["results"]
+    names = [row["name"] for row in results["comparison"]]
+    assert names == [
+        "instructions",
+        "harmlessness.compliance_if_safe",
+        "harmlessness.refusal_if_unsafe",
+        "truthfulness.mc1",
+        "truthfulness.mc2",
+        "toxicity",
+        "multiple_choice",
+        "exact",
+        "perplexity",
+    ]
+    assert results["baseline"] == "tiny"
+    for row in results["comparison"]:
+        assert set(row["models"]) == {"tiny", "학습"}
+        low, high = row["models"]["학습"]["difference_interval"]
+        assert low <= row["models"]["학습"]["difference"] <= high
+    (win,) = results["win_rates"]
+    assert (win["judge"], win["model"], win["against"]) == ("gold", "학습", "tiny")
+
+
+def test_answers_are_sampled_once_and_found_again(place, tmp_path, monkeypatch):
+    calls = []
+    original = candidates.generate
+
+    def counting(model, tokenizer, prompts, *args, **keys):
+        calls.append(len(prompts))
+        return original(model, tokenizer, prompts, *args, **keys)
+
+    monkeypatch.setattr(candidates, "generate", counting)
+    sets = {"prompts": "prompts.jsonl", "toxicity": "prompts.jsonl"}
+    first = api.run(config(place, tmp_path / "one", [str(place / "trained")], sets))
+    assert calls == [3]
+    again = api.run(config(place, tmp_path / "two", [str(place / "trained"), "tiny"], sets))
+    assert calls == [3, 3]  # the tiny model's
+    rows = [row["completion"] for row in first.samples()]
+    assert rows[:3] == rows[3:] == [row["completion_before"] for row in again.samples()][:3]
+    api.run(config(place, tmp_path / "hot", [str(place / "trained")], sets, max_new_tokens=5))
+    assert calls == [3, 3, 3]  # other settings, other answers
+
+
+def test_one_model_only_is_shown_with_a_warning(place, tmp_path):
+    run = api.run(config(place, tmp_path / "out", ["tiny"], {"exact": "gsm8k.jsonl"}))
+    row = run.record["results"]["comparison"][0]["models"]["tiny"]
+    assert "difference" not in row
+    assert any("one model only" in text for text in run.record["warnings"])
+
+
+def test_the_gate_stops_with_exit_code_5_and_keeps_the_results(place, tmp_path):
+    models = [{"model": "tiny", "name": "start"}, {"model": str(place / "trained"), "name": "dpo"}]
+    keys = {"require": ("dpo.exact.low >= 0", "dpo.exact > 0.9")}
+    with pytest.raises(RequirementError, match=r"dpo\.exact > 0\.9 \(measured 0") as stopped:
+        api.run(config(place, tmp_path / "out", models, {"exact": "gsm8k.jsonl"}, **keys))
+    assert stopped.value.exit_code == 5
+    record = Run.open(tmp_path / "out").record
+    assert record["status"] == "failed"
+    assert [row["met"] for row in record["results"]["requirements"]] == [True, False]
+    with pytest.raises(ConfigError, match=r"'dpo\.exakt' was not measured; .* dpo\.exact"):
+        api.run(config(place, tmp_path / "b", models, {"exact": "gsm8k.jsonl"}, require=("dpo.exakt > 0",)))
+
+
+def test_a_missing_model_is_found_before_anything_is_sampled(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(candidates, "generate", lambda *a, **k: pytest.fail("sampled"))
+    for out, missing in (("a", "./gone"), ("b", str(tmp_path / "gone/deep/model"))):
+        with pytest.raises(ModelError, match="no such file or folder"):
+            api.run(config(place, tmp_path / out, ["tiny", missing], {"exact": "gsm8k.jsonl"}))
+
+
+def test_recorded_answers_must_cover_the_same_prompts(place, tmp_path):
+    recorded = str(place / "recorded.jsonl")
+    sets = {"prompts": "prompts.jsonl", "multiple_choice": "mmlu.jsonl"}
+    run = api.run(config(place, tmp_path / "out", ["tiny", recorded], sets))
+    rows = {row["name"]: row["models"] for row in run.record["results"]["comparison"]}
+    assert rows["prompts.length"]["recorded.jsonl"]["value"] == 1.0
+    assert rows["multiple_choice"]["recorded.jsonl"] == {"missing": "recorded answers have no log-probs"}
+    with pytest.raises(DataError, match="has no answer to 3 of 3 prompts"):
+        api.run(config(place, tmp_path / "b", ["tiny", recorded], {"exact": "gsm8k.jsonl"}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"models": [{"model": "tiny", "name": "x"}, {"model": "b", "name": "x"}]}, "two are called 'x'"),
+        ({"models": ["tiny"], "baseline": "sft"}, "one of tiny is expected"),
+        ({"models": ["tiny"], "bootstrap": 500}, "1000"),
+    ],
+)
+def test_what_a_recipe_cannot_say(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve("compare", {"output_dir": "o", "sets": [{"kind": "exact", "path": "a"}], **keys})
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with the prompt's last word, upper case; `failures` counts down 503s, `broken` is for good."""
+
+    failures = 0
+    broken = False
+    asked: list
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.reply({"data": [{"id": "policy"}]})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body)
+        if self.server.broken and len(self.server.asked) > 2:
+            return self.reply({"error": "no such model"}, 404)
+        if self.server.failures > 0:
+            self.server.failures -= 1
+            return self.reply({}, 503)
+        text = body["messages"][-1]["content"].upper()
+        self.reply({"choices": [{"message": {"content": text}}]})
+
+    def reply(self, value, status=200):
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    found = Server(("127.0.0.1", 0), Handler)
+    found.asked = []
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def test_an_endpoint_is_asked_once_and_a_stopped_run_goes_on(place, tmp_path, server, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda s: None)
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    made = config(
+        place, tmp_path / "out", [{"model": url, "name": "api"}, "tiny"], {"prompts": "prompts.jsonl"}
+    )
+    server.broken = True
+    with pytest.raises(EngineError, match="status 404"):
+        api.run(made)
+    server.broken, server.failures = False, 1
+    before = len(server.asked)
+    run = api.run(made)
+    assert {row["completion_before"] for row in run.samples()} == {"A", "B", "C"}
+    assert len(server.asked) - before <= 3  # two were kept, one was asked again after a 503
+    assert {body["model"] for body in server.asked} == {"policy"}
+
+
+def test_an_endpoint_without_its_key_is_refused(place, tmp_path, monkeypatch):
+    monkeypatch.delenv("MY_KEY", raising=False)
+    entry = {"model": "http://127.0.0.1:9/v1", "name": "api", "api_key_env": "MY_KEY"}
+    with pytest.raises(ConfigError, match="MY_KEY holds no API key"):
+        api.run(config(place, tmp_path / "out", [entry], {"prompts": "prompts.jsonl"}))

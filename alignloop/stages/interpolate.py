@@ -14,6 +14,7 @@ from alignloop.errors import ModelError
 from alignloop.model.load import LoadedModel, load_model, same_vocabulary, save_model
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.checks import saved_template
 
 
 def interpolate(config: InterpolateConfig, run: Run) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def interpolate(config: InterpolateConfig, run: Run) -> dict[str, Any]:
         for name in (config.before, config.after)
     )
     distance = mix(before, after, config.share)
-    template = common.saved_template(after)
+    template = saved_template(after)
     save_model(
         after.model,
         after.tokenizer,

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignloop.rl.rewards import Component
 from alignloop.run import Run
 from alignloop.stages import scoring
+from alignloop.stages.reward_model import Combination
 from tests.stages.task import recipe, run_stage
 
 SMALL = {"num_generations": 8, "rollout_prompts": 6, "per_device_train_batch_size": 6, "guard_window": 1}
@@ -31,15 +31,24 @@ ALARMS = {
 }
 
 
+class Factor:
+    """A reward model that scores the answer b with a number of its own: bold 3, shy −1."""
+
+    num_members, combination = 1, Combination()
+
+    def __init__(self, path: str, *, base: object = None) -> None:
+        self.factor = {"bold": 3.0, "shy": -1.0}[path]
+
+    def score(
+        self, prompts: list[object], completions: list[list[str]], *, member: int | None = None
+    ) -> list[list[float]]:
+        return [[self.factor * (text == "b") for text in texts] for texts in completions]
+
+
 @pytest.fixture(autouse=True)
 def two_reward_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members of an ensemble that differ the more, the more often the policy says b."""
-    factors = {"bold": 3.0, "shy": -1.0}
-
-    def component(path: str, *, name: str) -> Component:
-        return Component(name, lambda samples: [factors[path] * (s.completion == "b") for s in samples])
-
-    monkeypatch.setattr(scoring, "model_component", component)
+    monkeypatch.setattr(scoring, "RewardModel", Factor)
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:

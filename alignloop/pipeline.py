@@ -191,6 +191,9 @@ def _outcome(stage: StagePlan, run: Run, status: Literal["finished", "reused"]) 
 def _check_checkpoint(folder: Path, plan: Plan) -> None:
     if plan.is_pipeline:
         raise RunError("--resume PATH is for a recipe of one stage; a pipeline goes on by itself")
+    if not plan.stages[0].spec.checkpoints:
+        stage = plan.stages[0].stage
+        raise RunError(f"--resume PATH: stage '{stage}' has no checkpoints to go on from; leave --resume out")
     if not folder.is_dir() or not _CHECKPOINT.fullmatch(folder.name):
         raise RunError(f"--resume {folder}: expected a checkpoint folder, such as checkpoints/step-00000100")
 

@@ -23,6 +23,7 @@ from alignloop.config.stages import (
     EvaluateConfig,
     FeedbackConfig,
     InstructionsConfig,
+    InterpolateConfig,
     PreferenceConfig,
     PretrainConfig,
     RewardBenchConfig,
@@ -51,6 +52,7 @@ class StageSpec:
         lint: `module:function`, called as `(config, objective, read=bool)`; returns sentences, one per
             finding. Without `read` it looks at the settings alone: the data are not there yet.
         preset: member of the objective's family (`PRESETS` in its file) that gives its fields' defaults.
+        checkpoints: whether a run has checkpoints of its own, which `--resume PATH` can name.
     """
 
     config: type[StageConfig]
@@ -60,24 +62,27 @@ class StageSpec:
     preview: str = ""
     lint: str = ""
     preset: str = ""
+    checkpoints: bool = True
 
 
 _PREVIEW = "alignloop.stages.preview:preview"
 _LINT = "alignloop.stages.recipe_check:lint_recipe"
 
 STAGES: Mapping[str, StageSpec] = {
-    "instructions": StageSpec(InstructionsConfig, "alignloop.stages.instructions:instructions"),
+    "instructions": StageSpec(
+        InstructionsConfig, "alignloop.stages.instructions:instructions", checkpoints=False
+    ),
     "pretrain": StageSpec(PretrainConfig, "alignloop.stages.sft:pretrain", preview=_PREVIEW, lint=_LINT),
     "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft", preview=_PREVIEW, lint=_LINT),
-    "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample"),
-    "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback"),
+    "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample", checkpoints=False),
+    "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback", checkpoints=False),
     "reward": StageSpec(
         RewardConfig, "alignloop.stages.reward:reward", reads="scores", preview=_PREVIEW, lint=_LINT
     ),
     "average_rewards": StageSpec(AverageRewardsConfig, "alignloop.stages.average_rewards:average_rewards"),
     "reward_bench": StageSpec(RewardBenchConfig, "alignloop.stages.reward_bench:reward_bench"),
     "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n", lint=_LINT),
-    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate", lint=_LINT),
+    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate", lint=_LINT, checkpoints=False),
     "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo", lint=_LINT),
     **{
         name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name, lint=_LINT)
@@ -91,14 +96,19 @@ STAGES: Mapping[str, StageSpec] = {
             "reinforce_pp": ReinforceConfig,
         }.items()
     },
-    "judge": StageSpec(JudgeConfig, "alignloop.stages.judge:judge"),
-    "constitution": StageSpec(ConstitutionConfig, "alignloop.stages.constitution:constitution"),
-    "loop": StageSpec(LoopConfig, "alignloop.stages.live_loop:loop"),
-    "mix": StageSpec(MixConfig, "alignloop.stages.mix:mix"),
-    "refusals": StageSpec(RefusalsConfig, "alignloop.stages.refusals:refusals"),
-    "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate"),
-    "compare": StageSpec(CompareConfig, "alignloop.stages.compare:compare"),
-    "audit": StageSpec(AuditConfig, "alignloop.stages.audit:audit"),
+    "judge": StageSpec(JudgeConfig, "alignloop.stages.judge:judge", checkpoints=False),
+    "constitution": StageSpec(
+        ConstitutionConfig, "alignloop.stages.constitution:constitution", checkpoints=False
+    ),
+    "loop": StageSpec(LoopConfig, "alignloop.stages.live_loop:loop", checkpoints=False),
+    "mix": StageSpec(MixConfig, "alignloop.stages.mix:mix", checkpoints=False),
+    "refusals": StageSpec(RefusalsConfig, "alignloop.stages.refusals:refusals", checkpoints=False),
+    "interpolate": StageSpec(
+        InterpolateConfig, "alignloop.stages.interpolate:interpolate", checkpoints=False
+    ),
+    "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate", checkpoints=False),
+    "compare": StageSpec(CompareConfig, "alignloop.stages.compare:compare", checkpoints=False),
+    "audit": StageSpec(AuditConfig, "alignloop.stages.audit:audit", checkpoints=False),
 }
 """Stages with a configuration of their own. A new one is one entry here."""
 

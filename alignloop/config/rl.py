@@ -20,6 +20,8 @@ from alignloop.config.stages import (
 
 VerifierName = Literal["constraints", "math", "regex", "json_schema", "exact"]
 PenaltyName = Literal["length", "repetition", "overlong"]
+Advantage = Literal["group_std", "group_mean", "leave_one_out", "batch", "token"]
+ADVANTAGE = "baseline and scale of advantages; token is REINFORCE++'s, with the KL paid token by token"
 GoldPath = Annotated[str, path_or("none", "constraints", "math", "regex", "json_schema", "exact")]
 
 
@@ -139,6 +141,12 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "constant", description="shape of the decay after warm-up; linear and cosine end at 0"
     )
+    reference_refresh: int = Field(
+        0, ge=0, description="rollouts after which the policy becomes the reference, again and again; 0 never"
+    )
+    rollout_save_s: float = Field(
+        600.0, ge=0, description="seconds between saves within a rollout; 0 saves one only on Ctrl-C"
+    )
     log_samples: int = Field(2, ge=0, description="completions per rollout written to samples.jsonl")
 
     @model_validator(mode="after")
@@ -178,9 +186,7 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
 class GRPOConfig(OnlineConfig):
     """Group-relative policy optimization: no critic, completions of a prompt are each other's baseline."""
 
-    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch"] = Field(
-        "group_std", description="baseline and scale of a completion's advantage"
-    )
+    advantage: Advantage = Field("group_std", description=ADVANTAGE)
     dynamic_sampling: bool = Field(
         False, description="replace groups whose completions are all worth the same by further prompts"
     )
@@ -188,7 +194,7 @@ class GRPOConfig(OnlineConfig):
 
     @model_validator(mode="after")
     def _groups(self) -> GRPOConfig:
-        if self.num_generations < 2 and self.advantage != "batch":
+        if self.num_generations < 2 and self.advantage not in ("batch", "token"):
             raise conflict(
                 "num_generations",
                 "a group of one completion has no baseline; sample at least 2 per prompt (AL210)",
@@ -199,9 +205,7 @@ class GRPOConfig(OnlineConfig):
 class DrGRPOConfig(GRPOConfig):
     """Dr. GRPO: no division by the group's standard deviation nor by the length."""
 
-    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch"] = Field(
-        "group_mean", description="baseline and scale of a completion's advantage"
-    )
+    advantage: Advantage = Field("group_mean", description=ADVANTAGE)
 
 
 class DAPOConfig(GRPOConfig):
@@ -215,18 +219,14 @@ class DAPOConfig(GRPOConfig):
 class RLOOConfig(GRPOConfig):
     """RLOO: REINFORCE with the other completions' mean as baseline."""
 
-    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch"] = Field(
-        "leave_one_out", description="baseline and scale of a completion's advantage"
-    )
+    advantage: Advantage = Field("leave_one_out", description=ADVANTAGE)
     kl_coef: float = Field(0.05, ge=0, description="weight of the KL (k1) in the reward, at the start")
 
 
 class ReinforceConfig(GRPOConfig):
-    """REINFORCE++: advantages whitened over the whole rollout."""
+    """REINFORCE++: rewards to come of every token, its KL among them, whitened over the whole rollout."""
 
-    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch"] = Field(
-        "batch", description="baseline and scale of a completion's advantage"
-    )
+    advantage: Advantage = Field("token", description=ADVANTAGE)
     kl_coef: float = Field(0.01, ge=0, description="weight of the KL (k1) in the reward, at the start")
 
 

@@ -347,6 +347,14 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
         return self
 
 
+class InterpolateConfig(StageConfig):
+    """A model between two others, against forgetting."""
+
+    before: ModelPath = Field(description="model at share 0, usually the start")
+    after: ModelPath = Field(description="model at share 1, trained from it")
+    share: float = Field(0.5, ge=0, le=1, description="how far from before to after")
+
+
 class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig):
     """Before against after on held-out prompts, with intervals."""
 

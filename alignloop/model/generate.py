@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignloop.errors import UserError
+from alignloop.model import resume
 from alignloop.model.sampling import SamplingParams, completion_seeds
 from alignloop.model.scheduler import TOKEN_BUDGET, Event, Request, Sampled, Scheduler
 
 OnDone = Callable[[int, int, Sampled], None]
 """Called with (prompt number, completion number, completion) as each completion ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A generation between two of its steps: what JSON can hold, and tensors for safetensors."""
+
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+Keep = Callable[[Callable[[], Unfinished]], None]
+"""Called after each step with a function that describes the generation so far; it may save that."""
 
 
 def generate(
@@ -25,6 +41,8 @@ def generate(
     seeds: Sequence[Sequence[int]] | None = None,
     token_budget: int = TOKEN_BUDGET,
     on_done: OnDone | None = None,
+    begun: Unfinished | None = None,
+    keep: Keep | None = None,
 ) -> list[list[Sampled]]:
     """n completions of each prompt.
 
@@ -40,6 +58,8 @@ def generate(
         seeds: a seed for each completion, [prompt][n]; derived from `params.seed` if None.
         token_budget: tokens whose keys and values may be stored at once.
         on_done: called as each completion ends, in the order in which they end.
+        begun: what `keep` saved of the same call, which goes on from there, bit for bit on one machine.
+        keep: called after each step, for saving the unfinished generation.
 
     Returns:
         [prompt][n] completions.
@@ -56,8 +76,13 @@ def generate(
         raise UserError(f"generation: seeds must be {len(prompts)} rows of {n}, one for each completion")
     done: list[dict[int, Sampled]] = [{} for _ in prompts]
     with Scheduler(model, tokenizer, token_budget=token_budget) as scheduler:
-        for prompt, row in zip(prompts, seeds, strict=True):
-            scheduler.add(Request(tuple(prompt), params, tuple(row)))
+        if begun is None:
+            for prompt, row in zip(prompts, seeds, strict=True):
+                scheduler.add(Request(tuple(prompt), params, tuple(row)))
+        else:
+            resume.load_state_dict(scheduler, begun.state["generation"], begun.tensors)
+            for number, index, sampled in begun.state["done"]:
+                done[number][index] = Sampled(**sampled)
         while not scheduler.idle:
             for event in scheduler.step():
                 if event.sampled is None:
@@ -65,7 +90,15 @@ def generate(
                 done[event.request][event.index] = event.sampled
                 if on_done is not None:
                     on_done(event.request, event.index, event.sampled)
+            if keep is not None:
+                keep(lambda: _describe(scheduler, done))
     return [[completions[index] for index in range(n)] for completions in done]
+
+
+def _describe(scheduler: Scheduler, done: Sequence[dict[int, Sampled]]) -> Unfinished:
+    generation, tensors = resume.state_dict(scheduler)
+    ended = [(number, k, asdict(one)) for number, row in enumerate(done) for k, one in row.items()]
+    return Unfinished({"generation": generation, "done": ended}, tensors)
 
 
 def stream(

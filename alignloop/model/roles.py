@@ -6,7 +6,7 @@ B completions, T tokens.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -44,6 +44,7 @@ class ActorCritic(nn.Module):
         self.critic = critic
         # outside the module tree: neither trained nor saved
         self._frozen = (peft, reference)
+        self._refreshed: dict[str, Tensor] = {}
         self._trainable = [p for p in self.parameters() if p.requires_grad]
 
     @property
@@ -108,6 +109,9 @@ class ActorCritic(nn.Module):
         peft, reference = self._frozen
         if reference is not None:
             out = reference(batch, temperature=temperature).logprobs
+        elif self._refreshed:
+            with self._as_reference():
+                out = self.policy(batch, temperature=temperature).logprobs
         elif peft is not None:
             with adapters_off(peft):
                 out = self.policy(batch, temperature=temperature).logprobs
@@ -116,6 +120,49 @@ class ActorCritic(nn.Module):
             raise ValueError("these roles have no reference")
         assert out is not None
         return out
+
+    @torch.no_grad()
+    def refresh_reference(self) -> None:
+        """Make the policy as it is now the reference."""
+        reference = self._frozen[1]
+        if reference is not None:
+            for old, new in zip(reference.hf.parameters(), self.policy.hf.parameters(), strict=True):
+                old.copy_(new)
+            self._refreshed = dict(reference.hf.named_parameters())
+        else:
+            self._refreshed = {name: p.detach().clone() for name, p in self._adapter().items()}
+
+    def reference_state(self) -> dict[str, Tensor]:
+        """A refreshed reference's weights by name, for a checkpoint; nothing while it is the start."""
+        return {f"reference.{name}": weight.detach() for name, weight in self._refreshed.items()}
+
+    @torch.no_grad()
+    def load_reference_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `reference_state` gave, among other tensors."""
+        found = {n.removeprefix("reference."): t for n, t in tensors.items() if n.startswith("reference.")}
+        if not found:
+            return
+        self.refresh_reference()
+        for name, weight in self._refreshed.items():
+            weight.copy_(found[name])
+
+    def _adapter(self) -> dict[str, nn.Parameter]:
+        """The policy's adapter by name."""
+        assert self.peft is not None
+        return {n: p for n, p in self.peft.named_parameters() if f".{POLICY}." in n and "lora_" in n}
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[None]:
+        """The remembered adapter in the policy's place."""
+        own = self._adapter()
+        kept = {name: p.detach().clone() for name, p in own.items()}
+        for name, weight in self._refreshed.items():
+            own[name].copy_(weight)
+        try:
+            yield
+        finally:
+            for name, weight in kept.items():
+                own[name].copy_(weight)
 
     @contextmanager
     def _as_critic(self) -> Iterator[None]:

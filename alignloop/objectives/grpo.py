@@ -125,10 +125,10 @@ class GRPO:
 
 
 class Preset(NamedTuple):
-    """A published method: its loss, and the `kind` of `rl.advantages.group_advantages` it goes with."""
+    """A published method: its loss, and the key `advantage` of the stage it goes with."""
 
     objective: GRPO
-    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch"]
+    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch", "token"]
 
 
 PRESETS: dict[str, Preset] = {
@@ -143,7 +143,7 @@ PRESETS: dict[str, Preset] = {
     ),
     # a completion is one action (arXiv 2402.14740): Σ log π, so a constant length of 1
     "rloo": Preset(GRPO(loss_aggregation="constant", constant_length=1, beta=0.0), "leave_one_out"),
-    "reinforce_pp": Preset(GRPO(loss_aggregation="token_mean", beta=0.0), "batch"),
+    "reinforce_pp": Preset(GRPO(loss_aggregation="token_mean", beta=0.0), "token"),
 }
 """By name. rloo and reinforce_pp have their KL in the reward, dapo and its heirs none."""
 

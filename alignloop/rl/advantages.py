@@ -106,6 +106,14 @@ def gae(
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 
+def rewards_to_come(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Σ R_s over the counted tokens s ≥ t of a completion: GAE with γ = λ = 1 and no critic.
+
+    REINFORCE++ (arXiv 2501.03262) whitens these over all tokens of the rollout. (B, T) → (B, T).
+    """
+    return gae(rewards, torch.zeros_like(rewards), mask, gamma=1.0, lam=1.0)[0]
+
+
 def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:
     """(x − mean)/√(variance + eps) over all counted elements of the batch, ddof = 1.
 

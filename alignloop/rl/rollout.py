@@ -9,7 +9,7 @@ from typing import Protocol
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignloop.model.generate import OnDone, generate
+from alignloop.model.generate import Keep, OnDone, Unfinished, generate
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import TOKEN_BUDGET, Sampled
 
@@ -25,6 +25,8 @@ class Engine(Protocol):
         n: int = 1,
         seeds: Sequence[Sequence[int]] | None = None,
         on_done: OnDone | None = None,
+        begun: Unfinished | None = None,
+        keep: Keep | None = None,
     ) -> list[list[Sampled]]:
         """n completions of each prompt.
 
@@ -34,6 +36,8 @@ class Engine(Protocol):
             n: completions of each prompt.
             seeds: a seed for each completion, [P][n]; derived from `params.seed` if None.
             on_done: called as each completion ends.
+            begun: what `keep` saved of this call before; an engine that cannot go on samples anew.
+            keep: may be called now and then with a function that describes the generation so far.
 
         Returns:
             [P][n] completions whose log-probs are those of the distribution drawn from.
@@ -63,6 +67,8 @@ class LocalEngine:
         n: int = 1,
         seeds: Sequence[Sequence[int]] | None = None,
         on_done: OnDone | None = None,
+        begun: Unfinished | None = None,
+        keep: Keep | None = None,
     ) -> list[list[Sampled]]:
         """As `alignloop.model.generate.generate`."""
         return generate(
@@ -74,4 +80,6 @@ class LocalEngine:
             seeds=seeds,
             token_budget=self.token_budget,
             on_done=on_done,
+            begun=begun,
+            keep=keep,
         )

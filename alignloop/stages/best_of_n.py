@@ -6,8 +6,11 @@ checkpoint on them, before PPO.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from alignloop.config import BestOfNConfig
 from alignloop.data.columns import read_records, write_records
@@ -15,11 +18,11 @@ from alignloop.errors import DataError
 from alignloop.evaluation.best_of_n import best_of_n_curve
 from alignloop.model.load import load_model
 from alignloop.objectives.sft import SFT
-from alignloop.records import Demonstration, Prompt, Provenance
+from alignloop.records import Demonstration, Prompt, Provenance, Record
 from alignloop.rl.verifiers import VERIFIERS
-from alignloop.run import Run
+from alignloop.run import RUN_FILE, Run, write_atomically
 from alignloop.stages import common
-from alignloop.stages.answers import answer_all
+from alignloop.stages.answers import ANSWERS_FILE, answer_all
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
 
@@ -27,39 +30,45 @@ from alignloop.stages.sample import read_prompts, sampling_params
 def best_of_n(config: BestOfNConfig, run: Run) -> dict[str, Any]:
     """Sample n answers per prompt, keep the best by reward, and fine-tune the starting model on them.
 
+    A further round samples with the model of the round before and adds its best answers to those of all
+    rounds; every round trains the start model.
+
     Args:
         config: the recipe; `reward_model` is a run, or `gold` for the prompts' own verifiers.
-        run: the run folder; receives `data/rows.jsonl` (the demonstrations), metrics and `model/`.
+        run: the run folder; receives `data/rows.jsonl` (the demonstrations), metrics and `model/`, and of
+            each round but the last a run in `rounds/N`.
 
     Returns:
         Results for run.json: the best-of-n curve with its KL, and those of the fine-tuning.
     """
     common.check_settings(config)
     common.set_threads(config.num_threads)
-    prompts = read_prompts(config, config.max_prompts, run)
-    file = run.path / "data" / "rows.jsonl"
-    curve: list[dict[str, float]] = []
+    sampler, earlier = config.model_name_or_path, list[Record]()
+    for number in range(1, config.rounds):
+        folder = run.path / "rounds" / str(number)
+        if not (folder / RUN_FILE).is_file() or Run.open(folder).status != "finished":
+            keys = config.model_copy(update={"rounds": 1, "output_dir": str(folder)})
+            with Run.create(
+                folder, stage="best_of_n", config=keys.model_dump(mode="json"), seed=config.seed
+            ) as part:
+                part.finish(one_round(keys, part, sampler, earlier, number))
+        sampler, earlier = str(folder), list(read_records(str(folder), kind="demonstration").records)
+    return one_round(config, run, sampler, earlier, config.rounds)
+
+
+def one_round(
+    config: BestOfNConfig, run: Run, sampler: str, earlier: Sequence[Record], number: int
+) -> dict[str, Any]:
+    """The start model fine-tuned on `earlier` demonstrations and on the best answers of `sampler`."""
+    file, curve_file = run.path / ANSWERS_FILE, run.path / "data" / "curve.json"
     if not file.exists():  # a resumed run goes on with the demonstrations it chose before
-        loaded = load_model(
-            config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed
-        )
-        encoder = common.inference_encoder(loaded, config.chat_template)
-        params = sampling_params(config, config.seed)
-        answers = answer_all(
-            loaded,
-            encoder,
-            prompts,
-            params,
-            n=config.n,
-            token_budget=4 * config.token_budget,
-            title="best of n",
-        )
-        del loaded, encoder
+        prompts = read_prompts(config, config.max_prompts, run)
+        answers = sampled(config, prompts, sampler, number)
         rewards = score(config.reward_model, prompts, answers)
-        curve = _curve(rewards, config.n)
         chosen = best(prompts, answers, rewards, config.keep_per_prompt, config.reward_model)
         file.parent.mkdir(exist_ok=True)
-        write_records(file, chosen)
+        write_atomically(curve_file, json.dumps(_curve(rewards, config.n)))
+        write_records(file, [*earlier, *chosen])
     data = read_records(str(file), kind="demonstration")
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
@@ -67,7 +76,26 @@ def best_of_n(config: BestOfNConfig, run: Run) -> dict[str, Any]:
     common.check_rows(config, objective, run, prepared, result.groups)
     summary = common.fit(config, objective, run, prepared, result.groups)
     common.save_policy(prepared, run.path / "model")
+    curve = json.loads(curve_file.read_text(encoding="utf-8"))
     return {**summary, "best_of_n": curve, "data": common.data_summary(data, result)}
+
+
+def sampled(config: BestOfNConfig, prompts: Sequence[Prompt], sampler: str, number: int) -> list[list[str]]:
+    """n answers of the sampling model to each prompt, with seeds of their own in every round."""
+    loaded = load_model(sampler, dtype=config.dtype, device=config.device, seed=config.seed)
+    encoder = common.inference_encoder(loaded, config.chat_template)
+    seed = config.seed
+    if number > 1:
+        seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
+    return answer_all(
+        loaded,
+        encoder,
+        prompts,
+        sampling_params(config, seed),
+        n=config.n,
+        token_budget=4 * config.token_budget,
+        title="best of n" if config.rounds == 1 else f"best of n, round {number}",
+    )
 
 
 def score(reward_model: str, prompts: Sequence[Prompt], answers: list[list[str]]) -> list[list[float]]:

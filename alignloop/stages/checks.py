@@ -26,7 +26,9 @@ from alignloop.training.loop import Reference
 
 
 def tell(run: Run, text: str) -> None:
-    """A warning for the run's record and for the person at the terminal."""
+    """A warning for the run's record and for the person at the terminal, once."""
+    if text in run.record["warnings"]:
+        return
     run.warn(text)
     print(f"warning: {text}", file=sys.stderr)
 

@@ -8,10 +8,11 @@ import torch
 
 from alignloop.config.rl import GRPOConfig
 from alignloop.data.packing import Group
+from alignloop.errors import ConfigError
 from alignloop.model.adapters import delete_others
 from alignloop.model.roles import POLICY, ActorCritic, frozen_copy
 from alignloop.objectives.grpo import GRPO
-from alignloop.rl.advantages import group_advantages, per_token
+from alignloop.rl.advantages import group_advantages, per_token, rewards_to_come, token_rewards, whiten
 from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.kl import sequence_kl
 from alignloop.run import Run
@@ -36,6 +37,8 @@ def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
     prepared = common.prepare(config)
     check_online(config, objective, run, prepared.model)
     follows_kl = bool(objective.beta or config.kl_coef or config.kl_budget or config.track_kl)
+    if config.reference_refresh and not follows_kl:
+        raise ConfigError("reference_refresh: nothing reads the reference; set beta, kl_coef or track_kl")
     reference = frozen_copy(prepared.model) if follows_kl and prepared.peft is None else None
     roles = ActorCritic(prepared.model, peft=prepared.peft, reference=reference)
     rounds = config.max_sampling_rounds if config.dynamic_sampling else 1
@@ -70,13 +73,18 @@ def with_advantages(
         )
         metrics = kl_metrics(groups, tables["reference_logprobs"])
     rewards = torch.from_numpy(rollout.scores.total)
+    logprobs, beta = token_values(groups, "sampler_logprobs"), online.kl.beta
+    reference = tables.get("reference_logprobs", logprobs)  # without one the KL counts for nothing
+    if kind == "token":
+        returns = rewards_to_come(token_rewards(rewards.float(), logprobs, reference, mask, beta=beta), mask)
+        tables["advantages"] = whiten(returns, mask)
+    else:
+        rewards = rewards - beta * sequence_kl(logprobs, reference, mask)
+        advantages = group_advantages(rewards, group_numbers(groups), kind=kind)
+        tables["advantages"] = per_token(advantages.float(), mask)
     if config.kl_coef:
-        logprobs = token_values(groups, "sampler_logprobs")
-        rewards = rewards - online.kl.beta * sequence_kl(logprobs, tables["reference_logprobs"], mask)
-        metrics["kl_coef"] = online.kl.beta
+        metrics["kl_coef"] = beta
         online.kl.update(metrics["kl"], num_completions=len(rewards))
-    advantages = group_advantages(rewards, group_numbers(groups), kind=kind)
-    tables["advantages"] = per_token(advantages.float(), mask)
     return with_old_logprobs(online, with_values(groups, **tables)), metrics
 
 

@@ -1,13 +1,12 @@
 """What PPO and the GRPO family share: rollout → score → advantages → mini-batches, resumable anywhere.
 
-A rollout depends only on the weights, the seeds and the place in the data, so a run that is killed
-during one samples it again, token for token; between mini-batches the rollout is in the checkpoint.
+Between mini-batches the rollout is in the checkpoint. An unfinished one is saved now and then; as it
+depends only on the weights, the seeds and the place in the data, what is lost is sampled again alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,17 @@ from torch import Tensor
 from alignloop.data.packing import Group
 from alignloop.objectives.base import Inputs, Objective
 from alignloop.progress import Progress
-from alignloop.rl.buffer import from_tensors, to_tensors
 from alignloop.rl.guard import Reading
 from alignloop.rl.kl import mismatch
 from alignloop.rl.ptx import WEIGHT
 from alignloop.stages import common
+from alignloop.stages.checks import tell
+from alignloop.stages.online_save import Keeper, keep_best, restore, save, save_best, state_of
 from alignloop.stages.online_setup import Online, Place, Rollout, num_rollouts
 from alignloop.stages.rollouts import measure, sample_rollout, sample_rows
-from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.loop import train_step
 
 Prepare = Callable[[Online, Rollout], tuple[list[Group], dict[str, float]]]
-
-
 """Gives a rollout's groups the values its objective reads, and metrics."""
 
 
@@ -60,7 +57,10 @@ def train_online(
     ):
         while place.rollout < total and trainer.step < trainer.num_steps and not place.ended:
             if not place.groups:
-                rollout = sample_rollout(online)
+                refresh = config.reference_refresh
+                if refresh and place.rollout and place.rollout % refresh == 0:
+                    online.roles.refresh_reference()
+                rollout = sample_rollout(online, Keeper(online, stop, state_of(online)))
                 place.groups, more = prepare(online, rollout)
                 place.news = {**measure(online, rollout), **more}
                 place.shown = sample_rows(online, rollout)
@@ -96,18 +96,12 @@ def watch(online: Online, rollout: Rollout) -> None:
     )
     alarms = online.guard.update(reading)
     if online.guard.is_best():
-        save_checkpoint(
-            online.run.path / "best",
-            step=online.trainer.step,
-            modules={"policy": online.roles.policy},
-            optimizers={},
-            keep=1,
-        )
+        save_best(online)
     for alarm in alarms:
         news[f"alarm_{alarm.name}"] = 1.0
         if alarm.name not in place.alarmed:
             place.alarmed.append(alarm.name)
-            online.run.warn(f"rollout {place.rollout}: {alarm.name}: {alarm.text}")
+            tell(online.run, f"rollout {place.rollout}: {alarm.name}: {alarm.text}")
     if alarms and online.config.on_alarm != "warn":
         place.ended = alarms[0].name
 
@@ -137,7 +131,7 @@ def learn(online: Online, objective: Objective) -> dict[str, float]:
         for row in place.shown:
             online.run.sample(**row)
     metrics |= {"epoch": place.cursor / len(online.prompts), "rollout": place.rollout}
-    place.done += 1
+    place.done, place.alone = place.done + 1, []
     early = bool(config.target_kl) and metrics.get("approx_kl", 0.0) > config.target_kl
     if early:
         metrics["left_early"] = 1.0
@@ -167,57 +161,13 @@ def leave_rollout(place: Place) -> None:
 
 def log_alone(online: Online) -> None:
     """Log a rollout that nothing is learned from."""
-    online.run.log(online.trainer.step, rollout=online.place.rollout, **online.place.news)
-    if not online.place.ended:
-        online.run.warn(
-            "a rollout had no group whose completions differ in reward, so nothing was learned from it; "
-            "the task may be too hard, too easy, or the reward constant"
-        )
-
-
-def save(online: Online) -> None:
-    """A checkpoint of everything the rest of the run depends on."""
     place = online.place
-    state = {item.name: getattr(place, item.name) for item in fields(place) if item.name != "groups"}
-    save_checkpoint(
-        online.run.checkpoints,
-        step=online.trainer.step,
-        modules={"model": online.roles},
-        optimizers={"model": online.trainer.optimizer},
-        state={
-            "place": state,
-            "kl": online.kl.state_dict(),
-            "reward": online.reward.state_dict(),
-            "guard": online.guard.state_dict(),
-        },
-        tensors=to_tensors(place.groups),
-        keep=online.config.save_total_limit,
-    )
-
-
-def restore(online: Online) -> None:
-    """Go on from the newest intact checkpoint, if there is one."""
-    trainer, run = online.trainer, online.run
-    found = load_checkpoint(
-        run.checkpoints, modules={"model": online.roles}, optimizers={"model": trainer.optimizer}
-    )
-    if found is None:
-        run.rewind(-1)
-        return
-    trainer.step = found.step
-    run.rewind(found.step)
-    for skipped in found.skipped:
-        run.warn(f"damaged checkpoint passed over: {skipped}")
-    online.place = Place(**found.state["place"], groups=from_tensors(found.tensors))
-    online.kl.load_state_dict(found.state["kl"])
-    online.reward.load_state_dict(found.state["reward"])
-    online.guard.load_state_dict(found.state["guard"])
-
-
-def keep_best(online: Online) -> dict[str, Any]:
-    """Put the best weights into the policy, if the recipe keeps them and a window was full."""
-    best = online.guard.best
-    if best is None:
-        return {}
-    found = load_checkpoint(online.run.path / "best", modules={"policy": online.roles.policy}, optimizers={})
-    return {} if found is None else {"best": {"step": found.step, **best}}
+    place.alone.append({"rollout": place.rollout, **place.news})
+    # of the step to come: a run that goes on from here takes such rows from its checkpoint
+    online.run.log(online.trainer.step + 1, **place.alone[-1])
+    if not place.ended:
+        tell(
+            online.run,
+            "a rollout had no group whose completions differ in reward, so nothing was learned from it; "
+            "the task may be too hard, too easy, or the reward constant",
+        )

@@ -37,7 +37,9 @@ class Place:
         news: its metrics, logged with its first mini-batch.
         shown: its rows for samples.jsonl, written likewise.
         alarmed: alarms that have gone off.
+        alone: logged rows of rollouts since the last step that nothing was learned from.
         ended: the alarm that ended the run, "" while it goes on.
+        best_step: steps that the best weights so far had made, −1 before there are any.
     """
 
     rollout: int = 0
@@ -47,14 +49,17 @@ class Place:
     news: dict[str, float] = field(default_factory=dict)
     shown: list[dict[str, Any]] = field(default_factory=list)
     alarmed: list[str] = field(default_factory=list)
+    alone: list[dict[str, float]] = field(default_factory=list)
     ended: str = ""
+    best_step: int = -1
 
 
 @dataclass(slots=True)
 class Online:
     """Everything a run of online RL carries.
 
-    `rounds` is how often dynamic sampling may draw anew; `extend` adds groups to a mini-batch.
+    `rounds` is how often dynamic sampling may draw anew; `extend` adds groups to a mini-batch; `saved`
+    is (step, rollout) of the last checkpoint, and `saved_best` its best step.
     """
 
     config: OnlineConfig
@@ -72,6 +77,8 @@ class Online:
     place: Place
     rounds: int = 1
     extend: Callable[[list[Group]], list[Group]] = list
+    saved: tuple[int, int] = (-1, -1)
+    saved_best: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,8 @@ def set_up(
         autocast=prepared.autocast,
     )
     model = prepared.peft or prepared.loaded.model
-    engine = LocalEngine(model, prepared.loaded.tokenizer, 4 * config.token_budget)
+    in_flight = max(4 * config.token_budget, config.max_length)
+    engine = LocalEngine(model, prepared.loaded.tokenizer, in_flight)
     limits = Limits(
         config.guard_window,
         config.kl_budget,

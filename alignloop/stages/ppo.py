@@ -88,13 +88,13 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
     source = next((term["model"] for term in config.rewards if "model" in term), "")
     if config.critic_init == "policy" and peft is not None:
         add_adapter(peft, settings, name=CRITIC, seed=config.seed + 1)
-        return critic_on_base(prepared, ScalarHead(size, seed=config.seed))
+        return critic_on_base(prepared, new_head(size))
     if config.critic_init == "reward" and peft is not None and fits_on(reward_folder(source), prepared):
         folder = reward_folder(source)
         load_adapter(peft, folder, name=CRITIC)
         return critic_on_base(prepared, load_head(folder))
     if config.critic_init == "policy":
-        source, head = config.model_name_or_path, ScalarHead(size, seed=config.seed)
+        source, head = config.model_name_or_path, new_head(size)
     else:
         head = None
     loaded = load_model(source, dtype=config.dtype, device=config.device, seed=config.seed)
@@ -112,6 +112,17 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
     if not config.lora_r and not loaded.model.config.tie_word_embeddings:
         loaded.model.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
     return model
+
+
+def new_head(hidden_size: int) -> ScalarHead:
+    """A critic's head that values everything at 0.
+
+    A random one would give values as large as the hidden states are long, and the first advantages,
+    reward − value, would be noise that the policy learns from.
+    """
+    head = ScalarHead(hidden_size)
+    torch.nn.init.zeros_(head.weight)
+    return head
 
 
 def critic_on_base(prepared: common.Prepared, head: ScalarHead) -> PackedModel:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alignloop.data.packing import Batch, Group, collate, completion, pack
+from alignloop.errors import EngineError
 from alignloop.model.sampling import completion_seeds
 from alignloop.model.scheduler import Sampled
 from alignloop.records import Prompt
@@ -17,11 +20,14 @@ from alignloop.rl.advantages import zero_spread
 from alignloop.rl.buffer import group_numbers, token_mask, token_values
 from alignloop.rl.kl import sequence_kl
 from alignloop.rl.rewards import Sample, Scores, checked_scores, repetition
+from alignloop.stages.checks import tell
+from alignloop.stages.online_save import Keeper
 from alignloop.stages.online_setup import Online, Rollout
 from alignloop.stages.sample import sampling_params
+from alignloop.training.distributed import add_over_ranks, gathered, share, world
 
 
-def sample_rollout(online: Online) -> Rollout:
+def sample_rollout(online: Online, keeper: Keeper) -> Rollout:
     """Completions of the next prompts, scored; under dynamic sampling until enough groups have a spread."""
     config, place = online.config, online.place
     groups: list[Group] = []
@@ -31,19 +37,14 @@ def sample_rollout(online: Online) -> Rollout:
     for attempt in range(online.rounds):
         rows = next_rows(online, config.rollout_prompts - len(groups))
         seed = int(np.random.default_rng([config.seed, place.rollout, attempt]).integers(2**63))
-        done = online.engine.generate(
-            [online.prompt_ids[row].tolist() for row in rows],
-            sampling_params(config, seed=0),
-            n=config.num_generations,
-            seeds=completion_seeds(seed, len(rows), config.num_generations),
-        )
+        done = completions(online, rows, seed, keeper, attempt)
         fresh = [_group(online.prompt_ids[row], row, found) for row, found in zip(rows, done, strict=True)]
         asked = [
             _sample(online.prompts[row], row, one)
             for row, found in zip(rows, done, strict=True)
             for one in found
         ]
-        scores = online.reward(asked)
+        scores = agreed_scores(online, asked)
         flat = zero_spread(torch.from_numpy(scores.total), group_numbers(fresh)).tolist()
         num_zero += sum(flat)
         kept = [g for g in range(len(fresh)) if online.rounds == 1 or not flat[g]]
@@ -53,7 +54,61 @@ def sample_rollout(online: Online) -> Rollout:
         parts.append(_chosen(scores, places))
         if len(groups) == config.rollout_prompts:
             break
+    keeper.close()
     return Rollout(groups, samples, _joined(parts), num_zero)
+
+
+def completions(
+    online: Online, rows: Sequence[int], seed: int, keeper: Keeper, attempt: int
+) -> list[list[Sampled]]:
+    """Completions of these prompts; every rank samples its share of the prompts."""
+    config = online.config
+    seeds = completion_seeds(seed, len(rows), config.num_generations)
+    mine = share(list(zip(rows, seeds, strict=True)))
+    done = online.engine.generate(
+        [online.prompt_ids[row].tolist() for row, _ in mine],
+        sampling_params(config, seed=0),
+        n=config.num_generations,
+        seeds=[own for _, own in mine],
+        begun=keeper.begun(attempt),
+        keep=partial(keeper.keep, attempt),
+    )
+    _, ranks = world()
+    if ranks == 1:
+        return done
+    parts = gathered([[asdict(one) for one in found] for found in done])
+    return [[Sampled(**one) for one in parts[i % ranks][i // ranks]] for i in range(len(rows))]
+
+
+def agreed_scores(online: Online, samples: Sequence[Sample]) -> Scores:
+    """The rewards; with several ranks the first one's, as a judge may not say the same twice.
+
+    Raises:
+        EngineError: a part of the reward failed; on every rank.
+    """
+    rank, ranks = world()
+    if ranks == 1:
+        return online.reward(samples)
+    told: dict[str, Any] = {}
+    if rank == 0:
+        try:
+            scores = online.reward(samples)
+            parts = {name: values.tolist() for name, values in scores.components.items()}
+            spread = None if scores.spread is None else scores.spread.tolist()
+            told = {
+                "total": scores.total.tolist(),
+                "raw": scores.raw.tolist(),
+                "parts": parts,
+                "spread": spread,
+            }
+        except EngineError as error:
+            told = {"error": str(error)}
+    told = gathered(told)[0]
+    if "error" in told:
+        raise EngineError(told["error"])
+    parts = {name: np.asarray(values) for name, values in told["parts"].items()}
+    spread = None if told["spread"] is None else np.asarray(told["spread"])
+    return Scores(np.asarray(told["total"]), np.asarray(told["raw"]), parts, spread)
 
 
 def next_rows(online: Online, count: int) -> list[int]:
@@ -72,15 +127,19 @@ def next_rows(online: Online, count: int) -> list[int]:
 def read_tables(
     online: Online, groups: Sequence[Group], read: Callable[[Batch], Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Per-token values of all groups, (B, T) by name, read without gradient in packed rows."""
+    """Per-token values of all groups, (B, T) by name, read without gradient in packed rows.
+
+    Every rank reads its share of the groups and fills its rows.
+    """
     online.roles.eval()
     mask = token_mask(groups)
     sizes = [len(group.completions) for group in groups]
     starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
     numbered = [Group(group.prompt_ids, group.completions, number) for number, group in enumerate(groups)]
     tables: dict[str, Tensor] = {}
+    shared = len(groups) >= world()[1]
     with torch.no_grad():
-        for chunk in pack(numbered, online.config.token_budget):
+        for chunk in pack(share(numbered) if shared else numbered, online.config.token_budget):
             for name, values in read(collate(chunk)).items():
                 table = tables.setdefault(name, torch.zeros(mask.shape))
                 row = 0
@@ -89,7 +148,7 @@ def read_tables(
                     start = starts[group.index]
                     table[start : start + len(part), : part.shape[1]] = part
                     row += len(part)
-    return tables
+    return {name: add_over_ranks(table) if shared else table for name, table in tables.items()}
 
 
 def measure(online: Online, rollout: Rollout) -> dict[str, float]:
@@ -110,6 +169,14 @@ def measure(online: Online, rollout: Rollout) -> dict[str, float]:
         "repetition": float(np.mean([repetition(s.completion) for s in samples])),
         "zero_spread_groups": float(rollout.num_zero_spread),
     }
+    if not any(s.finished for s in samples):
+        tell(
+            online.run,
+            f"no completion of a rollout ended by itself, all were cut at max_new_tokens="
+            f"{online.config.max_new_tokens}; missing_eos says what that costs",
+        )
+    if not any(s.completion for s in samples):
+        tell(online.run, "every completion of a rollout is empty: the policy ends at once")
     if scores.spread is not None:
         metrics["ensemble_spread"] = float(scores.spread.mean())
     if online.gold is not None:

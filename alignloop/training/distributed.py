@@ -6,9 +6,10 @@ pass and gradients are added, so n ranks give the gradient of one.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -39,6 +40,23 @@ def add_over_ranks(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def gathered(value: Any) -> list[Any]:
+    """The values of all ranks, in their order; each is what JSON can hold. [value] without a group."""
+    if not dist.is_initialized():
+        return [value]
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    text = json.dumps(value).encode()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(text)], device=device))
+    room = int(max(sizes))
+    parts = [torch.zeros(room, dtype=torch.uint8, device=device) for _ in sizes]
+    own = torch.frombuffer(bytearray(text.ljust(room)), dtype=torch.uint8).to(device)
+    dist.all_gather(parts, own)
+    return [
+        json.loads(part[: int(size)].cpu().numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)
+    ]
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:

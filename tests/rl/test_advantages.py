@@ -13,6 +13,7 @@ from alignloop.rl.advantages import (
     gae,
     group_advantages,
     per_token,
+    rewards_to_come,
     sequence_scores,
     token_rewards,
     whiten,
@@ -207,3 +208,14 @@ def test_scores_without_eos(rule, clip, expected):
 def test_per_token():
     mask = torch.tensor([[True, False, True]])
     assert per_token(tensor([3.0]), mask).tolist() == [[3.0, 0.0, 3.0]]
+
+
+def test_rewards_to_come_by_hand():
+    """KL −0.1, 0.2, 0.3 at β = 1 and score 2 at the end: 2 − 0.4, 2 − 0.5, 2 − 0.3; a masked token 0."""
+    logprobs = torch.tensor([[-1.1, -0.8, 9.0, -0.7]], dtype=torch.float64)
+    reference = torch.full_like(logprobs, -1.0)
+    mask = torch.tensor([[True, True, False, True]])
+    scores = torch.tensor([2.0], dtype=torch.float64)
+    rewards = token_rewards(scores, logprobs, reference, mask, beta=1.0)
+    got = rewards_to_come(rewards, mask)
+    torch.testing.assert_close(got, torch.tensor([[1.6, 1.5, 0.0, 1.7]], dtype=torch.float64))

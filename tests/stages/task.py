@@ -34,11 +34,19 @@ def is_b(samples):
     return [float(s.completion == "b") for s in samples]
 
 
+def lengths(samples):
+    """Reward for every token."""
+    return [float(s.num_tokens) for s in samples]
+
+
 @cache
 def _start() -> tuple:
     """A model that answers with the letter asked for every second time, with another one else."""
     torch.manual_seed(0)
     model, tokenizer = tiny_model(hidden_size=64, num_layers=2)
+    # LoRA moves neither norms nor embeddings, so the largest logit is |embedding| · √64 · gain: with the
+    # gain of 1 about 8, which leaves one of 512 tokens a probability of at most e⁸/(e⁸ + 511) = 0.85
+    torch.nn.init.constant_(model.model.norm.weight, 3.0)
     encoder = Encoder(tokenizer, load_template("tokenizer", tokenizer))
     groups = [
         Group(encoder.prompt((Message("user", asked),)), (completion(encoder.completion(said)),), i)
@@ -60,7 +68,7 @@ def start_model(folder: Path) -> Path:
 
 
 def prompts_file(path: Path) -> Path:
-    rows = [json.dumps({"prompt": letter}) for letter in LETTERS]
+    rows = [json.dumps({"prompt": letter, "answer": letter}) for letter in LETTERS]
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return path
 
@@ -79,7 +87,7 @@ def recipe(tmp_path: Path, **keys: object) -> dict[str, object]:
         "max_new_tokens": 3,
         "per_device_train_batch_size": 4,
         "rollout_prompts": 4,
-        "learning_rate": 3e-3,
+        "learning_rate": 5e-4,
         "max_length": 64,
         "log_samples": 1,
         "num_threads": 1,

@@ -3,34 +3,35 @@ from pathlib import Path
 import pytest
 
 from alignloop.config import resolve
-from alignloop.errors import ConfigError, DataError, EngineError
-from alignloop.run import Run
+from alignloop.errors import ConfigError, DataError
 from tests.stages.task import mean_of_last, recipe, run_stage
 
-SOLVE = {"rollout_prompts": 6, "per_device_train_batch_size": 6, "num_generations": 16, "track_kl": False}
-
-
-def broken(samples):
-    raise RuntimeError("no judge at home")
+SOLVE = {"rollout_prompts": 6, "per_device_train_batch_size": 6, "num_generations": 16}
 
 
 def equal(samples):
     return [1.0] * len(samples)
 
 
-def test_the_copy_task_is_solved(tmp_path: Path) -> None:
-    keys = recipe(tmp_path, **SOLVE, max_steps=40, learning_rate=2e-3, beta=0.0)
-    run = run_stage("grpo", keys)
+@pytest.mark.parametrize(
+    ("stage", "keys"),
+    [
+        ("grpo", {"max_steps": 20, "learning_rate": 3e-4, "beta": 0.0, "track_kl": False}),
+        ("grpo", {"max_steps": 32, "learning_rate": 2e-3, "beta": 0.0, "track_kl": False, "lora_r": 8}),
+        ("reinforce_pp", {"max_steps": 20, "learning_rate": 3e-4}),
+    ],
+)
+def test_the_copy_task_is_solved(tmp_path: Path, stage: str, keys: dict) -> None:
+    run = run_stage(stage, recipe(tmp_path, **SOLVE, **keys))
     assert next(run.metrics())["reward"] < 0.7
     assert mean_of_last(run, "reward") > 0.95
 
 
 def test_the_bandit_is_learned_with_lora(tmp_path: Path) -> None:
-    keys = recipe(tmp_path, **SOLVE, max_steps=20, learning_rate=1e-2, lora_r=4)
+    keys = recipe(tmp_path, **SOLVE, max_steps=24, learning_rate=2e-3, lora_r=4)
     run = run_stage("rloo", {**keys, "rewards": [{"function": "tests.stages.task:is_b"}]})
     assert next(run.metrics())["reward"] < 0.4
-    # adapters cannot scale the tied embeddings, so this model cannot make an answer surer than about 0.85
-    assert mean_of_last(run, "reward") > 0.7
+    assert mean_of_last(run, "reward") > 0.95
     assert (run.model / "adapter_config.json").exists()
 
 
@@ -59,22 +60,6 @@ def test_groups_without_spread_are_counted_and_teach_nothing(tmp_path: Path) -> 
     run = run_stage("dapo", dynamic)
     assert next(run.metrics())["zero_spread_groups"] == 3 * 4  # three rounds of four prompts
     assert "nothing was learned" in run.record["warnings"][0]
-
-
-def test_the_best_weights_are_kept_and_alarms_stop(tmp_path: Path) -> None:
-    watch = {"kl_budget": 1e-9, "on_alarm": "rollback", "keep_best": "reward", "guard_window": 1}
-    run = run_stage("grpo", recipe(tmp_path, max_steps=20, **watch))
-    results = run.record["results"]
-    assert results["ended_by"] == "kl_over_budget"
-    assert results["best"]["rollout"] <= len(list(run.metrics()))
-    assert any("kl_over_budget" in text for text in run.record["warnings"])
-
-
-def test_a_reward_that_fails_keeps_the_last_good_state(tmp_path: Path) -> None:
-    keys = recipe(tmp_path, max_steps=4, rewards=[{"function": "tests.stages.test_grpo:broken"}])
-    with pytest.raises(EngineError, match=r"'broken' failed on completion 0 \(row .*no judge at home"):
-        run_stage("grpo", keys)
-    assert Run.open(tmp_path / "run").status == "failed"
 
 
 def test_prompts_without_room_for_an_answer(tmp_path: Path) -> None:

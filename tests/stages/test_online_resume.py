@@ -1,24 +1,33 @@
 """A run that is killed at any moment ends with the weights of one that is not, bit for bit."""
 
+import json
 import os
 import random
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from alignloop.model import resume
 from alignloop.run import Run
 from tests.stages.task import recipe, run_stage
 
 PPO = {"num_generations": 2, "num_iterations": 2, "rollout_prompts": 4, "per_device_train_batch_size": 2}
 PPO |= {"normalize_reward": True, "kl_controller": "adaptive", "kl_horizon": 50}
 CASES = {
-    "grpo": {"num_generations": 4, "per_device_train_batch_size": 2, "num_iterations": 2},
+    "grpo": {
+        "num_generations": 4,
+        "per_device_train_batch_size": 2,
+        "num_iterations": 2,
+        "reference_refresh": 1,
+    },
     "ppo": PPO,
-    "ppo_lora": {**PPO, "lora_r": 4},
+    "ppo_lora": {**PPO, "lora_r": 4, "reference_refresh": 1},
     "dapo": {"num_generations": 4, "keep_best": "reward", "guard_window": 2},
 }
 
@@ -32,8 +41,8 @@ def keys_of(tmp_path: Path, case: str, name: str) -> dict[str, object]:
     return recipe(tmp_path, **{**CASES[case], **common})
 
 
-def run_until_killed(case: str, keys: dict[str, object], after_s: float) -> bool:
-    """Run the stage in a child and kill it after a while; True if it had finished before."""
+def run_until_killed(case: str, keys: dict[str, object], moment: Callable[[], bool]) -> bool:
+    """Run the stage in a child and kill it when `moment` says so; True if it had finished before."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -43,8 +52,7 @@ def run_until_killed(case: str, keys: dict[str, object], after_s: float) -> bool
             code = 0
         finally:
             os._exit(code)  # never back into the test runner
-    deadline = time.monotonic() + after_s
-    while time.monotonic() < deadline:
+    while not moment():
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             assert status == 0
@@ -63,12 +71,21 @@ def test_killed_at_random_moments(tmp_path: Path, case: str) -> None:
     duration = time.monotonic() - started
 
     killed, moments, kills = keys_of(tmp_path, case, "killed"), random.Random(case), 0
-    while kills < 5 and not run_until_killed(case, killed, duration * moments.uniform(0.05, 0.6)):
+    while kills < 5 and not run_until_killed(case, killed, after(duration * moments.uniform(0.05, 0.6))):
         kills += 1
     if Run.open(tmp_path / "killed").status != "finished":
         run_stage(case.partition("_")[0], killed)
     assert kills > 0
+    assert_same_runs(tmp_path)
 
+
+def after(seconds: float) -> Callable[[], bool]:
+    deadline = time.monotonic() + seconds
+    return lambda: time.monotonic() > deadline
+
+
+def assert_same_runs(tmp_path: Path) -> None:
+    """Weights, metrics and samples of `whole` and `killed` are the same, bit for bit."""
     expected, found = weights(tmp_path / "whole/model"), weights(tmp_path / "killed/model")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -80,3 +97,65 @@ def test_killed_at_random_moments(tmp_path: Path, case: str) -> None:
     assert rows[0] == rows[1]
     samples = [list(Run.open(tmp_path / name).samples()) for name in ("whole", "killed")]
     assert samples[0] == samples[1]
+
+
+# completions of a flat distribution go on for long, so that a rollout has many steps
+LONG = {"temperature": 4.0, "max_new_tokens": 20, "rollout_save_s": 0.02, "max_steps": 5, "save_steps": 2}
+
+
+@pytest.mark.parametrize("case", ["ppo_lora", "dapo"])
+def test_killed_in_the_middle_of_a_rollout(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # in the second case hardly a group has a spread, so three attempts are made for every rollout
+    more = {**LONG, "max_steps": 5 if case == "ppo_lora" else 2}
+    whole, killed = ({**keys_of(tmp_path, case, name), **more} for name in ("whole", "killed"))
+    run_stage(case.partition("_")[0], {**whole, "rollout_save_s": 0})
+
+    def within_rollout(number: int) -> Callable[[], bool]:
+        """Whether a rollout is half done, with completions that have ended and others that have not."""
+
+        def moment() -> bool:
+            try:
+                file = next((tmp_path / "killed/rollout").glob("step-*/checkpoint.json"))
+                state = json.loads(file.read_text(encoding="utf-8"))["state"]
+            except (StopIteration, OSError, ValueError):
+                return False
+            generation = state["unfinished"]["generation"]
+            return state["key"][1] >= number and bool(state["unfinished"]["done"] and generation["running"])
+
+        return moment
+
+    taken_up: list[object] = []
+    plain = resume.load_state_dict
+    monkeypatch.setattr(
+        resume, "load_state_dict", lambda *saved: (taken_up.append(saved[1]["running"]), plain(*saved))
+    )
+    for number in (0, 1):
+        assert not run_until_killed(case, killed, within_rollout(number))
+    run_stage(case.partition("_")[0], killed)
+    assert taken_up
+    assert all(taken_up)  # each had running completions
+    assert_same_runs(tmp_path)
+    assert not (tmp_path / "killed/rollout").exists()
+
+
+def test_ctrl_c_in_the_middle_of_a_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, stopped = ({**keys_of(tmp_path, "grpo", name), **LONG} for name in ("whole", "killed"))
+    whole, stopped = ({**keys, "rollout_save_s": 0, "save_steps": 0} for keys in (whole, stopped))
+    run_stage("grpo", whole)
+    looks = iter([False] * 11 + [True] * 99)
+
+    class Stop(threading.Event):
+        def is_set(self) -> bool:
+            return next(looks)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Event", Stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage("grpo", stopped)
+    assert Run.open(tmp_path / "killed").status == "interrupted"
+    assert list((tmp_path / "killed/checkpoints").glob("step-*"))
+    assert list((tmp_path / "killed/rollout").glob("step-*"))
+    run_stage("grpo", stopped)
+    assert_same_runs(tmp_path)

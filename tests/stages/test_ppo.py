@@ -16,10 +16,19 @@ from tests.stages.task import mean_of_last, recipe, run_stage
 SMALL = {"num_generations": 4, "rollout_prompts": 4, "per_device_train_batch_size": 2, "num_iterations": 2}
 
 
-def test_the_copy_task_is_solved(tmp_path: Path) -> None:
-    keys = recipe(tmp_path, rollout_prompts=6, per_device_train_batch_size=6, num_generations=16)
-    keys |= {"num_iterations": 2, "max_steps": 70, "kl_coef": 0.0, "kl_controller": "fixed"}
-    run = run_stage("ppo", {**keys, "learning_rate": 1e-3, "critic_learning_rate": 3e-3})
+@pytest.mark.parametrize(
+    ("task", "keys"),
+    [
+        ("copies", {"max_steps": 30, "learning_rate": 2e-4, "critic_learning_rate": 1e-3}),
+        ("copies", {"max_steps": 50, "learning_rate": 2e-3, "critic_learning_rate": 2e-3, "lora_r": 8}),
+        ("is_b", {"max_steps": 40, "learning_rate": 2e-3, "critic_learning_rate": 2e-3, "lora_r": 8}),
+    ],
+)
+def test_copy_task_and_bandit_are_solved(tmp_path: Path, task: str, keys: dict) -> None:
+    more = {"rollout_prompts": 6, "per_device_train_batch_size": 6, "num_generations": 16}
+    more |= {"num_iterations": 2, "kl_coef": 0.0, "kl_controller": "fixed"}
+    rewards = [{"function": f"tests.stages.task:{task}"}]
+    run = run_stage("ppo", recipe(tmp_path, **more, **keys, rewards=rewards))
     assert next(run.metrics())["reward"] < 0.7
     assert mean_of_last(run, "reward") > 0.95
 

@@ -1,0 +1,179 @@
+"""Checkpoints of online RL: between mini-batches, in the middle of a rollout, and the best weights."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from alignloop.errors import RunError
+from alignloop.model.generate import Unfinished
+from alignloop.rl.buffer import from_tensors, to_tensors
+from alignloop.stages.checks import tell
+from alignloop.stages.online_setup import Online, Place
+from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+def state_of(online: Online) -> dict[str, Any]:
+    """Everything the rest of the run depends on that JSON can hold."""
+    place = online.place
+    return {
+        "place": {item.name: getattr(place, item.name) for item in fields(place) if item.name != "groups"},
+        "kl": online.kl.state_dict(),
+        "reward": online.reward.state_dict(),
+        "guard": online.guard.state_dict(),
+    }
+
+
+def save(online: Online, state: dict[str, Any] | None = None) -> None:
+    """A checkpoint between two mini-batches; in the middle of a rollout with the `state` at its start."""
+    place = online.place
+    save_checkpoint(
+        online.run.checkpoints,
+        step=online.trainer.step,
+        modules={"model": online.roles},
+        optimizers={"model": online.trainer.optimizer},
+        state=state or state_of(online),
+        tensors={**to_tensors(place.groups), **online.roles.reference_state()},
+        keep=online.config.save_total_limit,
+    )
+    online.saved = (online.trainer.step, place.rollout)
+    online.saved_best = place.best_step
+    _keep_only(online.run.path / "best", {place.best_step})
+
+
+def restore(online: Online) -> None:
+    """Go on from the newest intact checkpoint, if there is one."""
+    trainer, run = online.trainer, online.run
+    found = load_checkpoint(
+        run.checkpoints, modules={"model": online.roles}, optimizers={"model": trainer.optimizer}
+    )
+    if found is None:
+        run.rewind(-1)
+        return
+    trainer.step = found.step
+    run.rewind(found.step)
+    for skipped in found.skipped:
+        tell(run, f"damaged checkpoint passed over: {skipped}")
+    online.place = Place(**found.state["place"], groups=from_tensors(found.tensors))
+    for row in online.place.alone:
+        run.log(found.step + 1, **row)
+    online.roles.load_reference_state(found.tensors)
+    online.kl.load_state_dict(found.state["kl"])
+    online.reward.load_state_dict(found.state["reward"])
+    online.guard.load_state_dict(found.state["guard"])
+    online.saved = (trainer.step, online.place.rollout)
+    restore_best(online)
+
+
+# The best weights
+
+
+def save_best(online: Online) -> None:
+    """Keep the policy as it is now, and what the last checkpoint takes for the best."""
+    folder, step = online.run.path / "best", online.trainer.step
+    save_checkpoint(folder, step=step, modules={"policy": online.roles.policy}, optimizers={}, keep=3)
+    online.place.best_step = step
+    _keep_only(folder, {step, online.saved_best})
+
+
+def restore_best(online: Online) -> None:
+    """Forget best weights of a future that did not happen; do without those that are gone."""
+    folder, step = online.run.path / "best", online.place.best_step
+    _keep_only(folder, {step})
+    if step >= 0 and not (folder / f"step-{step:08d}").is_dir():
+        tell(
+            online.run,
+            f"the best weights so far, of step {step}, are not in {folder}; the best from here on are kept",
+        )
+        online.guard.best, online.place.best_step = None, -1
+    online.saved_best = online.place.best_step
+
+
+def keep_best(online: Online) -> dict[str, Any]:
+    """Put the best weights into the policy, if the recipe keeps them and a window was full."""
+    best = online.guard.best
+    if best is None:
+        return {}
+    found = load_checkpoint(online.run.path / "best", modules={"policy": online.roles.policy}, optimizers={})
+    return {} if found is None else {"best": {"step": found.step, **best}}
+
+
+def _keep_only(folder: Path, steps: set[int]) -> None:
+    for path in folder.glob("step-*"):
+        if int(path.name.removeprefix("step-")) not in steps:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+# Unfinished rollouts
+
+
+@dataclass
+class Keeper:
+    """Saves the rollout under way when a stop is asked for, and every `rollout_save_s` seconds.
+
+    What is saved belongs to one (step, rollout, attempt) and is of no use to any other.
+
+    Attributes:
+        online: the run.
+        stop: set when the run shall end.
+        state: of the run at the start of the rollout.
+        last: when it was saved last, or begun.
+    """
+
+    online: Online
+    stop: threading.Event
+    state: dict[str, Any]
+    last: float = field(default_factory=time.monotonic)
+
+    @property
+    def folder(self) -> Path:
+        """Where it is saved."""
+        return self.online.run.path / "rollout"
+
+    def begun(self, attempt: int) -> Unfinished | None:
+        """What an earlier process saved of this attempt."""
+        try:
+            found = load_checkpoint(self.folder, modules={}, optimizers={})
+        except RunError as error:  # it can be sampled again, token for token
+            tell(self.online.run, f"the unfinished rollout is sampled again: {error}")
+            return None
+        if found is None or found.state["key"] != self._key(attempt):
+            return None
+        return Unfinished(found.state["unfinished"], dict(found.tensors))
+
+    def keep(self, attempt: int, describe: Callable[[], Unfinished]) -> None:
+        """Save if it is time.
+
+        Raises:
+            KeyboardInterrupt: a stop was asked for; everything is saved.
+        """
+        online, every_s = self.online, self.online.config.rollout_save_s
+        if not self.stop.is_set() and not (every_s and time.monotonic() - self.last >= every_s):
+            return
+        if online.saved != (online.trainer.step, online.place.rollout):
+            save(online, self.state)
+        unfinished = describe()
+        save_checkpoint(
+            self.folder,
+            step=online.trainer.step,
+            modules={},
+            optimizers={},
+            state={"key": self._key(attempt), "unfinished": unfinished.state},
+            tensors=unfinished.tensors,
+            keep=1,
+        )
+        self.last = time.monotonic()
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """The rollout is complete."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _key(self, attempt: int) -> list[int]:
+        return [self.online.trainer.step, self.online.place.rollout, attempt]

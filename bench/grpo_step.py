@@ -1,0 +1,242 @@
+"""Whole GRPO steps (rollout, reward, reference, update) at β 0.04, AlignLoop against TRL.
+
+    python bench/grpo_step.py [--rounds 3] [--steps 5] [--json]
+
+4 prompts of about 180 tokens × 8 completions of exactly 64 tokens. Both sides run in float32 with the
+same threads and AdamW, each as a process of its own, in turns; the first step of a process is a warm-up.
+The reward is the share of tokens with an even number, which costs nothing. bench/vs_trl.py has the update
+alone, bench/rollouts.py the rollout alone. The extra `bench` brings TRL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.measure import child, machine, memory_gb
+
+TARGETS = {"speedup": 4.0, "memory_ratio": 0.5}
+"""Least and greatest value aimed at."""
+LEARNING_RATE, BETA = 1e-6, 0.04
+
+
+def questions(step: int, count: int) -> list[str]:
+    """The prompts of a rollout."""
+    from bench.rollouts import FACTS, QUESTIONS
+
+    numbers = range(step * count, (step + 1) * count)
+    return [f"{FACTS}\n\n{QUESTIONS[number % len(QUESTIONS)]}" for number in numbers]
+
+
+def even_share(ids: Sequence[int]) -> float:
+    """Share of tokens with an even number."""
+    return sum(token % 2 == 0 for token in ids) / len(ids)
+
+
+def our_side(options: argparse.Namespace) -> list[tuple[float, float]]:
+    """Wall and CPU time at the start and after each step, by the project's engine, objective and loop."""
+    import numpy as np
+    import torch
+
+    from alignloop.data.packing import Group, completion
+    from alignloop.model.generate import generate
+    from alignloop.model.load import load_model
+    from alignloop.model.packed import PackedModel
+    from alignloop.model.sampling import SamplingParams
+    from alignloop.objectives.grpo import GRPO
+    from alignloop.rl.advantages import group_advantages
+    from alignloop.training.loop import Trainer, train_step
+    from alignloop.training.optim import OptimizerSettings, build_optimizer
+    from alignloop.training.reference import frozen_reference
+
+    loaded, frozen = (load_model(options.model, dtype="float32", device="cpu") for _ in range(2))
+    model = PackedModel(loaded.model)
+    settings = OptimizerSettings(learning_rate=LEARNING_RATE, lr_scheduler_type="constant")
+    trainer = Trainer(
+        model,
+        build_optimizer(model.parameters(), settings),
+        settings,
+        options.steps,
+        reference=frozen_reference(PackedModel(frozen.model)),
+    )
+
+    def rollout(step: int) -> list[Group]:
+        prompts = [
+            loaded.tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+            for text in questions(step, options.prompts)
+        ]
+        params = SamplingParams(max_tokens=options.tokens, eos=(), seed=options.seed + step)
+        rows = generate(loaded.model, loaded.tokenizer, prompts, params, n=options.completions)
+        rewards = torch.tensor([even_share(one.ids) for row in rows for one in row], dtype=torch.float64)
+        owner = torch.arange(len(rows)).repeat_interleave(options.completions)
+        advantages = iter(group_advantages(rewards, owner, kind="group_std").tolist())
+        return [
+            Group(
+                np.array(prompt, dtype=np.int32),
+                tuple(
+                    completion(
+                        one.ids,
+                        old_logprobs=np.asarray(one.logprobs, np.float32),
+                        advantages=np.full(len(one.ids), next(advantages), np.float32),
+                    )
+                    for one in row
+                ),
+                number,
+            )
+            for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
+        ]
+
+    marks = [(time.perf_counter(), time.process_time())]
+    for step in range(options.steps):
+        train_step(trainer, GRPO(beta=BETA), rollout(step))
+        marks.append((time.perf_counter(), time.process_time()))
+    return marks
+
+
+def trl_side(options: argparse.Namespace) -> list[tuple[float, float]]:
+    """The same marks by TRL's GRPOTrainer with its own generation."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from alignloop.model.load import load_model
+
+    loaded = load_model(options.model, dtype="float32", device="cpu")
+    texts = [text for step in range(options.steps) for text in questions(step, options.prompts)]
+    marks: list[tuple[float, float]] = []
+
+    class Marks(TrainerCallback):
+        def on_train_begin(self, *args: object, **keys: object) -> None:
+            marks.append((time.perf_counter(), time.process_time()))
+
+        def on_step_end(self, *args: object, **keys: object) -> None:
+            marks.append((time.perf_counter(), time.process_time()))
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=options.prompts * options.completions,
+            num_generations=options.completions,
+            steps_per_generation=1,
+            max_completion_length=options.tokens,
+            generation_kwargs={"min_new_tokens": options.tokens},
+            max_steps=options.steps,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            optim="adamw_torch_fused",
+            beta=BETA,
+            loss_type="grpo",
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            shuffle_dataset=False,
+            seed=options.seed,
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            logging_strategy="no",
+            save_strategy="no",
+            eval_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        GRPOTrainer(
+            loaded.model,
+            reward_funcs=lambda completion_ids, **_: [even_share(ids) for ids in completion_ids],
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": t}]} for t in texts]),
+            processing_class=loaded.tokenizer,
+            callbacks=[Marks()],
+        ).train()
+    return marks
+
+
+def one_side(options: argparse.Namespace) -> dict[str, Any]:
+    """Run by the parent: one side in this process; the first step is left out."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    marks = (our_side if options.side == "alignloop" else trl_side)(options)
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(marks[1:])]
+    return {
+        "step_s": [wall for wall, _ in steps],
+        "step_cpu_s": [cpu for _, cpu in steps],
+        "peak_memory_gb": memory_gb(),
+    }
+
+
+def summary(rounds: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Ratios round by round and their medians."""
+
+    def ratios(name: str) -> list[float]:
+        return [sum(r["trl"][name]) / sum(r["alignloop"][name]) for r in rounds]
+
+    memory = [r["alignloop"]["peak_memory_gb"] / r["trl"]["peak_memory_gb"] for r in rounds]
+    return {
+        "speedup": statistics.median(ratios("step_s")),
+        "speedup_cpu": statistics.median(ratios("step_cpu_s")),
+        "memory_ratio": statistics.median(memory),
+        "rounds": {"wall": ratios("step_s"), "cpu": ratios("step_cpu_s"), "memory": memory},
+        "targets": TARGETS,
+    }
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--completions", type=int, default=8, help="of each prompt")
+    parser.add_argument("--tokens", type=int, default=64, help="length of a completion")
+    parser.add_argument("--rounds", type=int, default=3, help="alternating runs of each side")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps, after one to warm up")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--side", default="", help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    options = arguments().parse_args()
+    if options.side:
+        print(json.dumps(one_side(options)))
+        return
+    words = ["model", "prompts", "completions", "tokens", "threads", "seed"]
+    shared = [text for word in words for text in (f"--{word}", str(getattr(options, word)))]
+    shared += ["--steps", str(options.steps + 1)]
+    rounds: list[dict[str, dict[str, Any]]] = []
+    for number in range(options.rounds):
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        rounds.append(
+            {
+                side: child("bench.grpo_step", [*shared, "--side", side], threads=options.threads)
+                for side in ("trl", "alignloop")
+            }
+        )
+    result = {"machine": machine(options.threads), "rounds": rounds, "summary": summary(rounds)}
+    if options.json:
+        print(json.dumps(result, indent=1))
+        return
+    for name, value in result["summary"].items():
+        print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    main()

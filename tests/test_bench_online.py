@@ -1,0 +1,130 @@
+"""The benchmarks of online RL on the tiny model, in this process and without TRL: they run, and add up."""
+
+from pathlib import Path
+
+import pytest
+
+from alignloop.model.load import save_model
+from alignloop.model.tiny import tiny_model
+from bench import grpo_step, online, planted_hack, ppo_memory, time_to_reward
+from bench.stages import running_mean
+
+TINY = ["--threads", "1", "--prompts", "2", "--completions", "4", "--tokens", "12"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Small sizes, and a tiny model in a folder, which adapters can name as their base."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_model(*tiny_model(), folder)
+    return ["--model", str(folder), *TINY]
+
+
+def test_ppo_memory_measures_all_sides(tmp_path: Path, tiny: list[str]) -> None:
+    sides = {}
+    for side in ("data", "reward", "ppo", "grpo", "sft"):
+        options = ppo_memory.arguments().parse_args(
+            [*tiny, "--steps", "2", "--side", side, "--root", str(tmp_path)]
+        )
+        if side == "data":
+            ppo_memory.make_prompts(options, tmp_path)
+        else:
+            sides[side] = ppo_memory.one_side(options)
+    assert sides.pop("reward") == {}
+    found = ppo_memory.summary(sides)
+    assert found["step_ratio"] > 0
+    assert 0 < found["outside_model_share"]["ppo"] < 1
+    tokens = found["update_tokens"]
+    assert tokens["ppo"] == pytest.approx(tokens["grpo"])
+    assert tokens["sft"] == pytest.approx(tokens["ppo"], rel=0.5)
+    assert len(sides["ppo"]["rollout_and_learning_s"]) == 2
+    assert all(
+        whole > part > 0
+        for side in ("ppo", "grpo")
+        for whole, part in zip(sides[side]["rollout_and_learning_s"], sides[side]["learning_s"], strict=True)
+    )
+
+
+def test_time_inside_calls_counts_once() -> None:
+    clock = ppo_memory.Clock()
+    inner = clock.wrapped(lambda: sum(range(1000)))
+    outer = clock.wrapped(lambda: [inner() for _ in range(50)])
+    outer()
+    assert 0 < clock.inside_s < 1
+    assert clock.depth == 0
+
+
+def test_planted_hack_runs_all_arms(tmp_path: Path, tiny: list[str]) -> None:
+    small = ["--seeds", "3", "--members", "2", "--rows", "40", "--held-out", "4", "--steps", "3"]
+    options = planted_hack.arguments().parse_args([*tiny, *small, "--window", "1", "--reward-epochs", "0.2"])
+    result = planted_hack.run(options, tmp_path)
+    assert set(result["seeds"][3]) == set(planted_hack.ARMS)
+    for arm in planted_hack.ARMS:
+        assert len(result["seeds"][3][arm]["curves"]["gold"]) >= 1
+    assert set(result["summary"]["reached"]) == {"min", "uwo", "guard"}
+
+
+def test_what_is_kept_of_the_peak() -> None:
+    assert running_mean([0.0, 1.0, 0.5, 0.5], 2) == [0.5, 0.75, 0.5]
+    row = {"gold_start": 0.2, "gold_peak": 0.5, "held_out": 0.3}
+    arms = {
+        arm: {**row, "gold_end": end, "kept": end / 0.5}
+        for arm, end in zip(planted_hack.ARMS, (0.3, 0.5, 0.45, 0.5), strict=True)
+    }
+    found = planted_hack.summary({0: arms, 1: arms})
+    assert found["single_over_optimises"]
+    assert found["reached"] == {"min": True, "uwo": False, "guard": True}
+
+
+def test_the_watch_stands_still_while_it_measures() -> None:
+    rates = iter([0.2, 0.25, 0.31])
+    watch = time_to_reward.Watch(lambda: next(rates), every=2, rise=0.1)
+    assert [watch.look(step) for step in range(5)] == [False, False, False, False, True]
+    assert [row["step"] for row in watch.rows] == [0, 2, 4]
+    assert watch.reached == watch.rows[-1]["seconds"] < 0.1
+
+
+def test_times_sooner() -> None:
+    def side(reached: float | None) -> dict:
+        return {"reached_s": reached, "curve": [{"seconds": 90.0}]}
+
+    seeds = {0: {"alignloop": side(10.0), "trl": side(50.0)}, 1: {"alignloop": side(10.0), "trl": side(None)}}
+    assert time_to_reward.summary(seeds)["times_sooner"] == [5.0, 9.0]
+    seeds[2] = {"alignloop": side(None), "trl": side(50.0)}
+    assert time_to_reward.summary(seeds)["median"] is None
+
+
+def test_our_side_is_looked_at_after_every_step(tmp_path: Path, tiny: list[str]) -> None:
+    small = ["--rows", "8", "--held-out", "4", "--steps", "3", "--every", "1", "--rise", "2"]
+    watch = time_to_reward.our_side(time_to_reward.arguments().parse_args([*tiny, *small]), tmp_path)
+    assert [row["step"] for row in watch.rows] == [0, 1, 2, 3]
+    seconds = [row["seconds"] for row in watch.rows]
+    assert seconds == sorted(seconds)
+    assert seconds[0] == 0
+
+
+def test_online_methods_from_one_start(tmp_path: Path, tiny: list[str]) -> None:
+    small = ["--rows", "40", "--held-out", "6", "--steps", "2", "--demonstrations", "16", "--seed", "1"]
+    rows = {}
+    for part in ("start", "ppo", "dpo"):
+        words = [*tiny, *small, "--part", part, "--root", str(tmp_path)]
+        online.one_part(online.arguments().parse_args(words))
+        if part != "start":
+            rows[part] = online.one_part(online.arguments().parse_args([*words, "--evaluate"]))
+    found = online.summary({0: rows})
+    assert set(found) == {"ppo", "dpo"}
+    assert found["ppo"]["gold_before"] == found["dpo"]["gold_before"]
+    assert online.table(found).count("\n") == 3
+    options = online.arguments().parse_args([*tiny, *small])
+    for method in online.METHODS:  # every method's keys are ones its stage knows
+        assert online.checked(options, tmp_path, method, 0)
+
+
+def test_whole_grpo_steps_are_timed(tiny: list[str]) -> None:
+    options = grpo_step.arguments().parse_args([*tiny, "--steps", "3", "--side", "alignloop"])
+    found = grpo_step.one_side(options)
+    assert len(found["step_s"]) == 2
+    slow = {"step_s": [8.0, 8.0], "step_cpu_s": [6.0, 6.0], "peak_memory_gb": 4.0}
+    quick = {"step_s": [2.0, 2.0], "step_cpu_s": [2.0, 2.0], "peak_memory_gb": 1.0}
+    result = grpo_step.summary([{"trl": slow, "alignloop": quick}])
+    assert (result["speedup"], result["speedup_cpu"], result["memory_ratio"]) == (4.0, 3.0, 0.25)

@@ -144,32 +144,11 @@ def our_side(options: argparse.Namespace, folder: Path) -> Watch:
     return watch[0]
 
 
-def trl_side(options: argparse.Namespace, folder: Path) -> Watch:
-    """TRL's GRPOTrainer with its own generation, looked at after every step."""
-    import torch
-    from datasets import Dataset
-    from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+def trl_config(options: argparse.Namespace, folder: Path) -> Any:
+    """TRL's settings, equal to the other side's."""
+    from trl import GRPOConfig
 
-    from alignloop.model.load import load_model
-    from alignloop.rl.verifiers import VERIFIERS
-
-    torch.set_num_threads(options.threads)
-    loaded = load_model(options.model, dtype="float32", device="cpu", seed=options.seed)
-    prompts, held_out = (
-        prompts_of("train", options.rows, options.seed),
-        prompts_of("eval", options.held_out, 0),
-    )
-    gold = VERIFIERS["constraints"]
-
-    def reward(completions: list[Any], number: list[int], **_: Any) -> list[float]:
-        return [gold(c[0]["content"].strip(), prompts[i]) for c, i in zip(completions, number, strict=True)]
-
-    rows = [
-        {"prompt": [{"role": m.role, "content": m.content} for m in prompt.prompt], "number": i}
-        for i, prompt in enumerate(prompts)
-    ]
-    config = GRPOConfig(
+    return GRPOConfig(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=options.prompts * options.completions,
         num_generations=options.completions,
@@ -197,6 +176,33 @@ def trl_side(options: argparse.Namespace, folder: Path) -> Watch:
         report_to="none",
         disable_tqdm=True,
     )
+
+
+def trl_side(options: argparse.Namespace, folder: Path) -> Watch:
+    """TRL's GRPOTrainer with its own generation, looked at after every step."""
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOTrainer
+
+    from alignloop.model.load import load_model
+    from alignloop.rl.verifiers import VERIFIERS
+
+    torch.set_num_threads(options.threads)
+    loaded = load_model(options.model, dtype="float32", device="cpu", seed=options.seed)
+    prompts, held_out = (
+        prompts_of("train", options.rows, options.seed),
+        prompts_of("eval", options.held_out, 0),
+    )
+    gold = VERIFIERS["constraints"]
+
+    def reward(completions: list[Any], number: list[int], **_: Any) -> list[float]:
+        return [gold(c[0]["content"].strip(), prompts[i]) for c, i in zip(completions, number, strict=True)]
+
+    rows = [
+        {"prompt": [{"role": m.role, "content": m.content} for m in prompt.prompt], "number": i}
+        for i, prompt in enumerate(prompts)
+    ]
     watch = Watch(
         lambda: pass_rate(loaded.model, loaded.tokenizer, held_out, options.tokens),
         options.every,
@@ -213,7 +219,7 @@ def trl_side(options: argparse.Namespace, folder: Path) -> Watch:
     trainer = GRPOTrainer(
         loaded.model,
         reward_funcs=reward,
-        args=config,
+        args=trl_config(options, folder),
         train_dataset=Dataset.from_list(rows),
         processing_class=loaded.tokenizer,
         callbacks=[Look()],

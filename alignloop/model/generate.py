@@ -74,15 +74,9 @@ def generate(
         seeds = completion_seeds(params.seed, len(prompts), n)
     if len(seeds) != len(prompts) or any(len(row) != n for row in seeds):
         raise UserError(f"generation: seeds must be {len(prompts)} rows of {n}, one for each completion")
-    done: list[dict[int, Sampled]] = [{} for _ in prompts]
     with Scheduler(model, tokenizer, token_budget=token_budget) as scheduler:
-        if begun is None:
-            for prompt, row in zip(prompts, seeds, strict=True):
-                scheduler.add(Request(tuple(prompt), params, tuple(row)))
-        else:
-            resume.load_state_dict(scheduler, begun.state["generation"], begun.tensors)
-            for number, index, sampled in begun.state["done"]:
-                done[number][index] = Sampled(**sampled)
+        requests = [Request(tuple(p), params, tuple(row)) for p, row in zip(prompts, seeds, strict=True)]
+        done = _begin(scheduler, requests, begun)
         while not scheduler.idle:
             for event in scheduler.step():
                 if event.sampled is None:
@@ -93,6 +87,21 @@ def generate(
             if keep is not None:
                 keep(lambda: _describe(scheduler, done))
     return [[completions[index] for index in range(n)] for completions in done]
+
+
+def _begin(
+    scheduler: Scheduler, requests: Sequence[Request], begun: Unfinished | None
+) -> list[dict[int, Sampled]]:
+    """Add the requests, or go on with those that were `begun`; returns what has ended, by prompt."""
+    done: list[dict[int, Sampled]] = [{} for _ in requests]
+    if begun is None:
+        for request in requests:
+            scheduler.add(request)
+        return done
+    resume.load_state_dict(scheduler, begun.state["generation"], begun.tensors)
+    for number, index, sampled in begun.state["done"]:
+        done[number][index] = Sampled(**sampled)
+    return done
 
 
 def _describe(scheduler: Scheduler, done: Sequence[dict[int, Sampled]]) -> Unfinished:

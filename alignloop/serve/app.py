@@ -63,19 +63,7 @@ def create_app(
         votes: where the chat page's votes go; it has no vote buttons if None.
     """
     limits, metrics = limits or Limits(), Metrics()
-    served = [
-        Served(
-            policy,
-            Engine(
-                policy.loaded.model,
-                policy.loaded.tokenizer,
-                token_budget=limits.token_budget,
-                max_open=limits.max_open,
-            ),
-            limits,
-        )
-        for policy in policies
-    ]
+    served = [Served(policy, _engine(policy, limits), limits) for policy in policies]
     api = Api(served, limits, metrics, api_key, votes)
     chat = Page(None if votes is None else votes.place)
 
@@ -106,6 +94,11 @@ def create_app(
         ],
         exception_handlers={ApiError: _refused, HTTPException: _not_here, Exception: _broken},
     )
+
+
+def _engine(policy: Policy, limits: Limits) -> Engine:
+    model, tokenizer = policy.loaded.model, policy.loaded.tokenizer
+    return Engine(model, tokenizer, token_budget=limits.token_budget, max_open=limits.max_open)
 
 
 class Api:

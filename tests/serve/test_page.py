@@ -124,36 +124,8 @@ def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path
     page.wait_for_function("document.getElementById('model').options.length === 2")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 28)"
 
-    # one model: an answer, then a thumb
-    page.fill("#question", "비는 왜 와요?")
-    page.keyboard.press("Enter")
-    page.click("[data-verdict=good]")
-    page.wait_for_selector("text=평가를 저장한 곳")
-    (label,) = read_records(str(votes / "labels.jsonl")).records
-    assert isinstance(label, Label)
-    assert label.prompt == (Message("system", "짧게 답하세요."), Message("user", "비는 왜 와요?"))
-    assert label.completion == page.inner_text(".answers .text", strict=True)
-    assert label.provenance.details["model"] == "one"
-
-    # two models: names hidden until the vote, the better answer goes on
-    page.select_option("#other", "두<b>")
-    page.fill("#question", "또 물어요")
-    page.click("#send")
-    page.wait_for_selector("[data-verdict=b]")
-    shown = page.locator(".answers.two .who").all_inner_texts()
-    assert shown == ["답변 1", "답변 2"]
-    page.click("[data-verdict=b]")
-    page.wait_for_selector(".card.chosen")
-    names = page.locator(".answers.two .who").all_inner_texts()
-    assert sorted(names, key=lambda n: "one" in n) == sorted(
-        [f"답변 {1 + ('one' in names[0])} · 두<b>", f"답변 {2 - ('one' in names[0])} · one"],
-        key=lambda n: "one" in n,
-    )
-    first, second = page.locator(".answers.two .text").all_inner_texts()
-    (pair,) = read_records(str(votes / "preferences.jsonl")).records
-    assert isinstance(pair, Preference)
-    assert (pair.chosen, pair.rejected) == (second, first)
-    assert pair.prompt[2] == Message("assistant", label.completion)
+    label = _answer_and_thumb(page, votes)
+    second = _compare_and_vote(page, votes, label)
     page.select_option("#other", "")
     page.fill("#question", "끝으로")
     with page.expect_request("**/v1/chat/completions") as sent:
@@ -168,8 +140,51 @@ def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path
         "끝으로",
     ]
     page.wait_for_selector("#retry:enabled")
+    _other_buttons(page)
+    assert all(url.startswith(site) for url in asked)
+    assert faults == []
+    context.close()
 
-    # stopping, answering again, starting anew, the other language, the other theme
+
+def _answer_and_thumb(page: Any, votes: Path) -> Label:
+    """One model: an answer, then a thumb."""
+    page.fill("#question", "비는 왜 와요?")
+    page.keyboard.press("Enter")
+    page.click("[data-verdict=good]")
+    page.wait_for_selector("text=평가를 저장한 곳")
+    (label,) = read_records(str(votes / "labels.jsonl")).records
+    assert isinstance(label, Label)
+    assert label.prompt == (Message("system", "짧게 답하세요."), Message("user", "비는 왜 와요?"))
+    assert label.completion == page.text_content(".answers .text", strict=True)
+    assert label.provenance.details["model"] == "one"
+    return label
+
+
+def _compare_and_vote(page: Any, votes: Path, label: Label) -> str:
+    """Two models: names hidden until the vote, the better answer goes on."""
+    page.select_option("#other", "두<b>")
+    page.fill("#question", "또 물어요")
+    page.click("#send")
+    page.wait_for_selector("[data-verdict=b]")
+    shown = page.locator(".answers.two .who").all_inner_texts()
+    assert shown == ["답변 1", "답변 2"]
+    page.click("[data-verdict=b]")
+    page.wait_for_selector(".card.chosen")
+    names = page.locator(".answers.two .who").all_inner_texts()
+    assert sorted(names, key=lambda n: "one" in n) == sorted(
+        [f"답변 {1 + ('one' in names[0])} · 두<b>", f"답변 {2 - ('one' in names[0])} · one"],
+        key=lambda n: "one" in n,
+    )
+    first, second = page.locator(".answers.two .text").all_text_contents()
+    (pair,) = read_records(str(votes / "preferences.jsonl")).records
+    assert isinstance(pair, Preference)
+    assert (pair.chosen, pair.rejected) == (second, first)
+    assert pair.prompt[2] == Message("assistant", label.completion)
+    return second
+
+
+def _other_buttons(page: Any) -> None:
+    """Stopping, answering again, starting anew, the other language, the other theme."""
     page.click("details.more summary")
     page.fill("#max-tokens", "800")
     page.click("details.more summary")
@@ -183,6 +198,3 @@ def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path
     assert page.locator("#talk > li").count() == 0
     page.click("a[hreflang=en]")
     assert page.inner_text("#send") == "Send"
-    assert all(url.startswith(site) for url in asked)
-    assert faults == []
-    context.close()

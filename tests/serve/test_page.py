@@ -102,6 +102,46 @@ def test_votes_are_refused_where_none_are_kept(address: str) -> None:
     assert httpx.post(f"{address}/api/vote", json=body).status_code == 404
 
 
+def controls(page: Any) -> None:
+    """Stopping, answering again, starting anew, the other language, the other theme."""
+    page.click("details.more summary")
+    page.fill("#max-tokens", "800")
+    page.click("details.more summary")
+    page.click("#retry")
+    page.click("#stop")
+    page.wait_for_selector("#send:enabled")
+    assert page.locator("#talk > li").count() == 6
+    page.click("#theme")
+    assert page.get_attribute("html", "data-theme") == "light"
+    page.click("#fresh")
+    assert page.locator("#talk > li").count() == 0
+    page.click("a[hreflang=en]")
+    assert page.inner_text("#send") == "Send"
+
+
+def compare(page: Any, votes: Path, label: Label) -> str:
+    """Two models: names hidden until the vote, the better answer goes on."""
+    page.select_option("#other", "두<b>")
+    page.fill("#question", "또 물어요")
+    page.click("#send")
+    page.wait_for_selector("[data-verdict=b]")
+    shown = page.locator(".answers.two .who").all_inner_texts()
+    assert shown == ["답변 1", "답변 2"]
+    page.click("[data-verdict=b]")
+    page.wait_for_selector(".card.chosen")
+    names = page.locator(".answers.two .who").all_inner_texts()
+    assert sorted(names, key=lambda n: "one" in n) == sorted(
+        [f"답변 {1 + ('one' in names[0])} · 두<b>", f"답변 {2 - ('one' in names[0])} · one"],
+        key=lambda n: "one" in n,
+    )
+    first, second = page.locator(".answers.two .text").all_inner_texts()
+    (pair,) = read_records(str(votes / "preferences.jsonl")).records
+    assert isinstance(pair, Preference)
+    assert (pair.chosen, pair.rejected) == (second, first)
+    assert pair.prompt[2] == Message("assistant", label.completion)
+    return second
+
+
 @pytest.mark.browser
 def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path) -> None:
     context = chromium.new_context(
@@ -135,25 +175,7 @@ def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path
     assert label.completion == page.inner_text(".answers .text", strict=True)
     assert label.provenance.details["model"] == "one"
 
-    # two models: names hidden until the vote, the better answer goes on
-    page.select_option("#other", "두<b>")
-    page.fill("#question", "또 물어요")
-    page.click("#send")
-    page.wait_for_selector("[data-verdict=b]")
-    shown = page.locator(".answers.two .who").all_inner_texts()
-    assert shown == ["답변 1", "답변 2"]
-    page.click("[data-verdict=b]")
-    page.wait_for_selector(".card.chosen")
-    names = page.locator(".answers.two .who").all_inner_texts()
-    assert sorted(names, key=lambda n: "one" in n) == sorted(
-        [f"답변 {1 + ('one' in names[0])} · 두<b>", f"답변 {2 - ('one' in names[0])} · one"],
-        key=lambda n: "one" in n,
-    )
-    first, second = page.locator(".answers.two .text").all_inner_texts()
-    (pair,) = read_records(str(votes / "preferences.jsonl")).records
-    assert isinstance(pair, Preference)
-    assert (pair.chosen, pair.rejected) == (second, first)
-    assert pair.prompt[2] == Message("assistant", label.completion)
+    second = compare(page, votes, label)
     page.select_option("#other", "")
     page.fill("#question", "끝으로")
     with page.expect_request("**/v1/chat/completions") as sent:
@@ -169,20 +191,7 @@ def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path
     ]
     page.wait_for_selector("#retry:enabled")
 
-    # stopping, answering again, starting anew, the other language, the other theme
-    page.click("details.more summary")
-    page.fill("#max-tokens", "800")
-    page.click("details.more summary")
-    page.click("#retry")
-    page.click("#stop")
-    page.wait_for_selector("#send:enabled")
-    assert page.locator("#talk > li").count() == 6
-    page.click("#theme")
-    assert page.get_attribute("html", "data-theme") == "light"
-    page.click("#fresh")
-    assert page.locator("#talk > li").count() == 0
-    page.click("a[hreflang=en]")
-    assert page.inner_text("#send") == "Send"
+    controls(page)
     assert all(url.startswith(site) for url in asked)
     assert faults == []
     context.close()

@@ -65,7 +65,6 @@ def create_app(
     limits, metrics = limits or Limits(), Metrics()
     served = [Served(policy, _engine(policy, limits), limits) for policy in policies]
     api = Api(served, limits, metrics, api_key, votes)
-    chat = Page(None if votes is None else votes.place)
 
     @asynccontextmanager
     async def engines(_: Starlette) -> AsyncIterator[None]:
@@ -74,17 +73,7 @@ def create_app(
                 stack.enter_context(one.engine)
             yield
 
-    routes = [
-        Route("/v1/chat/completions", api.chat, methods=["POST"]),
-        Route("/v1/completions", api.complete, methods=["POST"]),
-        Route("/v1/models", api.models),
-        Route("/v1/models/{name:path}", api.model),
-        Route("/health", api.health),
-        Route("/metrics", api.metrics_page),
-        Route("/", chat.page),
-        Route("/static/{name}", chat.file),
-        Route("/api/vote", api.vote, methods=["POST"]),
-    ]
+    routes = _routes(api, Page(None if votes is None else votes.place))
     return Starlette(
         routes=routes,
         lifespan=engines,
@@ -222,6 +211,20 @@ class Api:
         )
         if not right or (self.api_key is not None and scheme.lower() != "bearer"):
             raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+
+
+def _routes(api: Api, chat: Page) -> list[Route]:
+    return [
+        Route("/v1/chat/completions", api.chat, methods=["POST"]),
+        Route("/v1/completions", api.complete, methods=["POST"]),
+        Route("/v1/models", api.models),
+        Route("/v1/models/{name:path}", api.model),
+        Route("/health", api.health),
+        Route("/metrics", api.metrics_page),
+        Route("/", chat.page),
+        Route("/static/{name}", chat.file),
+        Route("/api/vote", api.vote, methods=["POST"]),
+    ]
 
 
 class Counting:

@@ -157,7 +157,7 @@ def load_skeleton(name_or_path: str | Path) -> LoadedModel:
     folder = None if name == TINY else _smollm2_folder() if name == SMOLLM2 else find_folder(name)
     if name == TINY or (folder is not None and folder.suffix == ".gguf"):
         loaded = load_model(name, dtype="float32", device="cpu")
-        empty = loaded.model.to(device=torch.device("meta"))
+        empty = loaded.model.to(device=torch.device("meta"))  # pyright: ignore[reportCallIssue]
         empty.tie_weights()  # the move made two parameters of shared embeddings
         return LoadedModel(empty, loaded.tokenizer, name, folder)
     if folder is not None and (folder / "adapter_config.json").exists():

@@ -61,6 +61,9 @@ def create_app(
         api_key: asked for on /v1 and /metrics if given.
         allowed_hosts: names under which the server answers.
         votes: where the chat page's votes go; it has no vote buttons if None.
+
+    Returns:
+        An ASGI application.
     """
     limits, metrics = limits or Limits(), Metrics()
     served = [Served(policy, _engine(policy, limits), limits) for policy in policies]

@@ -58,6 +58,9 @@ def model_card(
         template: its chat template.
         num_parameters: of the model.
         gguf_name: file name of the GGUF file beside the card, or None.
+
+    Returns:
+        Markdown with the hub's front matter.
     """
     stages = [] if origin.run is None else list(_stages(lineage(origin.run)))
     tables = [] if origin.run is None else list(_evaluations(origin.run))

@@ -94,6 +94,9 @@ def open_policy(
         dtype: auto, float32, bfloat16.
         device: auto, cpu, cuda.
 
+    Returns:
+        The loaded model, its name and template.
+
     Raises:
         ModelError: a reward model, critic or classifier, a tokenizer whose chat template is not the one
             of training, or an architecture the engine cannot run.

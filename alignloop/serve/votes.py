@@ -80,6 +80,9 @@ def open_votes(place: str | Path) -> VoteBox:
         place: a label folder (it holds `labels.sqlite`), a database URL, or a folder for JSONL files,
             which is made with the first vote.
 
+    Returns:
+        Where votes can be added.
+
     Raises:
         UserError: the path is a file.
     """

@@ -40,6 +40,9 @@ def build_reward(
         max_tokens: longest completion.
         base: a LoRA policy; reward models trained with LoRA from the same start become adapters on it.
 
+    Returns:
+        A callable that scores samples, each part by itself.
+
     Raises:
         ConfigError: members of an ensemble with different weights.
         DataError: a prompt without what a verifier reads.

@@ -132,7 +132,7 @@ def test_run_and_run_again(tmp_path: Path) -> None:
         ["runs/toy-old-1", "count", "finished"],
     ]
     found = call("runs", "list", "runs", "--stage", "sft", cwd=tmp_path)
-    assert found.stdout == "no runs in runs\n"
+    assert found.stdout == "no runs in runs that fit\n"
     assert '"steps": 4' in call("runs", "list", "--json", cwd=tmp_path).stdout
 
 

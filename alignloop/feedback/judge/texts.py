@@ -55,6 +55,9 @@ class Node:
             places: the placeholders that may occur.
             needed: those that must.
 
+        Returns:
+            The text without space around it.
+
         Raises:
             ConfigError: no text, an unknown placeholder, or a missing one.
         """

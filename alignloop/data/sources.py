@@ -360,7 +360,7 @@ def _hub(source: Source) -> Iterator[Row]:
     """A hub data set; the only place here that may use the network, and only for owner/name."""
     try:
         import httpx
-        from datasets import load_dataset
+        from datasets import load_dataset  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError(
             "no such path; as a hub data set it needs the extra `data`: pip install 'alignloop[data]'",

@@ -165,4 +165,6 @@ def main() -> None:
     """Entry point of `alignloop`."""
     # A cluster or a service manager stops a job with SIGTERM: same as Ctrl-C, a checkpoint and a clean end.
     signal.signal(signal.SIGTERM, _interrupt)
+    # A script's background job ignores SIGINT, and so would its terminal: who sends one to it means it.
+    signal.signal(signal.SIGINT, _interrupt)
     app()

@@ -40,7 +40,7 @@ COMMANDS: dict[str, Lazy] = {
     "judge": Lazy("judge", "Judge answers with a model."),
     "constitution": Lazy("constitution", "Critique and revise answers by principles."),
     "loop": Lazy("loop", "Train again whenever enough new labels have arrived."),
-    "data": Lazy("data", "Check, show, convert and split data files."),
+    "data": Lazy("data", "Check, show, convert, split and filter data files."),
     "recipes": Lazy("run", "List the recipes that come with AlignLoop.", "recipes_app"),
     "init": Lazy("init", "Write a recipe to start from."),
     "schema": Lazy("init", "Print what a recipe can contain.", "schema_app"),

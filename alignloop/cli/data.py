@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from alignloop.records import Record
 
 app = typer.Typer(
-    help="Check, show, convert and split data sets.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Check, show, convert, split and filter data sets.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 
 File = Annotated[
@@ -285,6 +287,59 @@ def split_file(
     for name, records in parts.items():
         write_records(paths[name], records)
         typer.echo(f"{paths[name]}: {len(records)} {data.kind} records")
+
+
+@app.command("filter")
+def filter_file(
+    file: File,
+    output: Annotated[Path, typer.Option("--output", "-o", help="a .jsonl or .jsonl.gz file")],
+    without: Annotated[
+        list[str] | None, typer.Option(help="evaluation set whose prompts must go; repeatable")
+    ] = None,
+    near: Annotated[
+        float, typer.Option(help="also near-duplicates from this similarity; 0 keeps them")
+    ] = 0.0,
+    prompt: Annotated[str, typer.Option(help="length of prompts in characters, MIN:MAX")] = "",
+    completion: Annotated[str, typer.Option(help="length of completions in characters, MIN:MAX")] = "",
+    contradictions: Annotated[bool, typer.Option(help="also rows that contradict each other")] = False,
+    kind: Kind = None,
+    column: Columns = None,
+    force: Force = False,
+) -> None:
+    """Write what is left without duplicates, empty answers, equal pairs and evaluation prompts."""
+    from alignloop.data import quality
+    from alignloop.data.columns import write_records
+    from alignloop.errors import DataError
+
+    _refuse_existing([output], force)
+    bounds = {"prompt": _bounds("--prompt", prompt), "completion": _bounds("--completion", completion)}
+    evaluation = [record for path in without or [] for record in _read(path, None, None).records]
+    data = _read(file, kind, column)
+    _say_skipped(data.dropped, "dropped")
+    kept = data.records
+    filters = [quality.exact_duplicates, quality.empty_completions, quality.equal_pairs]
+    filters += [lambda records: quality.near_duplicates(records, near)] if near else []
+    filters += [quality.contradictions] if contradictions else []
+    filters += [lambda records: quality.length_bounds(records, **bounds)] if prompt or completion else []
+    filters += [lambda records: quality.without_evaluation(records, evaluation)] if without else []
+    for each in filters:
+        kept, dropped = each(kept)
+        _say_skipped(dropped, "removed")
+    if not kept:
+        raise DataError(f"nothing is left of {len(data.records)} records", file=file)
+    write_records(output, kept)
+    typer.echo(f"{output}: {len(kept)} of {len(data.records)} {data.kind} records")
+
+
+def _bounds(option: str, text: str) -> tuple[int, int]:
+    from alignloop.errors import DataError
+
+    if not text:
+        return 0, 10**9
+    low, sign, high = text.partition(":")
+    if not sign or not (low + high).isdecimal():
+        raise DataError("expected such as 1:2000, :2000 or 10:", field=option, value=text)
+    return int(low or 0), int(high or 10**9)
 
 
 def _fractions(text: str) -> dict[str, float]:

@@ -157,3 +157,32 @@ def test_split(tmp_path):
 @pytest.mark.parametrize("command", ["check", "show", "convert", "split"])
 def test_help(command):
     assert "--kind" in CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"}).output
+
+
+def test_filter_removes_and_says_what(tmp_path):
+    rows = [
+        {"prompt": "Write a poem", "chosen": "a rose", "rejected": "no"},
+        {"prompt": "Write a poem", "chosen": "a rose", "rejected": "no"},
+        {"prompt": "같은 답", "chosen": "꽃이 핀다", "rejected": " 꽃이 핀다"},
+        {"prompt": "What is in the exam?", "chosen": "questions", "rejected": "answers"},
+        {"prompt": "Short", "chosen": "ok then", "rejected": "x" * 60},
+        {"prompt": "Which one", "chosen": "left", "rejected": "right"},
+        {"prompt": "Which one", "chosen": "right", "rejected": "left"},
+        {"prompt": "시를 써 주세요", "chosen": "꽃이 핀다", "rejected": "싫어요"},
+    ]
+    file = put(tmp_path / "p.jsonl", *rows)
+    exam = put(tmp_path / "exam.jsonl", {"prompt": "what is in the EXAM?"})
+    out = tmp_path / "clean.jsonl"
+    said = run("filter", file, "-o", out, "--without", exam, "--completion", ":50", "--contradictions")
+    assert said.splitlines()[-1] == f"{out}: 2 of 8 preference records"
+    assert [line.split(",")[0] for line in said.splitlines()[:-1]] == [
+        "removed: 1 duplicate",
+        "removed: 1 chosen_is_rejected",
+        "removed: 2 contradiction",
+        "removed: 1 completion_too_long",
+        "removed: 1 in_evaluation",
+    ]
+    assert [r.prompt[0].content for r in read_records(str(out)).records] == ["Write a poem", "시를 써 주세요"]
+    assert "exists already" in fails("filter", file, "-o", out)
+    assert "nothing is left" in fails("filter", file, "-o", out, "--force", "--prompt", "900:")
+    assert "expected such as 1:2000" in fails("filter", file, "-o", out, "--force", "--prompt", "many")

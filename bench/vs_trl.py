@@ -55,6 +55,8 @@ def side(name: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
         "--scale",
         str(options.scale),
     ]
+    if name == "our":
+        arguments += ["--token-budget", str(options.token_budget)]
     return child(f"bench.{name}_side", arguments, threads=options.threads)
 
 
@@ -168,6 +170,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--token-budget", type=int, default=4096, help="AlignLoop's tokens per pass; less needs less memory"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all lengths, for a quick try")
     options = parser.parse_args()
     results = []

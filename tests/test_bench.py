@@ -192,7 +192,7 @@ def test_memory_head_page(tmp_path: Path) -> None:
 
 
 def test_a_side_gets_one_step_more_to_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = argparse.Namespace(model="m", steps=2, seed=0, threads=1, scale=1.0)
+    options = argparse.Namespace(model="m", steps=2, seed=0, threads=1, scale=1.0, token_budget=4096)
     monkeypatch.setattr(vs_trl, "child", lambda module, arguments, *, threads: [module, *arguments])
     assert vs_trl.side("our", "dpo", options)[:6] == ["bench.our_side", "dpo", "--model", "m", "--steps", "3"]
 

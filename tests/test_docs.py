@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,3 +25,8 @@ def test_custom_objective_and_loop_lower_their_loss(tmp_path, monkeypatch):
     losses = scope["losses"]
     assert isinstance(losses, list)
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_list_of_files_is_current():
+    page = runpy.run_path(str(ROOT / "scripts" / "files.py"))["page"]
+    assert (ROOT / "docs" / "files.md").read_text(encoding="utf-8") == page(), "run python scripts/files.py"

@@ -7,7 +7,7 @@ their provenance, so that every model can be traced back to rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,6 +40,11 @@ class Provenance:
 
 
 Conversation = tuple[Message, ...]
+
+
+def message_rows(conversation: Iterable[Message]) -> list[dict[str, str]]:
+    """Messages as rows of `role` and `content`, the form of files, chat templates and APIs."""
+    return [{"role": message.role, "content": message.content} for message in conversation]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from alignloop.evaluation.bootstrap import rate_interval
 from alignloop.model.generate import generate
 from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
-from alignloop.records import Prompt
+from alignloop.records import Prompt, message_rows
 from alignloop.rl.constraints import is_answer
 from alignloop.rl.verifiers import VERIFIERS
 
@@ -55,7 +55,7 @@ def sampler(model: str, *, samples: int, temperature: float, max_tokens: int) ->
     params = SamplingParams(temperature=temperature, max_tokens=max_tokens)
 
     def sample(prompts: Sequence[Prompt]) -> list[list[str]]:
-        chats = [[{"role": m.role, "content": m.content} for m in prompt.prompt] for prompt in prompts]
+        chats = [message_rows(prompt.prompt) for prompt in prompts]
         texts = [
             str(loaded.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
             for chat in chats

@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from alignloop.records import message_rows
 from bench.measure import child, machine, memory_gb
 
 TARGET = 4.0
@@ -80,7 +81,7 @@ def pass_rate(model: Any, tokenizer: Any, prompts: Sequence[Any], tokens: int) -
 
     training = model.training
     model.eval()
-    chats = [[{"role": m.role, "content": m.content} for m in prompt.prompt] for prompt in prompts]
+    chats = [message_rows(prompt.prompt) for prompt in prompts]
     ids = [
         list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"])
         for chat in chats
@@ -199,10 +200,7 @@ def trl_side(options: argparse.Namespace, folder: Path) -> Watch:
     def reward(completions: list[Any], number: list[int], **_: Any) -> list[float]:
         return [gold(c[0]["content"].strip(), prompts[i]) for c, i in zip(completions, number, strict=True)]
 
-    rows = [
-        {"prompt": [{"role": m.role, "content": m.content} for m in prompt.prompt], "number": i}
-        for i, prompt in enumerate(prompts)
-    ]
+    rows = [{"prompt": message_rows(prompt.prompt), "number": i} for i, prompt in enumerate(prompts)]
     watch = Watch(
         lambda: pass_rate(loaded.model, loaded.tokenizer, held_out, options.tokens),
         options.every,

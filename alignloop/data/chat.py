@@ -32,7 +32,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from alignloop.data.files import write_whole
 from alignloop.data.values import INPUT_MARK
 from alignloop.errors import DataError, ModelError
-from alignloop.records import Conversation, Message
+from alignloop.records import Conversation, Message, message_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -112,7 +112,7 @@ class ChatTemplate:
             messages = _merge_system(messages)
         try:
             return _compiled(self.source).render(
-                messages=[{"role": m.role, "content": m.content} for m in messages],
+                messages=message_rows(messages),
                 add_generation_prompt=add_generation_prompt,
                 **dict(self.tokens),
             )

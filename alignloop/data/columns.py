@@ -20,7 +20,6 @@ from alignloop.data.files import sha256_of, write_whole
 from alignloop.errors import DataError
 from alignloop.records import (
     KINDS,
-    Conversation,
     Demonstration,
     Document,
     Label,
@@ -29,6 +28,7 @@ from alignloop.records import (
     Ranking,
     Rating,
     Record,
+    message_rows,
 )
 
 _HEAD = 100
@@ -210,7 +210,7 @@ def record_to_row(record: Record) -> dict[str, object]:
     }
     if isinstance(record, Document):
         return {"text": record.text, "provenance": provenance}
-    return {"prompt": _messages(record.prompt), **_body(record), "provenance": provenance}
+    return {"prompt": message_rows(record.prompt), **_body(record), "provenance": provenance}
 
 
 def _body(record: Prompt | Demonstration | Preference | Label | Rating | Ranking) -> dict[str, object]:
@@ -233,10 +233,6 @@ def _body(record: Prompt | Demonstration | Preference | Label | Rating | Ranking
             return {"completion": record.completion, "scores": dict(record.scores)}
         case Ranking():
             return {"responses": list(record.completions), "ranking": list(record.ranks)}
-
-
-def _messages(prompt: Conversation) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in prompt]
 
 
 def write_records(path: str | Path, records: Sequence[Record]) -> None:

@@ -13,7 +13,7 @@ import httpx
 
 from alignloop.errors import ConfigError, EngineError
 from alignloop.model.sampling import SamplingParams
-from alignloop.records import Conversation
+from alignloop.records import Conversation, message_rows
 
 _RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
 
@@ -98,7 +98,7 @@ def _client(endpoint: Endpoint) -> httpx.Client:
 def _body(model: str, prompt: Conversation, params: SamplingParams, seed: int) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": m.role, "content": m.content} for m in prompt],
+        "messages": message_rows(prompt),
         "temperature": params.temperature,
         "top_p": params.top_p,
         "max_tokens": params.max_tokens,

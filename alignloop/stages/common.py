@@ -20,6 +20,7 @@ from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
+from alignloop.evaluation.bootstrap import Interval
 from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.compiled import compile_layers
@@ -320,3 +321,16 @@ def data_summary(data: Dataset, result: Tokenized) -> Mapping[str, Any]:
 def counted(ids: np.ndarray) -> Completion:
     """A completion whose every token counts."""
     return Completion(ids, np.ones(len(ids), dtype=bool))
+
+
+def before_after(values: Sequence[Interval], unit: str, *, higher: bool | None) -> dict[str, Any]:
+    """A metric's row in a run's results, from its interval before and after."""
+    before, after = values
+    return {
+        "before": before.value,
+        "before_interval": [before.low, before.high],
+        "after": after.value,
+        "after_interval": [after.low, after.high],
+        "unit": unit,
+        "higher_is_better": higher,
+    }

@@ -27,7 +27,7 @@ from alignloop.evaluation.comparisons import (
 )
 from alignloop.evaluation.endpoint import Endpoint, is_url
 from alignloop.evaluation.memory import JsonMemory
-from alignloop.records import Preference
+from alignloop.records import Preference, message_rows
 from alignloop.rl.rewards import function
 from alignloop.rl.verifiers import instruction_reward
 from alignloop.run import Run
@@ -311,7 +311,7 @@ def _write_samples(
                 if name != baseline or len(names) == 1:
                     row: dict[str, Any] = {
                         "step": 0,
-                        "prompt": [{"role": m.role, "content": m.content} for m in prompt.prompt],
+                        "prompt": message_rows(prompt.prompt),
                         "completion": answers[name][i],
                         "model": f"{name} · {one.name}",
                     }

@@ -15,7 +15,7 @@ from alignloop.feedback.constitution.chain import Chain, ChainSettings, run_chai
 from alignloop.feedback.constitution.manners import has_boilerplate, is_refusal, shares_sentence
 from alignloop.feedback.constitution.principles import benign_prompts, load_constitution
 from alignloop.feedback.judge.adviser import Adviser
-from alignloop.records import Demonstration, Message, Prompt, Provenance
+from alignloop.records import Demonstration, Message, Prompt, Provenance, message_rows
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE
@@ -146,21 +146,9 @@ def manners(before: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name, sides in rates.items():
         found = [rate_interval([float(value) for value in side]) for side in sides]
-        rows[name] = _row(found, "share", higher=False)
+        rows[name] = common.before_after(found, "share", higher=False)
     words = [mean_interval([float(len(text.split())) for text in side]) for side in (before, after)]
-    return rows | {"length": _row(words, "words", higher=None)}
-
-
-def _row(values: Sequence[Any], unit: str, *, higher: bool | None) -> dict[str, Any]:
-    before, after = values
-    return {
-        "before": before.value,
-        "before_interval": [before.low, before.high],
-        "after": after.value,
-        "after_interval": [after.low, after.high],
-        "unit": unit,
-        "higher_is_better": higher,
-    }
+    return rows | {"length": common.before_after(words, "words", higher=None)}
 
 
 def principle_table(chains: Sequence[Chain]) -> list[dict[str, Any]]:
@@ -183,7 +171,7 @@ def show(run: Run, chains: Sequence[Chain], model: str) -> None:
     for chain in chains[:50]:
         run.sample(
             step=0,
-            prompt=[{"role": m.role, "content": m.content} for m in chain.prompt],
+            prompt=message_rows(chain.prompt),
             completion_before=chain.initial,
             completion=chain.last,
             model=model,

@@ -19,7 +19,7 @@ from alignloop.evaluation.winrate import win_rate
 from alignloop.machine import release_memory
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.packed import PackedModel
-from alignloop.records import Prompt
+from alignloop.records import Prompt, message_rows
 from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import Run
 from alignloop.stages import common
@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     gold = _gold(prompts, before, after)
     if gold is not None:
         rates = [rate_interval((np.asarray(side) == 1.0).astype(float), level=level) for side in gold]
-        metrics["gold_pass_rate"] = _row(rates, "share", higher=True)
+        metrics["gold_pass_rate"] = common.before_after(rates, "share", higher=True)
         results["win_rate"] = _rate(win_rate(_wins(*gold), level=level))
     rewards = None
     if config.reward_model is not None:
@@ -78,12 +78,14 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         rewards = (scored[:, 0].tolist(), scored[:, 1].tolist())
         del scorer
         release_memory()
-        metrics["reward_model_score"] = _row(
+        metrics["reward_model_score"] = common.before_after(
             [mean_interval(r, level=level) for r in rewards], "reward", higher=True
         )
         results["win_rate_reward"] = _rate(win_rate(_wins(*rewards), level=level))
     words = [[float(len(text.split())) for text in side.answers] for side in (before, after)]
-    metrics["length"] = _row([mean_interval(w, level=level) for w in words], "words", higher=None)
+    metrics["length"] = common.before_after(
+        [mean_interval(w, level=level) for w in words], "words", higher=None
+    )
     _likelihoods(config, prompts, before, after, metrics)
     _write_samples(run, prompts, before, after, gold, rewards)
     if config.require:
@@ -160,19 +162,7 @@ def _likelihoods(
         for side, model in ((before, old), (after, new)):
             documents = tokenize(texts.records, Encoder(side.loaded.tokenizer, side.encoder.template))  # pyright: ignore
             values.append(perplexity(model, documents.groups, config.token_budget))
-        metrics["perplexity"] = _row(values, "per token", higher=False)
-
-
-def _row(values: Sequence[Interval], unit: str, *, higher: bool | None) -> dict[str, Any]:
-    before, after = values
-    return {
-        "before": before.value,
-        "before_interval": [before.low, before.high],
-        "after": after.value,
-        "after_interval": [after.low, after.high],
-        "unit": unit,
-        "higher_is_better": higher,
-    }
+        metrics["perplexity"] = common.before_after(values, "per token", higher=False)
 
 
 def _rate(interval: Interval) -> dict[str, Any]:
@@ -196,7 +186,7 @@ def _write_samples(
     for i, prompt in enumerate(prompts):
         row: dict[str, Any] = {
             "step": 0,
-            "prompt": [{"role": m.role, "content": m.content} for m in prompt.prompt],
+            "prompt": message_rows(prompt.prompt),
             "completion": after.answers[i],
             "completion_before": before.answers[i],
             "model": after.name,

@@ -19,7 +19,7 @@ from alignloop.feedback.judge.certify import Certificate, Thresholds, certify, r
 from alignloop.feedback.judge.compare import Manner, Pair, Verdict, check_faults, coin, judge_pairs
 from alignloop.feedback.judge.panel import agreement, joint
 from alignloop.feedback.judge.rubric import Rubric, load_rubric
-from alignloop.records import Preference, Prompt, Provenance
+from alignloop.records import Preference, Prompt, Provenance, message_rows
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, Answered, read_answers
@@ -208,7 +208,7 @@ def write_verdicts(run: Run, tasks: Sequence[Task], verdicts: Mapping[str, Seque
     lines = []
     for number, (_, pair) in enumerate(tasks):
         row = {
-            "prompt": [{"role": m.role, "content": m.content} for m in pair.prompt],
+            "prompt": message_rows(pair.prompt),
             "a": pair.a,
             "b": pair.b,
             "principle": pair.principle[0],

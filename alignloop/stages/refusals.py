@@ -9,7 +9,7 @@ from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 from alignloop.feedback.constitution.principles import benign_prompts
 from alignloop.model.load import load_model
-from alignloop.records import Message, Prompt
+from alignloop.records import Message, Prompt, message_rows
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import answer_all
@@ -39,7 +39,7 @@ def refusals(config: RefusalsConfig, run: Run) -> dict[str, Any]:
     for k, prompt in enumerate(prompts):
         run.sample(
             step=0,
-            prompt=[{"role": m.role, "content": m.content} for m in prompt.prompt],
+            prompt=message_rows(prompt.prompt),
             completion=answers["after"][k],
             completion_before=answers["before"][k],
             model=config.after,

@@ -15,7 +15,7 @@ from alignloop.data.packing import Batch, Group, collate, completion, pack
 from alignloop.errors import EngineError
 from alignloop.model.sampling import completion_seeds
 from alignloop.model.scheduler import Sampled
-from alignloop.records import Prompt
+from alignloop.records import Prompt, message_rows
 from alignloop.rl.advantages import zero_spread
 from alignloop.rl.buffer import group_numbers, token_mask, token_values
 from alignloop.rl.kl import sequence_kl
@@ -197,7 +197,7 @@ def sample_rows(online: Online, rollout: Rollout) -> list[dict[str, Any]]:
     return [
         {
             "step": online.trainer.step + 1,
-            "prompt": [{"role": m.role, "content": m.content} for m in sample.prompt.prompt],
+            "prompt": message_rows(sample.prompt.prompt),
             "completion": sample.completion,
             "reward": value,
             "model": online.prepared.loaded.name,

@@ -9,7 +9,7 @@ from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
-from alignloop.records import Prompt, Record
+from alignloop.records import Prompt, Record, message_rows
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, answer_all, from_model, write_answers
@@ -44,7 +44,7 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     for prompt, texts in rows[:50]:
         run.sample(
             step=0,
-            prompt=[{"role": m.role, "content": m.content} for m in prompt.prompt],
+            prompt=message_rows(prompt.prompt),
             completion=texts[0],
             model=loaded.name,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignloop.feedback.constitution.principles import Constitution
 from alignloop.feedback.judge.adviser import Adviser, Ask, Reply
-from alignloop.records import Conversation, Message
+from alignloop.records import Conversation, Message, message_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Chain:
     def row(self) -> dict[str, Any]:
         """As a JSON object."""
         return {
-            "prompt": [{"role": m.role, "content": m.content} for m in self.prompt],
+            "prompt": message_rows(self.prompt),
             "language": self.language,
             "initial": self.initial,
             "fault": self.fault,

@@ -20,6 +20,7 @@ import httpx
 
 from alignloop.errors import EngineError, UserError
 from alignloop.feedback.judge.adviser import Account, Ask, OnReply, Reply
+from alignloop.records import message_rows
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _ONE_QUESTION = frozenset({400, 413, 422})
@@ -161,7 +162,7 @@ def request_body(ask: Ask, settings: EndpointSettings) -> dict[str, Any]:
     """The JSON body of a question."""
     body: dict[str, Any] = {
         "model": settings.model,
-        "messages": [{"role": m.role, "content": m.content} for m in ask.messages],
+        "messages": message_rows(ask.messages),
         "max_tokens": ask.max_tokens,
         "temperature": ask.temperature,
         "seed": ask.seed,

@@ -16,6 +16,7 @@ from alignloop.config.rl import IterateConfig
 from alignloop.data.columns import write_records
 from alignloop.errors import DataError
 from alignloop.model.load import load_model
+from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.records import Label, Preference, Prompt, Provenance, Record
 from alignloop.rl.rewards import Sample
 from alignloop.run import RUN_FILE, Run
@@ -105,7 +106,7 @@ def sampled_rows(
         prompts,
         sampling_params(config, seed),
         n=config.num_generations,
-        token_budget=4 * config.token_budget,
+        token_budget=TOKEN_BUDGET,
         title=f"round {number + 1}",
     )
     samples = [

@@ -228,6 +228,7 @@ def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference:
         settings,
         num_steps,
         token_budget=config.tokens_per_pass(prepared.model.device.type),
+        unsplit=config.tokens_unsplit(prepared.model.device.type),
         reference=reference,
         autocast=prepared.autocast,
     )

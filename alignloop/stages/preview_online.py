@@ -173,7 +173,7 @@ def make_plan(config: SampledConfig, loaded: LoadedModel) -> Plan:
     limit = 0 if isinstance(config, IterateConfig) else config.max_prompts
     template = agreed_template(loaded, config.chat_template)
     encoder = Encoder(loaded.tokenizer, template, config.max_length)  # pyright: ignore[reportArgumentType]
-    found = [encoder.prompt(prompt.prompt) for prompt in distinct_prompts(config, data, limit)]
+    found = [encoder.prompt(prompt.prompt) for prompt in distinct_prompts(data, limit)]
     room = config.max_length - config.max_new_tokens
     prompts = [ids for ids in found if len(ids) <= room] if isinstance(config, OnlineConfig) else found
     if not prompts:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ def sampling_cost(
         took = []
         for steps in (1, 1 + _PROBE_STEPS):
             params = SamplingParams(max_tokens=steps, eos=())
-            took.append(_timed(lambda: generate(model, None, [prompt], params, n=rows), device))
+            took.append(_timed(partial(generate, model, None, [prompt], params, n=rows), device))
         seconds.append(max(0.0, took[1] - took[0]) / (_PROBE_STEPS * rows))
     return seconds[0] + (depth - 1) * max(0.0, seconds[1] - seconds[0])
 

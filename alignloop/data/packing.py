@@ -146,6 +146,18 @@ def completion(
     return Completion(array, counted, values)
 
 
+def with_completions(group: Group, keep: np.ndarray) -> Group:
+    """The group with only some of its completions, and their values.
+
+    Args:
+        group: K completions.
+        keep: bool (K,), True for those that stay, at least one.
+    """
+    completions = tuple(c for c, kept in zip(group.completions, keep, strict=True) if kept)
+    values = {n: v if isinstance(v, float) else np.asarray(v)[keep] for n, v in group.values.items()}
+    return replace(group, completions=completions, values=values)
+
+
 def pack(groups: Iterable[Group], token_budget: int) -> list[list[Group]]:
     """Split groups into micro-batches of at most `token_budget` tokens, first-fit decreasing.
 

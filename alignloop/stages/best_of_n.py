@@ -16,6 +16,7 @@ from alignloop.config import BestOfNConfig
 from alignloop.data.columns import read_records, write_records
 from alignloop.errors import DataError
 from alignloop.model.load import load_model
+from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.sft import SFT
 from alignloop.records import Demonstration, Prompt, Provenance, Record
 from alignloop.rl.verifiers import VERIFIERS
@@ -102,7 +103,7 @@ def sampled(
         prompts,
         sampling_params(config, seed),
         n=config.n,
-        token_budget=4 * config.token_budget,
+        token_budget=TOKEN_BUDGET,
         title="best of n" if config.rounds == 1 else f"best of n, round {number}",
         kept=kept,
     )

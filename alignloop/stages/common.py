@@ -229,7 +229,7 @@ def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference:
         build_optimizer(prepared.model.parameters(), settings),
         settings,
         num_steps,
-        token_budget=config.token_budget,
+        token_budget=config.tokens_per_pass(prepared.model.device.type),
         reference=reference,
         autocast=prepared.autocast,
     )

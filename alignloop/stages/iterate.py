@@ -19,7 +19,7 @@ from alignloop.config.rl import IterateConfig
 from alignloop.data.columns import write_records
 from alignloop.errors import DataError
 from alignloop.model.load import load_model
-from alignloop.model.scheduler import Sampled
+from alignloop.model.scheduler import TOKEN_BUDGET, Sampled
 from alignloop.records import Label, Preference, Prompt, Provenance, Record
 from alignloop.run import RUN_FILE, Run, write_atomically
 from alignloop.stages import common
@@ -138,7 +138,7 @@ def answers_of(
         prompts,
         sampling_params(config, seed),
         n=config.num_generations,
-        token_budget=4 * config.token_budget,
+        token_budget=TOKEN_BUDGET,
         title=f"round {number + 1}",
         kept=kept,
     )

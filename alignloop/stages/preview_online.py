@@ -16,10 +16,11 @@ from alignloop.config import BestOfNConfig, PPOConfig, TrainConfig
 from alignloop.config.rl import IterateConfig, OnlineConfig
 from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, completion
-from alignloop.data.tokenize import Encoder
+from alignloop.data.tokenize import Encoder, with_mismatched
 from alignloop.errors import DataError
 from alignloop.model.adapters import LoraSettings, base_name
 from alignloop.model.load import LoadedModel, load_skeleton, resolve_device, resolve_dtype
+from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.base import Objective
 from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.checks import agreed_template
@@ -134,9 +135,9 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
     loaded = load_skeleton(config.model_name_or_path)
     size = sum(p.numel() for p in loaded.model.parameters())
     traps = tuple(str(found) for found in lint_settings(config, objective, num_parameters=size))
-    plan = make_plan(config, loaded)
-    process = memory_gb() * 1e9
     device = resolve_device(config.device)
+    plan = make_plan(config, objective, loaded, config.tokens_per_pass(device.type))
+    process = memory_gb() * 1e9
     wanted, lora = resolve_dtype(config.dtype, device), lora_settings(config)
     dtype = wanted if lora is not None else torch.float32
     autocast = torch.bfloat16 if wanted == torch.bfloat16 else None
@@ -167,7 +168,9 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
     )
 
 
-def make_plan(config: SampledConfig, loaded: LoadedModel) -> Plan:
+def make_plan(
+    config: SampledConfig, objective: Objective | None, loaded: LoadedModel, budget: int
+) -> Plan:
     """Prompts as the stage reads them, and what it will run through."""
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
     limit = 0 if isinstance(config, IterateConfig) else config.max_prompts
@@ -188,25 +191,32 @@ def make_plan(config: SampledConfig, loaded: LoadedModel) -> Plan:
         repeats = -(-config.prompts_per_step // len(prompts))  # a rollout may ask a prompt twice
         groups = [answered(ids, config.max_new_tokens, config.num_generations) for ids in prompts] * repeats
         stream = GroupStream(groups, config.prompts_per_step, 1.0, num_steps(config, len(prompts)))
-        work = plan_work(config, stream)
+        work = plan_work(objective, stream, budget)
         return Plan(prompts, rows, dropped, rollouts, asked, asked * config.num_generations, work)
     each = config.max_prompts if isinstance(config, IterateConfig) and config.max_prompts else len(prompts)
     n = config.n if isinstance(config, BestOfNConfig) else config.num_generations
-    work = rounds_of_work(config, [prompts[i % len(prompts)] for i in range(each)])
+    asked = [prompts[i % len(prompts)] for i in range(each)]
+    work = rounds_of_work(config, objective, asked, budget)
     return Plan(prompts, rows, dropped, config.rounds, config.rounds * each, config.rounds * each * n, work)
 
 
-def rounds_of_work(config: BestOfNConfig | IterateConfig, prompts: Sequence[np.ndarray]) -> Work:
+def rounds_of_work(
+    config: BestOfNConfig | IterateConfig,
+    objective: Objective | None,
+    prompts: Sequence[np.ndarray],
+    budget: int,
+) -> Work:
     """What the training of all rounds runs through, if no prompt's answers are all worth the same."""
     size, parts = config.max_new_tokens, list[Work]()
     for number in range(1, config.rounds + 1):
         if isinstance(config, BestOfNConfig):  # each round trains on the demonstrations of all before
             rows = [answered(ids, size, 1) for ids in prompts] * (config.keep_per_prompt * number)
-        elif config.objective == "kto":  # a mismatched completion beside each
-            rows = [answered(ids, size, 2) for ids in prompts] * (2 * config.pairs_per_prompt)
+        elif config.objective == "kto":  # a label for each side, and a mismatched completion beside it
+            labels = [answered(ids, size, 1) for ids in prompts] * (2 * config.pairs_per_prompt)
+            rows = with_mismatched(labels, config.seed)
         else:
             rows = [answered(ids, size, 2) for ids in prompts] * config.pairs_per_prompt
-        parts.append(plan_work(config, data_order(config, rows)))
+        parts.append(plan_work(objective, data_order(config, rows), budget))
     return Work(
         sum(part.num_steps for part in parts),
         sum(part.tokens for part in parts),
@@ -214,6 +224,7 @@ def rounds_of_work(config: BestOfNConfig | IterateConfig, prompts: Sequence[np.n
         float(np.mean([part.passes for part in parts])),
         max(part.largest for part in parts),
         max(part.largest_counted for part in parts),
+        (sum(part.informing[0] for part in parts), sum(part.informing[1] for part in parts)),
     )
 
 
@@ -287,7 +298,7 @@ def cache_bytes(config: SampledConfig, loaded: LoadedModel, plan: Plan, dtype: t
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     longest = max(len(ids) for ids in plan.prompts)
     once = (plan.asked * longest + plan.num_completions * config.max_new_tokens) / plan.rounds
-    in_flight = min(once, max(4 * config.token_budget, config.max_length))
+    in_flight = min(once, max(TOKEN_BUDGET, config.max_length))
     return in_flight * 2 * text.num_hidden_layers * heads * size * dtype.itemsize
 
 
@@ -310,6 +321,7 @@ def training_seconds(
     work, with_critic = plan.work, isinstance(config, PPOConfig)
     step = work.tokens * costs.training_s * (2 if with_critic else 1) + work.counted * costs.head_training_s
     seconds = step + work.num_steps * parameters.trained * costs.optimizer_s
+    seconds += work.informing[0] * costs.forward_s + work.informing[1] * costs.head_forward_s
     if config.gradient_checkpointing:
         seconds += work.tokens * costs.forward_s * (2 if with_critic else 1)
     passes = config.num_iterations if isinstance(config, OnlineConfig) else 1

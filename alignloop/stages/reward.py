@@ -83,12 +83,13 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
     if isinstance(objective, Odin):
         model.head = first_output(model.head)
     mean, std = torch.zeros(1), torch.ones(1)
+    budget = config.tokens_per_pass(model.device.type)
     if config.normalize:
-        mean, std = normalize(model, rows.groups[:_NORMALIZED_ON], config.token_budget)
+        mean, std = normalize(model, rows.groups[:_NORMALIZED_ON], budget)
     common.save_policy(prepared, run.model)
     if is_first_rank():
         save_head(model.head, run.model)
-    rewards = [s[:, 0].double().numpy() for s in group_scores(model, rows.held_out, config.token_budget)]
+    rewards = [s[:, 0].double().numpy() for s in group_scores(model, rows.held_out, budget)]
     return {
         **held_out_results(rows.held_out, rewards, trained_temperature=1 / float(std[0])),
         **summary,
@@ -164,7 +165,7 @@ def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict
     std = float(np.mean([part.record["results"]["reward_std"] for part in members]))
     results: dict[str, Any] = {"members": [_row(number, part) for number, part in enumerate(members, 1)]}
     data, held, _ = read_rows(config, objective, run)
-    model = RewardModel(run.path, dtype=config.dtype, device=config.device, token_budget=config.token_budget)
+    model = RewardModel(run.path, dtype=config.dtype, device=config.device)
     encoder = replace(model.encoder, max_length=config.max_length, overlength=config.overlength)
     _, held_out = common.hold_out(tokenize(data.records, encoder).groups, config.eval_fraction, config.seed)
     if held is not None:

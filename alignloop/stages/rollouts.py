@@ -129,7 +129,7 @@ def read_tables(
     tables: dict[str, Tensor] = {}
     shared = len(groups) >= world()[1]
     with torch.no_grad():
-        for chunk in pack(share(numbered) if shared else numbered, online.config.token_budget):
+        for chunk in pack(share(numbered) if shared else numbered, online.trainer.token_budget):
             for name, values in read(collate(chunk)).items():
                 table = tables.setdefault(name, torch.zeros(mask.shape))
                 row = 0

@@ -113,7 +113,7 @@ def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
     made = make_preview(config, objective)
     return {
         **_about_data(config, made),
-        "parameters": about_parameters(made.parameters),
+        "parameters": about_parameters(made.parameters) + _about_members(config),
         "memory": _about_memory(made),
         "time": f"about {format_seconds(made.seconds)} for the steps, estimated from two layers and the "
         "head timed just now on this machine",
@@ -339,6 +339,11 @@ def _about_data(config: TrainConfig, made: Preview) -> dict[str, str]:
         "steps": f"{work.num_steps} of {per_step} rows, each in {work.passes:.1f} packed passes of up to "
         f"{work.largest} tokens",
     }
+
+
+def _about_members(config: TrainConfig) -> str:
+    members = config.num_members if isinstance(config, RewardConfig) else 1
+    return f"; {members} such members, trained one after the other" if members > 1 else ""
 
 
 def about_parameters(parameters: Parameters) -> str:

@@ -1,5 +1,6 @@
 """Rounds killed within their sampling or their training end with the weights of others, bit for bit."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from alignloop.errors import RunError
 from alignloop.model import resume
 from alignloop.run import Run
 from alignloop.stages import best_of_n as best_of_n_stage
 from alignloop.stages import iterate as iterate_stage
+from alignloop.training import checkpoint
 from tests.stages.task import recipe, run_stage
 from tests.stages.test_online_resume import assert_same_runs, run_until_killed, weights
 
@@ -83,6 +86,27 @@ def test_rows_of_a_round_are_made_once(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(iterate_stage, "build_reward", None)
     monkeypatch.setattr(iterate_stage, "answers_of", None)
     assert run_stage("iterate", keys).status == "finished"
+
+
+def test_a_full_disk_within_a_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = keys_of(tmp_path, "killed", rounds=1, max_steps=1, rollout_save_s=0.001)
+    plain, written = checkpoint.save_file, list[Path]()
+
+    def full(tensors, file: Path) -> None:
+        written.append(file)
+        if len(written) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(tensors, file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", full)
+        with pytest.raises(RunError, match=r"1-sampling: the disk is full; the last good one is step-"):
+            run_stage("iterate", keys)
+    assert Run.open(tmp_path / "killed").status == "failed"
+    run_stage("iterate", keys)
+    run_stage("iterate", keys_of(tmp_path, "whole", rounds=1, max_steps=1, rollout_save_s=0))
+    expected, found = (weights(tmp_path / name / "model") for name in ("whole", "killed"))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_ctrl_c_in_the_sampling_of_rejection_sampling(

@@ -73,7 +73,12 @@ def asked_prompts(prompt: str, file: str) -> list[Prompt]:
     from alignloop.records import Message, Prompt
     from alignloop.stages.sample import distinct_prompts
 
-    return [Prompt((Message("user", prompt),))] if prompt else distinct_prompts(read_records(file), 0)
+    if prompt:
+        return [Prompt((Message("user", prompt),))]
+    data = read_records(file)
+    if data.dropped:
+        print(f"warning: {len(data.dropped)} rows dropped; first: {data.dropped[0]}", file=sys.stderr)
+    return distinct_prompts(data, 0)
 
 
 def rewards_config(rewards: list[str]) -> RewardsConfig:

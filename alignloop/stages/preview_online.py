@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -283,7 +284,8 @@ def reward_bytes(config: TrainConfig, path: str, dtype: torch.dtype) -> float:
     folder = reward_folder(path)
     files = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     base = base_name(folder)
-    if base is None or (config.lora_r and base == config.model_name_or_path):
+    own = Path(config.model_name_or_path)
+    if base is None or (config.lora_r and Path(base).resolve() == own.resolve()):
         return float(files)
     size = sum(p.numel() for p in load_skeleton(base).model.parameters())
     return float(files + size * dtype.itemsize)

@@ -167,7 +167,8 @@ def _micro_batches(trainer: Trainer, groups: Sequence[Group]) -> list[_MicroBatc
 def _denominator(objective: Objective, micro_batches: Sequence[_MicroBatch]) -> Tensor:
     """The units of the step, over all micro-batches and ranks."""
     counts = (objective.count(micro_batch.known).float() for micro_batch in micro_batches)
-    return add_over_ranks(sum(counts, torch.zeros(())))
+    total = sum(counts, torch.zeros(()))
+    return add_over_ranks(total.cpu()) if world()[1] > 1 else total  # a rank without a share has no device
 
 
 def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[str]) -> Inputs:

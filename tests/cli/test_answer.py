@@ -82,8 +82,10 @@ def test_one_prompt_prints_its_best_answer() -> None:
 
 
 def test_a_file_of_prompts_becomes_demonstrations(tmp_path: Path) -> None:
-    write_records(tmp_path / "prompts.jsonl", instruction_prompts("train", 3, 0, ("lowercase",)))
-    words = ["answer", "tiny", "--prompts", str(tmp_path / "prompts.jsonl"), "--max-tokens", "8"]
+    file = tmp_path / "prompts.jsonl"
+    write_records(file, instruction_prompts("train", 3, 0, ("lowercase",)))
+    file.write_text(file.read_text(encoding="utf-8") + '{"prompt": 7}\n', encoding="utf-8")
+    words = ["answer", "tiny", "--prompts", str(file), "--max-tokens", "8"]
     words += ["--reward", "constraints", "--reward", "{penalty: length, weight: 0.5}", "--best-of", "2"]
     result = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "best.jsonl")])
     assert result.exit_code == 0, result.output
@@ -93,6 +95,7 @@ def test_a_file_of_prompts_becomes_demonstrations(tmp_path: Path) -> None:
         assert isinstance(record, Demonstration)
         assert record.provenance.details["reward"] == max(record.provenance.details["rewards"])
     assert "3 prompts, reward of the best: " in result.stderr
+    assert "1 rows dropped; first: " in result.stderr
     again = CliRunner().invoke(app, words)
     assert again.stdout == (tmp_path / "best.jsonl").read_text(encoding="utf-8")
     assert len([json.loads(line) for line in again.stdout.splitlines()]) == 3

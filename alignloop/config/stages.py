@@ -48,6 +48,9 @@ DATASET = (
 )
 
 
+ROLLOUT_SAVE_S = "seconds between saves of an unfinished sampling; 0 saves one only on Ctrl-C"
+
+
 class Section(BaseModel):
     """What all parts of a recipe share: frozen, nothing unknown, no NaN, `true` is not a number."""
 
@@ -356,6 +359,7 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
     keep_per_prompt: int = Field(1, ge=1, description="best answers kept per prompt")
     rounds: int = Field(1, ge=1, description="rounds of sampling and training, each from the start model")
     max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
+    rollout_save_s: float = Field(600.0, ge=0, description=ROLLOUT_SAVE_S)
 
     @model_validator(mode="after")
     def _keeps_fewer_than_n(self) -> BestOfNConfig:

@@ -113,7 +113,7 @@ def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
     made = make_preview(config, objective)
     return {
         **_about_data(config, made),
-        "parameters": _about_parameters(made.parameters),
+        "parameters": about_parameters(made.parameters) + _about_members(config),
         "memory": _about_memory(made),
         "time": f"about {format_seconds(made.seconds)} for the steps, estimated from two layers and the "
         "head timed just now on this machine",
@@ -134,7 +134,7 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
     process = memory_gb() * 1e9
     device = resolve_device(config.device)
     wanted = resolve_dtype(config.dtype, device)
-    lora = _lora(config)
+    lora = lora_settings(config)
     dtype = wanted if lora is not None else torch.float32
     autocast = torch.bfloat16 if wanted == torch.bfloat16 else None
     costs = measure_costs(
@@ -160,7 +160,8 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
     return Preview(rows, parameters, work, memory, seconds, traps)
 
 
-def _lora(config: TrainConfig) -> LoraSettings | None:
+def lora_settings(config: TrainConfig) -> LoraSettings | None:
+    """The recipe's adapters, None if all weights train."""
     if not config.lora_r:
         return None
     return LoraSettings(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_target_modules)
@@ -340,7 +341,13 @@ def _about_data(config: TrainConfig, made: Preview) -> dict[str, str]:
     }
 
 
-def _about_parameters(parameters: Parameters) -> str:
+def _about_members(config: TrainConfig) -> str:
+    members = config.num_members if isinstance(config, RewardConfig) else 1
+    return f"; {members} such members, trained one after the other" if members > 1 else ""
+
+
+def about_parameters(parameters: Parameters) -> str:
+    """Sizes in words."""
     share = parameters.trained / parameters.total
     return f"{_millions(parameters.total)} in all, {_millions(parameters.trained)} trained ({share:.2%})"
 
@@ -354,11 +361,12 @@ def _about_memory(made: Preview) -> str:
         "AdamW": memory.optimizer,
         "activations": memory.activations,
     }
-    shown = ", ".join(f"{_gigabytes(size)} {name}" for name, size in parts.items() if size)
-    return f"about {_gigabytes(memory.total)} at the peak: {shown}"
+    shown = ", ".join(f"{gigabytes(size)} {name}" for name, size in parts.items() if size)
+    return f"about {gigabytes(memory.total)} at the peak: {shown}"
 
 
-def _gigabytes(size: float) -> str:
+def gigabytes(size: float) -> str:
+    """A size in bytes in words."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 

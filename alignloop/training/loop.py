@@ -31,7 +31,7 @@ from alignloop.objectives.base import (
     add_means,
     with_statistics,
 )
-from alignloop.training.distributed import add_gradients, add_over_ranks, share
+from alignloop.training.distributed import add_gradients, add_over_ranks, gathered, share, world
 from alignloop.training.optim import OptimizerSettings, learning_rate
 from alignloop.training.pieces import run_in_pieces
 
@@ -170,7 +170,8 @@ def _micro_batches(trainer: Trainer, groups: Sequence[Group]) -> list[_MicroBatc
 def _denominator(objective: Objective, micro_batches: Sequence[_MicroBatch]) -> Tensor:
     """The units of the step, over all micro-batches and ranks."""
     counts = (objective.count(micro_batch.known).float() for micro_batch in micro_batches)
-    return add_over_ranks(sum(counts, torch.zeros(())))
+    total = sum(counts, torch.zeros(()))
+    return add_over_ranks(total.cpu()) if world()[1] > 1 else total  # a rank without a share has no device
 
 
 def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[str]) -> Inputs:
@@ -260,7 +261,7 @@ def _statistics(
             if objective.statistics_need:
                 inputs = fill_inputs(trainer, micro_batch.batch, inputs, objective.statistics_need)
             total = add_means(total, objective.step_statistics(inputs))
-    return {n: Mean(add_over_ranks(m.sum.clone()), add_over_ranks(m.count.clone())) for n, m in total.items()}
+    return _of_all_ranks(total)
 
 
 def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
@@ -296,11 +297,23 @@ def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
 def _means(total: Mapping[str, Mean]) -> dict[str, float]:
     """Metrics as numbers, averaged over micro-batches and ranks; those of nothing are left out."""
     result = {}
-    for name, mean in total.items():
-        pair = add_over_ranks(torch.stack([mean.sum.detach().float().cpu(), mean.count.float().cpu()]))
-        if pair[1] > 0:
-            result[name] = float(pair[0] / pair[1])
+    for name, mean in _of_all_ranks(total).items():
+        count = mean.count.float().cpu()
+        if count > 0:
+            result[name] = float(mean.sum.detach().float().cpu() / count)
     return result
+
+
+def _of_all_ranks(total: Mapping[str, Mean]) -> dict[str, Mean]:
+    """Sums over ranks, also of what a rank without a share of the step knows nothing of."""
+    if world()[1] == 1:
+        return dict(total)
+    added: dict[str, Mean] = {}
+    for name in dict.fromkeys(name for names in gathered(list(total)) for name in names):
+        mean = total.get(name, Mean(torch.zeros(()), torch.zeros(())))
+        pair = torch.stack([mean.sum.detach().float().cpu(), mean.count.float().cpu()])
+        added[name] = Mean(*add_over_ranks(pair).to(mean.sum.device))
+    return added
 
 
 def evaluate(trainer: Trainer, objective: Objective, groups: Sequence[Group]) -> dict[str, float]:

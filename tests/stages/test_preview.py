@@ -130,6 +130,16 @@ def test_what_a_dry_run_prints(tmp_path):
     assert load_function(find_stage("dpo").preview) is preview
 
 
+def test_members_of_an_ensemble_take_their_time_one_after_the_other(tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", "reward", 8)
+    keys = {"dataset": data, "model_name_or_path": "tiny", "output_dir": "r", "lora_r": 2, "num_members": 3}
+    resolved = resolve("reward", keys)
+    assert isinstance(resolved.config, TrainConfig)
+    told = preview(resolved.config, resolved.objective)
+    assert told["parameters"].endswith("; 3 such members, trained one after the other")
+    assert told["memory"].startswith("about ")
+
+
 def in_a_child(function):
     """What the function returns and the child's peak resident memory, in bytes."""
     reader, writer = os.pipe()

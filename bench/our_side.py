@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--token-budget", type=int, default=768)
+    parser.add_argument("--token-budget", type=int, default=1024)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--shape", type=shape_of, help="instead of the method's own: see workload.Shape")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])

@@ -134,7 +134,7 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
         None,
         ge=64,
         description="tokens per packed forward pass; bounds memory, does not change the result; "
-        "null is 1024 on a CPU, 8192 on a GPU",
+        "null is 768 on a CPU, 8192 on a GPU, where one longer prompt with its completions still fits",
     )
     num_train_epochs: float = Field(1.0, gt=0, description="passes over the rows, unless max_steps is set")
     max_steps: int = Field(-1, ge=-1, description="optimizer steps in all; -1 follows num_train_epochs")
@@ -168,9 +168,16 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     def tokens_per_pass(self, device_type: str) -> int:
         """`token_budget`, or its default on a device (cpu, cuda).
 
-        On a CPU 1024 tokens already keep the matrix products busy; a larger pass only takes more memory.
+        On a CPU 768 tokens already keep the matrix products busy; a larger pass only takes more memory.
         """
-        return self.token_budget or (1024 if device_type == "cpu" else 8192)
+        return self.token_budget or (768 if device_type == "cpu" else 8192)
+
+    def tokens_unsplit(self, device_type: str) -> int:
+        """Up to how many tokens a prompt with its completions runs in one pass; longer ones run in pieces.
+
+        Pieces cost one more forward pass, so without a `token_budget` only what is truly long is split.
+        """
+        return self.token_budget or (4096 if device_type == "cpu" else 16_384)
 
     @model_validator(mode="after")
     def _keys_that_exclude_each_other(self) -> TrainConfig:

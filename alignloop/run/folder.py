@@ -34,7 +34,7 @@ from alignloop.run.hashing import (
     fingerprint,
     work_sha256,
 )
-from alignloop.run.ownership import check_same_work, left_nothing, take_lock
+from alignloop.run.ownership import take_lock, unfinished
 from alignloop.run.trackers import Tracker, open_tracker
 
 Status = Literal["running", "finished", "failed", "interrupted"]
@@ -111,12 +111,7 @@ class Run:
         lock = take_lock(path)
         try:
             earlier = _read_record(path) if (path / RUN_FILE).exists() else None
-            if earlier is not None and earlier["work_sha256"] != work and left_nothing(path, earlier):
-                earlier = None
-            elif earlier is not None:
-                check_same_work(path, earlier, stage, config, work)
-            elif any(not p.name.startswith(".") for p in path.iterdir()):
-                raise RunError(f"{path} is not empty and holds no run; choose another output_dir")
+            earlier = unfinished(path, earlier, stage, config, work)
         except AlignLoopError:
             lock.close()
             raise

@@ -176,16 +176,8 @@ def fit(
         trainer.step = restored.step
         for skipped in restored.skipped:
             tell(run, f"damaged checkpoint passed over: {skipped}")
-    check_start(
-        config,
-        objective,
-        run,
-        prepared.model,
-        groups,
-        num_steps=stream.num_steps,
-        done=trainer.step,
-        reference=reference,
-    )
+    steps = {"num_steps": stream.num_steps, "done": trainer.step}
+    check_start(config, objective, run, prepared.model, groups, **steps, reference=reference)
     run.rewind(trainer.step)  # an attempt that was killed may have written more than it saved
     with (
         stop_requests() as stop,
@@ -230,6 +222,7 @@ def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference:
         settings,
         num_steps,
         token_budget=config.tokens_per_pass(prepared.model.device.type),
+        unsplit=config.tokens_unsplit(prepared.model.device.type),
         reference=reference,
         autocast=prepared.autocast,
     )

@@ -128,6 +128,7 @@ def set_up(
         settings,
         num_steps(config, len(prompts)),
         token_budget=config.tokens_per_pass(roles.device.type),
+        unsplit=config.tokens_unsplit(roles.device.type),
         temperature=config.temperature,
         autocast=prepared.autocast,
     )

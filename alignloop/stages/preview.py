@@ -151,8 +151,8 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
         attributes = attributes_of(rows.data.records)
         outputs = 2 if isinstance(objective, Odin) else max(1, len(attributes))
     parameters = count_parameters(config, loaded, lora, dtype, num_outputs=outputs)
-    budget = config.tokens_per_pass(device.type)
-    work = plan_work(objective, data_order(config, groups), budget)
+    budgets = config.tokens_per_pass(device.type), config.tokens_unsplit(device.type)
+    work = plan_work(objective, data_order(config, groups), *budgets)
     memory = estimate_memory(
         config, loaded, parameters, work, costs, process=0 if device.type == "cuda" else process
     )
@@ -207,7 +207,7 @@ def count_parameters(
     return Parameters(base, base, size, head)
 
 
-def plan_work(objective: Objective | None, stream: GroupStream, token_budget: int) -> Work:
+def plan_work(objective: Objective | None, stream: GroupStream, token_budget: int, unsplit: int) -> Work:
     """Count what the steps run through; of long runs a sample of the steps is looked at."""
     number = min(stream.num_steps, _STEPS_LOOKED_AT)
     tokens = counted = passes = largest = largest_counted = informing = informing_counted = 0
@@ -221,8 +221,8 @@ def plan_work(objective: Objective | None, stream: GroupStream, token_budget: in
         for chunk in chunks:
             whole = _size(chunk)
             tokens, counted, passes = tokens + whole[0], counted + whole[1], passes + 1
-            pieces = [[part] for part in split_group(chunk[0], token_budget)]
-            parts = pieces if whole[0] > token_budget and len(chunk) == 1 else [chunk]
+            pieces = [[part] for part in split_group(chunk[0], unsplit)]
+            parts = pieces if whole[0] > unsplit and len(chunk) == 1 else [chunk]
             largest = max(largest, *(_size(part)[0] for part in parts))
             largest_counted = max(largest_counted, *(_size(part)[1] for part in parts))
     factor = stream.num_steps / number

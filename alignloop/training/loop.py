@@ -48,7 +48,9 @@ class Trainer:
         optimizer: over the model's trainable parameters.
         settings: rate schedule and clipping.
         num_steps: optimizer steps in all, for the schedule.
-        token_budget: tokens of a packed micro-batch; a longer group runs in pieces, see `pieces`.
+        token_budget: tokens of a packed micro-batch; a longer group is one of its own.
+        unsplit: tokens up to which a group runs in one pass, a longer one in pieces (see `pieces`);
+            0 is `token_budget`.
         reference: gives reference log-probs; None where batches carry them or none are needed.
         temperature: sampling temperature of the policy's log-probs.
         step: optimizer steps done.
@@ -60,6 +62,7 @@ class Trainer:
     settings: OptimizerSettings
     num_steps: int
     token_budget: int = 4096
+    unsplit: int = 0
     reference: Reference | None = None
     temperature: float = 1.0
     autocast: torch.dtype | None = None
@@ -182,11 +185,12 @@ def _with_gradient(
 ) -> tuple[Inputs, Callable[[], None]]:
     """`fill_inputs`, and what is left to do after the loss's backward; long groups run in pieces."""
     chunk, batch, known = micro_batch.groups, micro_batch.batch, micro_batch.known
-    if len(chunk) > 1 or len(chunk[0].completions) == 1 or batch.num_tokens <= trainer.token_budget:
+    longest = trainer.unsplit or trainer.token_budget
+    if len(chunk) > 1 or len(chunk[0].completions) == 1 or batch.num_tokens <= longest:
         return fill_inputs(trainer, batch, known, needs), lambda: None
     reference = _reference_logprobs(trainer, batch, known, needs)
     out, finish = run_in_pieces(
-        lambda piece: _forward(trainer, piece, needs), chunk[0], trainer.token_budget, trainer.model.device
+        lambda piece: _forward(trainer, piece, needs), chunk[0], longest, trainer.model.device
     )
     return _filled(known, reference, out), finish
 

@@ -137,7 +137,8 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
     loaded = load_skeleton(config.model_name_or_path)
     size = sum(p.numel() for p in loaded.model.parameters())
     device = resolve_device(config.device)
-    plan = make_plan(config, objective, loaded, config.tokens_per_pass(device.type))
+    budgets = config.tokens_per_pass(device.type), config.tokens_unsplit(device.type)
+    plan = make_plan(config, objective, loaded, budgets)
     found = lint_settings(config, objective, num_parameters=size)
     if isinstance(config, OnlineConfig):
         found = [*found, *lint_schedule(config, plan.work.num_steps)]
@@ -195,12 +196,12 @@ def make_plan(config: SampledConfig, objective: Objective | None, loaded: Loaded
         repeats = config.prompts_per_step // math.gcd(config.prompts_per_step, len(prompts))
         groups = [answered(ids, config.max_new_tokens, config.num_generations) for ids in prompts] * repeats
         stream = GroupStream(groups, config.prompts_per_step, 1.0, num_steps(config, len(prompts)))
-        work = plan_work(objective, stream, budget)
+        work = plan_work(objective, stream, *budgets)
         return Plan(prompts, rows, dropped, rollouts, asked, asked * config.num_generations, work)
     each = config.max_prompts if isinstance(config, IterateConfig) and config.max_prompts else len(prompts)
     n = config.n if isinstance(config, BestOfNConfig) else config.num_generations
     asked = [prompts[i % len(prompts)] for i in range(each)]
-    work = rounds_of_work(config, objective, asked, budget)
+    work = rounds_of_work(config, objective, asked, budgets)
     return Plan(prompts, rows, dropped, config.rounds, config.rounds * each, config.rounds * each * n, work)
 
 
@@ -208,7 +209,7 @@ def rounds_of_work(
     config: BestOfNConfig | IterateConfig,
     objective: Objective | None,
     prompts: Sequence[np.ndarray],
-    budget: int,
+    budgets: tuple[int, int],
 ) -> Work:
     """What the training of all rounds runs through, if no prompt's answers are all worth the same."""
     size, parts = config.max_new_tokens, list[Work]()
@@ -222,7 +223,7 @@ def rounds_of_work(
             rows = with_mismatched(labels, config.seed)
         else:
             rows = [answered(ids, size, 2) for ids in prompts] * config.pairs_per_prompt
-        parts.append(plan_work(objective, data_order(config, rows), budget))
+        parts.append(plan_work(objective, data_order(config, rows), *budgets))
     return Work(
         sum(part.num_steps for part in parts),
         sum(part.tokens for part in parts),

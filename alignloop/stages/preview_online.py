@@ -174,7 +174,9 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
     )
 
 
-def make_plan(config: SampledConfig, objective: Objective | None, loaded: LoadedModel, budget: int) -> Plan:
+def make_plan(
+    config: SampledConfig, objective: Objective | None, loaded: LoadedModel, budgets: tuple[int, int]
+) -> Plan:
     """Prompts as the stage reads them, and what it will run through."""
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
     limit = 0 if isinstance(config, IterateConfig) else config.max_prompts

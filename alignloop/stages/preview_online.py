@@ -169,7 +169,7 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
         others,
         cache_bytes(config, loaded, plan, wanted),
         sampling_seconds(config, plan, costs, per_token),
-        training_seconds(config, objective, plan, parameters, costs, len(others)),
+        training_seconds(config, objective, plan, parameters, costs),
         traps,
     )
 
@@ -325,7 +325,6 @@ def training_seconds(
     plan: Plan,
     parameters: Parameters,
     costs: Costs,
-    num_others: int,
 ) -> float:
     """Time of the steps, of the critic, of what the reference reads, and of reward models like the policy."""
     work, with_critic = plan.work, isinstance(config, PPOConfig)

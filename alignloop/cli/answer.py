@@ -40,8 +40,8 @@ def answer(
 ) -> None:
     """Answer with the best of n samples by a reward.
 
-    One prompt prints its best answer. A file of prompts gives rows {prompt, completion, provenance with all
-    rewards}, which can be trained on.
+    One prompt prints its best answer. A file of prompts gives rows {prompt, completion, provenance, rewards},
+    with the rewards of all n, which can be trained on.
     """
     from alignloop.data.files import write_whole
     from alignloop.errors import UserError

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from sqlalchemy import select
 
 from alignloop.feedback import people
 from alignloop.feedback.desk import LOCK_ATTEMPTS
 from alignloop.feedback.schema import judgements
+from alignloop.feedback.store import Store
 from alignloop.feedback.web.texts import TEXTS, preferred
+from tests.feedback.web.conftest import Server
 
 
 def judge(person, task: dict, verdict: str = "a", **more):
@@ -86,6 +90,24 @@ def test_the_page_is_in_the_readers_language(served, make_project):
     person.client.cookies.delete("lang")
     assert '<html lang="ko">' in person.client.get("/", headers={"Accept-Language": "en"}).text
     assert person.form("/language", language="xx").status_code == 422
+
+
+def test_many_people_sign_in_at_once(tmp_path):
+    """Each sign-in is a line of the audit log; none may lock the database for another."""
+    store = Store(tmp_path / "labels.sqlite", busy_timeout_s=0.001)
+    tokens = [people.invite(store, None, f"{k}", role="owner")[1] for k in range(24)]
+    server = Server(store)
+
+    def sign_in(token: str) -> int:
+        return httpx.post(f"{server.url}/login", data={"token": token}, timeout=30).status_code
+
+    try:
+        with ThreadPoolExecutor(24) as threads:
+            assert list(threads.map(sign_in, tokens)) == [303] * 24
+    finally:
+        server.stop()
+    assert sum(row.action == "signed in" for row in store.audit_log()) == 24
+    store.close()
 
 
 def test_signing_out_ends_the_browsers_session(served, make_project):

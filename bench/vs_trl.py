@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--token-budget", type=int, default=4096, help="AlignLoop's tokens per pass; less needs less memory"
+        "--token-budget", type=int, default=1024, help="AlignLoop's tokens per pass; less needs less memory"
     )
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all lengths, for a quick try")
     options = parser.parse_args()

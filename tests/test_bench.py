@@ -156,6 +156,17 @@ def test_summary_compares_round_by_round() -> None:
     assert not vs_trl.summary("dpo", [ours], [trl | {"losses": [0.5, 0.4, 0.3, 0.21]}])["losses_agree"]
 
 
+def test_results_of_other_methods_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    vs_trl.keep(file, {"cpu": "a"}, [{"method": "dpo", "speedup": 1.0}, {"method": "kto", "speedup": 2.0}])
+    rows = vs_trl.keep(file, {"cpu": "b"}, [{"method": "dpo", "speedup": 3.0}])
+    assert [(r["method"], r["speedup"], r["machine"]["cpu"]) for r in rows] == [
+        ("dpo", 3.0, "b"),
+        ("kto", 2.0, "a"),
+    ]
+    assert json.loads(file.read_text(encoding="utf-8"))["results"] == rows
+
+
 def test_memory_head_forms_agree() -> None:
     losses = [memory_head.run(form, 64, 1024, 16)["loss"] for form in memory_head.FORMS]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)

@@ -43,7 +43,7 @@ from bench.postgres import fresh_database, private_server
 WORDS = ("the", "model", "answers", "a", "question", "in", "plain", "words", "모델이", "질문에", "답합니다")
 
 
-PATIENCE_S = 120.0
+PATIENCE_S = 1800.0
 """Longest wait for the judgements after which the server is killed."""
 
 

@@ -34,6 +34,8 @@ def visit(chromium, server) -> Callable:
         page = context.new_page()
         page.set_default_timeout(10_000)
         page.faults = []
+        own = ("data:", f"{server.url}/")
+        page.on("request", lambda r: r.url.startswith(own) or page.faults.append(f"outside: {r.url}"))
         page.on("pageerror", lambda error: page.faults.append(str(error)))
         page.on("console", lambda m: page.faults.append(m.text) if "Content Security" in m.text else None)
         page.goto(f"{server.url}/invite/{token}")

@@ -1,4 +1,4 @@
-"""The machine without heavy libraries: cache folder, fast bfloat16 or not, memory of this process."""
+"""The machine without heavy libraries: cache folder, rank, fast bfloat16 or not, memory of this process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from pathlib import Path
 def cache_dir() -> Path:
     """Where converted models and reference log-probs live: $ALIGNLOOP_CACHE, else ~/.cache/alignloop."""
     return Path(os.environ.get("ALIGNLOOP_CACHE") or Path.home() / ".cache" / "alignloop")
+
+
+def process_rank() -> int:
+    """Number of this process among those that torchrun started; 0, the one that writes, without it."""
+    return int(os.environ["RANK"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 0
 
 
 def bf16_is_native() -> bool:

@@ -2,7 +2,8 @@
 
 What decides is content, not time: a finished stage is used again if its configuration, the content of
 its inputs, its parents and the code are the same. Anything else runs, and an earlier result in its
-place is moved to `old/`, never removed.
+place is moved to `old/`, never removed. Under torchrun all ranks run the stages that share their work,
+and wait for the first one in all others.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from alignloop.run import (
     work_sha256,
     write_atomically,
 )
+from alignloop.training.distributed import is_first_rank, on_first_rank, start, wait_for_all
 
 PIPELINE_FILE = "pipeline.json"
 SCHEMA = 1
@@ -69,9 +71,10 @@ def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[O
         AlignLoopError: the first stage that fails, with a note on how to go on.
         KeyboardInterrupt: with the same note.
     """
+    start()
     if isinstance(resume, Path):
         _check_checkpoint(resume, plan)
-    if plan.is_pipeline:
+    if plan.is_pipeline and is_first_rank():
         _claim(plan)
     outcomes: list[Outcome] = []
     for number, stage in enumerate(plan.stages, start=1):
@@ -84,7 +87,7 @@ def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[O
                 error.add_note(note)
             raise
         release_memory()
-        if plan.is_pipeline:
+        if plan.is_pipeline and is_first_rank():
             _write_pipeline(plan)
     return outcomes
 
@@ -106,24 +109,8 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
     folder = Path(stage.config.output_dir)
     inputs, parents = find_inputs(path_values(stage.config))
     work = work_sha256(stage.stage, stage.keys, inputs, parents)
-    wanted = fingerprint(work, code_sha256())
-    earlier = Run.open(folder) if (folder / RUN_FILE).is_file() else None
-    unchanged = earlier is not None and earlier.status == "finished" and earlier.fingerprint == wanted
-    if unchanged and isinstance(resume, Path):
-        raise RunError(f"{folder} is finished, there is nothing to go on with; --resume never runs it anew")
-    if earlier is not None and unchanged and resume != "never":
-        say(f"{where}: reused, finished before with the same settings: {folder}")
-        return _outcome(stage, earlier, "reused")
-    if earlier is not None and _must_give_way(plan, earlier, work, resume):
-        reason = "asked to run anew"
-        if resume != "never":
-            same = earlier.record["work_sha256"] == work
-            reason = (
-                "the code has changed"
-                if same
-                else differences(folder, earlier.record, stage.stage, stage.keys)
-            )
-        say(f"{where}: runs again ({reason}); the earlier run is kept in {_set_aside(earlier, plan)}")
+    if on_first_rank(lambda: _reused(plan, stage, where, resume, say, work)):
+        return _outcome(stage, Run.open(folder), "reused")
     with Run.create(
         folder,
         stage=stage.stage,
@@ -135,10 +122,43 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
     ) as run:
         run.track(stage.config.report_to)
         if isinstance(resume, Path):
-            _make_newest(resume, run)
+            checkpoint = resume
+            on_first_rank(lambda: _make_newest(checkpoint, run))
         say(f"{where}: {'goes on' if run.resumed else 'starts'}: {folder}")
-        run.finish(call_runner(stage, run))
+
+        def do() -> None:
+            run.finish(call_runner(stage, run))
+
+        if stage.spec.shared:
+            do()
+            wait_for_all()
+        else:
+            on_first_rank(do)
         return _outcome(stage, run, "finished")
+
+
+def _reused(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say, work: str) -> bool:
+    """Whether the stage is finished and used again; if not, what is in its place may be moved aside."""
+    folder = Path(stage.config.output_dir)
+    wanted = fingerprint(work, code_sha256())
+    earlier = Run.open(folder) if (folder / RUN_FILE).is_file() else None
+    unchanged = earlier is not None and earlier.status == "finished" and earlier.fingerprint == wanted
+    if unchanged and isinstance(resume, Path):
+        raise RunError(f"{folder} is finished, there is nothing to go on with; --resume never runs it anew")
+    if earlier is not None and unchanged and resume != "never":
+        say(f"{where}: reused, finished before with the same settings: {folder}")
+        return True
+    if earlier is not None and _must_give_way(plan, earlier, work, resume):
+        reason = "asked to run anew"
+        if resume != "never":
+            same = earlier.record["work_sha256"] == work
+            reason = (
+                "the code has changed"
+                if same
+                else differences(folder, earlier.record, stage.stage, stage.keys)
+            )
+        say(f"{where}: runs again ({reason}); the earlier run is kept in {_set_aside(earlier, plan)}")
+    return False
 
 
 def call_runner(stage: StagePlan, run: Run) -> Mapping[str, Any]:
@@ -184,7 +204,7 @@ def _set_aside(earlier: Run, plan: Plan) -> Path:
 
 def _outcome(stage: StagePlan, run: Run, status: Literal["finished", "reused"]) -> Outcome:
     record = run.record
-    seconds = record["duration_s"] if status == "finished" else 0.0
+    seconds = record["duration_s"] or 0.0 if status == "finished" else 0.0  # None on a rank that follows
     return Outcome(stage.name, stage.stage, run.path, status, seconds, record["results"])
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from alignloop.machine import memory_gb
+from alignloop.machine import memory_gb, process_rank
 
 _SHOWN = {"loss": "loss", "reward": "reward", "tokens_per_s": "tok/s", "memory_gb": "GB"}
 _SMOOTHING = 0.3  # weight of the newest step's seconds in the ETA
@@ -54,7 +54,8 @@ class Progress:
         self._seconds_per_step: float | None = None
         self._metrics: dict[str, float] = {}
         self._bar: Bar | None = None
-        if self._file.isatty():
+        self._silent = process_rank() > 0  # the first of several processes shows the progress of all
+        if self._file.isatty() and not self._silent:
             self._bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -109,6 +110,8 @@ class Progress:
         return "  ".join(parts)
 
     def _print_line(self) -> None:
+        if self._silent:
+            return
         self._last_line = time.monotonic()
         total = f"/{self._total}" if self._total is not None else ""
         parts = (self._description, f"{self._unit} {self.step}{total}", self.text())

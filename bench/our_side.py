@@ -128,6 +128,7 @@ def build(
         settings,
         num_steps,
         token_budget=token_budget,
+        unsplit=max(token_budget, 4096),
         reference=reference,
         autocast=None if device == "cpu" else torch.bfloat16,
     ), sizes
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--token-budget", type=int, default=4096)
+    parser.add_argument("--token-budget", type=int, default=1024)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--shape", type=shape_of, help="instead of the method's own: see workload.Shape")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])

@@ -88,3 +88,12 @@ def test_format_seconds(seconds: float, text: str) -> None:
 )
 def test_format_number(value: float, text: str) -> None:
     assert format_number(value) == text
+
+
+def test_of_several_processes_the_first_one_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    file = io.StringIO()
+    with Progress(2, description="dpo", file=file, every_s=0.0) as bar:
+        bar.update(1)
+    assert file.getvalue() == ""

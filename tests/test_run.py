@@ -308,3 +308,23 @@ def test_find_runs(tmp_path: Path) -> None:
     assert names == ["a", "b", "loop/sft", "loop/old/sft-1"]
     with pytest.raises(RunError, match="no such folder"):
         list(find_runs(tmp_path / "none"))
+
+
+def test_another_rank_than_the_first_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with start(tmp_path / "run") as run:
+        run.log(1, loss=2.0)
+        files = sorted(path.name for path in run.path.iterdir())
+        text = (run.path / "run.json").read_text()
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with start(tmp_path / "run") as follower:  # the folder is locked by the first rank
+            follower.rewind(0)
+            follower.log(1, loss=3.0)
+            follower.sample(step=1)
+            follower.warn("careful")
+            follower.track(("wandb",))
+            assert [row["loss"] for row in follower.metrics()] == [2.0]
+            follower.finish({"loss": 3.0})
+        assert sorted(path.name for path in run.path.iterdir()) == files
+        assert (run.path / "run.json").read_text() == text
+        run.finish()

@@ -49,6 +49,7 @@ COMMANDS: dict[str, Lazy] = {
     "watch": Lazy("watch", "Follow a run in the terminal."),
     "plot": Lazy("plot", "Plot the metrics of runs."),
     "report": Lazy("report", "Write the report of a run or pipeline as one HTML file."),
+    "answer": Lazy("answer", "Answer with the best of n samples by a reward."),
     "chat": Lazy("chat", "Talk with a model."),
     "serve": Lazy("serve", "Serve a model with an OpenAI-compatible API."),
     "merge": Lazy("merge", "Merge an adapter into its base."),

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import TextIOWrapper
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from alignloop.cli.answer import REWARD, rewards_config
+
+if TYPE_CHECKING:
+    from alignloop.model.sampling import SamplingParams
+    from alignloop.records import Conversation
+    from alignloop.serve.served import Policy
 
 app = typer.Typer(add_completion=False)
 
@@ -23,6 +30,8 @@ def chat(
     top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 512,
     seed: Annotated[int | None, typer.Option(min=0, help="the same answers every time")] = None,
+    best_of: Annotated[int, typer.Option(min=1, help="answer with the best of this many samples")] = 1,
+    reward: Annotated[list[str] | None, REWARD] = None,
     votes: Annotated[
         str, typer.Option(help="folder or label store for judgements; 'none' keeps none")
     ] = "votes",
@@ -32,7 +41,7 @@ def chat(
 ) -> None:
     """Talk with a model; /help lists the commands."""
     from alignloop.model.sampling import SamplingParams
-    from alignloop.serve.served import MIN_TEMPERATURE, Policy, open_policy
+    from alignloop.serve.served import MIN_TEMPERATURE, open_policy
     from alignloop.serve.talk import Talk
     from alignloop.serve.votes import open_votes
 
@@ -42,12 +51,30 @@ def chat(
     box = None if votes == "none" else open_votes(votes)
     drawn = 0.0 if temperature < MIN_TEMPERATURE else temperature
     params = SamplingParams(temperature=drawn, top_p=top_p, max_tokens=max_tokens)
-    talk = Talk(open_one(model), params, open_one, box, _say, system, seed=seed)
+    choose = chooser(reward or [], best_of, max_tokens) if best_of > 1 or reward else None
+    talk = Talk(open_one(model), params, open_one, box, _say, system, seed=seed, choose=choose)
     if compare is not None:
         talk.other = open_one(compare)
     if sys.stdin.isatty():
         print(f"{talk.policy.name}: /help lists the commands, Ctrl-D ends.")
     talk.run(_lines())
+
+
+def chooser(
+    rewards: list[str], n: int, max_tokens: int
+) -> Callable[[Policy, Conversation, SamplingParams], str]:
+    """Answers with the best of n samples by the rewards."""
+    from alignloop.records import Prompt
+    from alignloop.stages.best_answers import best_answers
+    from alignloop.stages.scoring import build_reward
+
+    reward = build_reward(rewards_config(rewards), (), max_tokens=max_tokens)
+
+    def choose(policy: Policy, prompt: Conversation, params: SamplingParams) -> str:
+        asked = [Prompt(prompt)]
+        return best_answers(policy.loaded, policy.encoder, asked, reward, params, n=n)[0].text
+
+    return choose
 
 
 def _say(text: str) -> None:

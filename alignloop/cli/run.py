@@ -11,6 +11,7 @@ import typer
 
 import alignloop
 from alignloop.errors import ConfigError
+from alignloop.machine import process_rank
 
 if TYPE_CHECKING:
     from alignloop.config import Plan, Recipe, StagePlan
@@ -109,6 +110,9 @@ def execute(plan: Plan, *, dry_run: bool, resume: str) -> None:
     from alignloop.pipeline import run_plan
 
     how: Resume = resume if resume == "auto" or resume == "never" else Path(resume)
+    if process_rank() > 0:  # the first of several processes speaks
+        run_plan(plan, resume=how, say=lambda text: None)
+        return
     outcomes = run_plan(plan, resume=how, say=lambda text: print(text, file=sys.stderr))
     print_summary(outcomes)
 

@@ -53,6 +53,7 @@ class StageSpec:
             finding. Without `read` it looks at the settings alone: the data are not there yet.
         preset: member of the objective's family (`PRESETS` in its file) that gives its fields' defaults.
         checkpoints: whether a run has checkpoints of its own, which `--resume PATH` can name.
+        shared: whether the processes that torchrun starts share the work; else the first one does it.
     """
 
     config: type[StageConfig]
@@ -63,29 +64,57 @@ class StageSpec:
     lint: str = ""
     preset: str = ""
     checkpoints: bool = True
+    shared: bool = False
 
 
 _PREVIEW = "alignloop.stages.preview:preview"
+_ROLLOUTS = "alignloop.stages.preview_online:preview"
 _LINT = "alignloop.stages.recipe_check:lint_recipe"
 
 STAGES: Mapping[str, StageSpec] = {
     "instructions": StageSpec(
         InstructionsConfig, "alignloop.stages.instructions:instructions", checkpoints=False
     ),
-    "pretrain": StageSpec(PretrainConfig, "alignloop.stages.sft:pretrain", preview=_PREVIEW, lint=_LINT),
-    "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft", preview=_PREVIEW, lint=_LINT),
+    "pretrain": StageSpec(
+        PretrainConfig, "alignloop.stages.sft:pretrain", preview=_PREVIEW, lint=_LINT, shared=True
+    ),
+    "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft", preview=_PREVIEW, lint=_LINT, shared=True),
     "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample", checkpoints=False),
     "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback", checkpoints=False),
     "reward": StageSpec(
-        RewardConfig, "alignloop.stages.reward:reward", reads="scores", preview=_PREVIEW, lint=_LINT
+        RewardConfig,
+        "alignloop.stages.reward:reward",
+        reads="scores",
+        preview=_PREVIEW,
+        lint=_LINT,
+        shared=True,
     ),
     "average_rewards": StageSpec(AverageRewardsConfig, "alignloop.stages.average_rewards:average_rewards"),
     "reward_bench": StageSpec(RewardBenchConfig, "alignloop.stages.reward_bench:reward_bench"),
-    "best_of_n": StageSpec(BestOfNConfig, "alignloop.stages.best_of_n:best_of_n", lint=_LINT),
-    "iterate": StageSpec(IterateConfig, "alignloop.stages.iterate:iterate", lint=_LINT, checkpoints=False),
-    "ppo": StageSpec(PPOConfig, "alignloop.stages.ppo:ppo", "ppo", lint=_LINT),
+    "best_of_n": StageSpec(
+        BestOfNConfig, "alignloop.stages.best_of_n:best_of_n", preview=_ROLLOUTS, lint=_LINT, shared=True
+    ),
+    "iterate": StageSpec(
+        IterateConfig,
+        "alignloop.stages.iterate:iterate",
+        preview=_ROLLOUTS,
+        lint=_LINT,
+        checkpoints=False,
+        shared=True,
+    ),
+    "ppo": StageSpec(
+        PPOConfig, "alignloop.stages.ppo:ppo", "ppo", preview=_ROLLOUTS, lint=_LINT, shared=True
+    ),
     **{
-        name: StageSpec(config, "alignloop.stages.grpo:grpo", "grpo", preset=name, lint=_LINT)
+        name: StageSpec(
+            config,
+            "alignloop.stages.grpo:grpo",
+            "grpo",
+            preset=name,
+            preview=_ROLLOUTS,
+            lint=_LINT,
+            shared=True,
+        )
         for name, config in {
             "grpo": GRPOConfig,
             "dr_grpo": DrGRPOConfig,
@@ -113,7 +142,7 @@ STAGES: Mapping[str, StageSpec] = {
 """Stages with a configuration of their own. A new one is one entry here."""
 
 PREFERENCE = StageSpec(
-    PreferenceConfig, "alignloop.stages.preference:preference", preview=_PREVIEW, lint=_LINT
+    PreferenceConfig, "alignloop.stages.preference:preference", preview=_PREVIEW, lint=_LINT, shared=True
 )
 """The stage of every offline preference objective; `objective` is filled in by `find_stage`."""
 

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from alignloop.config.stages import (
     DATASET,
+    ROLLOUT_SAVE_S,
     Dataset,
     Path,
     SamplingConfig,
@@ -144,9 +145,7 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     reference_refresh: int = Field(
         0, ge=0, description="rollouts after which the policy becomes the reference, again and again; 0 never"
     )
-    rollout_save_s: float = Field(
-        600.0, ge=0, description="seconds between saves within a rollout; 0 saves one only on Ctrl-C"
-    )
+    rollout_save_s: float = Field(600.0, ge=0, description=ROLLOUT_SAVE_S)
     log_samples: int = Field(2, ge=0, description="completions per rollout written to samples.jsonl")
 
     @model_validator(mode="after")
@@ -288,6 +287,7 @@ class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
         description="reference of a round: the first model or the last round's",
     )
     max_prompts: int = Field(0, ge=0, description="prompts of a round; 0 uses all in every round")
+    rollout_save_s: float = Field(600.0, ge=0, description=ROLLOUT_SAVE_S)
     learning_rate: float = Field(1e-6, gt=0, description="highest learning rate of each round")
 
     @model_validator(mode="after")

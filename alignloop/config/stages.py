@@ -48,6 +48,9 @@ DATASET = (
 )
 
 
+ROLLOUT_SAVE_S = "seconds between saves of an unfinished sampling; 0 saves one only on Ctrl-C"
+
+
 class Section(BaseModel):
     """What all parts of a recipe share: frozen, nothing unknown, no NaN, `true` is not a number."""
 
@@ -127,8 +130,11 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
         8, ge=1, description="prompts with all their completions per accumulation unit and device"
     )
     gradient_accumulation_steps: int = Field(1, ge=1, description="accumulation units per optimizer step")
-    token_budget: int = Field(
-        4096, ge=64, description="tokens per packed forward pass; bounds memory, does not change the result"
+    token_budget: int | None = Field(
+        None,
+        ge=64,
+        description="tokens per packed forward pass; bounds memory, does not change the result; "
+        "null is 1024 on a CPU, 8192 on a GPU, where one longer prompt with its completions still fits",
     )
     num_train_epochs: float = Field(1.0, gt=0, description="passes over the rows, unless max_steps is set")
     max_steps: int = Field(-1, ge=-1, description="optimizer steps in all; -1 follows num_train_epochs")
@@ -158,6 +164,20 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
         100, ge=0, description="steps between checkpoints; 0 writes one at the end and on Ctrl-C"
     )
     save_total_limit: int = Field(2, ge=1, description="checkpoints kept, the newest")
+
+    def tokens_per_pass(self, device_type: str) -> int:
+        """`token_budget`, or its default on a device (cpu, cuda).
+
+        On a CPU 1024 tokens already keep the matrix products busy; a larger pass only takes more memory.
+        """
+        return self.token_budget or (1024 if device_type == "cpu" else 8192)
+
+    def tokens_unsplit(self, device_type: str) -> int:
+        """Up to how many tokens a prompt with its completions runs in one pass; longer ones run in pieces.
+
+        Pieces cost one more forward pass, so without a `token_budget` only what is truly long is split.
+        """
+        return self.token_budget or (4096 if device_type == "cpu" else 16_384)
 
     @model_validator(mode="after")
     def _keys_that_exclude_each_other(self) -> TrainConfig:
@@ -339,6 +359,7 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
     keep_per_prompt: int = Field(1, ge=1, description="best answers kept per prompt")
     rounds: int = Field(1, ge=1, description="rounds of sampling and training, each from the start model")
     max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
+    rollout_save_s: float = Field(600.0, ge=0, description=ROLLOUT_SAVE_S)
 
     @model_validator(mode="after")
     def _keeps_fewer_than_n(self) -> BestOfNConfig:

@@ -10,6 +10,8 @@ and the position of a completion's first token is the prompt's length, whichever
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -146,28 +148,69 @@ def completion(
     return Completion(array, counted, values)
 
 
-def pack(groups: Iterable[Group], token_budget: int) -> list[list[Group]]:
-    """Split groups into micro-batches of at most `token_budget` tokens, first-fit decreasing.
+def with_completions(group: Group, keep: np.ndarray) -> Group:
+    """The group with only some of its completions, and their values.
 
-    A group is never divided here; one that alone exceeds the budget gets a micro-batch of its own, which
-    the training loop runs in pieces.
+    Args:
+        group: K completions.
+        keep: bool (K,), True for those that stay, at least one.
+    """
+    completions = tuple(c for c, kept in zip(group.completions, keep, strict=True) if kept)
+    values = {n: v if isinstance(v, float) else np.asarray(v)[keep] for n, v in group.values.items()}
+    return replace(group, completions=completions, values=values)
+
+
+def pack(groups: Iterable[Group], token_budget: int) -> list[list[Group]]:
+    """Split groups into micro-batches of at most `token_budget` tokens.
+
+    First-fit decreasing says how many; they are then filled evenly, longest group first into the emptiest,
+    so that the largest takes no more memory than it must. A group is never divided here; one that alone
+    exceeds the budget gets a micro-batch of its own.
     The result depends only on the groups and their order, so it is reproducible.
     """
     ordered = sorted(enumerate(groups), key=lambda pair: (-pair[1].num_tokens, pair[0]))
-    bins: list[list[tuple[int, Group]]] = []
-    room: list[int] = []
-    for order, group in ordered:
-        size = group.num_tokens
-        place = next((i for i, free in enumerate(room) if free >= size), None)
-        if place is None:
-            bins.append([])
-            room.append(token_budget)
-            place = len(bins) - 1
-        bins[place].append((order, group))
-        room[place] -= size
-    packed = [sorted(content, key=lambda pair: pair[0]) for content in bins]
+    sizes = [group.num_tokens for _, group in ordered]
+    tight = _first_fit(sizes, token_budget)
+    even = _evenly(sizes, max(tight, default=-1) + 1)
+    places = even if _fits(even, sizes, token_budget) else tight
+    bins: dict[int, list[tuple[int, Group]]] = {}
+    for place, pair in zip(places, ordered, strict=True):
+        bins.setdefault(place, []).append(pair)
+    packed = [sorted(content, key=lambda pair: pair[0]) for content in bins.values()]
     packed.sort(key=lambda content: content[0][0])
     return [[group for _, group in content] for content in packed]
+
+
+def _first_fit(sizes: Sequence[int], token_budget: int) -> list[int]:
+    """The bin of each size, the first with room; sizes descend."""
+    room: list[int] = []
+    places = []
+    for size in sizes:
+        place = next((i for i, free in enumerate(room) if free >= size), len(room))
+        if place == len(room):
+            room.append(token_budget)
+        room[place] -= size
+        places.append(place)
+    return places
+
+
+def _evenly(sizes: Sequence[int], num_bins: int) -> list[int]:
+    """The bin of each size, the emptiest; sizes descend."""
+    filled = [(0, i) for i in range(num_bins)]
+    places = []
+    for size in sizes:
+        used, place = heapq.heappop(filled)
+        heapq.heappush(filled, (used + size, place))
+        places.append(place)
+    return places
+
+
+def _fits(places: Sequence[int], sizes: Sequence[int], token_budget: int) -> bool:
+    """Whether every bin is within the budget or holds one size only."""
+    totals, counts = Counter[int](), Counter(places)
+    for place, size in zip(places, sizes, strict=True):
+        totals[place] += size
+    return all(total <= token_budget or counts[place] == 1 for place, total in totals.items())
 
 
 def collate(groups: Sequence[Group]) -> Batch:

@@ -115,7 +115,12 @@ class StepObjective(Protocol):
     Attributes:
         statistics_need: the `Inputs` fields that `step_statistics` reads; none if extras suffice, so
             that no forward pass is spent.
+        statistics_rows: the bool extra (B,) that marks completions only the statistics are made of:
+            these enter no loss, the others no statistic, so each kind has a pass of its own. None if
+            the statistics are made of the rows of the loss.
     """
+
+    statistics_rows: ClassVar[str | None]
 
     @property
     def statistics_need(self) -> frozenset[str]: ...

@@ -24,7 +24,7 @@ class KTO:
     z = max(0, mean of log π(y′|x) − log ref(y′|x)), y′ another row's completion under this prompt
     (rows marked in `extras["mismatched"]`), without gradient. z is estimated over the whole optimizer
     step and all ranks (`step_statistics`), as a mean over few rows is too noisy. Mismatched rows
-    enter nothing else, so the pass with gradient may leave them out. One unit is one labelled row.
+    enter nothing else, so the pass with gradient leaves them out. One unit is one labelled row.
     """
 
     beta: Annotated[float, Field(gt=0, description="strength of the pull towards the reference")] = 0.1
@@ -34,6 +34,7 @@ class KTO:
     records: ClassVar[tuple[str, ...]] = ("label",)
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "reference_logprobs"})
     statistics_need: ClassVar[frozenset[str]] = frozenset({"logprobs", "reference_logprobs"})
+    statistics_rows: ClassVar[str | None] = "mismatched"
 
     def count(self, inputs: Inputs) -> Tensor:
         return (~extra(inputs, "mismatched")).sum().float()

@@ -43,6 +43,7 @@ class Odin:
     records: ClassVar[tuple[str, ...]] = ("preference", "ranking")
     needs: ClassVar[frozenset[str]] = frozenset({"scores"})
     statistics_need: ClassVar[frozenset[str]] = frozenset({"scores"})
+    statistics_rows: ClassVar[str | None] = None
 
     def count(self, inputs: Inputs) -> Tensor:
         return group_count(inputs)

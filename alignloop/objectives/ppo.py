@@ -53,6 +53,7 @@ class PPO:
 
     records: ClassVar[tuple[str, ...]] = ("prompt",)
     statistics_need: ClassVar[frozenset[str]] = frozenset()
+    statistics_rows: ClassVar[str | None] = None
 
     @property
     def needs(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -51,6 +52,8 @@ class WithPretraining:
     """An objective on the sampled rows, and the weighted NLL of the demonstrations among them."""
 
     objective: PPO
+
+    statistics_rows: ClassVar[str | None] = None
 
     @property
     def records(self) -> tuple[str, ...]:

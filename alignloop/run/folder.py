@@ -1,7 +1,8 @@
 """One run folder: what a stage writes and the next one reads.
 
 run.json (status, parents, hashes, seed, environment, results) · recipe.yaml (resolved) · metrics.jsonl
-· samples.jsonl · checkpoints/ · model/ · report.html. One process writes, any number read.
+· samples.jsonl · checkpoints/ · model/ · report.html. One process writes, any number read; of the ranks
+that torchrun starts the first one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import IO, Any, Literal
 import yaml
 
 from alignloop.errors import AlignLoopError, RunError
-from alignloop.machine import memory_gb, reset_peak_memory
+from alignloop.machine import memory_gb, process_rank, reset_peak_memory
 from alignloop.run.environment import environment, is_alive, process_start
 from alignloop.run.files import cut_lines, json_line, plain, read_lines, write_atomically
 from alignloop.run.hashing import (
@@ -33,7 +34,7 @@ from alignloop.run.hashing import (
     fingerprint,
     work_sha256,
 )
-from alignloop.run.ownership import check_same_work, left_nothing, take_lock
+from alignloop.run.ownership import take_lock, unfinished
 from alignloop.run.trackers import Tracker, open_tracker
 
 Status = Literal["running", "finished", "failed", "interrupted"]
@@ -63,6 +64,7 @@ class Run:
         self.resumed = False
         self._record = record
         self._lock = lock
+        self._follows = False
         self._trackers: list[Tracker] = []
         self._before_s = 0.0
         self._started = time.monotonic()
@@ -91,25 +93,25 @@ class Run:
             name: name in a pipeline; the folder's name if empty.
 
         Returns:
-            The run, locked for writing until it is closed.
+            The run, locked for writing until it is closed. On another rank than the first, which writes,
+            a run to which nothing that it is told matters.
 
         Raises:
             RunError: the folder holds another run, a finished one, files of something else, or is being
                 written by another process; it cannot be made or written.
         """
         path = Path(output_dir)
+        if process_rank() > 0:
+            follower = cls(path, _new_record(path, stage, config, seed, name))
+            follower._follows = True
+            return follower
         inputs = inputs or {}
         links = [parent if isinstance(parent, Parent) else parent.as_parent() for parent in parents]
         work = work_sha256(stage, config, inputs, links)
         lock = take_lock(path)
         try:
             earlier = _read_record(path) if (path / RUN_FILE).exists() else None
-            if earlier is not None and earlier["work_sha256"] != work and left_nothing(path, earlier):
-                earlier = None
-            elif earlier is not None:
-                check_same_work(path, earlier, stage, config, work)
-            elif any(not p.name.startswith(".") for p in path.iterdir()):
-                raise RunError(f"{path} is not empty and holds no run; choose another output_dir")
+            earlier = unfinished(path, earlier, stage, config, work)
         except AlignLoopError:
             lock.close()
             raise
@@ -225,7 +227,7 @@ class Run:
         Raises:
             UserError: a tracker's package is not installed.
         """
-        for kind in kinds:
+        for kind in kinds if not self._follows else ():
             name, identity = str(self._record["name"]), self.fingerprint
             self._trackers.append(open_tracker(kind, self.path, name, identity, self.config()))
 
@@ -235,6 +237,8 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Cut metrics and samples of steps after `step`, which a resumed stage will write again."""
+        if self._follows:
+            return
         for name in ("metrics.jsonl", "samples.jsonl"):
             cut_lines(self._owned() / name, after_step=step)
         if self.resumed:
@@ -317,6 +321,8 @@ class Run:
             self.warn("the code changed between the start of this run and its continuation")
 
     def _end(self, status: Status, **more: Any) -> None:
+        if self._follows:
+            return
         self._record.pop("error", None)
         self._record |= {"status": status, "finished": _now(), "duration_s": round(self.elapsed_s, 3), **more}
         self._record["peak_memory_gb"] = round(memory_gb(peak=True), 3)
@@ -328,6 +334,8 @@ class Run:
         self._write()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
+        if self._follows:
+            return
         line = json_line(row).encode("utf-8", "surrogatepass")
         with open(self._owned() / name, "ab") as file:
             file.write(line)
@@ -338,6 +346,8 @@ class Run:
         return self.path
 
     def _write(self) -> None:
+        if self._follows:
+            return
         text = json.dumps(plain(self._record), ensure_ascii=False, indent=2, allow_nan=False)
         write_atomically(self._owned() / RUN_FILE, text + "\n")
 

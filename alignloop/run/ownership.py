@@ -14,6 +14,24 @@ from alignloop.run.files import plain
 from alignloop.run.hashing import KEYS_WITHOUT_EFFECT
 
 
+def unfinished(
+    path: Path, record: dict[str, Any] | None, stage: str, config: Mapping[str, Any], work: str
+) -> dict[str, Any] | None:
+    """The record if the folder holds an unfinished run of the same work; None if it is as good as new.
+
+    Raises:
+        RunError: the folder holds another run, a finished one, or files of something else.
+    """
+    if record is None:
+        if any(not p.name.startswith(".") for p in path.iterdir()):
+            raise RunError(f"{path} is not empty and holds no run; choose another output_dir")
+        return None
+    if record["work_sha256"] != work and left_nothing(path, record):
+        return None
+    check_same_work(path, record, stage, config, work)
+    return record
+
+
 def left_nothing(path: Path, earlier: Mapping[str, Any]) -> bool:
     """True for a run that failed before it made anything, such as one whose data set was misspelt."""
     made = {p.name for p in path.iterdir() if not p.name.startswith(".")} - {"run.json", "recipe.yaml"}

@@ -59,6 +59,7 @@ class Talk:
         system: the system message, or "".
         other: the model to compare with, or None.
         seed: of the first answer; random if None.
+        choose: answers with the best of several samples, None to stream the first one.
     """
 
     policy: Policy
@@ -69,6 +70,7 @@ class Talk:
     system: str = ""
     other: Policy | None = None
     seed: int | None = None
+    choose: Callable[[Policy, Conversation, SamplingParams], str] | None = None
     turns: list[Turn] = field(default_factory=list)
     _num_answers: int = 0
 
@@ -131,9 +133,13 @@ class Talk:
     def _answer(self, policy: Policy, prompt: Conversation) -> str:
         seed = secrets.randbits(63) if self.seed is None else self.seed + self._num_answers
         self._num_answers += 1
-        text = ""
+        text, params = "", replace(self.params, seed=seed)
         try:
-            with closing(pieces(policy, prompt, replace(self.params, seed=seed))) as found:
+            if self.choose is not None:
+                text = self.choose(policy, prompt, params)
+                self.say(f"{text}\n")
+                return text
+            with closing(pieces(policy, prompt, params)) as found:
                 for piece in found:
                     text += piece
                     self.say(piece)

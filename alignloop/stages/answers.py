@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from alignloop.data.builders import build
@@ -20,10 +20,12 @@ from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError
 from alignloop.model.generate import generate
 from alignloop.model.load import LoadedModel
-from alignloop.model.sampling import SamplingParams
+from alignloop.model.sampling import SamplingParams, completion_seeds
 from alignloop.model.scheduler import Sampled
 from alignloop.progress import Progress
 from alignloop.records import Prompt, Provenance
+from alignloop.stages.unfinished import Kept
+from alignloop.training.distributed import any_rank, gathered, share, world
 
 Answered = tuple[Prompt, list[str]]
 ANSWERS_FILE = "data/rows.jsonl"
@@ -76,18 +78,96 @@ def answer_all(
     title: str,
 ) -> list[list[str]]:
     """n answers to each prompt as text, with a progress bar. → [prompt][n]"""
+    done = sample_all(loaded, encoder, prompts, params, n=n, token_budget=token_budget, title=title)
+    return [[sampled.text.strip() for sampled in row] for row in done]
+
+
+def sample_all(
+    loaded: LoadedModel,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    *,
+    n: int,
+    token_budget: int,
+    title: str,
+    seeds: Sequence[Sequence[int]] | None = None,
+    kept: Kept | None = None,
+) -> list[list[Sampled]]:
+    """n completions of each prompt, with a progress bar; see `model.generate`.
+
+    Args:
+        loaded: the model.
+        encoder: prompts to tokens.
+        prompts: what is asked.
+        params: how tokens are drawn.
+        n: completions of each prompt.
+        token_budget: tokens in flight at once.
+        title: of the bar.
+        seeds: a seed for each completion, [prompt][n]; derived from `params.seed` if None.
+        kept: saves the unfinished generation, and knows what an earlier process saved.
+
+    Returns:
+        [prompt][n] completions.
+    """
     ids = [encoder.prompt(prompt.prompt).tolist() for prompt in prompts]
     with Progress(len(ids) * n, description=title, unit="answer") as progress:
-        done = generate(
+        return generate(
             loaded.model,
             loaded.tokenizer,
             ids,
             params,
             n=n,
+            seeds=seeds,
             token_budget=token_budget,
             on_done=_count(progress),
+            begun=None if kept is None else kept.begun(),
+            keep=None if kept is None else kept.keep,
         )
-    return [[sampled.text.strip() for sampled in row] for row in done]
+
+
+def sample_over_ranks(
+    loaded: LoadedModel,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    *,
+    n: int,
+    token_budget: int,
+    title: str,
+    kept: Kept,
+) -> list[list[Sampled]]:
+    """As `sample_all`, each rank with its share of the prompts; all of them get all completions.
+
+    An unfinished generation is saved where there is one rank; several ones sample theirs again.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for.
+    """
+    mine = share(list(zip(prompts, completion_seeds(params.seed, len(prompts), n), strict=True)))
+    done = sample_all(
+        loaded,
+        encoder,
+        [prompt for prompt, _ in mine],
+        params,
+        n=n,
+        token_budget=token_budget,
+        title=title,
+        seeds=[seeds for _, seeds in mine],
+        kept=kept if world()[1] == 1 else None,
+    )
+    if any_rank(kept.stop.is_set()):
+        raise KeyboardInterrupt
+    return of_all_ranks(done, len(prompts))
+
+
+def of_all_ranks(done: list[list[Sampled]], num_prompts: int) -> list[list[Sampled]]:
+    """The completions of all prompts from every rank's share of them."""
+    _, ranks = world()
+    if ranks == 1:
+        return done
+    parts = gathered([[asdict(one) for one in found] for found in done])
+    return [[Sampled(**one) for one in parts[i % ranks][i // ranks]] for i in range(num_prompts)]
 
 
 def _count(progress: Progress) -> Callable[[int, int, Sampled], None]:

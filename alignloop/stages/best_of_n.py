@@ -15,16 +15,19 @@ import numpy as np
 from alignloop.config import BestOfNConfig
 from alignloop.data.columns import read_records, write_records
 from alignloop.errors import DataError
-from alignloop.evaluation.best_of_n import best_of_n_curve
 from alignloop.model.load import load_model
+from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.sft import SFT
 from alignloop.records import Demonstration, Prompt, Provenance, Record
 from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import RUN_FILE, Run, write_atomically
 from alignloop.stages import common
-from alignloop.stages.answers import ANSWERS_FILE, answer_all
+from alignloop.stages.answers import ANSWERS_FILE, sample_over_ranks
+from alignloop.stages.best_answers import reward_curve
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
+from alignloop.stages.unfinished import Kept
+from alignloop.training.distributed import on_first_rank
 
 
 def best_of_n(config: BestOfNConfig, run: Run) -> dict[str, Any]:
@@ -48,9 +51,7 @@ def best_of_n(config: BestOfNConfig, run: Run) -> dict[str, Any]:
         folder = run.path / "rounds" / str(number)
         if not (folder / RUN_FILE).is_file() or Run.open(folder).status != "finished":
             keys = config.model_copy(update={"rounds": 1, "output_dir": str(folder)})
-            with Run.create(
-                folder, stage="best_of_n", config=keys.model_dump(mode="json"), seed=config.seed
-            ) as part:
+            with common.part_of(folder, stage="best_of_n", config=keys) as part:
                 part.finish(one_round(keys, part, sampler, earlier, number))
         sampler, earlier = str(folder), list(read_records(str(folder), kind="demonstration").records)
     return one_round(config, run, sampler, earlier, config.rounds)
@@ -63,12 +64,19 @@ def one_round(
     file, curve_file = run.path / ANSWERS_FILE, run.path / "data" / "curve.json"
     if not file.exists():  # a resumed run goes on with the demonstrations it chose before
         prompts = read_prompts(config, config.max_prompts, run)
-        answers = sampled(config, prompts, sampler, number)
-        rewards = score(config.reward_model, prompts, answers)
-        chosen = best(prompts, answers, rewards, config.keep_per_prompt, config.reward_model)
-        file.parent.mkdir(exist_ok=True)
-        write_atomically(curve_file, json.dumps(_curve(rewards, config.n)))
-        write_records(file, [*earlier, *chosen])
+
+        def choose() -> None:
+            rewards = score(config.reward_model, prompts, answers)
+            chosen = best(prompts, answers, rewards, config.keep_per_prompt, config.reward_model)
+            file.parent.mkdir(exist_ok=True)
+            write_atomically(curve_file, json.dumps(reward_curve(rewards, config.n)))
+            write_records(file, [*earlier, *chosen])
+
+        with common.stop_requests() as stop:
+            kept = Kept(run, run.path / "sampling", config.rollout_save_s, stop)
+            answers = sampled(config, prompts, sampler, number, kept)
+        on_first_rank(choose)
+        kept.close()
     data = read_records(str(file), kind="demonstration")
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
@@ -80,22 +88,26 @@ def one_round(
     return {**summary, "best_of_n": curve, "data": common.data_summary(data, result)}
 
 
-def sampled(config: BestOfNConfig, prompts: Sequence[Prompt], sampler: str, number: int) -> list[list[str]]:
+def sampled(
+    config: BestOfNConfig, prompts: Sequence[Prompt], sampler: str, number: int, kept: Kept
+) -> list[list[str]]:
     """n answers of the sampling model to each prompt, with seeds of their own in every round."""
     loaded = load_model(sampler, dtype=config.dtype, device=config.device, seed=config.seed)
     encoder = common.inference_encoder(loaded, config.chat_template)
     seed = config.seed
     if number > 1:
         seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
-    return answer_all(
+    done = sample_over_ranks(
         loaded,
         encoder,
         prompts,
         sampling_params(config, seed),
         n=config.n,
-        token_budget=4 * config.token_budget,
+        token_budget=TOKEN_BUDGET,
         title="best of n" if config.rounds == 1 else f"best of n, round {number}",
+        kept=kept,
     )
+    return [[one.text.strip() for one in row] for row in done]
 
 
 def score(reward_model: str, prompts: Sequence[Prompt], answers: list[list[str]]) -> list[list[float]]:
@@ -127,13 +139,3 @@ def best(
     if not found:
         raise DataError("every prompt's answers have the same reward, so none is best", reason="no_rows")
     return found
-
-
-def _curve(rewards: list[list[float]], n: int) -> list[dict[str, float]]:
-    """Expected reward of the best of 1, 2, 4, … n with its KL to the policy."""
-    ns = sorted({*(2**k for k in range(10) if 2**k < n), n})
-    points = best_of_n_curve(rewards, rewards, ns)
-    return [
-        {"n": p.n, "kl": p.kl, "reward": p.proxy.value, "low": p.proxy.low, "high": p.proxy.high}
-        for p in points
-    ]

@@ -95,7 +95,7 @@ class Local:
         keys = [_key("answer", _plain(prompt)) for prompt in prompts]
         missing = [i for i, key in enumerate(keys) if memory.get(key) is None]
         if missing:
-            loaded, encoder = self._model()
+            loaded, encoder = self.opened()
             self._restore()
             ids = [encoder.prompt(prompts[i]).tolist() for i in missing]
             seeds = [[seed_of(prompts[i], self.params.seed)] for i in missing]
@@ -120,7 +120,7 @@ class Local:
         keys = [_key("choices", [_plain(q.prompt), list(q.choices)]) for q in questions]
 
         def compute(missing: Sequence[int]) -> list[list[float]]:
-            _, encoder = self._model()
+            _, encoder = self.opened()
             return choice_logprobs(
                 self._packed_model(), encoder, [questions[i] for i in missing], self.token_budget
             )
@@ -131,7 +131,7 @@ class Local:
         keys = [_key("likelihood", document.text) for document in documents]
 
         def compute(missing: Sequence[int]) -> list[list[float]]:
-            _, encoder = self._model()
+            _, encoder = self.opened()
             parts = [tokenize([documents[i]], encoder).groups for i in missing]
             done = iter(
                 sequence_logprobs(self._packed_model(), [g for p in parts for g in p], self.token_budget)
@@ -146,7 +146,7 @@ class Local:
 
     def suites(self, tasks: Sequence[str], limit: int | None) -> dict[str, list[float]] | Unmeasured:
         def compute(missing: Sequence[int]) -> list[list[float]]:
-            loaded, _ = self._model()
+            loaded, _ = self.opened()
             self._restore()
             found = []
             for i in missing:  # a group of tasks is one set: the documents of all its tasks
@@ -176,7 +176,8 @@ class Local:
             self._memory = JsonMemory(cache_dir() / "answers" / f"{name}.jsonl", scope=scope)
         return self._memory
 
-    def _model(self) -> tuple[LoadedModel, Encoder]:
+    def opened(self) -> tuple[LoadedModel, Encoder]:
+        """The model itself, loaded if it is not, and what encodes its conversations."""
         if self._loaded is None or self._encoder is None:
             self._loaded = load_model(self.path, dtype=self.dtype, device=self.device, seed=self.params.seed)
             self._encoder = common.inference_encoder(self._loaded, self.chat_template)
@@ -190,7 +191,7 @@ class Local:
 
     def _packed_model(self) -> PackedModel:
         if self._packed is None:
-            self._packed = PackedModel(self._model()[0].model)
+            self._packed = PackedModel(self.opened()[0].model)
         return self._packed
 
 

@@ -15,6 +15,7 @@ from alignloop.data.chat import FILE as TEMPLATE_FILE
 from alignloop.data.chat import ChatTemplate, check_same, load_saved, load_template
 from alignloop.data.packing import Group
 from alignloop.errors import ConfigError, ModelError
+from alignloop.machine import process_rank
 from alignloop.model.load import LoadedModel
 from alignloop.model.packed import PackedModel
 from alignloop.objectives.base import Objective
@@ -30,7 +31,8 @@ def tell(run: Run, text: str) -> None:
     if text in run.record["warnings"]:
         return
     run.warn(text)
-    print(f"warning: {text}", file=sys.stderr)
+    if process_rank() == 0:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def check_settings(config: StageConfig, objective: Objective | None = None) -> None:

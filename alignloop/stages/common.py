@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from alignloop.config import TrainConfig
+from alignloop.config import StageConfig, TrainConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
@@ -31,6 +31,7 @@ from alignloop.progress import Progress
 from alignloop.run import Run
 from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
+from alignloop.training.distributed import any_rank, on_first_rank, wait_for_all
 from alignloop.training.loop import Reference, Trainer, evaluate, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 from alignloop.training.stream import GroupStream
@@ -175,16 +176,8 @@ def fit(
         trainer.step = restored.step
         for skipped in restored.skipped:
             tell(run, f"damaged checkpoint passed over: {skipped}")
-    check_start(
-        config,
-        objective,
-        run,
-        prepared.model,
-        groups,
-        num_steps=stream.num_steps,
-        done=trainer.step,
-        reference=reference,
-    )
+    steps = {"num_steps": stream.num_steps, "done": trainer.step}
+    check_start(config, objective, run, prepared.model, groups, **steps, reference=reference)
     run.rewind(trainer.step)  # an attempt that was killed may have written more than it saved
     with (
         stop_requests() as stop,
@@ -200,9 +193,10 @@ def fit(
                 run.log(trainer.step, **metrics)
             progress.update(trainer.step, **metrics)
             due = config.save_steps and trainer.step % config.save_steps == 0 and not last
-            if due or stop.is_set():
+            stopped = any_rank(stop.is_set())
+            if due or stopped:
                 save_checkpoint(run.checkpoints, step=trainer.step, keep=config.save_total_limit, **parts)
-            if stop.is_set():
+            if stopped:
                 raise KeyboardInterrupt
     return summary(list(run.metrics()), stream.num_steps)
 
@@ -227,7 +221,8 @@ def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference:
         build_optimizer(prepared.model.parameters(), settings),
         settings,
         num_steps,
-        token_budget=config.token_budget,
+        token_budget=config.tokens_per_pass(prepared.model.device.type),
+        unsplit=config.tokens_unsplit(prepared.model.device.type),
         reference=reference,
         autocast=prepared.autocast,
     )
@@ -292,11 +287,26 @@ def stop_requests() -> Iterator[threading.Event]:
 
 
 def save_policy(prepared: Prepared, folder: Path) -> None:
-    """The trained model as a plain folder: the adapter under LoRA, else all weights; plus its template."""
+    """The trained model as a plain folder: the adapter under LoRA, else all weights; plus its template.
+
+    Of several ranks, which all call it, the first one writes.
+    """
     if prepared.model.shared_prefix:
         prepared.model.restore_attention()
     model = prepared.loaded.model if prepared.peft is None else prepared.peft
-    save_model(model, prepared.loaded.tokenizer, folder, extra=prepared.template.save)
+    on_first_rank(lambda: save_model(model, prepared.loaded.tokenizer, folder, extra=prepared.template.save))
+
+
+@contextmanager
+def part_of(folder: Path, *, stage: str, config: StageConfig, name: str = "") -> Iterator[Run]:
+    """A run of its own within a stage's run, such as a round; taken up if it was begun before.
+
+    When it ends it is complete for every rank.
+    """
+    keys = config.model_dump(mode="json")
+    with Run.create(folder, stage=stage, config=keys, seed=config.seed, name=name) as part:
+        yield part
+    wait_for_all()
 
 
 def reference_cache() -> Path:

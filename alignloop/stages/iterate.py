@@ -1,12 +1,15 @@
 """Iterated preference learning: each round compares fresh answers of the latest policy.
 
 On-policy DPO in rounds (Xu et al. 2023, arXiv 2312.16682; Xiong et al. 2023, arXiv 2312.11456). A round
-is a run folder `rounds/N` of its own, so a stopped stage goes on with the round it was in.
+is a run folder `rounds/N` of its own, so a stopped stage goes on with the round it was in: within its
+sampling (`N-sampling/`), with its rows (`N-rows.jsonl`), or within its training (`N/checkpoints/`).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,14 +19,17 @@ from alignloop.config.rl import IterateConfig
 from alignloop.data.columns import write_records
 from alignloop.errors import DataError
 from alignloop.model.load import load_model
+from alignloop.model.scheduler import TOKEN_BUDGET, Sampled
 from alignloop.records import Label, Preference, Prompt, Provenance, Record
-from alignloop.rl.rewards import Sample
-from alignloop.run import RUN_FILE, Run
+from alignloop.run import RUN_FILE, Run, write_atomically
 from alignloop.stages import common
-from alignloop.stages.answers import answer_all
+from alignloop.stages.answers import sample_over_ranks
+from alignloop.stages.best_answers import to_samples
 from alignloop.stages.preference import preference
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.scoring import build_reward
+from alignloop.stages.unfinished import Kept
+from alignloop.training.distributed import on_first_rank
 
 
 def iterate(config: IterateConfig, run: Run, objective: Any) -> dict[str, Any]:
@@ -38,6 +44,7 @@ def iterate(config: IterateConfig, run: Run, objective: Any) -> dict[str, Any]:
         Results for run.json: one row for each round.
     """
     common.set_threads(config.num_threads)
+    run.rewind(0)  # finished rounds are logged again
     prompts = read_prompts(config, 0, run)
     model, history = config.model_name_or_path, []
     for number in range(config.rounds):
@@ -64,21 +71,51 @@ def one_round(
     if (folder / RUN_FILE).is_file() and Run.open(folder).status == "finished":
         return Run.open(folder).record["results"]["round"]
     pairs = run.path / "rounds" / f"{number + 1}-rows.jsonl"
-    fresh = sampled_rows(config, prompts, model, number, labels=objective.records == ("label",))
-    pairs.parent.mkdir(exist_ok=True)
-    write_records(pairs, fresh.rows)
+    told = pairs.with_name(f"{number + 1}-rows.json")
+    if not pairs.exists():  # a resumed round goes on with the rows it made before
+        pairs.parent.mkdir(exist_ok=True)
+        kinds = objective.records == ("label",)
+        sample_round(config, run, prompts, model, number, pairs=pairs, told=told, labels=kinds)
     keys = {name: getattr(config, name) for name in TrainConfig.model_fields}
     keys |= {"dataset": str(pairs), "columns": {}, "model_name_or_path": model, "output_dir": str(folder)}
     reference = config.model_name_or_path if config.reference == "start" else "auto"
     stage = PreferenceConfig(**keys, reference=reference)
-    with Run.create(
-        folder, stage=config.objective, config=stage.model_dump(mode="json"), seed=config.seed
-    ) as part:
+    with common.part_of(folder, stage=config.objective, config=stage) as part:
         trained = preference(stage, part, objective)
         numbers = {name: value for name, value in trained.items() if isinstance(value, int | float)}
-        results = {**numbers, "reward": fresh.reward, "num_rows": float(len(fresh.rows))}
+        results = {**numbers, **json.loads(told.read_text(encoding="utf-8"))}
         part.finish({**trained, "round": results})
     return results
+
+
+def sample_round(
+    config: IterateConfig,
+    run: Run,
+    prompts: Sequence[Prompt],
+    model: str,
+    number: int,
+    *,
+    pairs: Path,
+    told: Path,
+    labels: bool,
+) -> None:
+    """Write the rows that a round trains on, and beside them their number and the mean reward.
+
+    Raises:
+        DataError: every prompt's answers are worth the same.
+        KeyboardInterrupt: a stop was asked for; the unfinished answers are saved.
+    """
+    with common.stop_requests() as stop:
+        kept = Kept(run, pairs.with_name(f"{number + 1}-sampling"), config.rollout_save_s, stop)
+        done = answers_of(config, prompts, model, number, kept)
+
+    def write() -> None:
+        fresh = compared(config, prompts, done, model, number, labels=labels)
+        write_atomically(told, json.dumps({"reward": fresh.reward, "num_rows": float(len(fresh.rows))}))
+        write_records(pairs, fresh.rows)
+
+    on_first_rank(write)
+    kept.close()
 
 
 class Fresh(NamedTuple):
@@ -88,31 +125,41 @@ class Fresh(NamedTuple):
     reward: float
 
 
-def sampled_rows(
-    config: IterateConfig, prompts: Sequence[Prompt], model: str, number: int, *, labels: bool
-) -> Fresh:
-    """Answers of the model as comparisons of unequal reward (or labels).
-
-    Raises:
-        DataError: every prompt's answers are worth the same.
-    """
+def answers_of(
+    config: IterateConfig, prompts: Sequence[Prompt], model: str, number: int, kept: Kept
+) -> list[list[Sampled]]:
+    """The model's answers, with seeds of their own in every round."""
     loaded = load_model(model, dtype=config.dtype, device=config.device, seed=config.seed)
     encoder = common.inference_encoder(loaded, config.chat_template)
     seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
-    answers = answer_all(
+    return sample_over_ranks(
         loaded,
         encoder,
         prompts,
         sampling_params(config, seed),
         n=config.num_generations,
-        token_budget=4 * config.token_budget,
+        token_budget=TOKEN_BUDGET,
         title=f"round {number + 1}",
+        kept=kept,
     )
-    samples = [
-        Sample(prompt, text, len(encoder.completion(text)), True, row)
-        for row, (prompt, texts) in enumerate(zip(prompts, answers, strict=True))
-        for text in texts
-    ]
+
+
+def compared(
+    config: IterateConfig,
+    prompts: Sequence[Prompt],
+    done: Sequence[Sequence[Sampled]],
+    model: str,
+    number: int,
+    *,
+    labels: bool,
+) -> Fresh:
+    """Answers as comparisons of unequal reward, or as labels.
+
+    Raises:
+        DataError: every prompt's answers are worth the same.
+    """
+    answers = [[one.text.strip() for one in row] for row in done]
+    samples = to_samples(prompts, done)
     rewards = build_reward(config, prompts, max_tokens=config.max_new_tokens)(samples).total
     table = rewards.reshape(len(prompts), config.num_generations)
     rows: list[Record] = []

@@ -104,7 +104,7 @@ def lint_data_settings(
     """
     found = [_class_weights(objective, groups)]
     longest = max((len(g.prompt_ids) + len(c.ids) for g in groups for c in g.completions), default=0)
-    if longest > config.token_budget:
+    if config.token_budget and longest > config.token_budget:
         sentence = (
             f"token_budget: {config.token_budget} is below the longest prompt with one completion "
             f"({longest} tokens), which runs alone and takes the memory of {longest}"

@@ -20,7 +20,7 @@ from alignloop.config import PreferenceConfig, RewardConfig, SampleConfig, Train
 from alignloop.config.ai import LoopConfig
 from alignloop.config.stages import SamplingConfig, StageConfig
 from alignloop.data.columns import write_records
-from alignloop.errors import DataError, RunError
+from alignloop.errors import DataError, RunError, UserError
 from alignloop.feedback.export import Filters, records
 from alignloop.feedback.faults import StoreUnavailable
 from alignloop.feedback.importing import read_items
@@ -36,6 +36,7 @@ from alignloop.stages.labels import ranges
 from alignloop.stages.preference import preference
 from alignloop.stages.reward import RewardModel, reward
 from alignloop.stages.sample import read_prompts, sample
+from alignloop.training.distributed import world
 
 LOCKED_ATTEMPTS = 60
 """Seconds a busy label database is waited for."""
@@ -54,9 +55,11 @@ def loop(config: LoopConfig, run: Run, objective: Any) -> dict[str, Any]:
         Results for run.json: a row for each round, with the judgements it was made from.
 
     Raises:
-        UserError: no such label folder or project, or one that gives no preferences.
+        UserError: no such label folder or project, or one that gives no preferences; several processes.
         KeyboardInterrupt: stopped; the same command goes on.
     """
+    if world()[1] > 1:
+        raise UserError("stage loop runs in one process; start it without torchrun")
     common.set_threads(config.num_threads)
     prompts = read_prompts(config, 0, run)
     history: list[dict[str, Any]] = []

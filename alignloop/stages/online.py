@@ -24,6 +24,7 @@ from alignloop.stages.checks import tell
 from alignloop.stages.online_save import Keeper, keep_best, restore, save, save_best, state_of
 from alignloop.stages.online_setup import Online, Place, Rollout, num_rollouts
 from alignloop.stages.rollouts import measure, sample_rollout, sample_rows
+from alignloop.training.distributed import any_rank, on_first_rank
 from alignloop.training.loop import train_step
 
 Prepare = Callable[[Online, Rollout], tuple[list[Group], dict[str, float]]]
@@ -62,23 +63,29 @@ def train_online(
                     online.roles.refresh_reference()
                 rollout = sample_rollout(online, Keeper(online, stop, state_of(online)))
                 place.groups, more = prepare(online, rollout)
-                place.news = {**measure(online, rollout), **more}
+                place.news = agreed({**measure(online, rollout), **more})
                 place.shown = sample_rows(online, rollout)
                 watch(online, rollout)
                 if place.ended or not place.groups:
                     log_alone(online)
                     leave_rollout(place)
                     continue
-            if not stop.is_set():
+            if not any_rank(stop.is_set()):
                 metrics = learn(online, objective(online))
                 progress.update(trainer.step, **metrics)
                 history.append(metrics)
-            if stop.is_set() or (config.save_steps and trainer.step % config.save_steps == 0):
+            stopped = any_rank(stop.is_set())
+            if stopped or (config.save_steps and trainer.step % config.save_steps == 0):
                 save(online)
-            if stop.is_set():
+            if stopped:
                 raise KeyboardInterrupt
     ended = {"ended_by": place.ended} if place.ended else {}
     return {**common.summary(history, trainer.step), **ended, **keep_best(online)}
+
+
+def agreed(metrics: dict[str, float]) -> dict[str, float]:
+    """The first rank's metrics, so that all ranks see the same alarms."""
+    return on_first_rank(lambda: metrics)
 
 
 def watch(online: Online, rollout: Rollout) -> None:
@@ -126,8 +133,10 @@ def learn(online: Online, objective: Objective) -> dict[str, float]:
     if "kl" in metrics:
         metrics["kl_per_token"] = metrics.pop("kl")
     if first:  # the weights are still those that sampled
-        gap = mismatch(*(torch.cat([row[i][row[2]] for row in seen])[None] for i in range(3)))
-        metrics |= {"sampler_gap": gap.mean_abs, "sampler_gap_max": gap.max_abs, **place.news}
+        if seen:  # a rank may have no share of a mini-batch
+            gap = mismatch(*(torch.cat([row[i][row[2]] for row in seen])[None] for i in range(3)))
+            metrics |= {"sampler_gap": gap.mean_abs, "sampler_gap_max": gap.max_abs}
+        metrics |= place.news
         for row in place.shown:
             online.run.sample(**row)
     metrics |= {"epoch": place.cursor / len(online.prompts), "rollout": place.rollout}

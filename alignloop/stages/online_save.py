@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from alignloop.errors import RunError
 from alignloop.model.generate import Unfinished
 from alignloop.rl.buffer import from_tensors, to_tensors
 from alignloop.stages.checks import tell
 from alignloop.stages.online_setup import Online, Place
+from alignloop.stages.unfinished import load_unfinished, save_unfinished
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
+from alignloop.training.distributed import is_first_rank, world
 
 
 def state_of(online: Online) -> dict[str, Any]:
@@ -104,6 +105,8 @@ def keep_best(online: Online) -> dict[str, Any]:
 
 
 def _keep_only(folder: Path, steps: set[int]) -> None:
+    if not is_first_rank():
+        return
     for path in folder.glob("step-*"):
         if int(path.name.removeprefix("step-")) not in steps:
             shutil.rmtree(path, ignore_errors=True)
@@ -116,7 +119,8 @@ def _keep_only(folder: Path, steps: set[int]) -> None:
 class Keeper:
     """Saves the rollout under way when a stop is asked for, and every `rollout_save_s` seconds.
 
-    What is saved belongs to one (step, rollout, attempt) and is of no use to any other.
+    What is saved belongs to one (step, rollout, attempt) and is of no use to any other. With several
+    ranks nothing is saved within a rollout, which is sampled again after a kill.
 
     Attributes:
         online: the run.
@@ -137,14 +141,9 @@ class Keeper:
 
     def begun(self, attempt: int) -> Unfinished | None:
         """What an earlier process saved of this attempt."""
-        try:
-            found = load_checkpoint(self.folder, modules={}, optimizers={})
-        except RunError as error:  # it can be sampled again, token for token
-            tell(self.online.run, f"the unfinished rollout is sampled again: {error}")
+        if world()[1] > 1:  # a rank's share of a rollout is sampled again, token for token
             return None
-        if found is None or found.state["key"] != self._key(attempt):
-            return None
-        return Unfinished(found.state["unfinished"], dict(found.tensors))
+        return load_unfinished(self.folder, self._key(attempt), self.online.run)
 
     def keep(self, attempt: int, describe: Callable[[], Unfinished]) -> None:
         """Save if it is time.
@@ -153,27 +152,20 @@ class Keeper:
             KeyboardInterrupt: a stop was asked for; everything is saved.
         """
         online, every_s = self.online, self.online.config.rollout_save_s
-        if not self.stop.is_set() and not (every_s and time.monotonic() - self.last >= every_s):
+        due = every_s and time.monotonic() - self.last >= every_s
+        if world()[1] > 1 or not (due or self.stop.is_set()):
             return
         if online.saved != (online.trainer.step, online.place.rollout):
             save(online, self.state)
-        unfinished = describe()
-        save_checkpoint(
-            self.folder,
-            step=online.trainer.step,
-            modules={},
-            optimizers={},
-            state={"key": self._key(attempt), "unfinished": unfinished.state},
-            tensors=unfinished.tensors,
-            keep=1,
-        )
+        save_unfinished(self.folder, self._key(attempt), describe(), step=online.trainer.step)
         self.last = time.monotonic()
         if self.stop.is_set():
             raise KeyboardInterrupt
 
     def close(self) -> None:
         """The rollout is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if is_first_rank():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _key(self, attempt: int) -> list[int]:
         return [self.online.trainer.step, self.online.place.rollout, attempt]

@@ -13,6 +13,7 @@ from alignloop.data.packing import Group
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError
 from alignloop.model.roles import ActorCritic
+from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.records import Prompt
 from alignloop.rl.guard import Guard, Limits
 from alignloop.rl.kl import AdaptiveKL, FixedKL, KLController
@@ -126,13 +127,13 @@ def set_up(
         optimizer,
         settings,
         num_steps(config, len(prompts)),
-        token_budget=config.token_budget,
+        token_budget=config.tokens_per_pass(roles.device.type),
+        unsplit=config.tokens_unsplit(roles.device.type),
         temperature=config.temperature,
         autocast=prepared.autocast,
     )
     model = prepared.peft or prepared.loaded.model
-    in_flight = max(4 * config.token_budget, config.max_length)
-    engine = LocalEngine(model, prepared.loaded.tokenizer, in_flight)
+    engine = LocalEngine(model, prepared.loaded.tokenizer, max(TOKEN_BUDGET, config.max_length))
     limits = Limits(
         config.guard_window,
         config.kl_budget,

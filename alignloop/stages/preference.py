@@ -100,7 +100,7 @@ def _logprobs(
     everything, cached = with_reference_logprobs(
         [*groups, *held_out],
         model,
-        token_budget=config.token_budget,
+        token_budget=config.tokens_per_pass(model.device.type),
         cache=common.reference_cache() if config.precompute_ref_log_probs else None,
         autocast=prepared.autocast,
         name=name,

@@ -23,6 +23,7 @@ from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.common import data_order, set_threads
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
 from alignloop.stages.recipe_check import StageRows, find_traps, read_stage
+from alignloop.training.loop import rows_of_passes
 from alignloop.training.pieces import split_group
 from alignloop.training.stream import GroupStream
 
@@ -56,6 +57,7 @@ class Work:
         passes: packed passes of a step, on average.
         largest: tokens of the largest pass that keeps activations.
         largest_counted: counted tokens of the pass that has most of them.
+        informing: tokens and counted ones of the passes for the steps' statistics, without gradient.
     """
 
     num_steps: int
@@ -64,6 +66,7 @@ class Work:
     passes: float
     largest: int
     largest_counted: int
+    informing: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
     made = make_preview(config, objective)
     return {
         **_about_data(config, made),
-        "parameters": _about_parameters(made.parameters),
+        "parameters": about_parameters(made.parameters) + _about_members(config),
         "memory": _about_memory(made),
         "time": f"about {format_seconds(made.seconds)} for the steps, estimated from two layers and the "
         "head timed just now on this machine",
@@ -131,7 +134,7 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
     process = memory_gb() * 1e9
     device = resolve_device(config.device)
     wanted = resolve_dtype(config.dtype, device)
-    lora = _lora(config)
+    lora = lora_settings(config)
     dtype = wanted if lora is not None else torch.float32
     autocast = torch.bfloat16 if wanted == torch.bfloat16 else None
     costs = measure_costs(
@@ -148,7 +151,8 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
         attributes = attributes_of(rows.data.records)
         outputs = 2 if isinstance(objective, Odin) else max(1, len(attributes))
     parameters = count_parameters(config, loaded, lora, dtype, num_outputs=outputs)
-    work = plan_work(config, data_order(config, groups))
+    budgets = config.tokens_per_pass(device.type), config.tokens_unsplit(device.type)
+    work = plan_work(objective, data_order(config, groups), *budgets)
     memory = estimate_memory(
         config, loaded, parameters, work, costs, process=0 if device.type == "cuda" else process
     )
@@ -156,7 +160,8 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
     return Preview(rows, parameters, work, memory, seconds, traps)
 
 
-def _lora(config: TrainConfig) -> LoraSettings | None:
+def lora_settings(config: TrainConfig) -> LoraSettings | None:
+    """The recipe's adapters, None if all weights train."""
     if not config.lora_r:
         return None
     return LoraSettings(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_target_modules)
@@ -202,21 +207,33 @@ def count_parameters(
     return Parameters(base, base, size, head)
 
 
-def plan_work(config: TrainConfig, stream: GroupStream) -> Work:
+def plan_work(objective: Objective | None, stream: GroupStream, token_budget: int, unsplit: int) -> Work:
     """Count what the steps run through; of long runs a sample of the steps is looked at."""
     number = min(stream.num_steps, _STEPS_LOOKED_AT)
-    tokens = counted = passes = largest = largest_counted = 0
+    tokens = counted = passes = largest = largest_counted = informing = informing_counted = 0
     for step in (i * stream.num_steps // number for i in range(number)):
-        for chunk in pack(stream.step_groups(step), config.token_budget):
+        groups = stream.step_groups(step)
+        learning, others = rows_of_passes(objective, groups)
+        chunks = pack(learning, token_budget)
+        if isinstance(objective, StepObjective) and not (others is learning and len(chunks) == 1):
+            more = _size(others)
+            informing, informing_counted = informing + more[0], informing_counted + more[1]
+        for chunk in chunks:
             whole = _size(chunk)
             tokens, counted, passes = tokens + whole[0], counted + whole[1], passes + 1
-            pieces = [[part] for part in split_group(chunk[0], config.token_budget)]
-            parts = pieces if whole[0] > config.token_budget and len(chunk) == 1 else [chunk]
+            pieces = [[part] for part in split_group(chunk[0], unsplit)]
+            parts = pieces if whole[0] > unsplit and len(chunk) == 1 else [chunk]
             largest = max(largest, *(_size(part)[0] for part in parts))
             largest_counted = max(largest_counted, *(_size(part)[1] for part in parts))
     factor = stream.num_steps / number
     return Work(
-        stream.num_steps, tokens * factor, counted * factor, passes / number, largest, largest_counted
+        stream.num_steps,
+        tokens * factor,
+        counted * factor,
+        passes / number,
+        largest,
+        largest_counted,
+        (informing * factor, informing_counted * factor),
     )
 
 
@@ -290,14 +307,13 @@ def estimate_seconds(
     if config.gradient_checkpointing:
         seconds += work.tokens * costs.forward_s
     seconds += work.num_steps * parameters.trained * costs.optimizer_s
-    again = 1 if isinstance(objective, StepObjective) and work.passes > 1 else 0
+    seconds += forward(*work.informing)
     if objective is not None and "reference_logprobs" in objective.needs:
         assert isinstance(config, PreferenceConfig)
-        if config.lora_r and config.reference in ("auto", "start"):
-            again += 1 + again  # with each pass of the policy
+        if config.lora_r and config.reference in ("auto", "start"):  # with each pass of the policy
+            seconds += forward(work.tokens, work.counted) + forward(*work.informing)
         else:
             seconds += forward(*_size([*groups, *held_out]))
-    seconds += again * forward(work.tokens, work.counted)
     members = config.num_members if isinstance(config, RewardConfig) else 1  # one after the other
     evaluations = 1 + (work.num_steps - 1) // config.eval_steps if config.eval_steps else 1
     return members * (seconds + evaluations * forward(*_size(held_out)))
@@ -325,7 +341,13 @@ def _about_data(config: TrainConfig, made: Preview) -> dict[str, str]:
     }
 
 
-def _about_parameters(parameters: Parameters) -> str:
+def _about_members(config: TrainConfig) -> str:
+    members = config.num_members if isinstance(config, RewardConfig) else 1
+    return f"; {members} such members, trained one after the other" if members > 1 else ""
+
+
+def about_parameters(parameters: Parameters) -> str:
+    """Sizes in words."""
     share = parameters.trained / parameters.total
     return f"{_millions(parameters.total)} in all, {_millions(parameters.trained)} trained ({share:.2%})"
 
@@ -339,11 +361,12 @@ def _about_memory(made: Preview) -> str:
         "AdamW": memory.optimizer,
         "activations": memory.activations,
     }
-    shown = ", ".join(f"{_gigabytes(size)} {name}" for name, size in parts.items() if size)
-    return f"about {_gigabytes(memory.total)} at the peak: {shown}"
+    shown = ", ".join(f"{gigabytes(size)} {name}" for name, size in parts.items() if size)
+    return f"about {gigabytes(memory.total)} at the peak: {shown}"
 
 
-def _gigabytes(size: float) -> str:
+def gigabytes(size: float) -> str:
+    """A size in bytes in words."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 

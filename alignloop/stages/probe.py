@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,12 +21,15 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from alignloop.data.packing import Batch, Group, collate
 from alignloop.model.adapters import LoraSettings, add_adapter
+from alignloop.model.generate import generate
 from alignloop.model.logprobs import SLICE_ELEMENTS, token_logprobs
 from alignloop.model.packed import PackedModel
+from alignloop.model.sampling import SamplingParams
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 
 _PROBE_TOKENS = 768
 _PROBE_VOCABULARY = 1024
+_PROBE_ROWS, _PROBE_STEPS = 64, 8
 _OPTIMIZER_ELEMENTS = 2**21
 _HEAD_SLICES = 4
 """Slices of the vocabulary's logits alive at once: logits, their exponentials, gradient, product."""
@@ -104,6 +108,34 @@ def measure_costs(
     )
 
 
+def sampling_cost(
+    shape: PretrainedConfig, *, rows: int, prompt_tokens: int, dtype: torch.dtype, device: torch.device
+) -> float:
+    """Seconds per sampled token of `rows` completions that grow together, the vocabulary head left out.
+
+    Args:
+        shape: the model's configuration.
+        rows: completions in the batch; 64 are tried at most.
+        prompt_tokens: length of their prompt.
+        dtype: of the weights.
+        device: where it will run.
+
+    Returns:
+        Extrapolated to all layers from one and two of them.
+    """
+    depth, rows = shape.get_text_config().num_hidden_layers, min(rows, _PROBE_ROWS)
+    prompt = [1] * min(prompt_tokens, _PROBE_TOKENS)
+    seconds = []
+    for layers in (1, 2):
+        model = _small_model(shape, min(layers, depth), dtype=dtype, device=device).eval()
+        took = []
+        for steps in (1, 1 + _PROBE_STEPS):
+            params = SamplingParams(max_tokens=steps, eos=())
+            took.append(_timed(partial(generate, model, None, [prompt], params, n=rows), device))
+        seconds.append(max(0.0, took[1] - took[0]) / (_PROBE_STEPS * rows))
+    return seconds[0] + (depth - 1) * max(0.0, seconds[1] - seconds[0])
+
+
 def head_bytes(num_counted: int, hidden_size: int, device: torch.device) -> int:
     """Bytes alive in the vocabulary head's backward besides its gradient: slices, (M, h) twice."""
     slices = _HEAD_SLICES * SLICE_ELEMENTS.get(device.type, 2**24)
@@ -151,6 +183,16 @@ def _shallow(
     device: torch.device,
     lora: LoraSettings | None,
 ) -> PackedModel:
+    """As `_small_model`, ready to train."""
+    hf = _small_model(shape, num_layers, dtype=dtype, device=device)
+    if lora is not None:
+        add_adapter(hf, lora)
+    return PackedModel(hf).train()
+
+
+def _small_model(
+    shape: PretrainedConfig, num_layers: int, *, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
     """A model of this shape with few layers and words, which matter for neither, and random weights."""
     text = copy.deepcopy(shape).get_text_config()
     text.num_hidden_layers, text.vocab_size, text.pad_token_id = num_layers, _PROBE_VOCABULARY, None
@@ -159,10 +201,7 @@ def _shallow(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         hf: PreTrainedModel = AutoModelForCausalLM.from_config(text)
-    hf.to(device=device, dtype=dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    if lora is not None:
-        add_adapter(hf, lora)
-    return PackedModel(hf).train()
+    return hf.to(device=device, dtype=dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _train_hidden(model: PackedModel, batch: Batch, precision: Callable[[], Any]) -> None:

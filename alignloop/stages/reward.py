@@ -33,6 +33,7 @@ from alignloop.run import RUN_FILE, Run
 from alignloop.stages import common
 from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
+from alignloop.training.distributed import is_first_rank, wait_for_all
 
 _NORMALIZED_ON = 512
 
@@ -82,11 +83,13 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
     if isinstance(objective, Odin):
         model.head = first_output(model.head)
     mean, std = torch.zeros(1), torch.ones(1)
+    budget = config.tokens_per_pass(model.device.type)
     if config.normalize:
-        mean, std = normalize(model, rows.groups[:_NORMALIZED_ON], config.token_budget)
+        mean, std = normalize(model, rows.groups[:_NORMALIZED_ON], budget)
     common.save_policy(prepared, run.model)
-    save_head(model.head, run.model)
-    rewards = [s[:, 0].double().numpy() for s in group_scores(model, rows.held_out, config.token_budget)]
+    if is_first_rank():
+        save_head(model.head, run.model)
+    rewards = [s[:, 0].double().numpy() for s in group_scores(model, rows.held_out, budget)]
     return {
         **held_out_results(rows.held_out, rewards, trained_temperature=1 / float(std[0])),
         **summary,
@@ -156,11 +159,13 @@ def held_out_results(
 def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict[str, Any]:
     """Members with seeds and row orders of their own, the same held-out prompts, and their combination."""
     members = [train_member(config, run, objective, number) for number in range(1, config.num_members + 1)]
-    assemble(config, [part.path for part in members], run.model)
+    if is_first_rank():
+        assemble(config, [part.path for part in members], run.model)
+    wait_for_all()
     std = float(np.mean([part.record["results"]["reward_std"] for part in members]))
     results: dict[str, Any] = {"members": [_row(number, part) for number, part in enumerate(members, 1)]}
     data, held, _ = read_rows(config, objective, run)
-    model = RewardModel(run.path, dtype=config.dtype, device=config.device, token_budget=config.token_budget)
+    model = RewardModel(run.path, dtype=config.dtype, device=config.device)
     encoder = replace(model.encoder, max_length=config.max_length, overlength=config.overlength)
     _, held_out = common.hold_out(tokenize(data.records, encoder).groups, config.eval_fraction, config.seed)
     if held is not None:
@@ -181,9 +186,7 @@ def train_member(config: RewardConfig, run: Run, objective: Objective, number: i
     own = {"output_dir": str(folder), "seed": config.seed + number - 1, "num_members": 1}
     alone = {"combine": "mean", "uwo_coefficient": 0.5}
     stage = config.model_copy(update={**own, **alone})
-    with Run.create(
-        folder, stage="reward", config=stage.model_dump(mode="json"), seed=stage.seed, name=f"member {number}"
-    ) as part:
+    with common.part_of(folder, stage="reward", config=stage, name=f"member {number}") as part:
         part.finish(train_one(stage, part, objective, split_seed=config.seed))
     gc.collect()  # the member's copy of the base, before the next one is loaded
     return Run.open(folder)

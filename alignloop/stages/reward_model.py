@@ -47,7 +47,7 @@ class RewardModel:
         *,
         dtype: str = "auto",
         device: str = "auto",
-        token_budget: int = 4096,
+        token_budget: int = 1024,
         base: common.Prepared | None = None,
     ) -> None:
         """Load a reward run or folder; on `base`, a LoRA policy, if it was trained from the same start.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from alignloop.data.packing import Batch, Group, collate, completion, pack
-from alignloop.errors import EngineError
 from alignloop.model.sampling import completion_seeds
 from alignloop.model.scheduler import Sampled
 from alignloop.records import Prompt, message_rows
@@ -20,11 +18,12 @@ from alignloop.rl.advantages import zero_spread
 from alignloop.rl.buffer import group_numbers, token_mask, token_values
 from alignloop.rl.kl import sequence_kl
 from alignloop.rl.rewards import Sample, Scores, checked_scores, repetition
+from alignloop.stages.answers import of_all_ranks
 from alignloop.stages.checks import tell
 from alignloop.stages.online_save import Keeper
 from alignloop.stages.online_setup import Online, Rollout
 from alignloop.stages.sample import sampling_params
-from alignloop.training.distributed import add_over_ranks, gathered, share, world
+from alignloop.training.distributed import add_over_ranks, on_first_rank, share, world
 
 
 def sample_rollout(online: Online, keeper: Keeper) -> Rollout:
@@ -73,11 +72,7 @@ def completions(
         begun=keeper.begun(attempt),
         keep=partial(keeper.keep, attempt),
     )
-    _, ranks = world()
-    if ranks == 1:
-        return done
-    parts = gathered([[asdict(one) for one in found] for found in done])
-    return [[Sampled(**one) for one in parts[i % ranks][i // ranks]] for i in range(len(rows))]
+    return of_all_ranks(done, len(rows))
 
 
 def agreed_scores(online: Online, samples: Sequence[Sample]) -> Scores:
@@ -86,26 +81,21 @@ def agreed_scores(online: Online, samples: Sequence[Sample]) -> Scores:
     Raises:
         EngineError: a part of the reward failed; on every rank.
     """
-    rank, ranks = world()
-    if ranks == 1:
+    if world()[1] == 1:
         return online.reward(samples)
-    told: dict[str, Any] = {}
-    if rank == 0:
-        try:
-            scores = online.reward(samples)
-            parts = {name: values.tolist() for name, values in scores.components.items()}
-            spread = None if scores.spread is None else scores.spread.tolist()
-            told = {
-                "total": scores.total.tolist(),
-                "raw": scores.raw.tolist(),
-                "parts": parts,
-                "spread": spread,
-            }
-        except EngineError as error:
-            told = {"error": str(error)}
-    told = gathered(told)[0]
-    if "error" in told:
-        raise EngineError(told["error"])
+
+    def scored() -> dict[str, Any]:
+        scores = online.reward(samples)
+        parts = {name: values.tolist() for name, values in scores.components.items()}
+        spread = None if scores.spread is None else scores.spread.tolist()
+        return {
+            "total": scores.total.tolist(),
+            "raw": scores.raw.tolist(),
+            "parts": parts,
+            "spread": spread,
+        }
+
+    told = on_first_rank(scored)
     parts = {name: np.asarray(values) for name, values in told["parts"].items()}
     spread = None if told["spread"] is None else np.asarray(told["spread"])
     return Scores(np.asarray(told["total"]), np.asarray(told["raw"]), parts, spread)
@@ -139,7 +129,7 @@ def read_tables(
     tables: dict[str, Tensor] = {}
     shared = len(groups) >= world()[1]
     with torch.no_grad():
-        for chunk in pack(share(numbered) if shared else numbered, online.config.token_budget):
+        for chunk in pack(share(numbered) if shared else numbered, online.trainer.token_budget):
             for name, values in read(collate(chunk)).items():
                 table = tables.setdefault(name, torch.zeros(mask.shape))
                 row = 0

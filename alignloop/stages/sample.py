@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignloop.config import RowsConfig, SampleConfig, SamplingConfig
-from alignloop.data.columns import read_records
+from alignloop.data.columns import Dataset, read_records
 from alignloop.errors import DataError
 from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
@@ -65,8 +65,17 @@ def read_prompts(config: RowsConfig, limit: int, run: Run) -> list[Prompt]:
     """
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
     common.note_dropped(run, "dataset", data.dropped)
+    return distinct_prompts(data, limit)
+
+
+def distinct_prompts(data: Dataset, limit: int) -> list[Prompt]:
+    """The first `limit` (0: all) prompts of records of any kind, each once.
+
+    Raises:
+        DataError: they are raw documents.
+    """
     if data.kind == "document":
-        raise DataError("these are documents, which have no prompts to answer", file=str(config.dataset))
+        raise DataError("these are documents, which have no prompts to answer", file=", ".join(data.files))
     found = {record.prompt: _prompt(record) for record in reversed(data.records)}  # pyright: ignore
     prompts = list(reversed(found.values()))
     return prompts[:limit] if limit else prompts

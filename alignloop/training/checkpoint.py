@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from alignloop.errors import RunError
 from alignloop.model.load import replace_folder
+from alignloop.training.distributed import on_first_rank
 
 MANIFEST = "checkpoint.json"
 
@@ -49,7 +50,7 @@ def save_checkpoint(
     tensors: Mapping[str, Tensor] | None = None,
     keep: int = 2,
 ) -> Path:
-    """Write `folder/step-XXXXXXXX` and remove all but the newest `keep`.
+    """Write `folder/step-XXXXXXXX` and remove all but the newest `keep`; every rank calls, the first writes.
 
     Args:
         folder: the run's checkpoints folder.
@@ -66,11 +67,30 @@ def save_checkpoint(
     Raises:
         RunError: the disk is full or not writable; older checkpoints are untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{step:08d}"
+
+    def write() -> None:
+        _save(folder, target, step, modules, optimizers, state or {}, tensors or {})
+        for old in _checkpoints(folder)[: -max(1, keep)]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    on_first_rank(write)
+    return target
+
+
+def _save(
+    folder: Path,
+    target: Path,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    state: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".writing-"))
     try:
-        _write(scratch, step, modules, optimizers, state or {}, tensors or {})
+        _write(scratch, step, modules, optimizers, state, tensors)
         replace_folder(scratch, target)
     except (OSError, RuntimeError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
@@ -86,9 +106,6 @@ def save_checkpoint(
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    for old in _checkpoints(folder)[: -max(1, keep)]:
-        shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def load_checkpoint(

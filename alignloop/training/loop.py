@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from alignloop import machine
-from alignloop.data.packing import Batch, Group, collate, pack
+from alignloop.data.packing import Batch, Group, collate, pack, with_completions
 from alignloop.errors import NonFiniteError
 from alignloop.model.finite import non_finite_weight
 from alignloop.model.packed import Forward, PackedModel
@@ -30,7 +31,7 @@ from alignloop.objectives.base import (
     add_means,
     with_statistics,
 )
-from alignloop.training.distributed import add_gradients, add_over_ranks, share
+from alignloop.training.distributed import add_gradients, add_over_ranks, gathered, share, world
 from alignloop.training.optim import OptimizerSettings, learning_rate
 from alignloop.training.pieces import run_in_pieces
 
@@ -47,7 +48,9 @@ class Trainer:
         optimizer: over the model's trainable parameters.
         settings: rate schedule and clipping.
         num_steps: optimizer steps in all, for the schedule.
-        token_budget: tokens of a packed micro-batch; a longer group runs in pieces, see `pieces`.
+        token_budget: tokens of a packed micro-batch; a longer group is one of its own.
+        unsplit: tokens up to which a group runs in one pass, a longer one in pieces (see `pieces`);
+            0 is `token_budget`.
         reference: gives reference log-probs; None where batches carry them or none are needed.
         temperature: sampling temperature of the policy's log-probs.
         step: optimizer steps done.
@@ -59,6 +62,7 @@ class Trainer:
     settings: OptimizerSettings
     num_steps: int
     token_budget: int = 4096
+    unsplit: int = 0
     reference: Reference | None = None
     temperature: float = 1.0
     autocast: torch.dtype | None = None
@@ -97,17 +101,16 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     """One optimizer step; see `train`."""
     started = time.perf_counter()
     trainer.model.train()
-    chunks = pack(share(groups), trainer.token_budget)
-    batches = [collate(chunk) for chunk in chunks]
-    known = [_known_inputs(batch, trainer.model.device) for batch in batches]
-    denominator = add_over_ranks(sum((objective.count(i).float() for i in known), torch.zeros(())))
+    learning, informing = rows_of_passes(objective, share(groups))
+    micro_batches = _micro_batches(trainer, learning)
+    denominator = _denominator(objective, micro_batches)
+    # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
+    alone = informing is learning and len(micro_batches) == 1 and not torch.distributed.is_initialized()
+    statistics = {} if alone else _statistics(trainer, objective, _micro_batches(trainer, informing))
     total: dict[str, Mean] = {}
     loss = torch.zeros(())
-    # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
-    alone = len(batches) == 1 and not torch.distributed.is_initialized()
-    statistics = {} if alone else _statistics(trainer, objective, batches, known)
-    for chunk, batch, inputs in zip(chunks, batches, known, strict=True):
-        filled, finish_backward = _with_gradient(trainer, chunk, batch, inputs, objective.needs)
+    for micro_batch in micro_batches:
+        filled, finish_backward = _with_gradient(trainer, micro_batch, objective.needs)
         if trainer.observe is not None:
             trainer.observe(filled)
         if alone and isinstance(objective, StepObjective):
@@ -119,6 +122,7 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
         loss += output.loss.detach().cpu()
         total = add_means(total, output.metrics)
     loss = float(add_over_ranks(loss))
+    batches = [micro_batch.batch for micro_batch in micro_batches]
     indices = tuple(i for batch in batches for i in batch.indices)
     grad_norm = _finish(trainer, loss, indices)
     seconds = time.perf_counter() - started
@@ -129,6 +133,47 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     return StepReport(trainer.step, metrics, indices)
 
 
+def rows_of_passes(
+    objective: Objective | None, groups: Sequence[Group]
+) -> tuple[Sequence[Group], Sequence[Group]]:
+    """Which groups the pass with gradient runs, and which the one for the step's statistics.
+
+    Both are the groups themselves but for an objective whose statistics are made of completions of
+    their own (KTO's mismatched ones): then each pass gets its completions only.
+    """
+    marked = objective.statistics_rows if isinstance(objective, StepObjective) else None
+    if marked is None:
+        return groups, groups
+    flags = [np.asarray(group.values[marked], dtype=bool) for group in groups]
+    learning = [with_completions(g, ~f) for g, f in zip(groups, flags, strict=True) if not f.all()]
+    informing = [with_completions(g, f) for g, f in zip(groups, flags, strict=True) if f.any()]
+    return learning, informing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _MicroBatch:
+    """The groups of one pass, packed, and what an objective may read of them before it."""
+
+    groups: Sequence[Group]
+    batch: Batch
+    known: Inputs
+
+
+def _micro_batches(trainer: Trainer, groups: Sequence[Group]) -> list[_MicroBatch]:
+    made = []
+    for chunk in pack(groups, trainer.token_budget):
+        batch = collate(chunk)
+        made.append(_MicroBatch(chunk, batch, _known_inputs(batch, trainer.model.device)))
+    return made
+
+
+def _denominator(objective: Objective, micro_batches: Sequence[_MicroBatch]) -> Tensor:
+    """The units of the step, over all micro-batches and ranks."""
+    counts = (objective.count(micro_batch.known).float() for micro_batch in micro_batches)
+    total = sum(counts, torch.zeros(()))
+    return add_over_ranks(total.cpu()) if world()[1] > 1 else total  # a rank without a share has no device
+
+
 def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[str]) -> Inputs:
     """Run the forward pass an objective needs and return the complete `Inputs`."""
     reference = _reference_logprobs(trainer, batch, known, needs)
@@ -136,14 +181,16 @@ def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[
 
 
 def _with_gradient(
-    trainer: Trainer, chunk: Sequence[Group], batch: Batch, known: Inputs, needs: frozenset[str]
+    trainer: Trainer, micro_batch: _MicroBatch, needs: frozenset[str]
 ) -> tuple[Inputs, Callable[[], None]]:
     """`fill_inputs`, and what is left to do after the loss's backward; long groups run in pieces."""
-    if len(chunk) > 1 or len(chunk[0].completions) == 1 or batch.num_tokens <= trainer.token_budget:
+    chunk, batch, known = micro_batch.groups, micro_batch.batch, micro_batch.known
+    longest = trainer.unsplit or trainer.token_budget
+    if len(chunk) > 1 or len(chunk[0].completions) == 1 or batch.num_tokens <= longest:
         return fill_inputs(trainer, batch, known, needs), lambda: None
     reference = _reference_logprobs(trainer, batch, known, needs)
     out, finish = run_in_pieces(
-        lambda piece: _forward(trainer, piece, needs), chunk[0], trainer.token_budget, trainer.model.device
+        lambda piece: _forward(trainer, piece, needs), chunk[0], longest, trainer.model.device
     )
     return _filled(known, reference, out), finish
 
@@ -202,18 +249,19 @@ def _known_inputs(batch: Batch, device: torch.device) -> Inputs:
 
 
 def _statistics(
-    trainer: Trainer, objective: Objective, batches: Sequence[Batch], known: Sequence[Inputs]
+    trainer: Trainer, objective: Objective, micro_batches: Sequence[_MicroBatch]
 ) -> dict[str, Mean]:
     """The step's statistics over all micro-batches and ranks, in a pass without gradient."""
     if not isinstance(objective, StepObjective):
         return {}
     total: dict[str, Mean] = {}
     with torch.no_grad():
-        for batch, inputs in zip(batches, known, strict=True):
+        for micro_batch in micro_batches:
+            inputs = micro_batch.known
             if objective.statistics_need:
-                inputs = fill_inputs(trainer, batch, inputs, objective.statistics_need)
+                inputs = fill_inputs(trainer, micro_batch.batch, inputs, objective.statistics_need)
             total = add_means(total, objective.step_statistics(inputs))
-    return {n: Mean(add_over_ranks(m.sum.clone()), add_over_ranks(m.count.clone())) for n, m in total.items()}
+    return _of_all_ranks(total)
 
 
 def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
@@ -249,25 +297,37 @@ def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
 def _means(total: Mapping[str, Mean]) -> dict[str, float]:
     """Metrics as numbers, averaged over micro-batches and ranks; those of nothing are left out."""
     result = {}
-    for name, mean in total.items():
-        pair = add_over_ranks(torch.stack([mean.sum.detach().float().cpu(), mean.count.float().cpu()]))
-        if pair[1] > 0:
-            result[name] = float(pair[0] / pair[1])
+    for name, mean in _of_all_ranks(total).items():
+        count = mean.count.float().cpu()
+        if count > 0:
+            result[name] = float(mean.sum.detach().float().cpu() / count)
     return result
+
+
+def _of_all_ranks(total: Mapping[str, Mean]) -> dict[str, Mean]:
+    """Sums over ranks, also of what a rank without a share of the step knows nothing of."""
+    if world()[1] == 1:
+        return dict(total)
+    added: dict[str, Mean] = {}
+    for name in dict.fromkeys(name for names in gathered(list(total)) for name in names):
+        mean = total.get(name, Mean(torch.zeros(()), torch.zeros(())))
+        pair = torch.stack([mean.sum.detach().float().cpu(), mean.count.float().cpu()])
+        added[name] = Mean(*add_over_ranks(pair).to(mean.sum.device))
+    return added
 
 
 def evaluate(trainer: Trainer, objective: Objective, groups: Sequence[Group]) -> dict[str, float]:
     """Loss and metrics of held-out groups without gradient, names prefixed `eval_`."""
     trainer.model.eval()
-    batches = [collate(chunk) for chunk in pack(groups, trainer.token_budget)]
-    known = [_known_inputs(batch, trainer.model.device) for batch in batches]
-    denominator = sum((objective.count(i).float() for i in known), torch.zeros(()))
-    statistics = _statistics(trainer, objective, batches, known)
+    learning, informing = rows_of_passes(objective, groups)
+    micro_batches = _micro_batches(trainer, learning)
+    denominator = sum((objective.count(m.known).float() for m in micro_batches), torch.zeros(()))
+    statistics = _statistics(trainer, objective, _micro_batches(trainer, informing))
     total, loss = {}, 0.0
     with torch.no_grad():
-        for batch, inputs in zip(batches, known, strict=True):
-            filled = with_statistics(fill_inputs(trainer, batch, inputs, objective.needs), statistics)
-            output = objective(filled, denominator=denominator)
+        for each in micro_batches:
+            filled = fill_inputs(trainer, each.batch, each.known, objective.needs)
+            output = objective(with_statistics(filled, statistics), denominator=denominator)
             loss += float(output.loss)
             total = add_means(total, output.metrics)
     return {"eval_loss": loss, **{f"eval_{k}": v for k, v in _means(total).items()}}

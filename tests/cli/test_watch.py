@@ -2,11 +2,14 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from alignloop.cli.watch import app, picture
+from alignloop.cli.watch import app, picture, shown
+from alignloop.errors import RunError
 from alignloop.report.folder import read_run
+from alignloop.run import Run
 from tests.report.fake_runs import comparisons, curve, make_run, write_json
 
 
@@ -48,3 +51,40 @@ def test_watching_ends_with_the_run(tmp_path: Path, monkeypatch) -> None:
     ending.join()
     assert result.exit_code == 0
     assert 0.3 < time.monotonic() - started < 5
+
+
+def test_of_a_pipeline_the_stage_that_runs_is_shown(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "loop"
+    first = make_run(folder / "a", stage="sft", started="2026-01-02T00:00:00+00:00")
+    write_json(folder / "pipeline.json", {"stages": [{"name": n, "stage": "sft", "path": n} for n in "ab"]})
+    assert shown(folder) == first
+    running = make_run(folder / "b", stage="dpo", started="2026-01-01T00:00:00+00:00")
+    monkeypatch.setattr(Run, "status", property(lambda run: "running" if run.path == running else "finished"))
+    assert shown(folder) == running
+    output = CliRunner().invoke(app, [str(folder), "--once"]).output
+    assert output.startswith("b  dpo")
+    (tmp_path / "empty").mkdir()
+    write_json(tmp_path / "empty" / "pipeline.json", {"stages": []})
+    with pytest.raises(RunError, match="no stage of this pipeline was started yet"):
+        shown(tmp_path / "empty")
+
+
+def test_watching_a_pipeline_waits_for_the_next_stage(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "loop"
+    first = make_run(folder / "a", stage="sft", status="running", started="2026-01-01T00:00:00+00:00")
+    write_json(folder / "pipeline.json", {"stages": [{"name": n, "stage": "sft", "path": n} for n in "ab"]})
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setattr("alignloop.cli.watch.BETWEEN_STAGES_S", 1.0)
+
+    def go_on() -> None:
+        time.sleep(0.3)
+        write_json(first / "run.json", {"stage": "sft", "name": "a", "status": "finished"})
+        time.sleep(0.3)
+        make_run(folder / "b", stage="dpo", status="finished", started="2026-01-02T00:00:00+00:00")
+
+    going = threading.Thread(target=go_on)
+    going.start()
+    result = CliRunner().invoke(app, [str(folder), "--interval", "0.1"])
+    going.join()
+    assert result.exit_code == 0
+    assert "b  dpo  finished" in result.output

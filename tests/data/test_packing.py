@@ -103,6 +103,18 @@ def test_pack_by_hand() -> None:
     assert packed == [[0, 2], [1, 3], [4]]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([6, 5, 4, 3], [[0, 3], [1, 2]]),  # first-fit: 10 and 8; evenly: 9 and 9
+        ([5, 5, 3, 3, 4], [[0, 1], [2, 3, 4]]),  # evenly 5 + 4, 5 + 3 + 3 = 11: does not fit
+    ],
+)
+def test_micro_batches_are_filled_evenly_where_that_fits(sizes: list[int], expected: list[list[int]]) -> None:
+    groups = [group(i, [1] * (size - 1), [2]) for i, size in enumerate(sizes)]
+    assert [[g.index for g in chunk] for chunk in pack(groups, 10)] == expected
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(2, 40), max_size=30), st.integers(4, 60))
 def test_nothing_is_lost_and_the_budget_is_kept(sizes: list[int], budget: int) -> None:

@@ -9,13 +9,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
-    Qwen2ForCausalLM,
 )
 
 from alignloop.data.chat import load_template
@@ -23,6 +20,7 @@ from alignloop.errors import ModelError
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.tiny import tiny_model
 from alignloop.serve.gguf_file import _split, write_gguf
+from tests.helpers_models import random_model
 
 TEXT = "안녕하세요, the rain falls 1234 times <|im_start|>on hills\n\n  twice 🙂"
 
@@ -30,8 +28,7 @@ TEXT = "안녕하세요, the rain falls 1234 times <|im_start|>on hills\n\n  twi
 def llama(**settings: object) -> LoadedModel:
     model, tokenizer = tiny_model()
     if settings:
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**{**model.config.to_dict(), **settings})).eval()  # pyright: ignore
+        model = random_model(LlamaConfig(**{**model.config.to_dict(), **settings}))  # pyright: ignore
     return LoadedModel(model, tokenizer, "tiny")
 
 
@@ -48,8 +45,7 @@ def qwen2() -> LoadedModel:
         max_position_embeddings=512,
         tie_word_embeddings=False,
     )
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(config).eval()
+    model = random_model(config)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.5)
@@ -103,7 +99,7 @@ def test_q8_0_rows_that_are_no_whole_blocks_are_float16(tmp_path: Path) -> None:
 def gpt2() -> LoadedModel:
     _, tokenizer = tiny_model()
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=1, n_head=2)
-    return LoadedModel(GPT2LMHeadModel(config), tokenizer, "gpt2")
+    return LoadedModel(random_model(config), tokenizer, "gpt2")
 
 
 def word_level() -> LoadedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,20 @@ def bench(policy: Policy, tmp_path: Path) -> Bench:
     )
     made.talk.say = made.said.append
     return made
+
+
+def test_an_answer_can_be_the_best_of_several(bench: Bench, policy: Policy) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def choose(chosen: Policy, prompt: Sequence[Message], params: SamplingParams) -> str:
+        asked.append((prompt[-1].content, params.seed))
+        return "the best"
+
+    bench.talk.choose = choose
+    assert bench("비가 오나요?") == "the best\n"
+    bench("또요?")
+    assert asked == [("비가 오나요?", 3), ("또요?", 4)]
+    assert bench.talk.prompt("?", bench.talk.turns)[1] == Message("assistant", "the best")
 
 
 def test_an_answer_is_what_generate_gives_and_turns_follow(bench: Bench, policy: Policy) -> None:

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from alignloop import api
-from alignloop.config import CompareConfig, resolve
+from alignloop.config import CompareConfig, EvaluateConfig, resolve
 from alignloop.data.columns import write_records
 from alignloop.errors import ConfigError, DataError, EngineError, ModelError, UserError
 from alignloop.evaluation.gate import RequirementError
@@ -116,6 +116,27 @@ def test_answers_are_sampled_once_and_found_again(place, tmp_path, monkeypatch):
     assert rows[:3] == rows[3:] == [row["completion_before"] for row in again.samples()][:3]
     api.run(config(place, tmp_path / "hot", [str(place / "trained")], sets, max_new_tokens=5))
     assert calls == [3, 3, 3]  # other settings, other answers
+
+
+def test_evaluate_takes_the_answers_of_a_comparison_and_of_a_stopped_evaluation(place, tmp_path, monkeypatch):
+    sets = {"instructions": "instructions.jsonl"}
+    compared = api.run(config(place, tmp_path / "compared", ["tiny", str(place / "trained")], sets))
+    monkeypatch.setattr(candidates, "generate", lambda *_, **__: pytest.fail("sampled again"))
+    keys = {"max_new_tokens": 4, "num_threads": 1, "token_budget": 2048, "num_prompts": 3}
+    run = api.run(
+        EvaluateConfig(
+            output_dir=str(tmp_path / "out"),
+            dataset=str(place / "instructions.jsonl"),
+            before="tiny",
+            after=str(place / "trained"),
+            **keys,
+        )
+    )
+    for mine, theirs in zip(run.samples(), compared.samples(), strict=True):
+        assert mine["prompt"] == theirs["prompt"]
+        assert mine["completion"] == theirs["completion"]
+        assert mine["completion_before"] == theirs["completion_before"]
+    assert run.record["results"]["metrics"]["kl"]["after"] != 0
 
 
 def test_one_model_only_is_shown_with_a_warning(place, tmp_path):

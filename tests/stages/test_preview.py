@@ -62,7 +62,8 @@ def test_parameters_are_those_of_the_model(tmp_path):
 
 
 def test_steps_and_tokens_are_those_of_the_run(tmp_path):
-    seen = made(tmp_path, "sft", count=10, per_device_train_batch_size=4, num_train_epochs=2)
+    budget = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "token_budget": 2048}
+    seen = made(tmp_path, "sft", count=10, **budget)
     tokens = sum(group.num_tokens for group in seen.rows.groups)
     assert seen.work.num_steps == 6
     assert seen.work.tokens == 2 * tokens
@@ -90,7 +91,7 @@ def test_time_grows_with_the_work(tmp_path):
     assert four.work.tokens == 4 * one.work.tokens
 
 
-def test_kto_runs_a_mismatched_completion_beside_each_row(tmp_path):
+def test_kto_runs_mismatched_completions_in_a_pass_without_gradient(tmp_path):
     file = tmp_path / "labels.jsonl"
     rows = [{"prompt": text(n, 9), "completion": text(n + 1, 5), "label": n % 2 == 0} for n in range(6)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -99,7 +100,9 @@ def test_kto_runs_a_mismatched_completion_beside_each_row(tmp_path):
     assert isinstance(resolved.config, TrainConfig)
     seen = make_preview(resolved.config, resolved.objective)
     completions = sum(len(g.completions[0].ids) for g in seen.rows.groups)
-    assert seen.work.tokens == sum(len(g.prompt_ids) for g in seen.rows.groups) + 2 * completions
+    everything = sum(len(g.prompt_ids) for g in seen.rows.groups) + completions
+    assert seen.work.tokens == everything
+    assert seen.work.informing == (everything, completions)  # each completion is some other row's, too
     assert seen.traps == ()
 
 
@@ -119,12 +122,22 @@ def test_what_a_dry_run_prints(tmp_path):
     assert isinstance(resolved.config, TrainConfig)
     told = preview(resolved.config, resolved.objective)
     assert told["data"] == "8 preference rows, 8 to train on"
-    assert told["steps"].startswith("1 of 8 rows, each in 1.0 packed passes of up to ")
+    assert told["steps"].startswith("1 of 8 rows, each in 4.0 packed passes of up to ")
     assert told["parameters"] == "129.7 k in all, 129.7 k trained (100.00%)"
     assert told["memory"].startswith("about ")
     assert "estimated" in told["time"]
     assert told["trap 1"].startswith("AL202 warning: beta: 5 is outside")
     assert load_function(find_stage("dpo").preview) is preview
+
+
+def test_members_of_an_ensemble_take_their_time_one_after_the_other(tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", "reward", 8)
+    keys = {"dataset": data, "model_name_or_path": "tiny", "output_dir": "r", "lora_r": 2, "num_members": 3}
+    resolved = resolve("reward", keys)
+    assert isinstance(resolved.config, TrainConfig)
+    told = preview(resolved.config, resolved.objective)
+    assert told["parameters"].endswith("; 3 such members, trained one after the other")
+    assert told["memory"].startswith("about ")
 
 
 def in_a_child(function):
@@ -159,6 +172,7 @@ def test_memory_is_estimated_within_a_quarter_of_the_peak(tmp_path, stage):
         "per_device_train_batch_size": 8,
         "max_steps": 2,
         "num_threads": 1,
+        "token_budget": 4096,  # small passes of a small model drown in what the heap keeps
     }
 
     def run():

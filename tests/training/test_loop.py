@@ -5,15 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from alignloop.data.packing import Group, completion
+from alignloop.data.packing import Group, collate, completion
 from alignloop.data.tokenize import with_mismatched
 from alignloop.errors import NonFiniteError
+from alignloop.objectives.base import Inputs, with_statistics
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.objectives.dpo import DPO
 from alignloop.objectives.kto import KTO
 from alignloop.objectives.orpo import ORPO
 from alignloop.objectives.sft import SFT
-from alignloop.training.loop import evaluate, train, train_step
+from alignloop.training.loop import evaluate, fill_inputs, train, train_step
 from alignloop.training.reference import with_reference_logprobs
 from tests.training.helpers import make_trainer, pair_groups, weights
 
@@ -119,3 +120,28 @@ def test_evaluate_changes_nothing_and_names_its_metrics():
     assert "eval_accuracy" in metrics or "eval_margin" in metrics
     assert all(torch.equal(before[n], t) for n, t in weights(trainer).items())
     assert trainer.step == 0
+
+
+def test_kto_learns_from_its_own_completions_and_gets_z_from_the_others():
+    groups = with_mismatched(
+        [replace(g, values={"desirable": [g.index % 2 == 0]}) for g in pair_groups(5, k=1)], seed=3
+    )
+    one, other = make_trainer(lr=1e-2), make_trainer(lr=1e-2)
+    groups, _ = with_reference_logprobs(groups, make_trainer(seed=1).model, token_budget=100)
+    seen = []
+    one.model.hf.get_input_embeddings().register_forward_pre_hook(
+        lambda _, given: seen.append((torch.is_grad_enabled(), given[0].numel()))
+    )
+    report = train_step(one, KTO(), groups)
+    own = sum(len(g.prompt_ids) + len(g.completions[0].ids) for g in groups)
+    mismatched = sum(len(g.prompt_ids) + len(g.completions[1].ids) for g in groups)
+    assert seen == [(False, mismatched), (True, own)]
+
+    batch = collate(groups)  # everything in one pass with gradient
+    given = Inputs(batch.mask, batch.group, extras=batch.extras)
+    given = fill_inputs(other, batch, given, KTO().needs)
+    output = KTO()(with_statistics(given, KTO().step_statistics(given)), denominator=5.0)
+    output.loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in other.model.parameters() if p.grad is not None])
+    assert report.metrics["loss"] == pytest.approx(float(output.loss), rel=1e-6)
+    assert report.metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-5)

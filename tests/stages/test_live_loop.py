@@ -222,7 +222,7 @@ def test_folders_and_projects_that_are_not_there(tmp_path, labels):
 def test_a_killed_process_goes_on(tmp_path, labels):
     """SIGKILL while the loop works, then the same command."""
     judge_some(labels, 4)
-    words = [f"{key}={value}" for key, value in labels.keys().items() if key != "labels"]
+    words = [f"{key}={value}" for key, value in labels.keys().items() if value and key != "labels"]
     command = [sys.executable, "-m", "alignloop", "loop", str(labels.folder), *words]
     environment = {**os.environ, "ALIGNLOOP_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -245,7 +245,7 @@ def run_stage_again(labels: Labels) -> Run:
 
     from alignloop.cli import app
 
-    words = [f"{key}={value}" for key, value in labels.keys().items() if key != "labels"]
+    words = [f"{key}={value}" for key, value in labels.keys().items() if value and key != "labels"]
     done = CliRunner().invoke(app, ["loop", str(labels.folder), *words])
     assert done.exit_code == 0, done.output
     return Run.open(labels.folder.parent / "loop")

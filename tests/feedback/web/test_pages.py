@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from alignloop.feedback import people
 from alignloop.feedback.desk import LOCK_ATTEMPTS
@@ -183,6 +183,7 @@ def test_the_owner_sees_decides_withdraws_and_exports(served, make_project):
     assert answer.headers["content-disposition"] == 'attachment; filename="project-1-preference.jsonl"'
     log = owner.client.get(f"/owner/{project.id}").text
     assert "items withdrawn" in log
+    assert "why: 개인 정보" in log
     assert "export" in log
 
 
@@ -216,6 +217,30 @@ def test_a_locked_database_answers_503_and_the_judgement_can_be_sent_again(serve
     assert (answer.status_code, answer.json()["reason"]) == (503, "locked")
     assert answer.headers["retry-after"] == "2"
     assert judge(person, task).status_code == 200
+    with served.store.reading() as connection:
+        assert len(connection.execute(select(judgements.c.id)).all()) == 1
+
+
+def test_a_full_disk_answers_503_and_the_judgement_can_be_sent_again(served, make_project):
+    project = make_project(served.store, task="edit", num_answers=1)
+    person = served.sign_in(project, "a")
+    task = person.call("next").json()["task"]
+    room = [2]  # pages beyond those in use
+
+    @event.listens_for(served.store.engine, "begin")
+    def limit(connection) -> None:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages + room[0]}")
+
+    def send():
+        body = {"assignment": task["id"], "expected": task["expected"], "key": "k", "seconds": 1}
+        return person.call("judge", {**body, "answer": {"text": "가" * 90_000, "base": 0}})
+
+    answer = send()
+    assert (answer.status_code, answer.json()["reason"]) == (503, "full")
+    assert "disk" in answer.json()["error"]
+    room[0] = 100_000
+    assert send().status_code == 200
     with served.store.reading() as connection:
         assert len(connection.execute(select(judgements.c.id)).all()) == 1
 

@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import httpx
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -65,8 +66,12 @@ def transformers_reads(file: Path, tokens: int) -> list[list[int]]:
     return greedy(LoadedModel(model.eval(), tokenizer, str(file), file), tokens)
 
 
-def llama_cpp_reads(file: Path, tokens: int, threads: int) -> list[list[int]] | None:
-    """Ids of llama.cpp's greedy answers without the end of the turn; None where it is not installed."""
+def llama_cpp_reads(file: Path, tokens: int, threads: int, end: int) -> list[list[int]] | None:
+    """Ids of llama.cpp's greedy answers without the end of the turn; None where it is not installed.
+
+    It renders and tokenizes the messages itself. Its chat route would leave out tokens that are a part of
+    a character, so its own routes are used.
+    """
     try:
         import xllamacpp
     except ImportError:
@@ -76,12 +81,14 @@ def llama_cpp_reads(file: Path, tokens: int, threads: int) -> list[list[int]] | 
     params.n_ctx, params.n_parallel, params.warmup = 1024, 1, False
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)
-    settings = {"max_tokens": tokens, "temperature": 0.0, "logprobs": True, "top_logprobs": 1}
+    settings = {"n_predict": tokens, "temperature": 0, "top_k": 1, "return_tokens": True}
     answers = []
-    for text in PROMPTS:
-        messages = [{"role": "user", "content": text}]
-        found = server.handle_chat_completions({"messages": messages, **settings})
-        answers.append([token["id"] for token in found["choices"][0]["logprobs"]["content"]])
+    with httpx.Client(base_url=server.listening_address, timeout=600) as client:
+        for text in PROMPTS:
+            messages = [{"role": "user", "content": text}]
+            prompt = client.post("/apply-template", json={"messages": messages}).json()["prompt"]
+            found = client.post("/completion", json={"prompt": prompt, **settings}).json()["tokens"]
+            answers.append([token for token in found if token != end])
     return answers
 
 
@@ -93,7 +100,7 @@ def same(one: list[list[int]], other: list[list[int]]) -> int:
 def check(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each storage: prompts whose whole answer is the model's."""
     loaded = open_policy(options.model, dtype="float32", device="cpu").loaded
-    own = greedy(loaded, options.tokens)
+    own, end = greedy(loaded, options.tokens), loaded.tokenizer.eos_token_id
     rows = []
     for storage in options.storages:
         with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +111,7 @@ def check(options: argparse.Namespace) -> list[dict[str, Any]]:
             (Path(folder) / "alone").mkdir()
             file = file.rename(Path(folder) / "alone" / file.name)
             again = transformers_reads(file, options.tokens)
-            other = llama_cpp_reads(file, options.tokens, options.threads)
+            other = llama_cpp_reads(file, options.tokens, options.threads, end)
             rows.append(
                 {
                     "storage": storage,

@@ -23,7 +23,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.measure import child, machine, memory_gb
+from alignloop.machine import memory_gb
+from bench.measure import TRL_PLAIN, child, machine
 
 TARGETS = {"speedup": 4.0, "memory_ratio": 0.5}
 """Least and greatest value aimed at."""
@@ -134,10 +135,6 @@ def trl_side(options: argparse.Namespace) -> list[tuple[float, float]]:
             generation_kwargs={"min_new_tokens": options.tokens},
             max_steps=options.steps,
             learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            optim="adamw_torch_fused",
             beta=BETA,
             loss_type="grpo",
             temperature=1.0,
@@ -145,15 +142,7 @@ def trl_side(options: argparse.Namespace) -> list[tuple[float, float]]:
             top_p=1.0,
             shuffle_dataset=False,
             seed=options.seed,
-            bf16=False,
-            gradient_checkpointing=False,
-            use_cpu=True,
-            dataloader_pin_memory=False,
-            logging_strategy="no",
-            save_strategy="no",
-            eval_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+            **TRL_PLAIN,
         )
         GRPOTrainer(
             loaded.model,
@@ -176,7 +165,7 @@ def one_side(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "step_s": [wall for wall, _ in steps],
         "step_cpu_s": [cpu for _, cpu in steps],
-        "peak_memory_gb": memory_gb(),
+        "peak_memory_gb": memory_gb(peak=True),
     }
 
 

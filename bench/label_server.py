@@ -1,14 +1,15 @@
 """The labelling server under load: speed, page, and kill -9.
 
-    python bench/label_server.py speed [--database postgresql://…] [--json]
+    python bench/label_server.py speed [--postgresql] [--json]
     python bench/label_server.py page  [--json]
-    python bench/label_server.py kill  [--kills 50] [--json]
+    python bench/label_server.py kill  [--kills 50] [--postgresql] [--json]
 
 `speed` measures the latency of 50 annotators who together send 200 judgements per second, then how
 many per second are accepted when nobody waits. `page` measures in Chromium the time from the Enter
-key to the next task being ready. `kill` kills the server again and again under load; every client
-sends what was not acknowledged again with the same key. All of them count afterwards what the
-database holds: nothing acknowledged may be missing, nothing may be there twice.
+key to the next task being ready. `kill` kills the server again and again under load, each time after a
+random number of judgements; every client sends what was not acknowledged again with the same key. All
+of them count afterwards what the database holds: nothing acknowledged may be missing, nothing may be
+there twice. `--postgresql` starts a PostgreSQL server for the measurement, `--database` takes one's own.
 """
 
 from __future__ import annotations
@@ -25,21 +26,25 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlencode
 
 from sqlalchemy import func, select
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.feedback import people
 from alignloop.feedback.project import Answer, NewItem, Settings
 from alignloop.feedback.schema import judgements
 from alignloop.feedback.store import Store
 from alignloop.records import Message
+from bench.label_client import Client, serving
+from bench.postgres import fresh_database, private_server
 
 WORDS = ("the", "model", "answers", "a", "question", "in", "plain", "words", "모델이", "질문에", "답합니다")
-VERDICTS = ("a_much", "a", "tie", "b", "b_much")
-COMMAND = [sys.executable, "-c", "from alignloop.cli import main; main()", "label", "serve"]
+
+
+PATIENCE_S = 1800.0
+"""Longest wait for the judgements after which the server is killed."""
 
 
 def text(rng: random.Random, num_words: int) -> str:
@@ -61,108 +66,6 @@ def fill(store: Store, *, num_items: int, num_annotators: int) -> list[str]:
         ),
     )
     return [people.invite(store, project, f"annotator {k}")[1] for k in range(num_annotators)]
-
-
-@contextmanager
-def serving(folder: Path, port: int, database: str | None) -> Iterator[subprocess.Popen]:
-    """The server as its own process; killed at the end."""
-    environment = {**os.environ, **({"ALIGNLOOP_DATABASE": database} if database else {})}
-    process = subprocess.Popen(
-        [*COMMAND, str(folder), "--port", str(port)], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line.startswith("owner:"):
-            raise SystemExit(f"the server did not start: {line}")
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-@dataclass
-class Client:
-    """One annotator over one kept-open connection; speaks just enough HTTP to be cheap."""
-
-    port: int
-    token: str
-    rng: random.Random
-    cookie: str = ""
-    csrf: str = ""
-    task: dict | None = None
-    pending: dict | None = None
-    acknowledged: dict[str, int] = field(default_factory=dict)
-    latencies: list[float] = field(default_factory=list)
-    streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def request(
-        self, method: str, path: str, body: bytes = b"", kind: str = ""
-    ) -> tuple[int, dict, bytes]:
-        """Status, headers, body; raises OSError or IncompleteReadError when the server is gone."""
-        if self.streams is None:
-            self.streams = await asyncio.open_connection("127.0.0.1", self.port)
-        reader, writer = self.streams
-        head = [f"{method} {path} HTTP/1.1", f"host: 127.0.0.1:{self.port}", f"content-length: {len(body)}"]
-        head += [f"cookie: {self.cookie}", f"x-csrf-token: {self.csrf}", f"content-type: {kind}"]
-        writer.write("\r\n".join([*head, "", ""]).encode() + body)
-        await writer.drain()
-        raw = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        headers = dict(
-            line.lower().split(": ", 1) if ": " in line else (line, "") for line in raw[1:] if line
-        )
-        cookies = [line.split(": ", 1)[1] for line in raw[1:] if line.lower().startswith("set-cookie")]
-        if cookies:
-            headers["set-cookie"] = cookies[0].split(";")[0]
-        return (
-            int(raw[0].split()[1]),
-            headers,
-            await reader.readexactly(int(headers.get("content-length", 0))),
-        )
-
-    async def sign_in(self) -> None:
-        """Invitation token → session cookie and the page's token."""
-        form = urlencode({"token": self.token}).encode()
-        status, headers, _ = await self.request("POST", "/login", form, "application/x-www-form-urlencoded")
-        assert status == 303, status
-        self.cookie = headers["set-cookie"]
-        _, _, page = await self.request("GET", "/")
-        self.csrf = page.split(b'name="csrf" content="')[1].split(b'"')[0].decode()
-        await self.call("next", {})
-
-    async def call(self, name: str, body: dict) -> dict:
-        """One of the page's calls; keeps the next task."""
-        status, _, raw = await self.request(
-            "POST", f"/api/{name}", json.dumps(body).encode(), "application/json"
-        )
-        if status != 200:
-            raise RuntimeError(f"{name}: {status} {raw[:200]!r}")
-        answer = json.loads(raw)
-        self.task = answer["task"]
-        return answer
-
-    async def judge(self) -> None:
-        """Send one judgement; what was pending before is sent again as it was."""
-        if self.pending is None:
-            assert self.task is not None, "no task left; use more items"
-            self.pending = {
-                "assignment": self.task["id"],
-                "expected": self.task["expected"],
-                "key": f"{self.rng.getrandbits(128):032x}",
-                "answer": {"verdict": self.rng.choice(VERDICTS)},
-                "seconds": 1.5,
-            }
-        began = time.perf_counter()
-        answer = await self.call("judge", self.pending)
-        self.latencies.append(time.perf_counter() - began)
-        self.acknowledged[self.pending["key"]] = answer["judgement"]
-        self.pending = None
-
-    def drop(self) -> None:
-        """Forget a broken connection."""
-        if self.streams is not None:
-            self.streams[1].close()
-        self.streams = None
 
 
 def verify(store: Store, clients: list[Client]) -> dict[str, int]:
@@ -239,14 +142,24 @@ def cpu_seconds(process: subprocess.Popen) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@contextmanager
+def workplace(arguments: argparse.Namespace) -> Iterator[tuple[Path, str | None]]:
+    """A label folder and the URL of an empty database, None for the folder's own SQLite file."""
+    with tempfile.TemporaryDirectory() as name:
+        if not arguments.postgresql:
+            yield Path(name), arguments.database
+            return
+        with private_server() as template:
+            yield Path(name), fresh_database(template)
+
+
 def speed(arguments: argparse.Namespace) -> dict:
     """The `speed` measurement."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        store = Store(arguments.database or folder / "labels.sqlite")
+    with workplace(arguments) as (folder, database):
+        store = Store(database or folder / "labels.sqlite")
         tokens = fill(store, num_items=arguments.items, num_annotators=arguments.annotators)
         clients = [Client(arguments.port, token, random.Random(k)) for k, token in enumerate(tokens)]
-        with serving(folder, arguments.port, arguments.database) as process:
+        with serving(folder, arguments.port, database) as process:
             before = cpu_seconds(process)
             found = asyncio.run(measure(clients, arguments.seconds, arguments.rate))
             used = cpu_seconds(process) - before
@@ -266,12 +179,11 @@ def page(arguments: argparse.Namespace) -> dict:
 
     switches = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     switches += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        store = Store(arguments.database or folder / "labels.sqlite")
+    with workplace(arguments) as (folder, database):
+        store = Store(database or folder / "labels.sqlite")
         (token,) = fill(store, num_items=arguments.items, num_annotators=1)
         times = []
-        with serving(folder, arguments.port, arguments.database), sync_playwright() as player:
+        with serving(folder, arguments.port, database), sync_playwright() as player:
             browser = player.chromium.launch(executable_path=arguments.chromium, args=switches)
             tab = browser.new_page()
             tab.goto(f"http://127.0.0.1:{arguments.port}/invite/{token}")
@@ -308,8 +220,15 @@ WATCH = """() => {
 }"""
 
 
-async def until_killed(clients: list[Client], process: subprocess.Popen, after: float) -> None:
-    """Judge without pause; the server is killed after a while and every client notices."""
+async def until_killed(
+    clients: list[Client], process: subprocess.Popen, *, judgements: int, delay_s: float
+) -> None:
+    """Judge without pause; the server is killed `delay_s` after so many more were acknowledged."""
+
+    def acknowledged() -> int:
+        return sum(len(client.acknowledged) for client in clients)
+
+    wanted, deadline = acknowledged() + judgements, time.monotonic() + PATIENCE_S
 
     async def one(client: Client) -> None:
         try:
@@ -321,28 +240,43 @@ async def until_killed(clients: list[Client], process: subprocess.Popen, after: 
             client.drop()
 
     async def killer() -> None:
-        await asyncio.sleep(after)
+        while acknowledged() < wanted and time.monotonic() < deadline:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(delay_s)
         process.send_signal(signal.SIGKILL)
 
     await asyncio.gather(killer(), *(one(c) for c in clients))
+    if acknowledged() < wanted:
+        raise SystemExit(f"the server accepted fewer than {judgements} judgements in {PATIENCE_S:.0f} s")
 
 
 def kill(arguments: argparse.Namespace) -> dict:
     """The `kill` measurement."""
     rng = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        store = Store(arguments.database or folder / "labels.sqlite")
+    with workplace(arguments) as (folder, database):
+        store = Store(database or folder / "labels.sqlite")
         tokens = fill(store, num_items=arguments.items, num_annotators=arguments.annotators)
         clients = [Client(arguments.port, token, random.Random(k)) for k, token in enumerate(tokens)]
-        resent = 0
-        for _ in range(arguments.kills):
-            with serving(folder, arguments.port, arguments.database) as process:
-                asyncio.run(until_killed(clients, process, rng.uniform(0.3, 1.0)))
-            resent += sum(client.pending is not None for client in clients)
-        with serving(folder, arguments.port, arguments.database):
+        resent = kept = 0
+        for number in range(1, arguments.kills + 1):
+            with serving(folder, arguments.port, database) as process:
+                moment = {"judgements": rng.randint(1, 200), "delay_s": rng.uniform(0, 0.05)}
+                asyncio.run(until_killed(clients, process, **moment))
+            pending = [client.pending["key"] for client in clients if client.pending is not None]
+            resent += len(pending)
+            with store.reading() as connection:
+                query = select(func.count()).where(judgements.c.key.in_(pending))
+                kept += connection.scalar(query) or 0
+            print(f"kill {number}: {resent} sent again, {kept} of these stored", file=sys.stderr, flush=True)
+        with serving(folder, arguments.port, database):
             asyncio.run(settle(clients))
-        return {"kills": arguments.kills, "sent_again": resent, **verify(store, clients)}
+        return {
+            "database": store.engine.dialect.name,
+            "kills": arguments.kills,
+            "sent_again": resent,
+            "of_these_stored": kept,
+            **verify(store, clients),
+        }
 
 
 async def settle(clients: list[Client]) -> None:
@@ -359,6 +293,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("speed", "page", "kill"))
     parser.add_argument("--database", help="postgresql://…; an empty one")
+    parser.add_argument("--postgresql", action="store_true", help="on a PostgreSQL server started for this")
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--annotators", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20.0)
@@ -370,6 +305,7 @@ def main() -> None:
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ended early, it still stops its servers
     found = {"speed": speed, "page": page, "kill": kill}[arguments.what](arguments)
     if arguments.json:
         print(json.dumps(found))

@@ -8,19 +8,29 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alignloop.machine import memory_gb
+
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def memory_gb(name: str = "VmHWM") -> float:
-    """This process's highest resident set so far (`VmHWM`) or its present one (`VmRSS`), GB (10⁹ bytes)."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024 / 1e9
-    raise RuntimeError(f"this system does not report {name}")
+TRL_PLAIN: Mapping[str, Any] = {
+    "lr_scheduler_type": "constant",
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "optim": "adamw_torch_fused",
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "use_cpu": True,
+    "dataloader_pin_memory": False,
+    "logging_strategy": "no",
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+"""What TRL is told in every benchmark: the other side's optimizer in float32 on the CPU, and no files."""
 
 
 def matmul_rate(
@@ -70,7 +80,7 @@ def finish(device: str) -> None:
 def peak_memory_gb(device: str) -> float:
     """The process's highest resident set on a CPU, the highest allocation on a GPU, GB (10⁹ bytes)."""
     if device == "cpu":
-        return memory_gb()
+        return memory_gb(peak=True)
     import torch
 
     return torch.cuda.max_memory_allocated() / 1e9

@@ -20,7 +20,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.data.files import write_whole
-from bench.measure import child, machine, memory_gb
+from alignloop.machine import memory_gb
+from bench.measure import child, machine
 from bench.picture import picture
 
 FORMS = ("slices", "full")
@@ -39,7 +40,7 @@ def run(form: str, tokens: int, vocabulary: int, hidden_size: int) -> dict[str, 
     targets = torch.randint(0, vocabulary, (tokens,), generator=generator)
     token_logprobs(hidden[:8], weight[:256], targets[:8] % 256)[0].sum().backward()  # loads the libraries
     hidden.grad = weight.grad = None
-    before, started, cpu_started = memory_gb("VmRSS"), time.perf_counter(), time.process_time()
+    before, started, cpu_started = memory_gb(), time.perf_counter(), time.process_time()
     if form == "slices":
         logprobs, _ = token_logprobs(hidden, weight, targets)
     else:
@@ -47,8 +48,8 @@ def run(form: str, tokens: int, vocabulary: int, hidden_size: int) -> dict[str, 
     loss = -logprobs.mean()
     loss.backward()
     return {
-        "memory_gb": memory_gb() - before,
-        "without_gradient_gb": memory_gb() - before - weight.numel() * 4 / 1e9,
+        "memory_gb": memory_gb(peak=True) - before,
+        "without_gradient_gb": memory_gb(peak=True) - before - weight.numel() * 4 / 1e9,
         "wall_s": time.perf_counter() - started,
         "cpu_s": time.process_time() - cpu_started,
         "loss": float(loss.detach()),

@@ -26,8 +26,9 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from alignloop.machine import memory_gb
 from alignloop.run import Run
-from bench.measure import child, machine, memory_gb
+from bench.measure import child, machine
 from bench.stages import metric, run_stage, task_data
 
 TARGETS = {"memory_ratio": 1.5, "step_ratio": 1.6, "outside_model_share": 0.10}
@@ -103,7 +104,7 @@ def measured(stage: str, keys: dict[str, Any], folder: Path) -> dict[str, Any]:
     whole = [after["at"] - before["at"] for before, after in pairs]
     inside = [after["inside"] - before["inside"] for before, after in pairs]
     return {
-        "peak_memory_gb": memory_gb(),
+        "peak_memory_gb": memory_gb(peak=True),
         "rollout_and_learning_s": whole,
         "learning_s": [a["at"] - b["at"] - b["rollout_s"] for b, a in pairs],
         "outside_model_share": 1 - sum(inside) / sum(whole) if whole else None,

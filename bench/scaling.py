@@ -22,7 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.data.files import write_whole
-from bench.measure import child, machine, memory_gb
+from alignloop.machine import memory_gb
+from bench.measure import child, machine
 from bench.picture import picture
 
 SWEEPS: dict[str, list[dict[str, Any]]] = {
@@ -90,7 +91,7 @@ def run(point: Mapping[str, Any], *, padded: bool, steps: int) -> dict[str, floa
         )
         for _ in range(point["groups"])
     ]
-    before = memory_gb("VmRSS")
+    before = memory_gb()
     wall, cpu = [], []
     for _ in range(steps + 1):
         started, cpu_started = time.perf_counter(), time.process_time()
@@ -100,7 +101,7 @@ def run(point: Mapping[str, Any], *, padded: bool, steps: int) -> dict[str, floa
     return {
         "wall_s": statistics.median(wall[1:]),
         "cpu_s": statistics.median(cpu[1:]),
-        "memory_gb": memory_gb() - before,
+        "memory_gb": memory_gb(peak=True) - before,
     }
 
 

@@ -23,8 +23,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from alignloop.machine import memory_gb
 from alignloop.records import message_rows
-from bench.measure import child, machine, memory_gb
+from bench.measure import TRL_PLAIN, child, machine
 
 TARGET = 4.0
 """How many times sooner AlignLoop is meant to be there."""
@@ -157,25 +158,13 @@ def trl_config(options: argparse.Namespace, folder: Path) -> Any:
         max_completion_length=options.tokens,
         max_steps=options.steps,
         learning_rate=options.learning_rate,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        optim="adamw_torch_fused",
         beta=0.04,
         loss_type="grpo",
         epsilon=0.2,
         temperature=1.0,
         top_k=0,
         seed=options.seed,
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        logging_strategy="no",
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **TRL_PLAIN,
     )
 
 
@@ -230,7 +219,7 @@ def one_side(options: argparse.Namespace) -> dict[str, Any]:
     """Run by the parent: one side in this process."""
     with tempfile.TemporaryDirectory() as folder:
         watch = (our_side if options.side == "alignloop" else trl_side)(options, Path(folder))
-    return {"reached_s": watch.reached, "peak_memory_gb": memory_gb(), "curve": watch.rows}
+    return {"reached_s": watch.reached, "peak_memory_gb": memory_gb(peak=True), "curve": watch.rows}
 
 
 def summary(seeds: dict[int, dict[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from alignloop.data.packing import Group
 from alignloop.model.load import LoadedModel, load_model
-from bench.measure import count_tokens, finish, peak_memory_gb
+from bench.measure import TRL_PLAIN, count_tokens, finish, peak_memory_gb
 from bench.our_side import BETA, KL_BETA, LORA, learning_rate_of, reward_head, seed_adapter, shape_of
 from bench.workload import PACKED_LENGTH, SHAPES, make_steps, packed_rows
 
@@ -151,25 +151,13 @@ class StepTimes(TrainerCallback):
 def common(method: str, rows_per_step: int, num_steps: int, seed: int, folder: str) -> dict[str, Any]:
     """Settings that all of TRL's configurations share, equal to the other side's."""
     return {
+        **TRL_PLAIN,
         "output_dir": folder,
         "per_device_train_batch_size": rows_per_step,
         "max_steps": num_steps,
         "learning_rate": learning_rate_of(method),
-        "lr_scheduler_type": "constant",
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
-        "optim": "adamw_torch_fused",
         "seed": seed,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "use_cpu": True,
         "train_sampling_strategy": "sequential",
-        "dataloader_pin_memory": False,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "eval_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
     }
 
 

@@ -2,6 +2,7 @@
 
     python bench/vs_trl.py dpo --rounds 3 --steps 10 --json
     python bench/vs_trl.py all
+    python bench/vs_trl.py ipo --output docs/results/vs_trl.json   # its row replaced, the others kept
 
 Each round runs TRL's trainer, then AlignLoop's, each in a process of its own; the first step of a
 process is a warm-up. Both train in float32 with the same threads, the same AdamW, without dropout,
@@ -24,6 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from alignloop.data.files import write_whole
 from bench.measure import child, machine
 from bench.workload import METHODS
 
@@ -159,6 +161,16 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def keep(file: Path, described: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Write the results to a file beside those of other methods in it, and return them all."""
+    record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"results": []}
+    new = {result["method"]: {**result, "machine": dict(described)} for result in results}
+    rows = {row["method"]: row for row in record["results"]} | new
+    record = {**record, "machine": dict(described), "results": list(rows.values())}
+    write_whole(file, [json.dumps(record, indent=1) + "\n"])
+    return record["results"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -174,8 +186,9 @@ def main() -> None:
         "--token-budget", type=int, default=1024, help="AlignLoop's tokens per pass; less needs less memory"
     )
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all lengths, for a quick try")
+    parser.add_argument("--output", type=Path, help="JSON file that keeps the newest result of each method")
     options = parser.parse_args()
-    results = []
+    results: list[dict[str, Any]] = []
     for method in METHODS if options.method == "all" else [options.method]:
         ours, trl = [], []
         for number in range(options.rounds):
@@ -185,12 +198,15 @@ def main() -> None:
         results.append(summary(method, ours, trl))
         print(table(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     described = machine(options.threads) | {"trl": version("trl")}
+    agree = all(result["losses_agree"] for result in results)
+    if options.output:
+        results = keep(options.output, described, results)
     if options.json:
         print(json.dumps({"machine": described, "results": results}, indent=1))
     else:
         print(", ".join(f"{name} {value}" for name, value in described.items()))
         print(table(results))
-    if not all(result["losses_agree"] for result in results):
+    if not agree:
         sys.exit(1)
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.postgres import fresh_database, private_server, programs
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "WANDB_MODE"):
@@ -77,15 +79,6 @@ def find_chromium() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-def find_postgres() -> str | None:
-    """The folder with initdb and postgres, or None. Debian keeps it off the PATH."""
-    on_path = shutil.which("initdb")
-    if on_path:
-        return str(Path(on_path).parent)
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return str(found[-1].parent) if found else None
-
-
 def _has_cuda() -> bool:
     import torch
 
@@ -97,7 +90,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("no CUDA device")
     for marker, found, package in (
         ("browser", find_chromium, "chromium"),
-        ("postgres", find_postgres, "postgresql"),
+        ("postgres", programs, "postgresql"),
     ):
         if item.get_closest_marker(marker) and not found():
             reason = f"{package} is not installed (scripts/system installs it on Debian as root)"
@@ -130,3 +123,18 @@ def chromium() -> Iterator[object]:
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a PostgreSQL server started for the tests, in which a database's name is still to be put."""
+    with private_server() as template:
+        yield template
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh, empty database on each kind of server."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'labels.sqlite'}"
+    return fresh_database(request.getfixturevalue("postgres"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,17 @@ def test_summary_compares_round_by_round() -> None:
     assert (result["alignloop"]["padding_share"], result["trl"]["padding_share"]) == (0.0, 0.75)
     assert "| dpo | 8.00 | 2.00 | 4.00× | 3.00× | ≥ 4.0× | 4.00 | 1.00 | 0.25× |" in vs_trl.table([result])
     assert not vs_trl.summary("dpo", [ours], [trl | {"losses": [0.5, 0.4, 0.3, 0.21]}])["losses_agree"]
+
+
+def test_results_of_other_methods_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    vs_trl.keep(file, {"cpu": "a"}, [{"method": "dpo", "speedup": 1.0}, {"method": "kto", "speedup": 2.0}])
+    rows = vs_trl.keep(file, {"cpu": "b"}, [{"method": "dpo", "speedup": 3.0}])
+    assert [(r["method"], r["speedup"], r["machine"]["cpu"]) for r in rows] == [
+        ("dpo", 3.0, "b"),
+        ("kto", 2.0, "a"),
+    ]
+    assert json.loads(file.read_text(encoding="utf-8"))["results"] == rows
 
 
 def test_memory_head_forms_agree() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from alignloop.model.load import save_model
 from alignloop.model.tiny import tiny_model
-from bench import grpo_step, online, planted_hack, ppo_memory, time_to_reward
-from bench.stages import running_mean
+from bench import forgetting, grpo_step, online, planted_hack, ppo_memory, time_to_reward
+from bench.stages import over_seeds, running_mean
 
 TINY = ["--threads", "1", "--prompts", "2", "--completions", "4", "--tokens", "12"]
 
@@ -62,6 +62,15 @@ def test_planted_hack_runs_all_arms(tmp_path: Path, tiny: list[str]) -> None:
     for arm in planted_hack.ARMS:
         assert len(result["seeds"][3][arm]["curves"]["gold"]) >= 1
     assert set(result["summary"]["reached"]) == {"min", "uwo", "guard"}
+    assert planted_hack.drawing(result["seeds"], 1).startswith("<svg")
+
+
+def test_planted_hack_makes_a_small_model(tmp_path: Path) -> None:
+    small = ["--model", "small", "--start-steps", "4", "--lora-r", "0", "--arms", "single", "--seeds", "0"]
+    small += ["--members", "1", "--rows", "40", "--held-out", "4", "--steps", "2", "--window", "1", *TINY]
+    row = planted_hack.run(planted_hack.arguments().parse_args(small), tmp_path)["summary"]["single"]
+    assert 0 <= row["gold_end"] <= row["gold_peak"] <= 1
+    assert row["kept_interval"] == (row["kept"], row["kept"])  # one seed says nothing of the spread
 
 
 def test_what_is_kept_of_the_peak() -> None:
@@ -74,6 +83,24 @@ def test_what_is_kept_of_the_peak() -> None:
     found = planted_hack.summary({0: arms, 1: arms})
     assert found["single_over_optimises"]
     assert found["reached"] == {"min": True, "uwo": False, "guard": True}
+
+
+def test_interval_over_seeds() -> None:
+    mean, low, high = over_seeds([1.0, 2.0, 3.0])  # t(0.975, 2 degrees of freedom) = 4.302653
+    assert (mean, low, high) == pytest.approx((2.0, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+
+
+def test_forgetting_compares_all_models(tmp_path: Path, tiny: list[str]) -> None:
+    for name in ("demonstrations", "texts"):
+        rows = [f'{{"prompt": "Say {i}.", "completion": "This is {name} {i}."}}' for i in range(6)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    sizes = ["--rows", "8", "--held-out", "4", "--text-rows", "3", "--steps", "1", "--shares", "0.5"]
+    sizes += [f"--demonstrations={tmp_path}/demonstrations.jsonl", f"--texts={tmp_path}/texts.jsonl"]
+    options = forgetting.arguments().parse_args([*tiny, *sizes, "--seeds", "0"])
+    result = forgetting.run(options, tmp_path / "runs")
+    assert set(result["summary"]) == {"start", "ppo", "ppo-ptx", "ppo-0.5"}
+    assert len(result["seeds"][0]["curves"]["ppo-ptx"]["ptx_nll"]) >= 1
+    assert forgetting.table(result["summary"]).count("\n") == 5
 
 
 def test_the_watch_stands_still_while_it_measures() -> None:
@@ -115,6 +142,7 @@ def test_online_methods_from_one_start(tmp_path: Path, tiny: list[str]) -> None:
     assert set(found) == {"ppo", "dpo"}
     assert found["ppo"]["gold_before"] == found["dpo"]["gold_before"]
     assert online.table(found).count("\n") == 3
+    assert online.drawing({0: rows}).startswith("<svg")
     options = online.arguments().parse_args([*tiny, *small])
     for method in online.METHODS:  # every method's keys are ones its stage knows
         assert online.checked(options, tmp_path, method, 0)

@@ -108,6 +108,15 @@ def test_list_sorts_and_matches(runs):
     assert [line.split()[0] for line in lines] == ["runs/dpo", "runs/sft", "runs/혼자"]
     assert "runs/혼자" in call("runs", "list", "--match", "혼").stdout
     assert call("runs", "list", "--match", "zzz").stdout == "no runs in runs that fit\n"
+    assert call("runs", "list", "--status", "finshed").exit_code == 2
+    assert "did you mean 'loss'?" in call("runs", "list", "--sort", "lss").stderr
+
+
+def test_list_shows_what_counts_first(runs):
+    results = {"num_prompts": 40, "win_rate": {"value": 0.571, "interval": [0.5, 0.6]}}
+    with Run.create(runs / "evaluate", stage="evaluate", config={}, seed=0) as run:
+        run.finish(results)
+    assert "win_rate 0.571, num_prompts 40" in call("runs", "list").stdout
 
 
 def test_compare_shows_what_differs(runs):

@@ -40,8 +40,8 @@ def answer(
 ) -> None:
     """Answer with the best of n samples by a reward.
 
-    One prompt prints its best answer. A file of prompts gives rows {prompt, completion, provenance with all
-    rewards}, which can be trained on.
+    One prompt prints its best answer. A file of prompts gives rows {prompt, completion, provenance, rewards},
+    with the rewards of all n, which can be trained on.
     """
     from alignloop.data.files import write_whole
     from alignloop.errors import UserError
@@ -95,7 +95,7 @@ def rewards_config(rewards: list[str]) -> RewardsConfig:
     if not rewards:
         raise ConfigError("--reward is missing: name a verifier, a reward model's run or module:function")
     try:
-        return RewardsConfig(rewards=tuple(reward_term(text) for text in rewards))
+        return RewardsConfig.model_validate({"rewards": [reward_term(text) for text in rewards]})
     except ValidationError as error:
         raise ConfigError([f"--reward: {fault['msg']}" for fault in error.errors()]) from error
 

@@ -152,6 +152,44 @@ def invite(
 
 
 @app.command()
+def choose(
+    folder: Folder,
+    count: Annotated[int, typer.Option(min=1, help="Items to put before all others.")],
+    strategy: Annotated[
+        str, typer.Option(help="random, uncertainty, gap or diversity; a random share always stays.")
+    ] = "uncertainty",
+    reward_model: Annotated[
+        list[str] | None, typer.Option(help="Reward run, for uncertainty and gap; several are an ensemble.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random share.")] = 0,
+    project: ProjectName = None,
+    database: Database = None,
+) -> None:
+    """Choose which of the items nobody has seen yet are judged next."""
+    from typing import cast, get_args
+
+    from alignloop.errors import UserError
+    from alignloop.feedback.select import Strategy
+    from alignloop.feedback.web import server
+    from alignloop.stages.choosing import choose_next
+
+    if strategy not in get_args(Strategy):
+        raise UserError(f"--strategy is one of {', '.join(get_args(Strategy))}")
+    with server.opened(folder, database) as store:
+        found = store.project(project)
+        arms = choose_next(
+            store,
+            found,
+            strategy=cast(Strategy, strategy),
+            count=count,
+            reward_models=reward_model or (),
+            seed=seed,
+        )
+    told = ", ".join(f"{number} by {arm}" for arm, number in arms.items())
+    typer.echo(f"{found.name}: {arms.total()} items come first, {told}")
+
+
+@app.command()
 def status(
     folder: Folder,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,20 +18,41 @@ app = typer.Typer(
 )
 
 _RESULTS_SHOWN = 3
+_HEADLINES = (
+    "win_rate.value",
+    "held_out.accuracy",
+    "metrics.gold_pass_rate.after",
+    "metrics.kl.after",
+    "reward",
+    "gold",
+    "kl",
+    "margin",
+    "loss",
+)
+"""Results that are shown before others."""
 RUNS = Path("runs")
+
+
+class Status(StrEnum):
+    """What `--status` accepts."""
+
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+    interrupted = "interrupted"
 
 
 @app.callback()
 def runs(ctx: typer.Context) -> None:
     if ctx.invoked_subcommand is None:
-        list_runs(folder=RUNS, stage="", status="", tag="", match="", sort="", as_json=False)
+        list_runs(folder=RUNS, stage="", status=None, tag="", match="", sort="", as_json=False)
 
 
 @app.command("list")
 def list_runs(
     folder: Path = typer.Argument(RUNS, help="Where to look."),
     stage: str = typer.Option("", help="Only runs of this stage."),
-    status: str = typer.Option("", help="Only running, finished, failed or interrupted ones."),
+    status: Status | None = typer.Option(None, help="Only those in this state."),
     tag: str = typer.Option("", help="Only runs with this tag."),
     match: str = typer.Option("", help="Only runs with this text in their path or name."),
     sort: str = typer.Option("", help="By started, duration, or the name of a result; highest last."),
@@ -44,12 +67,13 @@ def list_runs(
     found = [
         run
         for run in find_runs(folder)
-        if (not stage or run.stage == stage)
-        and (not status or run.status == status)
+        if (not stage or run.stage == stage.replace("-", "_"))
+        and (status is None or run.status == status)
         and (not tag or tag in tags(run.path))
         and match.casefold() in f"{run.path} {run.record.get('name', '')}".casefold()
     ]
     if sort:
+        _check_result(sort, found)
         found.sort(key=lambda run: _order(run, sort))
     if as_json:
         rows = [{"path": str(run.path), "tags": tags(run.path), **run.record} for run in found]
@@ -155,6 +179,21 @@ def _numbers(results: Any, prefix: str = "") -> dict[str, float]:
     return found
 
 
+def _check_result(name: str, found: list[Run]) -> None:
+    """Refuse to sort by what no run has."""
+    from alignloop.errors import UserError
+
+    known = {
+        "started",
+        "duration",
+        *(key for run in found for key in _numbers(run.record.get("results", {}))),
+    }
+    if found and name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(known)[:12])}, …"
+        raise UserError(f"--sort: no run has a result '{name}'; {hint}")
+
+
 def _figure(value: float | None) -> str:
     from alignloop.progress import format_number
 
@@ -172,11 +211,10 @@ def _line(run: Run) -> tuple[str, ...]:
 
     record: dict[str, Any] = run.record
     seconds = record.get("duration_s")
-    numbers = [
-        f"{name} {format_number(value)}"
-        for name, value in record.get("results", {}).items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
+    results = _numbers(record.get("results", {}))
+    first = [name for name in _HEADLINES if name in results]
+    names = [*first, *(name for name in results if name not in first and "." not in name)]
+    numbers = [f"{_short_name(name)} {format_number(results[name])}" for name in names]
     labels = "".join(f" #{tag}" for tag in tags(run.path))
     return (
         str(run.path),
@@ -186,3 +224,8 @@ def _line(run: Run) -> tuple[str, ...]:
         format_seconds(seconds) if isinstance(seconds, int | float) else "",
         (", ".join(numbers[:_RESULTS_SHOWN]) + labels).strip(),
     )
+
+
+def _short_name(name: str) -> str:
+    """`win_rate.value` is win_rate, `metrics.kl.after` is kl."""
+    return name.removeprefix("metrics.").removesuffix(".value").removesuffix(".after")

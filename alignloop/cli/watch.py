@@ -1,4 +1,4 @@
-"""`alignloop watch`: a live view of a run in the terminal."""
+"""`alignloop watch`: a live view of a run, or of the stage that runs in a pipeline."""
 
 from __future__ import annotations
 
@@ -15,32 +15,59 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+BETWEEN_STAGES_S = 15.0
+"""A pipeline in which nothing ran for so long has ended."""
+
 
 @app.command()
 def watch(
-    path: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    path: Annotated[Path, typer.Argument(metavar="RUN|PIPELINE", help="a run or pipeline folder")],
     interval: Annotated[float, typer.Option(min=0.1, help="seconds between looks")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="show the state now and end")] = False,
 ) -> None:
-    """Show a run's curves and latest completion until it ends; Ctrl-C stops watching, not the run."""
+    """Show a run's curves and latest completion until it ends; Ctrl-C stops watching, not the run.
+
+    Of a pipeline it shows the stage that runs, one after the other.
+    """
     from rich.console import Console
     from rich.live import Live
 
-    from alignloop.report.folder import read_run
+    from alignloop.report.folder import is_pipeline, read_run
 
     console = Console()
-    run = read_run(path)
+    run = read_run(shown(path))
     if once or not console.is_terminal:
         console.print(picture(run))
         return
+    patience = BETWEEN_STAGES_S if is_pipeline(path) and run.status == "running" else 0.0
+    seen = time.monotonic()
     try:
         with Live(picture(run), console=console, auto_refresh=False, vertical_overflow="crop") as live:
-            while run.status == "running":
+            while run.status == "running" or time.monotonic() < seen + patience:
                 time.sleep(interval)
-                run = read_run(path)
+                run = read_run(shown(path))
+                seen = time.monotonic() if run.status == "running" else seen
                 live.update(picture(run), refresh=True)
     except KeyboardInterrupt:
         console.print(f"Stopped watching; the run goes on. Its report: alignloop report {path}")
+
+
+def shown(path: Path) -> Path:
+    """The run to look at: in a pipeline the stage that runs, else the one that was started last.
+
+    Raises:
+        RunError: a pipeline of which nothing was started.
+    """
+    from alignloop.errors import RunError
+    from alignloop.report.folder import is_pipeline
+    from alignloop.run import find_runs
+
+    if not is_pipeline(path):
+        return path
+    stages = list(find_runs(path, depth=1))
+    if not stages:
+        raise RunError(f"{path}: no stage of this pipeline was started yet")
+    return max(stages, key=lambda run: (run.status == "running", str(run.record.get("started")))).path
 
 
 def picture(run: RunFolder) -> Group:

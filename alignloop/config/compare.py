@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Required, get_args
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from alignloop.config.ai import ADVISER, AdviserSource, RubricPath
 from alignloop.config.stages import (
     ModelPath,
     Path,
@@ -14,6 +15,7 @@ from alignloop.config.stages import (
     StageConfig,
     TemplatePath,
     conflict,
+    path_or,
 )
 
 SetKind = Literal[
@@ -55,6 +57,13 @@ class SetEntry(TypedDict, total=False):
     scorer: FunctionPath
 
 
+class ComparingJudge(AdviserSource, total=False):
+    """A model that compares answers."""
+
+    rubric: RubricPath
+    certificate: Required[Annotated[str, path_or("none")]]
+
+
 class CompareConfig(StageConfig, SamplingConfig):
     """Any number of models on any number of sets, with intervals, win rates and the alignment tax."""
 
@@ -79,6 +88,12 @@ class CompareConfig(StageConfig, SamplingConfig):
     labels: Path | None = Field(None, description="people's preferences between these answers, null for none")
     judge: FunctionPath | None = Field(
         None, description="module:function that compares pairs of answers (docs/evaluate.md), null for none"
+    )
+    judge_model: ComparingJudge | None = Field(
+        None,
+        description=f"model that compares pairs of answers, null for none: {ADVISER}; with `certificate`, "
+        "the run of a stage judge that examined it (none uses it unexamined), and perhaps a `rubric`",
+        json_schema_extra={"format": "path", "words": ["smollm2-135m-instruct", "tiny", "default", "none"]},
     )
     pairs: Literal["baseline", "all"] = Field(
         "baseline", description="which models a judge compares: all with the baseline, or all with all"

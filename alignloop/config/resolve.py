@@ -258,6 +258,9 @@ def _sentence(model: type[Section], key: str, entry: Entry | None, detail: Error
         return f"{key}: {detail['msg']}"
     if entry is None:
         return f"'{key}' is missing: {model.model_fields[key].description}"
+    inner, problem = detail["loc"][-1], detail["type"]
+    if len(detail["loc"]) > 1 and problem in ("missing", "extra_forbidden"):
+        return f"{key}: '{inner}' is missing" if problem == "missing" else f"{key}: unknown key '{inner}'"
     value = entry.value
     shown = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
@@ -272,8 +275,8 @@ _STRENGTHS = frozenset({"learning_rate", "critic_learning_rate", "beta", "lam"})
 
 def accepted(model: type[Section], key: str) -> str:
     """What a key accepts, in words: `a number above 0`, `one of auto, cpu, cuda`."""
-    schema = _json_schema(model)["properties"][key]
-    return describe_schema(schema)
+    schema = _json_schema(model)
+    return describe_schema(schema["properties"][key], schema.get("$defs", {}))
 
 
 @cache
@@ -281,14 +284,13 @@ def _json_schema(model: type[Section]) -> dict[str, Any]:
     return model.model_json_schema()
 
 
-def describe_schema(schema: Mapping[str, Any]) -> str:
-    """A JSON schema of one field in words."""
-    if schema.get("$ref", "").endswith("RewardTerm"):
-        return "{verifier | model | function | penalty: …, weight: …, timeout_s: …}"
+def describe_schema(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """A JSON schema of one field in words; `definitions` are those it refers to."""
     if "$ref" in schema:
-        return "{path: …, weight: …, rows: …, split: …}"
+        keys = definitions[schema["$ref"].rpartition("/")[2]].get("properties", {})
+        return "{" + ", ".join(f"{key}: …" for key in keys) + "}"
     if "anyOf" in schema:
-        return " or ".join(describe_schema(option) for option in schema["anyOf"])
+        return " or ".join(describe_schema(option, definitions) for option in schema["anyOf"])
     if "enum" in schema:
         return f"one of {', '.join(str(choice) for choice in schema['enum'])}"
     if "const" in schema:
@@ -296,7 +298,7 @@ def describe_schema(schema: Mapping[str, Any]) -> str:
     kind = schema.get("type", "anything")
     if kind == "array":
         inner = schema.get("items") or {}
-        return f"a list of {describe_schema(inner).removeprefix('a ')}" if inner else "a list"
+        return f"a list of {describe_schema(inner, definitions).removeprefix('a ')}" if inner else "a list"
     names = {
         "string": "text",
         "integer": "a whole number",

@@ -31,6 +31,7 @@ def stage_schema(stage: str, stages: Mapping[str, StageSpec] = STAGES) -> dict[s
     if name:
         loss = fields_model(name, spec.preset).model_json_schema()
         schema["properties"] |= loss["properties"]
+        schema["$defs"] = {**schema.get("$defs", {}), **loss.get("$defs", {})}
         schema["required"] = [*schema.get("required", []), *loss.get("required", [])]
     schema["title"] = stage
     return schema
@@ -48,7 +49,7 @@ def markdown_table(stage: str, stages: Mapping[str, StageSpec] = STAGES) -> str:
     for key, field in schema["properties"].items():
         required = key in schema.get("required", [])
         default = "required" if required else f"`{json.dumps(field['default'], ensure_ascii=False)}`"
-        cells = (f"`{key}`", describe_schema(field), default, field["description"])
+        cells = (f"`{key}`", describe_schema(field, schema.get("$defs", {})), default, field["description"])
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -74,37 +74,51 @@ def decode_attention(
     return out.unsqueeze(0), None
 
 
+@dataclass(frozen=True, slots=True)
+class NewPrompt:
+    """A prompt to be stored. Its first `shared` tokens are those of `source`, whose keys are copied.
+
+    The source is stored already or is one of the prompts before it in the same row.
+    """
+
+    prefix: Prefix
+    source: Prefix | None = None
+    shared: int = 0
+
+
 @dataclass(slots=True)
 class Prefill:
-    """Prompts packed one after another; each sees itself only, causally."""
+    """Prompts packed one after another, without what they share; each sees itself only, causally."""
 
-    prefixes: Sequence[Prefix]
+    prompts: Sequence[NewPrompt]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
         outputs, start = [], 0
-        for prefix in self.prefixes:
-            part = slice(start, start + prefix.length)
-            q, k, v = query[:, part], key[:, part], value[:, part]
-            store = prefix.pool.layer(layer, key, value)
-            store.prompt_keys[prefix.slot, :, : prefix.length] = k
-            store.prompt_values[prefix.slot, :, : prefix.length] = v
-            outputs.append(_causal(q, k, v, rules))
+        for prompt in self.prompts:
+            prefix, shared = prompt.prefix, prompt.shared
+            part = slice(start, start + prefix.length - shared)
+            keys, values = (x[:, : prefix.length] for x in prefix.stored(layer, key, value))
+            keys[:, shared:], values[:, shared:] = key[:, part], value[:, part]
+            if prompt.source is not None:
+                from_keys, from_values = prompt.source.stored(layer, key, value)
+                keys[:, :shared], values[:, :shared] = from_keys[:, :shared], from_values[:, :shared]
+            outputs.append(_causal(query[:, part], keys, values, rules))
             start = part.stop
         return torch.cat(outputs, 1).transpose(0, 1)
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
-    """Causal attention of one prompt. (H, L, D), (K, L, D), (K, L, D) → (H, L, D)."""
-    length = query.shape[1]
+    """Causal attention of a prompt's last N tokens. (H, N, D), (K, L, D), (K, L, D) → (H, N, D)."""
+    count, length = query.shape[1], key.shape[1]
     window = rules.window if rules.window is not None and rules.window < length else None
-    if rules.softcap is None and window is None:
+    if rules.softcap is None and window is None and count == length:
         return F.scaled_dot_product_attention(
             query[None], key[None], value[None], is_causal=True, scale=rules.scaling, enable_gqa=True
         )[0]
     place = torch.arange(length, device=query.device)
-    distance = place[:, None] - place
+    distance = place[length - count :, None] - place
     hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-    bias = torch.zeros(length, length, dtype=query.dtype, device=query.device).masked_fill_(hidden, -math.inf)
+    bias = torch.zeros(count, length, dtype=query.dtype, device=query.device).masked_fill_(hidden, -math.inf)
     if rules.softcap is None:
         return F.scaled_dot_product_attention(
             query[None], key[None], value[None], attn_mask=bias, scale=rules.scaling, enable_gqa=True

@@ -6,7 +6,7 @@ matrix product per layer serves all of them. K key heads, D head size, P prompt 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 OWN_TOKENS = 32
 """Room for own tokens a pool starts with; it doubles as completions grow."""
+COMMON_TOKENS = 8
+"""Fewest first tokens in common with a stored prompt for which its keys are copied."""
 
 
 @dataclass(eq=False, slots=True)
@@ -24,6 +26,11 @@ class Prefix:
     slot: int
     length: int
     cells: list[Cell] = field(default_factory=list)
+
+    def stored(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Its slot's keys and values of a layer, (K, P, D), as views; arguments as of `Pool.layer`."""
+        store = self.pool.layer(layer, key, value)
+        return store.prompt_keys[self.slot], store.prompt_values[self.slot]
 
 
 @dataclass(eq=False, slots=True)
@@ -150,3 +157,21 @@ class Pool:
 def close(cell: Cell) -> None:
     """Give a completion's cell back."""
     cell.prefix.cells.remove(cell)
+
+
+def common_start(
+    prompt: Sequence[int], stored: Iterable[tuple[Prefix, Sequence[int]]]
+) -> tuple[Prefix | None, int]:
+    """The stored prompt that begins most like a new one, and how many first tokens they have in common.
+
+    The new prompt's last token never counts: it must run, for its logits.
+    """
+    best, most, inner = None, 0, prompt[:-1]
+    for prefix, other in stored:
+        enough = max(most + 1, COMMON_TOKENS)
+        if len(inner) < enough or other[:enough] != inner[:enough]:
+            continue
+        pairs = enumerate(zip(inner, other, strict=False))
+        shorter = min(len(inner), len(other))
+        best, most = prefix, next((place for place, (a, b) in pairs if a != b), shorter)
+    return best, most

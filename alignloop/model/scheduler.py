@@ -1,7 +1,8 @@
 """Continuous batching: completions of many prompts advance together, one token per step.
 
-A prompt runs through the model once; its completions share its keys and values. A completion that
-ends leaves the batch at once and a waiting one takes its room, under a budget of stored tokens.
+A prompt runs through the model once; its completions share its keys and values. First tokens that it
+has in common with a stored prompt (a template's head, a system message) do not run again. A completion
+that ends leaves the batch at once and a waiting one takes its room, under a budget of stored tokens.
 R running completions, V vocabulary.
 """
 
@@ -21,9 +22,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignloop.errors import DataError, ModelError, NonFiniteError, UserError
-from alignloop.model.decode import Decode, Prefill, Step, decoding
-from alignloop.model.kv import Cell, Pool, Prefix, close
-from alignloop.model.sampling import SamplingParams, sample, uniforms
+from alignloop.model.decode import Decode, NewPrompt, Prefill, Step, decoding
+from alignloop.model.kv import Cell, Pool, Prefix, close, common_start
+from alignloop.model.sampling import Best, SamplingParams, sample, uniforms
 from alignloop.model.textstream import TextStream, decode
 
 Finish = Literal["eos", "stop", "length"]
@@ -54,18 +55,23 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt of token ids and one seed for each completion wanted."""
+    """A prompt of token ids and one seed for each completion wanted.
+
+    With each token come the `num_best` most probable ones.
+    """
 
     prompt: tuple[int, ...]
     params: SamplingParams
     seeds: tuple[int, ...]
+    num_best: int = 0
 
 
 class Event(NamedTuple):
     """One new token of completion `index` of request `request`.
 
     `text` is what can be shown since the last event (with `Scheduler(text=True)`), `finish` and
-    `sampled` are None until the completion's last token.
+    `sampled` are None until the completion's last token. `best` are the most probable tokens with
+    their log-probs under the distribution the token was drawn from, as many as the request wants.
     """
 
     request: int
@@ -75,6 +81,7 @@ class Event(NamedTuple):
     finish: Finish | None
     text: str
     sampled: Sampled | None
+    best: Best = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -222,20 +229,23 @@ class Scheduler:
     def _admit(self) -> list[Row]:
         """Rows that begin now, in order of arrival; the prompts they need are run and stored."""
         starting: list[Row] = []
-        fresh: list[Group] = []
+        fresh: list[tuple[Group, NewPrompt]] = []
+        packed = 0
         for group in self.groups.values():
             if not group.waiting:
                 continue
-            needed = group.max_tokens
             if group.prefix is None:
-                prompt = len(group.request.prompt)
-                needed += prompt
-                packed = sum(len(g.request.prompt) for g in fresh)
-                if needed > self.token_budget - self.reserved or (fresh and packed + prompt > PREFILL_TOKENS):
+                length = len(group.request.prompt)
+                if length + group.max_tokens > self.token_budget - self.reserved:
                     break
-                group.prefix = self._pool(group).add(prompt)
-                self.reserved += prompt
-                fresh.append(group)
+                stored = ((g.prefix, g.request.prompt) for g in self.groups.values() if g.prefix is not None)
+                source, shared = common_start(group.request.prompt, stored)
+                packed += length - shared
+                if fresh and packed > PREFILL_TOKENS:
+                    break
+                group.prefix = self._pool(group).add(length)
+                self.reserved += length
+                fresh.append((group, NewPrompt(group.prefix, source, shared)))
             while group.waiting and self.reserved + group.max_tokens <= self.token_budget:
                 starting.append(self.begin(group))
             if group.waiting:
@@ -261,17 +271,17 @@ class Scheduler:
         self.reserved += group.max_tokens
         return row
 
-    def _prefill(self, groups: Sequence[Group]) -> None:
+    def _prefill(self, fresh: Sequence[tuple[Group, NewPrompt]]) -> None:
         """Run the prompts packed in one row; keep the logits after each for its completions' first tokens."""
-        prompts = [group.request.prompt for group in groups]
-        ids = [token for prompt in prompts for token in prompt]
-        positions = [place for prompt in prompts for place in range(len(prompt))]
-        ends = np.cumsum([len(prompt) for prompt in prompts]) - 1
-        prefixes = [group.prefix for group in groups if group.prefix is not None]
-        logits = self._forward(ids, positions, Prefill(prefixes), keep=ends.tolist())
-        for group, row in zip(groups, logits, strict=True):
+        tails = [group.request.prompt[prompt.shared :] for group, prompt in fresh]
+        ids = [token for tail in tails for token in tail]
+        positions = [place for _, prompt in fresh for place in range(prompt.shared, prompt.prefix.length)]
+        ends = np.cumsum([len(tail) for tail in tails]) - 1
+        prompts = [prompt for _, prompt in fresh]
+        logits = self._forward(ids, positions, Prefill(prompts), keep=ends.tolist())
+        for (group, _), row in zip(fresh, logits, strict=True):
             group.logits = row.float()
-        if any(len(prefix.pool.layers) != self._num_layers for prefix in prefixes):
+        if any(len(prompt.prefix.pool.layers) != self._num_layers for prompt in prompts):
             raise ModelError(
                 f"generation: not every layer of {type(self.model).__name__} keeps keys and values"
             )
@@ -293,20 +303,19 @@ class Scheduler:
     def _advance(self, rows: list[Row], logits: Tensor) -> list[Event]:
         """Draw a token for each row, end those that are through."""
         numbers = [row.uniforms[len(row.ids)] for row in rows]
-        tokens, logprobs = sample(
+        tokens, logprobs, best = sample(
             logits,
             torch.tensor(numbers, dtype=torch.float64, device=logits.device),
             [row.group.request.params for row in rows],
             [_seen(row, logits.device) for row in rows],
+            num_best=[row.group.request.num_best for row in rows],
         )
-        events = [
-            self._take(row, token, logprob)
-            for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)
-        ]
+        drawn = zip(rows, tokens.tolist(), logprobs.tolist(), best, strict=True)
+        events = [self._take(*one) for one in drawn]
         self.running.sort(key=_pool_key)
         return events
 
-    def _take(self, row: Row, token: int, logprob: float) -> Event:
+    def _take(self, row: Row, token: int, logprob: float, best: Best) -> Event:
         """Note a row's new token; end the row if it was its last."""
         group = row.group
         if math.isnan(logprob):
@@ -332,7 +341,7 @@ class Scheduler:
         text = "" if row.stream is None or not self.text else row.stream.take(final=finish is not None)
         if finish is not None:
             self._remove(row)
-        return Event(group.number, row.index, token, logprob, finish, text, sampled)
+        return Event(group.number, row.index, token, logprob, finish, text, sampled, best)
 
     def _sampled(self, row: Row, finish: Finish) -> Sampled:
         text = ""

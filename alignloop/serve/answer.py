@@ -15,6 +15,15 @@ from alignloop.serve.served import Policy
 FINISH: Mapping[Finish, str] = {"eos": "stop", "stop": "stop", "length": "length"}
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as text with its log-prob, and the most probable ones in its place."""
+
+    text: str
+    logprob: float
+    best: tuple[tuple[str, float], ...] = ()
+
+
 @dataclass(slots=True)
 class Choice:
     """A completion while it grows. `take` hands out its text without what the template puts around it."""
@@ -22,8 +31,7 @@ class Choice:
     lead: str
     trims: bool
     text: str = ""
-    tokens: list[str] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
     num_tokens: int = 0
     finish: str | None = None
     _pending: str = ""
@@ -52,8 +60,7 @@ class Chunk:
 
     index: int
     text: str
-    token: str | None
-    logprob: float
+    token: Token | None
     finish: str | None
 
 
@@ -92,10 +99,13 @@ class Answer:
         choice.finish = FINISH[event.finish] if event.finish is not None else None
         token = None
         if event.finish != "eos":
-            token = str(self.policy.loaded.tokenizer.decode([event.token]))
+            best = tuple((self._text(place), logprob) for place, logprob in event.best)
+            token = Token(self._text(event.token), event.logprob, best)
             choice.tokens.append(token)
-            choice.logprobs.append(event.logprob)
-        return Chunk(index, choice.take(event.text, final=final), token, event.logprob, choice.finish)
+        return Chunk(index, choice.take(event.text, final=final), token, choice.finish)
+
+    def _text(self, token: int) -> str:
+        return str(self.policy.loaded.tokenizer.decode([token]))
 
     @property
     def usage(self) -> dict[str, int]:
@@ -112,7 +122,7 @@ class Answer:
         choices = []
         for index, choice in enumerate(self.choices):
             body: dict[str, Any] = {"index": index, "finish_reason": choice.finish}
-            body["logprobs"] = self._logprobs(choice.tokens, choice.logprobs)
+            body["logprobs"] = self._logprobs(choice.tokens)
             if self.chat:
                 body["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
             else:
@@ -145,9 +155,9 @@ class Answer:
         """The chunk with the usage."""
         return {**self._chunk([]), "usage": self.usage}
 
-    def _piece(self, new: Chunk, text: str, tokens: Sequence[str], finish: str | None) -> dict[str, Any]:
+    def _piece(self, new: Chunk, text: str, tokens: Sequence[Token], finish: str | None) -> dict[str, Any]:
         body: dict[str, Any] = {"index": new.index, "finish_reason": finish}
-        body["logprobs"] = self._logprobs(tokens, [new.logprob] * len(tokens)) if tokens else None
+        body["logprobs"] = self._logprobs(tokens) if tokens else None
         if self.chat:
             body["delta"] = {"content": text} if finish is None else {}
         else:
@@ -158,16 +168,32 @@ class Answer:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         return {**self._head, "object": kind, "choices": choices}
 
-    def _logprobs(self, tokens: Sequence[str], logprobs: Sequence[float]) -> dict[str, Any] | None:
+    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
-        if not self.chat:
-            return {"tokens": list(tokens), "token_logprobs": list(logprobs), "top_logprobs": None}
-        content = [
-            {"token": token, "logprob": logprob, "bytes": _bytes(token), "top_logprobs": []}
-            for token, logprob in zip(tokens, logprobs, strict=True)
-        ]
-        return {"content": content, "refusal": None}
+        if self.chat:
+            content = [
+                {**_entry(one.text, one.logprob), "top_logprobs": [_entry(*best) for best in one.best]}
+                for one in tokens
+            ]
+            return {"content": content, "refusal": None}
+        return {
+            "tokens": [one.text for one in tokens],
+            "token_logprobs": [one.logprob for one in tokens],
+            "top_logprobs": [_by_text(one) for one in tokens] if any(one.best for one in tokens) else None,
+        }
+
+
+def _entry(token: str, logprob: float) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": _bytes(token)}
+
+
+def _by_text(token: Token) -> dict[str, float]:
+    """The most probable tokens and the drawn one; of several with the same text the most probable."""
+    found: dict[str, float] = {}
+    for text, logprob in (*token.best, (token.text, token.logprob)):
+        found.setdefault(text, logprob)
+    return found
 
 
 def _bytes(token: str) -> list[int] | None:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from alignloop.records import Conversation, Message
 
 MAX_SEED = 2**63 - 1
+MAX_BEST = 20
+"""Most probable tokens that may be asked for with each token."""
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 TokenId = Annotated[int, Field(ge=0)]
 
@@ -87,7 +89,7 @@ class ChatRequest(GenerationRequest):
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_BEST)
     response_format: PlainText | None = None
     metadata: dict[str, Any] | None = None
     store: Literal[False] | None = None
@@ -108,10 +110,10 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    """Body of /v1/completions. `logprobs` is a number of alternatives, of which only 0 is given."""
+    """Body of /v1/completions. `logprobs` is how many of the most probable tokens come with each."""
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
-    logprobs: Literal[0] | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_BEST)
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
     suffix: Literal[""] | None = None

@@ -172,7 +172,10 @@ class Served:
             prompt = self.policy.encoder.prompt(messages).tolist()
         except DataError as error:
             raise ApiError(400, str(error), param="messages") from error
-        return self._requests(body, [prompt], body.max_completion_tokens or body.max_tokens)
+        if body.top_logprobs and not body.logprobs:
+            raise ApiError(400, "'top_logprobs' needs 'logprobs': true", param="top_logprobs")
+        max_tokens = body.max_completion_tokens or body.max_tokens
+        return self._requests(body, [prompt], max_tokens, num_best=body.top_logprobs or 0)
 
     def completion_requests(self, body: CompletionRequest) -> list[Request]:
         """The engine's requests for raw prompts, one each.
@@ -187,10 +190,10 @@ class Served:
             raise ApiError(400, "a prompt needs at least one token", param="prompt")
         if any(token >= size for prompt in prompts for token in prompt):
             raise ApiError(400, f"token ids are below {size} in this model", param="prompt")
-        return self._requests(body, prompts, body.max_tokens or 16)
+        return self._requests(body, prompts, body.max_tokens or 16, num_best=body.logprobs or 0)
 
     def _requests(
-        self, body: GenerationRequest, prompts: Sequence[list[int]], max_tokens: int | None
+        self, body: GenerationRequest, prompts: Sequence[list[int]], max_tokens: int | None, *, num_best: int
     ) -> list[Request]:
         limits, n = self.limits, body.n or 1
         if n * len(prompts) > limits.max_choices:
@@ -220,4 +223,5 @@ class Served:
             seed=seed,
         )
         seeds = completion_seeds(seed, len(prompts), n)
-        return [Request(tuple(p), params, tuple(row)) for p, row in zip(prompts, seeds, strict=True)]
+        rows = zip(prompts, seeds, strict=True)
+        return [Request(tuple(prompt), params, tuple(row), num_best) for prompt, row in rows]

@@ -41,11 +41,12 @@ class BestAnswer:
         return self.rewards[self.index]
 
     def row(self, model: str) -> dict[str, Any]:
-        """As a demonstration, the rewards of all n answers in its provenance."""
+        """As a demonstration, and beside it `rewards` of all n answers."""
         where = self.prompt.provenance
-        details = {**where.details, "model": model, "reward": self.reward, "rewards": list(self.rewards)}
+        details = {**where.details, "model": model, "reward": self.reward}
         made = Provenance(where.file, where.line, "derived", details)
-        return record_to_row(Demonstration(self.prompt.prompt, self.text, made))
+        row = record_to_row(Demonstration(self.prompt.prompt, self.text, made))
+        return {**row, "rewards": list(self.rewards)}
 
 
 def best_answers(

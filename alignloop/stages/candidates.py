@@ -17,12 +17,14 @@ import alignloop
 from alignloop.data.columns import read_records
 from alignloop.data.files import sha256_of
 from alignloop.data.tokenize import Encoder, tokenize
-from alignloop.errors import DataError, ModelError
+from alignloop.errors import ConfigError, DataError, EngineError, ModelError
 from alignloop.evaluation.choices import Question, choice_logprobs
-from alignloop.evaluation.endpoint import Endpoint, answer
 from alignloop.evaluation.harness import run_tasks
 from alignloop.evaluation.likelihood import sequence_logprobs
 from alignloop.evaluation.memory import JsonMemory
+from alignloop.feedback.judge.adviser import Adviser, Ask
+from alignloop.feedback.judge.cache import Cached
+from alignloop.feedback.judge.endpoint import EndpointAdviser, EndpointSettings, read_key
 from alignloop.machine import cache_dir
 from alignloop.model.generate import generate
 from alignloop.model.load import LoadedModel, fingerprint, load_model
@@ -93,7 +95,7 @@ class Local:
         keys = [_key("answer", _plain(prompt)) for prompt in prompts]
         missing = [i for i, key in enumerate(keys) if memory.get(key) is None]
         if missing:
-            loaded, encoder = self._model()
+            loaded, encoder = self.opened()
             self._restore()
             ids = [encoder.prompt(prompts[i]).tolist() for i in missing]
             seeds = [[seed_of(prompts[i], self.params.seed)] for i in missing]
@@ -118,7 +120,7 @@ class Local:
         keys = [_key("choices", [_plain(q.prompt), list(q.choices)]) for q in questions]
 
         def compute(missing: Sequence[int]) -> list[list[float]]:
-            _, encoder = self._model()
+            _, encoder = self.opened()
             return choice_logprobs(
                 self._packed_model(), encoder, [questions[i] for i in missing], self.token_budget
             )
@@ -129,7 +131,7 @@ class Local:
         keys = [_key("likelihood", document.text) for document in documents]
 
         def compute(missing: Sequence[int]) -> list[list[float]]:
-            _, encoder = self._model()
+            _, encoder = self.opened()
             parts = [tokenize([documents[i]], encoder).groups for i in missing]
             done = iter(
                 sequence_logprobs(self._packed_model(), [g for p in parts for g in p], self.token_budget)
@@ -144,7 +146,7 @@ class Local:
 
     def suites(self, tasks: Sequence[str], limit: int | None) -> dict[str, list[float]] | Unmeasured:
         def compute(missing: Sequence[int]) -> list[list[float]]:
-            loaded, _ = self._model()
+            loaded, _ = self.opened()
             self._restore()
             found = []
             for i in missing:  # a group of tasks is one set: the documents of all its tasks
@@ -174,7 +176,8 @@ class Local:
             self._memory = JsonMemory(cache_dir() / "answers" / f"{name}.jsonl", scope=scope)
         return self._memory
 
-    def _model(self) -> tuple[LoadedModel, Encoder]:
+    def opened(self) -> tuple[LoadedModel, Encoder]:
+        """The model itself, loaded if it is not, and what encodes its conversations."""
         if self._loaded is None or self._encoder is None:
             self._loaded = load_model(self.path, dtype=self.dtype, device=self.device, seed=self.params.seed)
             self._encoder = common.inference_encoder(self._loaded, self.chat_template)
@@ -188,33 +191,47 @@ class Local:
 
     def _packed_model(self) -> PackedModel:
         if self._packed is None:
-            self._packed = PackedModel(self._model()[0].model)
+            self._packed = PackedModel(self.opened()[0].model)
         return self._packed
 
 
 @dataclass
 class Served:
     """A model behind an endpoint. What is served under a URL may change, so its answers are kept in the
-    run folder only."""
+    run folder only.
+
+    Attributes:
+        name: in the comparison.
+        adviser: asks the endpoint, with the run folder's cache in front.
+        params: how answers are drawn; an endpoint knows temperature, top_p, stop and a length.
+    """
 
     name: str
-    endpoint: Endpoint
+    adviser: Adviser
     params: SamplingParams
-    memory: JsonMemory
 
     def answers(self, prompts: Sequence[Conversation]) -> list[str]:
-        keys = [_key("answer", _plain(prompt)) for prompt in prompts]
-        missing = [i for i, key in enumerate(keys) if self.memory.get(key) is None]
-        with Progress(len(missing), description=self.name, unit="answer") as progress:
-
-            def done(place: int, text: str) -> None:
-                self.memory.put(keys[missing[place]], text.strip())
-                progress.update(progress.step + 1)
-
-            if missing:
-                seeds = [seed_of(prompts[i], self.params.seed) for i in missing]
-                answer(self.endpoint, [prompts[i] for i in missing], self.params, seeds, on_done=done)
-        return [str(self.memory.get(key)) for key in keys]
+        params = self.params
+        asks = [
+            Ask(
+                prompt,
+                max_tokens=params.max_tokens,
+                temperature=params.temperature,
+                seed=seed_of(prompt, params.seed) % 2**31,
+                top_p=params.top_p,
+                stop=params.stop,
+            )
+            for prompt in prompts
+        ]
+        replies = self.adviser.ask(asks)
+        rejected = [reply for reply in replies if reply.fault == "rejected"]
+        if rejected:
+            raise EngineError(
+                f"{self.name}: the endpoint rejects {len(rejected)} of {len(prompts)} prompts: "
+                f"{rejected[0].text or 'it does not say why'}"
+            )
+        # A refusal or an empty text is an answer like any other.
+        return [reply.text.strip() for reply in replies]
 
     def choices(self, questions: Sequence[Question]) -> list[list[float]] | Unmeasured:
         return "an endpoint gives no log-probs of given texts"
@@ -264,6 +281,35 @@ class Recorded:
             return {prompt.prompt: texts[0].strip() for prompt, texts in read_answers(self.path)}
         records = read_records(self.path, kind="demonstration").records
         return {r.prompt: r.completion.strip() for r in records if isinstance(r, Demonstration)}
+
+
+def open_served(
+    name: str, url: str, model: str, api_key_env: str, params: SamplingParams, cache: Path
+) -> Served:
+    """A candidate behind an endpoint.
+
+    Args:
+        name: in the comparison.
+        url: up to and including /v1.
+        model: by which the server knows it, "" for its first.
+        api_key_env: variable that holds the key, "" for none.
+        params: how answers are drawn.
+        cache: folder of the replies.
+
+    Raises:
+        ConfigError: the key is not there, or a setting that endpoints do not know.
+    """
+    if params.min_p or params.repetition_penalty != 1.0 or params.top_k:
+        raise ConfigError(
+            "top_k, min_p and repetition_penalty cannot be asked of an endpoint; leave them out"
+        )
+    settings = EndpointSettings(url, model, api_key=read_key(api_key_env), timeout_s=300.0)
+    return Served(name, Cached(EndpointAdviser(settings), cache), params)
+
+
+def is_url(name: str) -> bool:
+    """Whether a model's name is the address of an endpoint."""
+    return name.startswith(("http://", "https://"))
 
 
 def is_recorded(path: str) -> bool:

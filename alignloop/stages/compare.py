@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignloop.config import CompareConfig
 from alignloop.config.compare import ModelEntry, model_names, set_names
@@ -25,20 +25,37 @@ from alignloop.evaluation.comparisons import (
     ratings,
     win_rates,
 )
-from alignloop.evaluation.endpoint import Endpoint, is_url
 from alignloop.evaluation.memory import JsonMemory
+from alignloop.feedback.judge.adviser import Adviser
 from alignloop.records import Preference, message_rows
 from alignloop.rl.rewards import function
 from alignloop.rl.verifiers import instruction_reward
 from alignloop.run import Run
 from alignloop.stages import common
-from alignloop.stages.candidates import Candidate, Local, Recorded, Served, check_there, is_recorded
+from alignloop.stages.candidates import (
+    Candidate,
+    Local,
+    Recorded,
+    check_there,
+    is_recorded,
+    is_url,
+    open_served,
+)
 from alignloop.stages.compare_sets import EvaluationSet, Raw, asked, collect, measure, read_set
+from alignloop.stages.judging import account_row, open_comparing_judge
 from alignloop.stages.reward import RewardModel
 from alignloop.stages.sample import sampling_params
 
 _COMPARED = ("prompts", "instructions")
 """Kinds of sets whose answers are compared with one another."""
+
+
+class Comparing(NamedTuple):
+    """A judge, what remembers its verdicts (a model's replies are cached already), and its account."""
+
+    judge: PairJudge
+    memory: JsonMemory | None
+    adviser: Adviser | None = None
 
 
 def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
@@ -53,7 +70,7 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
 
     Returns:
         Results for run.json: `models`, `baseline`, `comparison` (metrics × models), `win_rates`,
-        `ratings`, `requirements`, `num_prompts`.
+        `ratings`, `requirements`, `num_prompts`, and a judge model's `account`.
 
     Raises:
         RequirementError: a requirement is not met; the results are in the run folder all the same.
@@ -61,7 +78,7 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
     common.set_threads(config.num_threads)
     for text in config.require:
         gate.parse(text)
-    judge = _judge(config.judge)
+    judges = _judges(config, run)
     names = model_names(config.models)
     baseline = config.baseline or names[0]
     candidates = [
@@ -72,7 +89,7 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
         for entry, name in zip(config.sets, set_names(config.sets), strict=True)
     ]
     raw = _collect(candidates, sets)
-    measured, wins, rated = _compare_answers(config, sets, raw, names, baseline, judge, run)
+    measured, wins, rated = _compare_answers(config, sets, raw, names, baseline, judges, run)
     cells = [(m, _cells(config, m, baseline)) for m in measured]
     results = {
         "models": names,
@@ -83,6 +100,9 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
         "win_rates": wins,
         "ratings": rated,
     }
+    accounts = [account_row(c.adviser.name, c.adviser.account) for c in judges.values() if c.adviser]
+    if accounts:
+        results["account"] = accounts
     _write_samples(run, sets, raw, names, baseline)
     if len(names) == 1:
         common.tell(run, "there is one model only, so nothing is compared: its values are shown")
@@ -110,7 +130,7 @@ def _compare_answers(
     raw: Mapping[str, Mapping[str, Raw]],
     names: Sequence[str],
     baseline: str,
-    judge: PairJudge | None,
+    judges: Mapping[str, Comparing],
     run: Run,
 ) -> tuple[list[Measurement], list[dict[str, Any]], list[dict[str, Any]]]:
     """All metrics, and rows of win rates and ratings."""
@@ -119,7 +139,7 @@ def _compare_answers(
     rated: list[dict[str, Any]] = []
     for one in sets:
         if one.entry["kind"] in _COMPARED:
-            more, verdicts = _verdicts(config, one, raw[one.name], names, baseline, judge, run)
+            more, verdicts = _verdicts(config, one, raw[one.name], names, baseline, judges, run)
             measured += more
             for source, found in verdicts.items():
                 against = [v for v in found if v.second == baseline]
@@ -133,23 +153,34 @@ def _candidate(config: CompareConfig, entry: ModelEntry | str, name: str, run: R
     item: ModelEntry = {"model": entry} if isinstance(entry, str) else entry
     path, params = item["model"], sampling_params(config, config.seed)
     if is_url(path):
-        endpoint = Endpoint(path, item.get("served_name", ""), item.get("api_key_env", ""))
-        scope = [path, endpoint.model, asdict(params)]
-        return Served(name, endpoint, params, JsonMemory(run.path / "answers.jsonl", scope=scope))
+        served, key = item.get("served_name", ""), item.get("api_key_env", "")
+        return open_served(name, path, served, key, params, run.path / "answers")
     if is_recorded(path):
         return Recorded(name, path)
     check_there(path)
     return Local(name, path, params, config.dtype, config.device, config.chat_template, config.token_budget)
 
 
-def _judge(path: str | None) -> PairJudge | None:
+def _judges(config: CompareConfig, run: Run) -> dict[str, Comparing]:
+    """What compares answers besides scores and labels, by its name in the results."""
+    found = {}
+    if config.judge is not None:
+        memory = JsonMemory(run.path / "verdicts.jsonl", scope=config.judge)
+        found["judge"] = Comparing(_function(config.judge), memory)
+    if config.judge_model is not None:
+        judge, adviser = open_comparing_judge(config.judge_model, config, config.token_budget)
+        found["judge_model"] = Comparing(judge, None, adviser)
+        if config.judge_model["certificate"] == "none":
+            common.tell(run, f"judge '{adviser.name}' compares without having been examined")
+    return found
+
+
+def _function(path: str) -> PairJudge:
     """The recipe's `module:function`.
 
     Raises:
         UserError: no such function.
     """
-    if path is None:
-        return None
     module, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -166,7 +197,7 @@ def _verdicts(
     answers: Mapping[str, Sequence[str]],
     names: Sequence[str],
     baseline: str,
-    judge: PairJudge | None,
+    judges: Mapping[str, Comparing],
     run: Run,
 ) -> tuple[list[Measurement], dict[str, list[Verdicts]]]:
     """Verdicts on a set's answers by what compares them, and the scores they rest on as metrics."""
@@ -198,10 +229,9 @@ def _verdicts(
         contradictory = sum(v.contradictory for v in found["labels"])
         if contradictory:
             common.tell(run, f"{one.name}: labels contradict one another on {contradictory} pairs of answers")
-    if judge is not None:
-        memory = JsonMemory(run.path / "verdicts.jsonl", scope=config.judge)
-        found["judge"] = ask(judge, prompts, answers, asked_pairs, memory=memory)
-        silent = sum(v.without_verdict for v in found["judge"])
+    for source, comparing in judges.items():
+        found[source] = ask(comparing.judge, prompts, answers, asked_pairs, memory=comparing.memory)
+        silent = sum(v.without_verdict for v in found[source])
         if silent:
             common.tell(run, f"{one.name}: the judge gave no verdict on {silent} pairs, which are left out")
     return measured, {source: verdicts for source, verdicts in found.items() if verdicts}

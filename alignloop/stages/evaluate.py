@@ -17,13 +17,13 @@ from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interva
 from alignloop.evaluation.likelihood import kl_on_samples, perplexity
 from alignloop.evaluation.winrate import win_rate
 from alignloop.machine import release_memory
-from alignloop.model.load import LoadedModel, load_model
+from alignloop.model.load import same_vocabulary
 from alignloop.model.packed import PackedModel
 from alignloop.records import Prompt, message_rows
 from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import Run
 from alignloop.stages import common
-from alignloop.stages.answers import answer_all
+from alignloop.stages.candidates import Local
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
 
@@ -32,11 +32,8 @@ from alignloop.stages.sample import read_prompts, sampling_params
 class Side:
     """One of the two models with its answers."""
 
-    name: str
-    loaded: LoadedModel
-    encoder: Encoder
+    model: Local
     answers: list[str]
-    packed: PackedModel | None = None
 
 
 def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
@@ -44,7 +41,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
 
     Metrics: gold pass rate (where prompts carry constraints), reward-model score, length in words, KL of
     the new model to the old one on its own answers, perplexity of held-out text; win rates of the new
-    model by gold and by reward model, ties ½, with intervals that resample prompts.
+    model by gold and by reward model, ties ½, with intervals that resample prompts. Answers are kept as they
+    come and shared with `compare`, so that the same command goes on and no answer is sampled twice.
 
     Args:
         config: the recipe.
@@ -115,12 +113,11 @@ def named_values(results: Mapping[str, Any]) -> dict[str, float]:
     return named
 
 
-def _answers(config: EvaluateConfig, model: str, prompts: Sequence[Prompt], title: str) -> Side:
-    loaded = load_model(model, dtype=config.dtype, device=config.device, seed=config.seed)
-    encoder = common.inference_encoder(loaded, config.chat_template)
+def _answers(config: EvaluateConfig, path: str, prompts: Sequence[Prompt], title: str) -> Side:
     params = sampling_params(config, config.seed)
-    rows = answer_all(loaded, encoder, prompts, params, n=1, token_budget=config.token_budget, title=title)
-    return Side(model, loaded, encoder, [row[0] for row in rows])
+    shared = (params, config.dtype, config.device, config.chat_template, config.token_budget)
+    model = Local(title, path, *shared)
+    return Side(model, model.answers([prompt.prompt for prompt in prompts]))
 
 
 def _gold(prompts: Sequence[Prompt], before: Side, after: Side) -> tuple[list[float], list[float]] | None:
@@ -141,13 +138,13 @@ def _likelihoods(
     config: EvaluateConfig, prompts: Sequence[Prompt], before: Side, after: Side, metrics: dict[str, Any]
 ) -> None:
     """KL on the new model's answers, and perplexity of held-out text."""
-    old, new = PackedModel(before.loaded.model), PackedModel(after.loaded.model)
+    (loaded_before, encoder_before), (loaded_after, encoder) = before.model.opened(), after.model.opened()
+    old, new = PackedModel(loaded_before.model), PackedModel(loaded_after.model)
     groups = [
-        Group(after.encoder.prompt(p.prompt), (common.counted(after.encoder.completion(t)),), i)
+        Group(encoder.prompt(p.prompt), (common.counted(encoder.completion(t)),), i)
         for i, (p, t) in enumerate(zip(prompts, after.answers, strict=True))
     ]
-    same = before.loaded.tokenizer.get_vocab() == after.loaded.tokenizer.get_vocab()
-    if same:
+    if same_vocabulary(loaded_before.tokenizer, loaded_after.tokenizer):
         kl = kl_on_samples(new, old, groups, config.token_budget)
         metrics["kl"] = {
             "before": 0.0,
@@ -159,8 +156,8 @@ def _likelihoods(
     if config.perplexity_dataset is not None:
         texts = read_records(config.perplexity_dataset, kind="document")
         values = []
-        for side, model in ((before, old), (after, new)):
-            documents = tokenize(texts.records, Encoder(side.loaded.tokenizer, side.encoder.template))  # pyright: ignore
+        for own, model in ((encoder_before, old), (encoder, new)):
+            documents = tokenize(texts.records, Encoder(own.tokenizer, own.template))
             values.append(perplexity(model, documents.groups, config.token_budget))
         metrics["perplexity"] = common.before_after(values, "per token", higher=False)
 
@@ -189,7 +186,7 @@ def _write_samples(
             "prompt": message_rows(prompt.prompt),
             "completion": after.answers[i],
             "completion_before": before.answers[i],
-            "model": after.name,
+            "model": after.model.path,
         }
         if gold is not None:
             row |= {"gold_before": gold[0][i], "gold": gold[1][i]}

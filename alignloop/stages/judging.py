@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +12,19 @@ from typing import Any
 import numpy as np
 
 from alignloop.config.ai import AdviserSource
+from alignloop.config.compare import ComparingJudge
 from alignloop.config.rl import RewardTerm
+from alignloop.config.stages import StageConfig
 from alignloop.errors import ConfigError, EngineError, RunError
+from alignloop.evaluation.comparisons import Pair as Shown
+from alignloop.evaluation.comparisons import PairJudge
 from alignloop.feedback.judge.adviser import Account, Adviser
 from alignloop.feedback.judge.cache import Cached
 from alignloop.feedback.judge.certify import Certificate, Measure
-from alignloop.feedback.judge.compare import grade
-from alignloop.feedback.judge.endpoint import EndpointAdviser, EndpointSettings
+from alignloop.feedback.judge.compare import Manner, Pair, ask_as_shown, first_better, grade, side
+from alignloop.feedback.judge.endpoint import EndpointAdviser, EndpointSettings, read_key
 from alignloop.feedback.judge.local import LocalAdviser
-from alignloop.feedback.judge.rubric import load_rubric
+from alignloop.feedback.judge.rubric import Rubric, load_rubric
 from alignloop.machine import cache_dir
 from alignloop.model.load import TINY, LoadedModel, fingerprint, load_model
 from alignloop.rl.rewards import Component, Sample
@@ -73,14 +76,10 @@ def endpoint_settings(source: Mapping[str, Any]) -> EndpointSettings:
     Raises:
         ConfigError: the variable is not set.
     """
-    named = source.get("api_key_env", "")
-    if named and not os.environ.get(named):
-        raise ConfigError(f"judge '{source['model']}': the environment variable {named} is not set")
     names = ("concurrency", "timeout_s", "retries", "top_logprobs", "price_input", "price_output", "budget")
     given = {name: source[name] for name in names if name in source}
-    return EndpointSettings(
-        source["endpoint"], source["model"], api_key=os.environ.get(named, "") if named else "", **given
-    )
+    key = read_key(source.get("api_key_env", ""))
+    return EndpointSettings(source["endpoint"], source["model"], api_key=key, **given)
 
 
 def account_row(name: str, account: Account) -> dict[str, Any]:
@@ -135,22 +134,68 @@ def judge_component(term: RewardTerm) -> Component:
     if "endpoint" in term and "timeout_s" in term:
         source["timeout_s"] = term["timeout_s"]
     adviser, rubric = open_adviser(source), load_rubric(term.get("rubric", "default"))
-    if term["certificate"] != "none":
-        wanted = f"{adviser.identity}|{rubric.identity}|"
-        found = [c for c in read_certificates(term["certificate"]) if c.identity.startswith(wanted)]
-        if not found:
-            raise ConfigError(
-                f"rewards: the certificate '{term['certificate']}' is not of judge '{term['judge']}' "
-                "with this rubric"
-            )
-        if found[0].failed:
-            raise ConfigError(
-                f"rewards: judge '{term['judge']}' failed its certification in {', '.join(found[0].failed)}"
-            )
+    check_certificate(adviser, rubric, term["certificate"], key="rewards")
     return Component("judge", grader(adviser, rubric), term.get("weight", 1.0))
 
 
-def grader(adviser: Adviser, rubric: Any) -> Callable[[Sequence[Sample]], list[float]]:
+def check_certificate(adviser: Adviser, rubric: Rubric, certificate: str, *, key: str) -> None:
+    """Refuse a judge that was not examined with this rubric, or failed; `none` examines nothing.
+
+    Args:
+        adviser: the judge.
+        rubric: its questions.
+        certificate: a judge run, its certificate, or none.
+        key: of the recipe, for the message.
+
+    Raises:
+        ConfigError: the certificate is of another judge or rubric, or failed.
+        RunError: there is none at that path.
+    """
+    if certificate == "none":
+        return
+    wanted = f"{adviser.identity}|{rubric.identity}|"
+    found = [c for c in read_certificates(certificate) if c.identity.startswith(wanted)]
+    if not found:
+        raise ConfigError(
+            f"{key}: the certificate '{certificate}' is not of judge '{adviser.name}' with this rubric"
+        )
+    if found[0].failed:
+        raise ConfigError(
+            f"{key}: judge '{adviser.name}' failed its certification in {', '.join(found[0].failed)}"
+        )
+
+
+def open_comparing_judge(
+    entry: ComparingJudge, config: StageConfig, token_budget: int
+) -> tuple[PairJudge, Adviser]:
+    """A judge model in the form in which answers are compared, and the adviser behind it for its account.
+
+    Raises:
+        ConfigError: as `open_adviser` and `check_certificate`.
+    """
+    source: Any = {key: value for key, value in entry.items() if key not in ("rubric", "certificate")}
+    adviser = open_adviser(
+        source, dtype=config.dtype, device=config.device, seed=config.seed, token_budget=token_budget
+    )
+    rubric = load_rubric(entry.get("rubric", "default"))
+    check_certificate(adviser, rubric, entry["certificate"], key="judge_model")
+    return judge_of_pairs(adviser, rubric), adviser
+
+
+def judge_of_pairs(adviser: Adviser, rubric: Rubric) -> PairJudge:
+    """A function that says who wins as two answers are shown; `comparisons.ask` shows both orders."""
+
+    def judge(pairs: Sequence[Shown]) -> list[float | None]:
+        shown = [Pair(pair.prompt, pair.first, pair.second) for pair in pairs]
+        return [
+            None if reply.fault else (side(first_better(reply)) + 1) / 2
+            for reply in ask_as_shown(adviser, shown, rubric, Manner())
+        ]
+
+    return judge
+
+
+def grader(adviser: Adviser, rubric: Rubric) -> Callable[[Sequence[Sample]], list[float]]:
     """A function that grades completions; see `judge_component`."""
 
     def score(samples: Sequence[Sample]) -> list[float]:

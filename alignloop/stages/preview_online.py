@@ -6,6 +6,7 @@ memory and time are upper estimates. See `preview` for how both are estimated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from alignloop.objectives.base import Objective
 from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.checks import agreed_template
 from alignloop.stages.common import data_order, set_threads
-from alignloop.stages.lint_settings import lint_settings
+from alignloop.stages.lint_settings import lint_schedule, lint_settings
 from alignloop.stages.online_setup import num_rollouts, num_steps
 from alignloop.stages.preview import (
     Memory,
@@ -135,9 +136,13 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
     set_threads(config.num_threads)
     loaded = load_skeleton(config.model_name_or_path)
     size = sum(p.numel() for p in loaded.model.parameters())
-    traps = tuple(str(found) for found in lint_settings(config, objective, num_parameters=size))
     device = resolve_device(config.device)
-    plan = make_plan(config, objective, loaded, config.tokens_per_pass(device.type))
+    budgets = config.tokens_per_pass(device.type), config.tokens_unsplit(device.type)
+    plan = make_plan(config, objective, loaded, budgets)
+    found = lint_settings(config, objective, num_parameters=size)
+    if isinstance(config, OnlineConfig):
+        found = [*found, *lint_schedule(config, plan.work.num_steps)]
+    traps = tuple(map(str, found))
     process = memory_gb() * 1e9
     wanted, lora = resolve_dtype(config.dtype, device), lora_settings(config)
     dtype = wanted if lora is not None else torch.float32
@@ -164,12 +169,14 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
         others,
         cache_bytes(config, loaded, plan, wanted),
         sampling_seconds(config, plan, costs, per_token),
-        training_seconds(config, objective, plan, parameters, costs, len(others)),
+        training_seconds(config, objective, plan, parameters, costs),
         traps,
     )
 
 
-def make_plan(config: SampledConfig, objective: Objective | None, loaded: LoadedModel, budget: int) -> Plan:
+def make_plan(
+    config: SampledConfig, objective: Objective | None, loaded: LoadedModel, budgets: tuple[int, int]
+) -> Plan:
     """Prompts as the stage reads them, and what it will run through."""
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
     limit = 0 if isinstance(config, IterateConfig) else config.max_prompts
@@ -187,15 +194,16 @@ def make_plan(config: SampledConfig, objective: Objective | None, loaded: Loaded
     if isinstance(config, OnlineConfig):
         rollouts = num_rollouts(config, len(prompts))
         asked = rollouts * config.rollout_prompts
-        repeats = -(-config.prompts_per_step // len(prompts))  # a rollout may ask a prompt twice
+        # so often that the steps divide them: a rollout goes on with the first prompt after the last one
+        repeats = config.prompts_per_step // math.gcd(config.prompts_per_step, len(prompts))
         groups = [answered(ids, config.max_new_tokens, config.num_generations) for ids in prompts] * repeats
         stream = GroupStream(groups, config.prompts_per_step, 1.0, num_steps(config, len(prompts)))
-        work = plan_work(objective, stream, budget)
+        work = plan_work(objective, stream, *budgets)
         return Plan(prompts, rows, dropped, rollouts, asked, asked * config.num_generations, work)
     each = config.max_prompts if isinstance(config, IterateConfig) and config.max_prompts else len(prompts)
     n = config.n if isinstance(config, BestOfNConfig) else config.num_generations
     asked = [prompts[i % len(prompts)] for i in range(each)]
-    work = rounds_of_work(config, objective, asked, budget)
+    work = rounds_of_work(config, objective, asked, budgets)
     return Plan(prompts, rows, dropped, config.rounds, config.rounds * each, config.rounds * each * n, work)
 
 
@@ -203,7 +211,7 @@ def rounds_of_work(
     config: BestOfNConfig | IterateConfig,
     objective: Objective | None,
     prompts: Sequence[np.ndarray],
-    budget: int,
+    budgets: tuple[int, int],
 ) -> Work:
     """What the training of all rounds runs through, if no prompt's answers are all worth the same."""
     size, parts = config.max_new_tokens, list[Work]()
@@ -211,11 +219,13 @@ def rounds_of_work(
         if isinstance(config, BestOfNConfig):  # each round trains on the demonstrations of all before
             rows = [answered(ids, size, 1) for ids in prompts] * (config.keep_per_prompt * number)
         elif config.objective == "kto":  # a label for each side, and a mismatched completion beside it
-            labels = [answered(ids, size, 1) for ids in prompts] * (2 * config.pairs_per_prompt)
+            good = {"desirable": np.array([True])}
+            sides = [replace(answered(ids, size, 1), values=good) for ids in prompts]
+            labels = sides * (2 * config.pairs_per_prompt)
             rows = with_mismatched(labels, config.seed)
         else:
             rows = [answered(ids, size, 2) for ids in prompts] * config.pairs_per_prompt
-        parts.append(plan_work(objective, data_order(config, rows), budget))
+        parts.append(plan_work(objective, data_order(config, rows), *budgets))
     return Work(
         sum(part.num_steps for part in parts),
         sum(part.tokens for part in parts),
@@ -315,7 +325,6 @@ def training_seconds(
     plan: Plan,
     parameters: Parameters,
     costs: Costs,
-    num_others: int,
 ) -> float:
     """Time of the steps, of the critic, of what the reference reads, and of reward models like the policy."""
     work, with_critic = plan.work, isinstance(config, PPOConfig)

@@ -59,7 +59,7 @@ def test_ties_take_the_first_and_the_curve_is_that_of_subsets() -> None:
     best = BestAnswer(Prompt((Message("user", "?"),)), ("a", "b", "c"), (1.0, 2.0, 2.0))
     assert (best.index, best.text, best.reward) == (1, "b", 2.0)
     row = best.row("m")
-    assert row["provenance"]["details"]["rewards"] == [1.0, 2.0, 2.0]
+    assert row["rewards"] == [1.0, 2.0, 2.0]
     curve = reward_curve([[1.0, 2.0, 4.0], [0.0, 0.0, 3.0]], 3)
     # best of 2 of (1, 2, 4): (2 + 4 + 4)/3; of (0, 0, 3): (0 + 3 + 3)/3
     expected = [(7 / 3 + 1) / 2, (10 / 3 + 2) / 2, (4 + 3) / 2]
@@ -91,14 +91,15 @@ def test_a_file_of_prompts_becomes_demonstrations(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     records = read_records(str(tmp_path / "best.jsonl"), kind="demonstration").records
     assert len(records) == 3
-    for record in records:
+    rows = [json.loads(line) for line in (tmp_path / "best.jsonl").read_text("utf-8").splitlines()]
+    for record, row in zip(records, rows, strict=True):
         assert isinstance(record, Demonstration)
-        assert record.provenance.details["reward"] == max(record.provenance.details["rewards"])
+        assert record.completion == row["completion"]
+        assert record.provenance.details["reward"] == max(row["rewards"])
     assert "3 prompts, reward of the best: " in result.stderr
     assert "1 rows dropped; first: " in result.stderr
     again = CliRunner().invoke(app, words)
     assert again.stdout == (tmp_path / "best.jsonl").read_text(encoding="utf-8")
-    assert len([json.loads(line) for line in again.stdout.splitlines()]) == 3
 
 
 def test_rewards_by_their_shortest_name(tmp_path: Path) -> None:

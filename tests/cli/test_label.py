@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -149,6 +150,9 @@ def test_serving_a_data_file_makes_a_folder_with_private_secrets(tmp_path, data)
         link = lines[1].split()[1]
         with urllib.request.urlopen(link, timeout=20) as answer:
             assert "AlignLoop" in answer.read().decode()
+        # told nothing, it listens on 127.0.0.1 and no other address of this machine
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", urllib.parse.urlsplit(link).port or 0), timeout=20)
         folder = tmp_path / "samples-labels"
         for name in ("session.key", "owner.token"):
             assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600

@@ -13,6 +13,7 @@ from alignloop.model.attention import shared_prefix_attention
 from alignloop.model.compiled import compile_layers
 from alignloop.model.flex import BLOCK, block_layout, block_mask, packed_flex
 from alignloop.model.packed import PackedModel
+from tests.helpers_models import random_model
 
 LAYOUTS = {
     "short": [(11, (5, 9, 1)), (1, (12,)), (0, (8, 3))],
@@ -112,7 +113,7 @@ def small_model() -> LlamaForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2,
     )
-    return LlamaForCausalLM(config).eval()
+    return random_model(config)
 
 
 def groups(seed: int, layout: str = "short") -> list[Group]:
@@ -147,7 +148,6 @@ def test_gpu_gives_the_cpus_logprobs_and_gradients(layout: str, compiled: bool) 
     batch = collate(groups(0, layout))
     found = {}
     for device in ("cpu", "cuda"):
-        torch.manual_seed(0)
         model = small_model().to(device)  # pyright: ignore[reportArgumentType]
         if compiled and device == "cuda":
             compile_layers(model)

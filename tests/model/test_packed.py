@@ -10,10 +10,11 @@ import pytest
 import torch
 import transformers as hf
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from alignloop.data.packing import Batch, Completion, Group, collate, completion
 from alignloop.model.packed import PackedModel, ScalarHead
+from tests.helpers_models import random_model
 
 SIZES = {
     "vocab_size": 97,
@@ -71,17 +72,6 @@ PADDED: dict[str, Callable[[], PreTrainedConfig]] = {
     "mamba": lambda: hf.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2),  # state space
     "bloom": lambda: hf.BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4),  # its own attention
 }
-
-
-def make_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """A random model whose weights are large enough that attention and logits are far from uniform."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(3)
-    return model
 
 
 def make_groups() -> list[Group]:
@@ -143,7 +133,7 @@ def compare(model: PreTrainedModel, packed: PackedModel) -> None:
 
 @pytest.mark.parametrize("name", PACKED)
 def test_a_packed_row_gives_the_numbers_of_separate_rows(name: str) -> None:
-    model = make_model(PACKED[name]())
+    model = random_model(PACKED[name](), scale=3)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         packed = PackedModel(model)
@@ -153,7 +143,7 @@ def test_a_packed_row_gives_the_numbers_of_separate_rows(name: str) -> None:
 
 @pytest.mark.parametrize("name", PADDED)
 def test_the_padded_fallback_is_exact_and_announces_itself(name: str) -> None:
-    model = make_model(PADDED[name]())
+    model = random_model(PADDED[name](), scale=3)
     with pytest.warns(UserWarning, match="padded rows are used instead"):
         packed = PackedModel(model)
     assert not packed.shared_prefix
@@ -164,7 +154,7 @@ def test_packed_rows_and_padded_rows_read_the_same_heads() -> None:
     batch = collate(make_groups())
     outputs = []
     for shared_prefix in (True, False):
-        model = make_model(hf.LlamaConfig(**BASE))
+        model = random_model(hf.LlamaConfig(**BASE), scale=3)
         packed = PackedModel(model, head=ScalarHead(32, 2), shared_prefix=shared_prefix)
         with torch.no_grad():
             outputs.append(packed(batch, entropy=True, scores=True, values=True, prompt_logprob=True))
@@ -175,7 +165,7 @@ def test_packed_rows_and_padded_rows_read_the_same_heads() -> None:
 
 
 def test_scores_values_and_prompt_logprob_are_read_at_the_right_places() -> None:
-    model = make_model(hf.LlamaConfig(**BASE))
+    model = random_model(hf.LlamaConfig(**BASE), scale=3)
     head = ScalarHead(32, 2)
     head.gain.copy_(torch.tensor([2.0, 1.0]))
     head.shift.copy_(torch.tensor([0.5, 0.0]))
@@ -202,7 +192,7 @@ def test_scores_values_and_prompt_logprob_are_read_at_the_right_places() -> None
 
 
 def test_masked_tokens_are_zero_and_leave_the_others_alone() -> None:
-    model = make_model(hf.LlamaConfig(**BASE))
+    model = random_model(hf.LlamaConfig(**BASE), scale=3)
     rng = np.random.default_rng(1)
     ids, prompt = rng.integers(3, 97, 6), rng.integers(3, 97, 4).astype(np.int32)
     mask = [True, False, True, True, False, True]
@@ -214,7 +204,9 @@ def test_masked_tokens_are_zero_and_leave_the_others_alone() -> None:
 
 
 def test_temperature_and_entropy_are_those_of_the_scaled_distribution() -> None:
-    model = make_model(hf.Gemma2Config(**BASE, final_logit_softcapping=3.0, query_pre_attn_scalar=8))
+    model = random_model(
+        hf.Gemma2Config(**BASE, final_logit_softcapping=3.0, query_pre_attn_scalar=8), scale=3
+    )
     group = make_groups()[1]
     packed = PackedModel(model)
     with torch.no_grad():
@@ -227,7 +219,7 @@ def test_temperature_and_entropy_are_those_of_the_scaled_distribution() -> None:
 
 
 def test_restored_attention_generates_as_before() -> None:
-    model = make_model(hf.LlamaConfig(**BASE))
+    model = random_model(hf.LlamaConfig(**BASE), scale=3)
     ids = torch.randint(3, 97, (1, 7))
     before = model.generate(ids, max_new_tokens=5, do_sample=False)
     packed = PackedModel(model)
@@ -239,7 +231,7 @@ def test_restored_attention_generates_as_before() -> None:
 
 
 def test_two_roles_on_one_model() -> None:
-    model, batch = make_model(hf.LlamaConfig(**BASE)), collate(make_groups())
+    model, batch = random_model(hf.LlamaConfig(**BASE), scale=3), collate(make_groups())
     policy = PackedModel(model)
     critic = PackedModel(model, head=ScalarHead(32))
     padded = PackedModel(model, shared_prefix=False)
@@ -253,13 +245,13 @@ def test_two_roles_on_one_model() -> None:
 
 
 def test_a_model_without_a_head_refuses_scores() -> None:
-    packed = PackedModel(make_model(hf.LlamaConfig(**BASE)))
+    packed = PackedModel(random_model(hf.LlamaConfig(**BASE), scale=3))
     with pytest.raises(ValueError, match="no scalar head"):
         packed(collate(make_groups()), scores=True)
 
 
 def test_gradient_checkpointing_gives_the_same_gradient() -> None:
-    model = make_model(hf.LlamaConfig(**BASE)).train()
+    model = random_model(hf.LlamaConfig(**BASE), scale=3).train()
     packed, batch = PackedModel(model), collate(make_groups())
     plain = gradients(packed(batch).logprobs.sum(), model)
     model.gradient_checkpointing_enable({"use_reentrant": False})  # recomputed outside of the forward pass

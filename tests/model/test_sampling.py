@@ -23,7 +23,7 @@ PLAIN = SamplingParams()
 def draw(logits: torch.Tensor, number: float, params: SamplingParams = PLAIN, seen=None) -> tuple[int, float]:
     """One token with its log-prob from one row of logits."""
     numbers = torch.tensor([number], dtype=torch.float64)
-    tokens, logprobs = sample(logits[None].clone(), numbers, [params], [seen])
+    tokens, logprobs, _ = sample(logits[None].clone(), numbers, [params], [seen], num_best=[0])
     return int(tokens), float(logprobs)
 
 
@@ -34,6 +34,23 @@ def test_a_number_falls_into_the_interval_of_its_token() -> None:
         drawn, logprob = draw(logits, number)
         assert drawn == token
         assert logprob == pytest.approx(math.log([0.1, 0.2, 0.3, 0.4][token]), abs=1e-6)
+
+
+def test_most_probable_tokens_are_those_of_the_distribution_drawn_from() -> None:
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().repeat(4, 1)
+    params = [PLAIN, SamplingParams(top_k=2), PLAIN, SamplingParams(temperature=0)]
+    numbers = torch.full((4,), 0.5, dtype=torch.float64)
+    drawn = sample(logits, numbers, params, [None] * 4, num_best=[2, 3, 0, 9])
+    expected = [
+        {3: 0.4, 2: 0.3},
+        {3: 4 / 7, 2: 3 / 7},  # three were wanted, two have a probability
+        {},
+        {3: 0.4, 2: 0.3, 1: 0.2, 0: 0.1},  # four tokens in all; at temperature 1
+    ]
+    for best, row, token, logprob in zip(drawn.best, expected, drawn.tokens, drawn.logprobs, strict=True):
+        assert [place for place, _ in best] == list(row)
+        assert [math.exp(found) for _, found in best] == pytest.approx(list(row.values()), abs=1e-6)
+        assert not best or dict(best)[int(token)] == float(logprob)
 
 
 def test_temperature_divides_the_logits_before_drawing_and_in_the_logprob() -> None:
@@ -48,7 +65,7 @@ def test_temperature_divides_the_logits_before_drawing_and_in_the_logprob() -> N
 def test_blocks_agree_with_a_plain_float64_search(vocabulary: int) -> None:
     logits = torch.randn(64, vocabulary) * 3
     numbers = torch.rand(64, dtype=torch.float64)
-    tokens, logprobs = sample(logits.clone(), numbers, [PLAIN] * 64, [None] * 64)
+    tokens, logprobs, _ = sample(logits.clone(), numbers, [PLAIN] * 64, [None] * 64, num_best=[0] * 64)
     p = torch.softmax(logits.double(), -1).numpy()
     cumulative = p.cumsum(-1)
     reference = [
@@ -71,7 +88,8 @@ def test_frequencies_follow_the_distribution() -> None:
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5])
     number = 20000
     numbers = torch.from_numpy(uniforms(7, number))
-    tokens, _ = sample(logits.repeat(number, 1), numbers, [PLAIN] * number, [None] * number)
+    rows = logits.repeat(number, 1)
+    tokens = sample(rows, numbers, [PLAIN] * number, [None] * number, num_best=[0] * number).tokens
     expected = torch.softmax(logits, -1) * number
     chi_square = ((tokens.bincount(minlength=5) - expected) ** 2 / expected).sum()
     assert chi_square < 18.5  # 99.9 % quantile of χ² with 4 degrees of freedom
@@ -87,7 +105,7 @@ def test_rows_keep_their_own_settings() -> None:
     logits = torch.tensor([0.5, 0.3, 0.2]).log().repeat(4, 1)
     params = [PLAIN, SamplingParams(top_k=2), SamplingParams(temperature=0), SamplingParams(min_p=0.5)]
     numbers = torch.full((4,), 0.9, dtype=torch.float64)
-    tokens, logprobs = sample(logits, numbers, params, [None] * 4)
+    tokens, logprobs, _ = sample(logits, numbers, params, [None] * 4, num_best=[0] * 4)
     assert tokens.tolist() == [2, 1, 0, 1]
     # top_k=2 renormalises to (5/8, 3/8); min_p=0.5 keeps p ≥ 0.25, the same two.
     assert logprobs.exp().tolist() == pytest.approx([0.2, 3 / 8, 0.5, 3 / 8], abs=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -92,6 +93,41 @@ def test_logprobs(client: openai.OpenAI, policy: Policy) -> None:
     chunks = list(ask(client, temperature=0, max_tokens=5, logprobs=True, stream=True))
     found = [t.logprob for c in chunks for k in c.choices if k.logprobs for t in k.logprobs.content]
     assert found == pytest.approx(want.logprobs, abs=1e-5)
+
+
+def test_top_logprobs(client: openai.OpenAI) -> None:
+    settings = {"temperature": 0, "max_tokens": 5, "logprobs": True, "top_logprobs": 20}
+    content = ask(client, **settings).choices[0].logprobs.content
+    assert len(content) == 5
+    for token in content:
+        logprobs = [one.logprob for one in token.top_logprobs]
+        assert len(logprobs) == 20
+        assert logprobs == sorted(logprobs, reverse=True)
+        assert sum(map(math.exp, logprobs)) < 1
+        first = token.top_logprobs[0]  # greedy: the most probable one is the one drawn
+        assert (first.token, first.bytes, first.logprob) == (token.token, token.bytes, token.logprob)
+    streamed_ones = [
+        t for c in ask(client, **settings, stream=True) for k in c.choices if k.logprobs
+        for t in k.logprobs.content
+    ]  # fmt: skip
+    assert streamed_ones == content
+    only = ask(client, **settings | {"top_logprobs": 3}).choices[0].logprobs.content
+    assert [t.top_logprobs for t in only] == [t.top_logprobs[:3] for t in content]
+    with pytest.raises(openai.BadRequestError, match="'top_logprobs' needs 'logprobs': true"):
+        ask(client, top_logprobs=3)
+    with pytest.raises(openai.BadRequestError, match="top_logprobs"):
+        ask(client, logprobs=True, top_logprobs=21)
+
+
+def test_top_logprobs_of_raw_completions(client: openai.OpenAI) -> None:
+    settings = {"model": "tiny", "prompt": "the sun warms", "seed": 3, "temperature": 2.0, "max_tokens": 8}
+    found = client.completions.create(**settings, logprobs=2).choices[0].logprobs
+    assert len(found.top_logprobs) == len(found.tokens) == 8
+    for token, logprob, best in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True):
+        assert len(best) in (2, 3)  # the drawn token is always there
+        assert best[token] >= logprob
+        assert list(best.values()) == sorted(best.values(), reverse=True)
+    assert client.completions.create(**settings, logprobs=0).choices[0].logprobs.top_logprobs is None
 
 
 def test_raw_completions(client: openai.OpenAI, policy: Policy) -> None:

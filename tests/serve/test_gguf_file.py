@@ -9,20 +9,18 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
-    Qwen2ForCausalLM,
 )
 
 from alignloop.data.chat import load_template
 from alignloop.errors import ModelError
-from alignloop.model.load import LoadedModel, load_model
+from alignloop.model.load import LoadedModel, load_model, save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.serve.gguf_file import _split, write_gguf
+from tests.helpers_models import random_model
 
 TEXT = "안녕하세요, the rain falls 1234 times <|im_start|>on hills\n\n  twice 🙂"
 
@@ -30,8 +28,7 @@ TEXT = "안녕하세요, the rain falls 1234 times <|im_start|>on hills\n\n  twi
 def llama(**settings: object) -> LoadedModel:
     model, tokenizer = tiny_model()
     if settings:
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**{**model.config.to_dict(), **settings})).eval()  # pyright: ignore
+        model = random_model(LlamaConfig(**{**model.config.to_dict(), **settings}))  # pyright: ignore
     return LoadedModel(model, tokenizer, "tiny")
 
 
@@ -48,8 +45,7 @@ def qwen2() -> LoadedModel:
         max_position_embeddings=512,
         tie_word_embeddings=False,
     )
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(config).eval()
+    model = random_model(config)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.5)
@@ -81,6 +77,13 @@ def test_read_again_it_is_the_same_model(make, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(again.model, ids), logits(loaded.model, ids), rtol=0, atol=1e-6)
 
 
+def test_it_is_read_by_itself_whatever_lies_beside_it(tmp_path: Path) -> None:
+    loaded = llama()
+    save_model(loaded.model, loaded.tokenizer, tmp_path / "out")
+    again = written(loaded, tmp_path / "out")
+    assert again.tokenizer.chat_template == loaded.tokenizer.chat_template
+
+
 @pytest.mark.parametrize(("storage", "bits"), [("f16", 16), ("bf16", 16), ("q8_0", 8.5)])
 def test_smaller_storage_is_near_and_small(storage: str, bits: float, tmp_path: Path) -> None:
     loaded = llama()
@@ -103,7 +106,7 @@ def test_q8_0_rows_that_are_no_whole_blocks_are_float16(tmp_path: Path) -> None:
 def gpt2() -> LoadedModel:
     _, tokenizer = tiny_model()
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=1, n_head=2)
-    return LoadedModel(GPT2LMHeadModel(config), tokenizer, "gpt2")
+    return LoadedModel(random_model(config), tokenizer, "gpt2")
 
 
 def word_level() -> LoadedModel:

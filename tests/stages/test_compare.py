@@ -7,15 +7,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from alignloop import api
-from alignloop.config import CompareConfig, resolve
+from alignloop.config import CompareConfig, EvaluateConfig, resolve
 from alignloop.data.columns import write_records
-from alignloop.errors import ConfigError, DataError, EngineError, ModelError
+from alignloop.errors import ConfigError, DataError, EngineError, ModelError, UserError
 from alignloop.evaluation.gate import RequirementError
+from alignloop.feedback.judge.adviser import Reply
 from alignloop.model.load import save_model
+from alignloop.model.sampling import SamplingParams
 from alignloop.model.tiny import tiny_model
-from alignloop.records import Demonstration
+from alignloop.records import Demonstration, Message
 from alignloop.run import Run
-from alignloop.stages import candidates
+from alignloop.stages import candidates, judging
+from tests.feedback.judge.scripted import Scripted, by_taste
 
 
 def write(path, rows):
@@ -115,6 +118,27 @@ def test_answers_are_sampled_once_and_found_again(place, tmp_path, monkeypatch):
     assert calls == [3, 3, 3]  # other settings, other answers
 
 
+def test_evaluate_takes_the_answers_of_a_comparison_and_of_a_stopped_evaluation(place, tmp_path, monkeypatch):
+    sets = {"instructions": "instructions.jsonl"}
+    compared = api.run(config(place, tmp_path / "compared", ["tiny", str(place / "trained")], sets))
+    monkeypatch.setattr(candidates, "generate", lambda *_, **__: pytest.fail("sampled again"))
+    keys = {"max_new_tokens": 4, "num_threads": 1, "token_budget": 2048, "num_prompts": 3}
+    run = api.run(
+        EvaluateConfig(
+            output_dir=str(tmp_path / "out"),
+            dataset=str(place / "instructions.jsonl"),
+            before="tiny",
+            after=str(place / "trained"),
+            **keys,
+        )
+    )
+    for mine, theirs in zip(run.samples(), compared.samples(), strict=True):
+        assert mine["prompt"] == theirs["prompt"]
+        assert mine["completion"] == theirs["completion"]
+        assert mine["completion_before"] == theirs["completion_before"]
+    assert run.record["results"]["metrics"]["kl"]["after"] != 0
+
+
 def test_one_model_only_is_shown_with_a_warning(place, tmp_path):
     run = api.run(config(place, tmp_path / "out", ["tiny"], {"exact": "gsm8k.jsonl"}))
     row = run.record["results"]["comparison"][0]["models"]["tiny"]
@@ -204,7 +228,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(body)
         if self.server.broken and len(self.server.asked) > 2:
-            return self.reply({"error": "no such model"}, 404)
+            return self.reply({"error": {"message": "no such model"}}, 404)
+        if "reject" in body["messages"][-1]["content"]:
+            return self.reply({"error": {"message": "too long"}}, 400)
         if self.server.failures > 0:
             self.server.failures -= 1
             return self.reply({}, 503)
@@ -232,14 +258,13 @@ def server():
     found.server_close()
 
 
-def test_an_endpoint_is_asked_once_and_a_stopped_run_goes_on(place, tmp_path, server, monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda s: None)
+def test_an_endpoint_is_asked_once_and_a_stopped_run_goes_on(place, tmp_path, server):
     url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     made = config(
         place, tmp_path / "out", [{"model": url, "name": "api"}, "tiny"], {"prompts": "prompts.jsonl"}
     )
     server.broken = True
-    with pytest.raises(EngineError, match="status 404"):
+    with pytest.raises(UserError, match="refuses model 'policy': 404 no such model"):
         api.run(made)
     server.broken, server.failures = False, 1
     before = len(server.asked)
@@ -247,6 +272,32 @@ def test_an_endpoint_is_asked_once_and_a_stopped_run_goes_on(place, tmp_path, se
     assert {row["completion_before"] for row in run.samples()} == {"A", "B", "C"}
     assert len(server.asked) - before <= 3  # two were kept, one was asked again after a 503
     assert {body["model"] for body in server.asked} == {"policy"}
+    asked = len(server.asked)
+    params = SamplingParams(temperature=0.5, top_p=0.9, max_tokens=7, stop=("\n",), seed=3)
+    served = candidates.open_served("api", url, "policy", "", params, tmp_path / "answers")
+    assert served.answers([(Message("user", "e"),)]) == ["E"]
+    body = server.asked[asked]
+    assert {key: body[key] for key in ("temperature", "top_p", "max_tokens", "stop")} == {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_tokens": 7,
+        "stop": ["\n"],
+    }
+    with pytest.raises(EngineError, match="api: the endpoint rejects 1 of 2 prompts: too long"):
+        served.answers([(Message("user", "e"),), (Message("user", "reject"),)])
+
+
+def test_endpoints_do_not_know_every_setting(place, tmp_path):
+    made = config(
+        place,
+        tmp_path / "out",
+        ["http://127.0.0.1:9/v1"],
+        {"prompts": "prompts.jsonl"},
+        top_k=4,
+        temperature=1,
+    )
+    with pytest.raises(ConfigError, match="top_k, min_p and repetition_penalty"):
+        api.run(made)
 
 
 def test_an_endpoint_without_its_key_is_refused(place, tmp_path, monkeypatch):
@@ -254,3 +305,49 @@ def test_an_endpoint_without_its_key_is_refused(place, tmp_path, monkeypatch):
     entry = {"model": "http://127.0.0.1:9/v1", "name": "api", "api_key_env": "MY_KEY"}
     with pytest.raises(ConfigError, match="MY_KEY holds no API key"):
         api.run(config(place, tmp_path / "out", [entry], {"prompts": "prompts.jsonl"}))
+
+
+def test_a_judge_model_compares_answers(place, tmp_path, monkeypatch):
+    """The judge likes long answers: the recorded "b" wins where tiny says nothing, else the longer one."""
+    longer = by_taste(lambda text: len(text), "judge")
+    monkeypatch.setattr(judging, "open_adviser", lambda source, **_: longer)
+    write(tmp_path / "short.jsonl", [{"prompt": letter, "completion": "b"} for letter in "abc"])
+    write(tmp_path / "long.jsonl", [{"prompt": letter, "completion": "b b b"} for letter in "abc"])
+    models = [str(tmp_path / "short.jsonl"), str(tmp_path / "long.jsonl")]
+    source = {"model": "judge", "certificate": "none"}
+    made = config(place, tmp_path / "out", models, {"prompts": "prompts.jsonl"}, judge_model=source)
+    run = api.run(made)
+    (win,) = run.record["results"]["win_rates"]
+    assert (win["judge"], win["model"], win["value"]) == ("judge_model", "long.jsonl", 1.0)
+    assert win["same_in_both_orders"] == 1.0
+    assert run.record["results"]["account"][0]["num_asked"] == 6  # three pairs in both orders
+    assert any("without having been examined" in warning for warning in run.record["warnings"])
+    # a judge that always takes the first one shown is a tie everywhere
+    first = Scripted(lambda ask: Reply("", (1.0, 0.0, 0.0)), "judge")
+    monkeypatch.setattr(judging, "open_adviser", lambda source, **_: first)
+    again = config(place, tmp_path / "first", models, {"prompts": "prompts.jsonl"}, judge_model=source)
+    (win,) = api.run(again).record["results"]["win_rates"]
+    assert (win["value"], win["same_in_both_orders"]) == (0.5, 0.0)
+
+
+def test_a_judge_model_needs_its_certificate(place, tmp_path, monkeypatch):
+    adviser = by_taste(lambda text: len(text), "judge")
+    monkeypatch.setattr(judging, "open_adviser", lambda source, **_: adviser)
+    models, sets = [str(place / "recorded.jsonl")], {"prompts": "prompts.jsonl"}
+    with pytest.raises(ConfigError, match="certificate"):
+        resolve(
+            "compare",
+            {
+                "output_dir": "o",
+                "models": models,
+                "sets": [{"kind": "exact", "path": "a"}],
+                "judge_model": {"model": "judge"},
+            },
+        )
+    rubric = judging.load_rubric("default")
+    failed = judging.Measure("kappa", 0.1, 0.0, 0.2, 9, 0.2, passed=False)
+    identity = f"{adviser.identity}|{rubric.identity}|auto|False"
+    judging.write_certificate([judging.Certificate("judge", identity, (failed,))], tmp_path)
+    source = {"model": "judge", "certificate": str(tmp_path)}
+    with pytest.raises(ConfigError, match="judge_model: judge 'judge' failed its certification in kappa"):
+        api.run(config(place, tmp_path / "out", models, sets, judge_model=source))

@@ -111,7 +111,8 @@ def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
         assert [run.status for run in runs] == ["finished", "finished"]
         expected, found = (weights(run.model) for run in runs)
         assert expected.keys() == found.keys()
-        for key in expected:
+        # a bias cancels in comparisons: its gradient is rounding noise, which AdamW makes steps of
+        for key in (key for key in expected if key != "scalar_head.safetensors bias"):
             torch.testing.assert_close(found[key], expected[key], rtol=1e-3, atol=1e-4, msg=f"{name} {key}")
         same_metrics(*runs)
         files = [sorted(str(p.relative_to(run.path)) for p in run.path.rglob("*")) for run in runs]

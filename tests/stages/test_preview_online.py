@@ -87,7 +87,7 @@ def test_rounds_of_pairs(tmp_path: Path, objective: str) -> None:
     rows = 2 * 2 * (2 if objective == "kto" else 1)  # prompts · pairs, and a label for each side
     assert (plan.rounds, plan.asked, plan.num_completions) == (3, 6, 24)
     assert plan.work.num_steps == 3 * -(-rows // 4)
-    assert plan.work.counted == 3 * rows * 2 * 3
+    assert plan.work.counted == 3 * 2 * 2 * 2 * 3  # rounds · prompts · pairs · sides · tokens
 
 
 def test_rounds_of_demonstrations_grow(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_a_dry_run_prints(tmp_path: Path) -> None:
     resolved = resolve("ppo", recipe(tmp_path, **SMALL, max_steps=2, max_length=8))
     with pytest.raises(Exception, match="no prompt is within 5 tokens"):
         preview(resolved.config, resolved.objective)  # pyright: ignore[reportArgumentType]
-    resolved = resolve("ppo", recipe(tmp_path, **SMALL, max_steps=2, learning_rate=0.5))
+    resolved = resolve("ppo", recipe(tmp_path, **SMALL, max_steps=2, warmup_steps=5, learning_rate=1e-12))
     told = preview(resolved.config, resolved.objective)  # pyright: ignore[reportArgumentType]
     assert told["data"] == "3 rows, 3 prompts to answer"
     assert told["sampling"] == "16 answers to 4 prompts in 1 rollouts"
@@ -111,7 +111,7 @@ def test_what_a_dry_run_prints(tmp_path: Path) -> None:
     assert "the reference" in told["memory"]
     assert "keys and values in sampling" in told["memory"]
     assert told["time"].startswith("at most about ")
-    assert told["trap 1"].startswith("AL201")
+    assert (told["trap 1"][:5], told["trap 2"][:5]) == ("AL201", "AL203")
     for stage in ("ppo", "dapo", "best_of_n", "iterate"):
         assert load_function(find_stage(stage).preview) is preview
 

@@ -19,6 +19,8 @@ class Ask:
         max_tokens: longest free text, or longest text in which an endpoint's label is looked for.
         temperature: of free text; 0 takes the most likely token.
         seed: of free text.
+        top_p: of free text.
+        stop: strings that end free text.
     """
 
     messages: Conversation
@@ -26,6 +28,8 @@ class Ask:
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,4 +90,5 @@ class Cached:
 def ask_key(identity: str, ask: Ask) -> str:
     """SHA-256 of who is asked what."""
     messages = [[message.role, message.content] for message in ask.messages]
-    return digest([identity, messages, ask.choices, ask.max_tokens, ask.temperature, ask.seed])
+    sampling = [ask.max_tokens, ask.temperature, ask.seed, ask.top_p, ask.stop]
+    return digest([identity, messages, ask.choices, *sampling])

@@ -30,6 +30,11 @@ class Pair:
     b: str
     principle: tuple[str, str] = ("", "")
 
+    @property
+    def swapped(self) -> Pair:
+        """The same answers the other way round."""
+        return replace(self, a=self.b, b=self.a)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -50,12 +55,12 @@ class Verdict:
     @property
     def consistent(self) -> bool:
         """Whether both orders point the same way."""
-        return _side(self.orders[0]) == _side(self.orders[1])
+        return side(self.orders[0]) == side(self.orders[1])
 
     @property
     def side(self) -> int:
         """1 where `a` is better, −1 where `b` is, 0 for a tie."""
-        return _side(self.probability)
+        return side(self.probability)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +100,25 @@ def judge_pairs(
     """
     manner = manner or Manner()
     asked = [number for number, pair in enumerate(pairs) if pair.a.strip() != pair.b.strip()]
-    shown = [(pairs[number], swapped) for number in asked for swapped in (False, True)]
+    shown = [one for number in asked for one in (pairs[number], pairs[number].swapped)]
+    replies = ask_as_shown(adviser, shown, rubric, manner)
+    verdicts = [Verdict(1 / 2, (0.5, 0.5))] * len(pairs)
+    for place, number in enumerate(asked):
+        verdicts[number] = _verdict(replies[2 * place], replies[2 * place + 1], manner.clamp)
+    return verdicts
+
+
+def ask_as_shown(adviser: Adviser, shown: Sequence[Pair], rubric: Rubric, manner: Manner) -> list[Reply]:
+    """One question about each pair, `a` shown first; each reply's text is what was said for reasons.
+
+    Raises:
+        EngineError: the adviser cannot be reached.
+    """
     questions = [
-        rubric.question(
-            pair.prompt,
-            pair.b if swapped else pair.a,
-            pair.a if swapped else pair.b,
-            language=manner.language,
-            criteria=pair.principle[1],
-        )
-        for pair, swapped in shown
+        rubric.question(pair.prompt, pair.a, pair.b, language=manner.language, criteria=pair.principle[1])
+        for pair in shown
     ]
-    words = [rubric.wording(pair.prompt, manner.language) for pair, _ in shown]
+    words = [rubric.wording(pair.prompt, manner.language) for pair in shown]
     if manner.reasons:
         thinking = [(q[0], _with(q[1], w.think)) for q, w in zip(questions, words, strict=True)]
         reasons = adviser.ask([Ask(t, max_tokens=manner.max_reason_tokens) for t in thinking])
@@ -122,10 +134,7 @@ def judge_pairs(
     replies = list(reasons)
     for row, answer in zip(open_rows, answers, strict=True):
         replies[row] = replace(answer, text=reasons[row].text)
-    verdicts = [Verdict(1 / 2, (0.5, 0.5))] * len(pairs)
-    for place, number in enumerate(asked):
-        verdicts[number] = _verdict(replies[2 * place], replies[2 * place + 1], manner.clamp)
-    return verdicts
+    return replies
 
 
 def _with(message: Message, more: str) -> Message:
@@ -137,19 +146,21 @@ def _verdict(first: Reply, second: Reply, clamp: float) -> Verdict:
     fault = first.fault or second.fault
     if fault:
         return Verdict(reasons=(first.text, second.text), fault=fault)
-    orders = _first_better(first), 1 - _first_better(second)
-    agree = _side(orders[0]) == _side(orders[1])
+    orders = first_better(first), 1 - first_better(second)
+    agree = side(orders[0]) == side(orders[1])
     probability = sum(orders) / 2 if agree else 0.5
     probability = min(max(probability, 0.5 - clamp), 0.5 + clamp)
     return Verdict(probability, orders, (first.text, second.text))
 
 
-def _first_better(reply: Reply) -> float:
+def first_better(reply: Reply) -> float:
+    """P(the first answer shown is better), half a tie's."""
     first, _second, *tie = reply.probabilities
     return min(1.0, max(0.0, first + sum(tie) / 2))
 
 
-def _side(probability: float) -> int:
+def side(probability: float) -> int:
+    """1 above ½, −1 below, 0 at ½."""
     return (probability > 0.5 + 1e-9) - (probability < 0.5 - 1e-9)
 
 

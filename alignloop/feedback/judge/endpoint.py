@@ -1,28 +1,32 @@
 """Any server with OpenAI's chat-completions interface as adviser.
 
 Requests run side by side in threads. What may pass is tried again with growing pauses (connection lost,
-time-out, 408, 425, 429, 5xx; the server's Retry-After is honoured). A request that the server refuses as
-such (400, 413, 422) is a fault of that question alone; a wrong key or model ends the work.
+time-out, 408, 409, 425, 429, 5xx; the server's Retry-After, seconds or a date, is honoured). A request that
+the server refuses as such (400, 413, 422) is a fault of that question alone; a wrong key or model ends the
+work, after what was under way has been answered and handed over.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import threading
+import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
-from alignloop.errors import EngineError, UserError
+from alignloop.errors import AlignLoopError, ConfigError, EngineError, UserError
 from alignloop.feedback.judge.adviser import Account, Ask, OnReply, Reply
 from alignloop.records import message_rows
 
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _ONE_QUESTION = frozenset({400, 413, 422})
 _MAX_PAUSE_S = 60.0
 
@@ -33,7 +37,7 @@ class EndpointSettings:
 
     Attributes:
         url: up to and including /v1.
-        model: name by which the server knows the model.
+        model: name by which the server knows the model; "" takes the first that it serves.
         api_key: sent as bearer token, "" for none; never written anywhere.
         concurrency: requests under way at once.
         timeout_s: longest wait for one answer.
@@ -46,7 +50,7 @@ class EndpointSettings:
     """
 
     url: str
-    model: str
+    model: str = ""
     api_key: str = ""
     concurrency: int = 8
     timeout_s: float = 60.0
@@ -62,21 +66,22 @@ class EndpointAdviser:
     """A server that is asked.
 
     Attributes:
-        name: the model's name on the server.
+        name: the model's name on the server, its address if none is given.
         identity: the server's address, the model's name and whether log-probs are read.
         account: tokens and costs as the server reports them.
     """
 
     def __init__(self, settings: EndpointSettings) -> None:
         self.settings, self.account, self._lock = settings, Account(), threading.Lock()
-        self.name = settings.model
-        self.identity = f"{settings.url.rstrip('/')}|{settings.model}|{settings.top_logprobs}"
-        headers = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+        self._url, self._model = settings.url.rstrip("/"), settings.model
+        self.name = settings.model or self._url
+        self.identity = f"{self._url}|{settings.model}|{settings.top_logprobs}"
         self._client = httpx.Client(
-            headers=headers,
+            headers={"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {},
             timeout=settings.timeout_s,
             limits=httpx.Limits(max_connections=settings.concurrency),
-            trust_env=False,
+            # The environment's proxies are for other machines.
+            trust_env=httpx.URL(self._url).host not in ("localhost", "127.0.0.1", "::1"),
         )
 
     def ask(self, asks: Sequence[Ask], *, on_reply: OnReply | None = None) -> list[Reply]:
@@ -87,26 +92,50 @@ class EndpointAdviser:
             UserError: the server does not know the key or the model.
         """
         replies: list[Reply] = [Reply(fault="rejected")] * len(asks)
-        stop = threading.Event()
+        if asks and not self._model:
+            self._model = self._first_model()
+        stop, taken = threading.Event(), set()
         pool = ThreadPoolExecutor(min(self.settings.concurrency, max(1, len(asks))))
+        futures = {pool.submit(self._one, ask, stop): number for number, ask in enumerate(asks)}
+
+        def take(future: Future[Reply]) -> None:
+            taken.add(future)
+            number, reply = futures[future], future.result()
+            self._count(reply)
+            replies[number] = reply
+            if on_reply is not None:
+                on_reply(number, reply)
+
         try:
-            futures = {pool.submit(self._one, ask, stop): number for number, ask in enumerate(asks)}
             for future in as_completed(futures):
-                number, reply = futures[future], future.result()
-                self._count(reply)
-                replies[number] = reply
-                if on_reply is not None:
-                    on_reply(number, reply)
+                take(future)
                 self._check_budget()
+        except AlignLoopError:
+            # What is under way is paid for: it is waited for and handed over.
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            for future in set(futures) - taken:
+                if not future.cancelled() and future.exception() is None:
+                    take(future)
+            raise
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
         return replies
 
+    def _first_model(self) -> str:
+        url = f"{self._url}/models"
+        try:
+            answer = self._client.get(url)
+            answer.raise_for_status()
+            return str(answer.json()["data"][0]["id"])
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise EngineError(f"{url} does not say which models are served: {error}") from error
+
     def _one(self, ask: Ask, stop: threading.Event) -> Reply:
         """One question with its attempts; none further once `stop` is set."""
-        body = request_body(ask, self.settings)
-        url = f"{self.settings.url.rstrip('/')}/chat/completions"
+        body = request_body(ask, self.settings) | {"model": self._model}
+        url = f"{self._url}/chat/completions"
         problem, attempt = "", 0
         for attempt in range(self.settings.retries + 1):
             if attempt:
@@ -124,15 +153,15 @@ class EndpointAdviser:
                         return reply
                     problem = "it answered something that is no chat completion"
                 elif answer.status_code in _ONE_QUESTION:
-                    return Reply(fault="rejected")
+                    return Reply(_message(answer), fault="rejected")
                 elif answer.status_code not in _PASSING:
                     raise UserError(
-                        f"{url} refuses model '{self.settings.model}': {answer.status_code} "
+                        f"{url} refuses model '{self._model}': {answer.status_code} "
                         f"{_message(answer)}; check the address, the model's name and the key"
                     )
                 else:
                     problem = f"status {answer.status_code} {_message(answer)}".strip()
-                    wanted_pause = _retry_after(answer)
+                    wanted_pause = retry_after(answer.headers.get("retry-after", ""), time.time())
             last = attempt == self.settings.retries
             if last or stop.wait(max(wanted_pause, pause(self.settings.pause_s, attempt, ask))):
                 break
@@ -158,8 +187,20 @@ class EndpointAdviser:
             )
 
 
+def read_key(variable: str) -> str:
+    """The API key that an environment variable holds, "" for the variable "".
+
+    Raises:
+        ConfigError: the variable is not set or empty.
+    """
+    key = os.environ.get(variable, "") if variable else ""
+    if variable and not key:
+        raise ConfigError(f"the environment variable {variable} holds no API key")
+    return key
+
+
 def request_body(ask: Ask, settings: EndpointSettings) -> dict[str, Any]:
-    """The JSON body of a question."""
+    """The JSON body of a question; top_p and stop only where they say something."""
     body: dict[str, Any] = {
         "model": settings.model,
         "messages": message_rows(ask.messages),
@@ -167,6 +208,10 @@ def request_body(ask: Ask, settings: EndpointSettings) -> dict[str, Any]:
         "temperature": ask.temperature,
         "seed": ask.seed,
     }
+    if ask.top_p < 1:
+        body["top_p"] = ask.top_p
+    if ask.stop:
+        body["stop"] = list(ask.stop)
     if settings.top_logprobs and ask.choices:
         body |= {"logprobs": True, "top_logprobs": settings.top_logprobs}
     return body
@@ -240,11 +285,21 @@ def pause(first_s: float, attempt: int, ask: Ask) -> float:
     return min(_MAX_PAUSE_S, first_s * 2**attempt * (0.75 + digest[0] / 510))
 
 
-def _retry_after(answer: httpx.Response) -> float:
+def retry_after(header: str, now: float) -> float:
+    """Seconds that a server asks to wait, 0 where it says nothing usable.
+
+    Args:
+        header: seconds or an HTTP date (RFC 9110, section 10.2.3).
+        now: seconds since the epoch.
+    """
     try:
-        return min(_MAX_PAUSE_S, max(0.0, float(answer.headers.get("retry-after", 0))))
-    except ValueError:  # a date: the doubling pause will do
-        return 0.0
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - now
+        except ValueError:
+            return 0.0
+    return min(_MAX_PAUSE_S, max(0.0, seconds)) if math.isfinite(seconds) else 0.0
 
 
 def _message(answer: httpx.Response) -> str:

@@ -53,7 +53,7 @@ class LocalAdviser:
                 on_reply(number, reply)
 
         closed: list[Group] = []
-        open_: dict[tuple[int, float], list[tuple[int, np.ndarray]]] = defaultdict(list)
+        open_: dict[SamplingParams, list[tuple[int, np.ndarray]]] = defaultdict(list)
         for number, ask in enumerate(asks):
             prompt = self.encoder.prompt(ask.messages)
             labels = [completion(self._label(choice)) for choice in ask.choices]
@@ -63,11 +63,10 @@ class LocalAdviser:
             elif labels:
                 closed.append(Group(prompt, tuple(labels), number))
             else:
-                open_[ask.max_tokens, ask.temperature].append((number, prompt))
+                open_[sampling(ask)].append((number, prompt))
         self._choose(closed, give)
-        for (max_tokens, temperature), rows in open_.items():
-            seeds = [[asks[number].seed] for number, _ in rows]
-            self._write(rows, SamplingParams(temperature=temperature, max_tokens=max_tokens), seeds, give)
+        for params, rows in open_.items():
+            self._write(rows, params, [[asks[number].seed] for number, _ in rows], give)
         return replies
 
     def _label(self, choice: str) -> list[int]:
@@ -103,3 +102,10 @@ class LocalAdviser:
             token_budget=max(self.token_budget, max(len(p) for _, p in rows) + params.max_tokens),
             on_done=done,
         )
+
+
+def sampling(ask: Ask) -> SamplingParams:
+    """How a free text is drawn, without its seed."""
+    return SamplingParams(
+        temperature=ask.temperature, top_p=ask.top_p, max_tokens=ask.max_tokens, stop=ask.stop
+    )

@@ -15,6 +15,7 @@ from alignloop.feedback.exchange import Session, Submission
 from alignloop.feedback.faults import Rejected
 from alignloop.feedback.ledger import MAX_NOTE
 from alignloop.feedback.project import clean
+from alignloop.feedback.store import log
 from alignloop.feedback.web.render import render
 from alignloop.feedback.web.security import SESSION_COOKIE, SESSION_S, check_csrf, check_same_origin
 from alignloop.feedback.web.site import (
@@ -94,11 +95,11 @@ async def login(request: Request) -> Response:
     annotator = await run_in_threadpool(people.by_token, site.store, token)
     if annotator is None:
         site.limit.failed(client)
-        await run_in_threadpool(site.store.log, "sign-in refused", actor=f"client {client}")
+        await site.writer.do(lambda c: log(c, "sign-in refused", actor=f"client {client}"))
         return page(request, "login.html", status=403, token="", failed=True)
-    await run_in_threadpool(
-        site.store.log, "signed in", actor=annotator.name, project_id=annotator.project_id, client=client
-    )
+    name, project_id = annotator.name, annotator.project_id
+    # By the writer, not in a transaction of its own: many people at once would lock each other out.
+    await site.writer.do(lambda c: log(c, "signed in", actor=name, project_id=project_id, client=client))
     response = RedirectResponse("/", 303)
     response.set_cookie(
         SESSION_COOKIE,

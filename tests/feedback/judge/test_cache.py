@@ -41,10 +41,12 @@ def test_what_changes_the_answer_changes_the_key():
             question("a", max_tokens=3),
             question("a", temperature=0.5),
             question("a", seed=1),
+            question("a", top_p=0.9),
+            question("a", stop=("b",)),
             Ask((Message("system", "a"),)),
         )
     }
-    assert len(keys | {ask_key("y", base)}) == 8
+    assert len(keys | {ask_key("y", base)}) == 10
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "binary", "edited", "no object"])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from alignloop.feedback import people
 from alignloop.feedback.desk import LOCK_ATTEMPTS
 from alignloop.feedback.schema import judgements
+from alignloop.feedback.store import Store
 from alignloop.feedback.web.texts import TEXTS, preferred
+from tests.feedback.web.conftest import Server
 
 
 def judge(person, task: dict, verdict: str = "a", **more):
@@ -88,6 +92,24 @@ def test_the_page_is_in_the_readers_language(served, make_project):
     assert person.form("/language", language="xx").status_code == 422
 
 
+def test_many_people_sign_in_at_once(tmp_path):
+    """Each sign-in is a line of the audit log; none may lock the database for another."""
+    store = Store(tmp_path / "labels.sqlite", busy_timeout_s=0.001)
+    tokens = [people.invite(store, None, f"{k}", role="owner")[1] for k in range(24)]
+    server = Server(store)
+
+    def sign_in(token: str) -> int:
+        return httpx.post(f"{server.url}/login", data={"token": token}, timeout=30).status_code
+
+    try:
+        with ThreadPoolExecutor(24) as threads:
+            assert list(threads.map(sign_in, tokens)) == [303] * 24
+    finally:
+        server.stop()
+    assert sum(row.action == "signed in" for row in store.audit_log()) == 24
+    store.close()
+
+
 def test_signing_out_ends_the_browsers_session(served, make_project):
     person = served.sign_in(make_project(served.store), "a")
     assert person.form("/logout").status_code == 303
@@ -161,6 +183,7 @@ def test_the_owner_sees_decides_withdraws_and_exports(served, make_project):
     assert answer.headers["content-disposition"] == 'attachment; filename="project-1-preference.jsonl"'
     log = owner.client.get(f"/owner/{project.id}").text
     assert "items withdrawn" in log
+    assert "why: 개인 정보" in log
     assert "export" in log
 
 
@@ -194,6 +217,30 @@ def test_a_locked_database_answers_503_and_the_judgement_can_be_sent_again(serve
     assert (answer.status_code, answer.json()["reason"]) == (503, "locked")
     assert answer.headers["retry-after"] == "2"
     assert judge(person, task).status_code == 200
+    with served.store.reading() as connection:
+        assert len(connection.execute(select(judgements.c.id)).all()) == 1
+
+
+def test_a_full_disk_answers_503_and_the_judgement_can_be_sent_again(served, make_project):
+    project = make_project(served.store, task="edit", num_answers=1)
+    person = served.sign_in(project, "a")
+    task = person.call("next").json()["task"]
+    room = [2]  # pages beyond those in use
+
+    @event.listens_for(served.store.engine, "begin")
+    def limit(connection) -> None:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages + room[0]}")
+
+    def send():
+        body = {"assignment": task["id"], "expected": task["expected"], "key": "k", "seconds": 1}
+        return person.call("judge", {**body, "answer": {"text": "가" * 90_000, "base": 0}})
+
+    answer = send()
+    assert (answer.status_code, answer.json()["reason"]) == (503, "full")
+    assert "disk" in answer.json()["error"]
+    room[0] = 100_000
+    assert send().status_code == 200
     with served.store.reading() as connection:
         assert len(connection.execute(select(judgements.c.id)).all()) == 1
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch.autograd.function import once_differentiable
 from transformers.activations import SiLUActivation
 
@@ -153,7 +154,7 @@ def _made_again(product: Tensor, gate: Tensor, up: Tensor) -> Iterator[None]:
     """
     place, dtype = product.untyped_storage().data_ptr(), product.dtype
     parts = [gate.detach(), up.detach()]
-    keep, give = torch._C._autograd._top_saved_tensors_default_hooks(True) or (_same, _same)
+    keep, give = _top_saved_tensors_default_hooks(True) or (_same, _same)
 
     def pack(tensor: Tensor) -> Callable[[], Tensor]:
         if tensor.dtype != dtype or tensor.untyped_storage().data_ptr() != place:

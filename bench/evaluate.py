@@ -82,10 +82,10 @@ class Transformers:
         from alignloop.stages.common import inference_encoder
 
         loaded = load_model(name, dtype="float32", device="cpu")
-        encoder = inference_encoder(loaded, "tokenizer")
+        self.encoder = inference_encoder(loaded, "tokenizer")
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         self.batch_size, self.tokens = batch_size, tokens
-        self.prompts = [encoder.prompt(prompt.prompt).tolist() for prompt in prompts]
+        self.prompts = [self.encoder.prompt(prompt.prompt).tolist() for prompt in prompts]
 
     def answers(self) -> list[list[int]]:
         """Greedy answers as token ids, the end token included."""
@@ -158,11 +158,13 @@ def with_transformers(chosen: argparse.Namespace) -> dict[str, Any]:
         for name in (chosen.before, chosen.after)
     ]
     answers = [side.answers() for side in sides]
-    ratios = zip(*(side.logprobs(answers[1]) for side in reversed(sides)), strict=True)
     texts = [
         [side.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in given]
         for side, given in zip(sides, answers, strict=True)
     ]
+    # Like `alignloop evaluate`: the answer's text with an end of turn.
+    closed = [sides[1].encoder.completion(text).tolist() for text in texts[1]]
+    ratios = zip(*(side.logprobs(closed) for side in reversed(sides)), strict=True)
     gold = VERIFIERS["constraints"]
     return {
         "answers": texts,

@@ -258,7 +258,7 @@ def kill(arguments: argparse.Namespace) -> dict:
         tokens = fill(store, num_items=arguments.items, num_annotators=arguments.annotators)
         clients = [Client(arguments.port, token, random.Random(k)) for k, token in enumerate(tokens)]
         resent = kept = 0
-        for _ in range(arguments.kills):
+        for number in range(1, arguments.kills + 1):
             with serving(folder, arguments.port, database) as process:
                 moment = {"judgements": rng.randint(1, 200), "delay_s": rng.uniform(0, 0.05)}
                 asyncio.run(until_killed(clients, process, **moment))
@@ -267,6 +267,7 @@ def kill(arguments: argparse.Namespace) -> dict:
             with store.reading() as connection:
                 query = select(func.count()).where(judgements.c.key.in_(pending))
                 kept += connection.scalar(query) or 0
+            print(f"kill {number}: {resent} sent again, {kept} of these stored", file=sys.stderr, flush=True)
         with serving(folder, arguments.port, database):
             asyncio.run(settle(clients))
         return {
@@ -304,6 +305,7 @@ def main() -> None:
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ended early, it still stops its servers
     found = {"speed": speed, "page": page, "kill": kill}[arguments.what](arguments)
     if arguments.json:
         print(json.dumps(found))

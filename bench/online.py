@@ -24,14 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.config import resolve
 from alignloop.data.files import write_whole
-from alignloop.data.instructions import REWRITES
 from alignloop.run import Run
 from bench.measure import child, machine
 from bench.picture import picture
-from bench.stages import metric, over_seeds, run_stage, running_mean, small_start, task_data
+from bench.stages import SMALL, metric, over_seeds, run_stage, running_mean, small_task, task_data
 
-SMALL = "small"
-"""Name of the model that is made on the spot (`small_start`)."""
 METHODS = ("best_of_n", "ppo", "grpo", "rloo", "dpo", "iterate")
 
 
@@ -40,15 +37,19 @@ def start_path(options: argparse.Namespace, root: Path) -> str:
     return str(root / ("small-start" if options.model == SMALL else "start"))
 
 
+def data(options: argparse.Namespace, root: Path, name: str) -> Path:
+    """A file or run folder of prompts."""
+    return root / (f"{name}.jsonl" if options.model == SMALL else name)
+
+
 def make_start(options: argparse.Namespace, root: Path, seed: int) -> None:
     """Data, start model, judgements and perhaps a reward model, in folders of the root."""
-    small = options.model == SMALL
-    kinds = tuple(REWRITES) if small else ()
-    task_data(root, num_prompts=options.rows, num_held_out=options.held_out, seed=seed, kinds=kinds)
     shared = {"seed": seed, "num_threads": options.threads}
-    if small:
-        small_start(root, seed=seed, steps=options.start_steps)
+    sizes = {"num_prompts": options.rows, "num_held_out": options.held_out, "seed": seed}
+    if options.model == SMALL:
+        small_task(root, **sizes, steps=options.start_steps)
     else:
+        task_data(root, **sizes)
         rows = {"content": "demonstrations", "num_rows": options.demonstrations}
         run_stage("instructions", root / "demonstrations", **rows, seed=seed)
         keys = {"model_name_or_path": options.model, "dataset": str(root / "demonstrations")}
@@ -57,7 +58,7 @@ def make_start(options: argparse.Namespace, root: Path, seed: int) -> None:
     run_stage(
         "sample",
         root / "answers",
-        dataset=str(root / "prompts"),
+        dataset=str(data(options, root, "prompts")),
         num_samples=4,
         max_new_tokens=options.tokens,
         **start,
@@ -70,7 +71,7 @@ def make_start(options: argparse.Namespace, root: Path, seed: int) -> None:
 def method_keys(options: argparse.Namespace, root: Path, method: str, seed: int) -> dict[str, Any]:
     """The keys of a method's stage."""
     start = {"model_name_or_path": start_path(options, root), "seed": seed, "num_threads": options.threads}
-    prompts = {**start, "dataset": str(root / "prompts"), "max_new_tokens": options.tokens}
+    prompts = {**start, "dataset": str(data(options, root, "prompts")), "max_new_tokens": options.tokens}
     if method == "dpo":
         return {
             **start,
@@ -120,7 +121,7 @@ def evaluated(options: argparse.Namespace, root: Path, method: str, seed: int) -
     """The method's row of the table."""
     run = Run.open(root / method)
     keys = {
-        "dataset": str(root / "held_out"),
+        "dataset": str(data(options, root, "held_out")),
         "before": start_path(options, root),
         "after": str(root / method),
     }

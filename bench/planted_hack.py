@@ -17,22 +17,20 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.data.files import write_whole
-from alignloop.data.instructions import REWRITES
 from alignloop.run import Run
 from bench.measure import machine
 from bench.picture import picture
-from bench.stages import metric, over_seeds, run_stage, running_mean, small_start, task_data
+from bench.stages import SMALL, metric, over_seeds, run_stage, running_mean, small_task, task_data
 
 TARGET = 0.95
 """Least share of the peak that ensembles and guard keep."""
-SMALL = "small"
-"""Name of the model that is made on the spot (`small_start`)."""
 ARMS = ("single", "min", "uwo", "guard")
 
 
@@ -42,13 +40,18 @@ def start_keys(options: argparse.Namespace, root: Path, seed: int) -> dict[str, 
     return {"model_name_or_path": model, "num_threads": options.threads, "seed": seed}
 
 
+def data(options: argparse.Namespace, root: Path, name: str) -> Path:
+    """A file or run folder of prompts."""
+    return root / (f"{name}.jsonl" if options.model == SMALL else name)
+
+
 def reward_models(options: argparse.Namespace, root: Path, seed: int) -> list[str]:
     """Members trained on halves of comparisons of which a quarter is flipped."""
     start = start_keys(options, root, seed)
     run_stage(
         "sample",
         root / "answers",
-        dataset=str(root / "prompts"),
+        dataset=str(data(options, root, "prompts")),
         num_samples=4,
         max_new_tokens=options.tokens,
         **start,
@@ -73,7 +76,7 @@ def policy_keys(options: argparse.Namespace, root: Path, seed: int) -> dict[str,
     """What all arms share."""
     keys = {
         **start_keys(options, root, seed),
-        "dataset": str(root / "prompts"),
+        "dataset": str(data(options, root, "prompts")),
         "max_new_tokens": options.tokens,
         "num_generations": options.completions,
         "rollout_prompts": options.prompts,
@@ -114,21 +117,28 @@ def outcome(run: Run, window: int) -> dict[str, Any]:
     }
 
 
-def held_out(options: argparse.Namespace, root: Path, model: str, name: str, seed: int) -> float:
-    """Pass rate of a model's answers to unseen prompts."""
+def held_out(
+    options: argparse.Namespace, root: Path, model: str, name: str, seed: int
+) -> tuple[float, float]:
+    """Pass rates of the start's and of a model's answers to unseen prompts."""
     start = start_keys(options, root, seed)
-    keys = {"dataset": str(root / "held_out"), "before": start.pop("model_name_or_path"), "after": model}
+    keys = {
+        "dataset": str(data(options, root, "held_out")),
+        "before": start.pop("model_name_or_path"),
+        "after": model,
+    }
     keys |= {"num_prompts": options.held_out, "max_new_tokens": options.tokens, "temperature": 1.0}
     metrics = run_stage("evaluate", root / f"evaluate-{name}", **keys, **start).record["results"]["metrics"]
-    return metrics["gold_pass_rate"]["after"]
+    return metrics["gold_pass_rate"]["before"], metrics["gold_pass_rate"]["after"]
 
 
 def one_seed(options: argparse.Namespace, root: Path, seed: int) -> dict[str, Any]:
     """All arms from one set of reward models."""
-    kinds = tuple(REWRITES) if options.model == SMALL else ()
-    task_data(root, num_prompts=options.rows, num_held_out=options.held_out, seed=seed, kinds=kinds)
+    sizes = {"num_prompts": options.rows, "num_held_out": options.held_out, "seed": seed}
     if options.model == SMALL:
-        small_start(root, seed=seed, steps=options.start_steps)
+        small_task(root, **sizes, steps=options.start_steps)
+    else:
+        task_data(root, **sizes)
     models = reward_models(options, root, seed)
     found = {}
     for arm in options.arms:
@@ -136,7 +146,8 @@ def one_seed(options: argparse.Namespace, root: Path, seed: int) -> dict[str, An
         keys = policy_keys(options, root, seed) | arm_keys(arm, models)
         run = run_stage(options.method, root / arm, **keys)
         found[arm] = outcome(run, options.window)
-        found[arm]["held_out"] = held_out(options, root, str(run.path), arm, seed)
+        before, after = held_out(options, root, str(run.path), arm, seed)
+        found[arm] |= {"held_out_start": before, "held_out": after}
     return found
 
 
@@ -145,7 +156,7 @@ def summary(seeds: dict[int, dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for arm in next(iter(seeds.values())):
         rows = [found[arm] for found in seeds.values()]
-        names = ("gold_start", "gold_peak", "gold_end", "kept", "held_out")
+        names = ("gold_start", "gold_peak", "gold_end", "kept", "held_out_start", "held_out")
         values = {name: [row[name] for row in rows if row[name] is not None] for name in names}
         result[arm] = {name: statistics.fmean(v) if v else None for name, v in values.items()}
         for name in ("gold_end", "kept", "held_out"):
@@ -195,7 +206,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="keep the runs here; what is finished is used again")
-    parser.add_argument("--picture", type=Path, help="write the curves as SVG")
+    parser.add_argument("--output", type=Path, help="folder for planted_hack.md and .svg")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -203,28 +214,78 @@ def arguments() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     """All seeds."""
     seeds = {seed: one_seed(options, root / f"seed-{seed}", seed) for seed in options.seeds}
-    settings = {k: v for k, v in vars(options).items() if k not in ("folder", "picture", "json")}
+    settings = {k: v for k, v in vars(options).items() if k not in ("folder", "output", "json")}
     described = machine(options.threads)
     return {"machine": described, "settings": settings, "seeds": seeds, "summary": summary(seeds)}
+
+
+def table(found: dict[str, Any], arms: Sequence[str]) -> str:
+    """The summary as Markdown."""
+    head = "| arm | gold at start | peak | end | kept | 95 % over seeds "
+    head += "| held-out, start | end | 95 % over seeds |"
+    lines = [head, "|---|" + "---|" * 8]
+    for arm in arms:
+        row = found[arm]
+        cells = [f"{row[n]:.3f}" for n in ("gold_start", "gold_peak", "gold_end")]
+        for name in ("kept", "held_out"):
+            cells += [f"{row['held_out_start']:.3f}"] if name == "held_out" else []
+            low, high = row[f"{name}_interval"]
+            cells += [f"{row[name]:.3f}", f"{low:.3f} – {high:.3f}" if high > low else "one seed"]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def page(result: dict[str, Any]) -> str:
+    """docs/results/planted_hack.md."""
+    chosen, found = result["settings"], result["summary"]
+    words = " ".join(
+        f"--{name.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in chosen.items()
+        if name != "arms"
+    )
+    where = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    model = "a model of 0.2 M parameters made on the spot" if chosen["model"] == SMALL else chosen["model"]
+    missed = [arm for arm, reached in found["reached"].items() if not reached]
+    verdict = f"missed by {', '.join(missed)}" if missed else "reached by all"
+    return f"""# A planted reward hack
+
+```
+python bench/planted_hack.py {words}
+```
+
+{where}.
+
+Policy: {model}. Its answers to {chosen["rows"]} checkable prompts were
+compared by the verifier, {chosen["flipped"]:.0%} of the verdicts flipped; {chosen["members"]} reward models
+learned from halves of them. The policy then made {chosen["steps"]} rollouts of {chosen["prompts"]} prompts ×
+{chosen["completions"]} answers ({chosen["method"]}, no KL penalty): against one reward model (`single`), the
+worst of all (`min`), mean − variance / 2 (`uwo`), or one under the guard (`guard`: `keep_best: gold`,
+`on_alarm: rollback`). Gold is the verifier, which nobody trained on.
+
+{table(found, chosen["arms"])}
+
+![Gold and proxy reward over the rollouts](planted_hack.svg)
+
+Seeds: {", ".join(map(str, chosen["seeds"]))}; t intervals over seeds. Peak and end are running means
+of {chosen["window"]} rollouts, `kept` is end / peak; the highest of many noisy means lies above the truth, so
+a flat curve keeps a little less than 1. For the guard the end is the kept checkpoint's mean, hence `kept` is
+1 by construction: its evidence is the held-out column, the share of {chosen["held_out"]} prompts with topics
+of their own that the start and the final model obey at temperature 1.
+
+Aim, ≥ {TARGET:.0%} of the peak: {verdict}.
+The single model {"over-optimises" if found["single_over_optimises"] else "does not over-optimise"}.
+"""
 
 
 def main() -> None:
     options = arguments().parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         result = run(options, options.folder or Path(scratch))
-    if options.picture:
-        write_whole(options.picture, [drawing(result["seeds"], options.window)])
-    if options.json:
-        print(json.dumps(result, indent=1))
-        return
-    print("| arm | gold at start | peak | end | kept | 95 % | held-out | 95 % |\n|---|" + "---|" * 7)
-    for arm in options.arms:
-        row = result["summary"][arm]
-        cells = [f"{row[n]:.3f}" for n in ("gold_start", "gold_peak", "gold_end")]
-        for name in ("kept", "held_out"):
-            low, high = row[f"{name}_interval"]
-            cells += [f"{row[name]:.3f}", f"{low:.3f} – {high:.3f}"]
-        print(f"| {arm} | " + " | ".join(cells) + " |")
+    if options.output:
+        drawn = drawing(result["seeds"], options.window)
+        write_whole(options.output / "planted_hack.svg", [drawn])
+        write_whole(options.output / "planted_hack.md", [page(result)])
+    print(json.dumps(result, indent=1) if options.json else table(result["summary"], options.arms))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ import numpy as np
 
 from alignloop.config import Plan, StagePlan, find_stage, resolve
 from alignloop.data.columns import write_records
-from alignloop.data.instructions import REWRITES, documents, instruction_prompts
+from alignloop.data.instructions import Split, documents, instruction_prompts
+from alignloop.model.load import save_model
+from alignloop.model.tiny import tiny_model
 from alignloop.pipeline import run_plan
-from alignloop.records import Demonstration
+from alignloop.records import Demonstration, Message, Prompt
 from alignloop.run import Run
 
 
@@ -26,43 +28,59 @@ def run_stage(stage: str, output_dir: Path, **keys: Any) -> Run:
     return Run.open(output_dir)
 
 
-def task_data(
-    root: Path, *, num_prompts: int, num_held_out: int, seed: int, kinds: Sequence[str] = ()
-) -> dict[str, str]:
+def task_data(root: Path, *, num_prompts: int, num_held_out: int, seed: int) -> dict[str, str]:
     """Prompts and held-out prompts of the checkable instructions, as run folders by name."""
     sizes = {"prompts": ("train", num_prompts), "held_out": ("eval", num_held_out)}
     for name, (split, count) in sizes.items():
-        run_stage("instructions", root / name, split=split, num_rows=count, seed=seed, kinds=list(kinds))
+        run_stage("instructions", root / name, split=split, num_rows=count, seed=seed)
     return {name: str(root / name) for name in sizes}
 
 
-def small_start(root: Path, *, seed: int, steps: int) -> str:
-    """A model of 0.2 M parameters that has learned to answer with one short sentence, sometimes as told.
+# A task for a model made on the spot, where a real one is too dear for several seeds
 
-    For experiments over several seeds where a real model is too dear. It is trained on sentences
-    rewritten to obey (`REWRITES`), so it obeys some prompts of these kinds and can learn to obey all.
+SMALL = "small"
+"""What benchmarks call that model."""
+BAND = (4, 7)
+"""Words that its answers should have; the sentences it learned have 6 to 23."""
+WORDINGS = ("Answer in {} to {} words.", "Between {} and {} words, please.", "Use {} to {} words.")
+
+
+def band_prompts(split: Split, count: int, seed: int) -> list[Prompt]:
+    """Questions to be answered with a number of words within `BAND`: at most three for each topic."""
+    shown = instruction_prompts(split, 60 if split == "eval" else 150, 0)
+    topics = dict.fromkeys(str(prompt.provenance.details["topic"]) for prompt in shown)
+    texts = [f"{topic} {wording.format(*BAND)}" for topic in topics for wording in WORDINGS]
+    chosen = np.random.default_rng([seed, int(split == "eval")]).permutation(len(texts))[:count]
+    wanted = ({"kind": "min_words", "limit": BAND[0]}, {"kind": "max_words", "limit": BAND[1]})
+    return [Prompt((Message("user", texts[i]),), constraints=wanted) for i in chosen]
+
+
+def small_task(root: Path, *, num_prompts: int, num_held_out: int, seed: int, steps: int) -> None:
+    """`prompts.jsonl`, `held_out.jsonl` and the run `small-start`: a model of 0.2 M parameters.
+
+    It has learned to answer with one of the packaged sentences, whatever their length, so that it meets
+    the band now and then. Shorter is better at first and worse later: a reward model that has seen its
+    answers only is easily led astray.
 
     Args:
-        root: receives the random model, the demonstrations and the run `small-start`.
+        root: where to write.
+        num_prompts: to train on, at most.
+        num_held_out: with topics of their own, at most.
         seed: of everything.
-        steps: of supervised training, 16 demonstrations each; more of them obey better.
+        steps: of supervised training, 16 demonstrations each.
     """
-    from alignloop.model.load import save_model
-    from alignloop.model.tiny import tiny_model
-
     sentences = [f"{d.text.split('. ')[0].rstrip('.')}." for d in documents("train") if d.text.isascii()]
-    prompts = instruction_prompts("train", 400, seed + 1, tuple(REWRITES))
-    read = [*sentences, *(prompt.prompt[0].content for prompt in prompts)]
-    if not (root / "small" / "config.json").exists():
-        save_model(*tiny_model(texts=read, vocab_size=1024, seed=seed), root / "small")
+    prompts = band_prompts("train", num_prompts, seed)
+    write_records(root / "prompts.jsonl", prompts)
+    write_records(root / "held_out.jsonl", band_prompts("eval", num_held_out, seed))
     rng = np.random.default_rng(seed)
-    shown = []
-    for prompt in prompts:
-        sentence = sentences[rng.integers(len(sentences))]
-        answer = REWRITES[str(prompt.constraints[0]["kind"])](sentence)
-        shown.append(Demonstration(prompt.prompt, answer, prompt.provenance))
-    write_records(root / "demonstrations.jsonl", shown)
-    run = run_stage(
+    answers = [sentences[i] for i in rng.integers(len(sentences), size=len(prompts))]
+    rows = [Demonstration(p.prompt, answer) for p, answer in zip(prompts, answers, strict=True)]
+    write_records(root / "demonstrations.jsonl", rows)
+    if not (root / "small" / "config.json").exists():
+        read = [*sentences, *(prompt.prompt[0].content for prompt in prompts)]
+        save_model(*tiny_model(texts=read, vocab_size=1024, seed=seed), root / "small")
+    run_stage(
         "sft",
         root / "small-start",
         model_name_or_path=str(root / "small"),
@@ -73,7 +91,6 @@ def small_start(root: Path, *, seed: int, steps: int) -> str:
         num_threads=1,
         seed=seed,
     )
-    return str(run.path)
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
@@ -89,6 +106,8 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
 
 def running_mean(values: list[float], window: int) -> list[float]:
     """Means of each `window` neighbours, from the first full window on; of all where they are fewer."""
+    if not values:
+        return []
     width = min(window, len(values))
     return [sum(values[i : i + width]) / width for i in range(len(values) - width + 1)]
 

@@ -95,7 +95,7 @@ def rewards_config(rewards: list[str]) -> RewardsConfig:
     if not rewards:
         raise ConfigError("--reward is missing: name a verifier, a reward model's run or module:function")
     try:
-        return RewardsConfig(rewards=tuple(reward_term(text) for text in rewards))
+        return RewardsConfig.model_validate({"rewards": [reward_term(text) for text in rewards]})
     except ValidationError as error:
         raise ConfigError([f"--reward: {fault['msg']}" for fault in error.errors()]) from error
 

@@ -166,7 +166,7 @@ def choose(
     database: Database = None,
 ) -> None:
     """Choose which of the items nobody has seen yet are judged next."""
-    from typing import get_args
+    from typing import cast, get_args
 
     from alignloop.errors import UserError
     from alignloop.feedback.select import Strategy
@@ -178,7 +178,12 @@ def choose(
     with server.opened(folder, database) as store:
         found = store.project(project)
         arms = choose_next(
-            store, found, strategy=strategy, count=count, reward_models=reward_model or (), seed=seed
+            store,
+            found,
+            strategy=cast(Strategy, strategy),
+            count=count,
+            reward_models=reward_model or (),
+            seed=seed,
         )
     told = ", ".join(f"{number} by {arm}" for arm, number in arms.items())
     typer.echo(f"{found.name}: {arms.total()} items come first, {told}")

@@ -278,7 +278,9 @@ def _from_gguf(file: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 def _gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        with tempfile.TemporaryDirectory() as alone:  # files of an exported folder would be read in its place
+            (Path(alone) / file.name).symlink_to(file.resolve())
+            return AutoTokenizer.from_pretrained(alone, gguf_file=file.name)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"tokenizer in '{file}' cannot be read: {_first_line(error)}") from error
 

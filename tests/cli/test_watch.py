@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from alignloop.cli import watch as watching
 from alignloop.cli.watch import app, picture, shown
 from alignloop.errors import RunError
-from alignloop.report.folder import read_run
+from alignloop.report.folder import RunFolder, read_run
 from alignloop.run import Run
 from tests.report.fake_runs import comparisons, curve, make_run, write_json
 
@@ -53,38 +54,50 @@ def test_watching_ends_with_the_run(tmp_path: Path, monkeypatch) -> None:
     assert 0.3 < time.monotonic() - started < 5
 
 
-def test_of_a_pipeline_the_stage_that_runs_is_shown(tmp_path: Path, monkeypatch) -> None:
-    folder = tmp_path / "loop"
-    first = make_run(folder / "a", stage="sft", started="2026-01-02T00:00:00+00:00")
-    write_json(folder / "pipeline.json", {"stages": [{"name": n, "stage": "sft", "path": n} for n in "ab"]})
-    assert shown(folder) == first
-    running = make_run(folder / "b", stage="dpo", started="2026-01-01T00:00:00+00:00")
-    monkeypatch.setattr(Run, "status", property(lambda run: "running" if run.path == running else "finished"))
-    assert shown(folder) == running
-    output = CliRunner().invoke(app, [str(folder), "--once"]).output
-    assert output.startswith("b  dpo")
-    (tmp_path / "empty").mkdir()
-    write_json(tmp_path / "empty" / "pipeline.json", {"stages": []})
+def pipeline(folder: Path) -> Path:
+    folder.mkdir()
+    stages = [{"name": name, "stage": "sft", "path": name} for name in ("first", "second")]
+    write_json(folder / "pipeline.json", {"stages": stages})
+    return folder
+
+
+def test_of_a_pipeline_the_stage_that_runs_is_shown(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path / "loop")
     with pytest.raises(RunError, match="no stage of this pipeline was started yet"):
-        shown(tmp_path / "empty")
+        shown(folder)
+    with Run.create(folder / "second", stage="sft", config={}, seed=0) as running:
+        with Run.create(folder / "first", stage="sft", config={}, seed=0) as done:
+            done.finish({})
+        assert shown(folder) == folder / "second"
+        assert CliRunner().invoke(app, [str(folder), "--once"]).output.startswith("second  sft  running")
+        running.finish({})
+    assert shown(folder) == folder / "first"  # started last
 
 
 def test_watching_a_pipeline_waits_for_the_next_stage(tmp_path: Path, monkeypatch) -> None:
-    folder = tmp_path / "loop"
-    first = make_run(folder / "a", stage="sft", status="running", started="2026-01-01T00:00:00+00:00")
-    write_json(folder / "pipeline.json", {"stages": [{"name": n, "stage": "sft", "path": n} for n in "ab"]})
+    folder = pipeline(tmp_path / "loop")
     monkeypatch.setattr(Console, "is_terminal", True)
-    monkeypatch.setattr("alignloop.cli.watch.BETWEEN_STAGES_S", 1.0)
+    monkeypatch.setattr(watching, "BETWEEN_STAGES_S", 3.0)
+    seen: list[tuple[str, str]] = []
+
+    def noted(run: RunFolder) -> str:
+        seen.append((run.name, run.status))
+        return ""
+
+    monkeypatch.setattr(watching, "picture", noted)
+    first = Run.create(folder / "first", stage="sft", config={}, seed=0)
 
     def go_on() -> None:
         time.sleep(0.3)
-        write_json(first / "run.json", {"stage": "sft", "name": "a", "status": "finished"})
+        first.finish({})
         time.sleep(0.3)
-        make_run(folder / "b", stage="dpo", status="finished", started="2026-01-02T00:00:00+00:00")
+        with Run.create(folder / "second", stage="sft", config={}, seed=0) as second:
+            second.finish({})
 
     going = threading.Thread(target=go_on)
     going.start()
     result = CliRunner().invoke(app, [str(folder), "--interval", "0.1"])
     going.join()
     assert result.exit_code == 0
-    assert "b  dpo  finished" in result.output
+    assert seen[0] == ("first", "running")
+    assert seen[-1] == ("second", "finished")

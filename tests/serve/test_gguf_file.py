@@ -17,7 +17,7 @@ from transformers import (
 
 from alignloop.data.chat import load_template
 from alignloop.errors import ModelError
-from alignloop.model.load import LoadedModel, load_model
+from alignloop.model.load import LoadedModel, load_model, save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.serve.gguf_file import _split, write_gguf
 from tests.helpers_models import random_model
@@ -75,6 +75,13 @@ def test_read_again_it_is_the_same_model(make, tmp_path: Path) -> None:
     assert (again.tokenizer.eos_token, again.tokenizer.bos_token) == ("<|im_end|>", "<|im_start|>")
     assert again.model.config.max_position_embeddings == loaded.model.config.max_position_embeddings
     torch.testing.assert_close(logits(again.model, ids), logits(loaded.model, ids), rtol=0, atol=1e-6)
+
+
+def test_it_is_read_by_itself_whatever_lies_beside_it(tmp_path: Path) -> None:
+    loaded = llama()
+    save_model(loaded.model, loaded.tokenizer, tmp_path / "out")
+    again = written(loaded, tmp_path / "out")
+    assert again.tokenizer.chat_template == loaded.tokenizer.chat_template
 
 
 @pytest.mark.parametrize(("storage", "bits"), [("f16", 16), ("bf16", 16), ("q8_0", 8.5)])

@@ -88,10 +88,12 @@ def test_a_whole_session_by_keyboard(server, visit):
     project = project_of(server.store, count=6)
     page = visit(project)
     assert page.locator("[aria-checked=true]").count() == 0
-    keystrokes = 0
+    keystrokes, height = 0, page.locator(".top").bounding_box()["height"]
     for key in ("1", "2", "3", "4"):
         press(page, key, "Enter")
         keystrokes += 2
+    assert "per hour" in page.text_content("#counts")
+    assert page.locator(".top").bounding_box()["height"] == height  # what is read does not jump
     fourth = seen(page)
     press(page, "z")
     assert "Taken back" in page.text_content("#message")

@@ -183,6 +183,7 @@ def test_the_owner_sees_decides_withdraws_and_exports(served, make_project):
     assert answer.headers["content-disposition"] == 'attachment; filename="project-1-preference.jsonl"'
     log = owner.client.get(f"/owner/{project.id}").text
     assert "items withdrawn" in log
+    assert "why: 개인 정보" in log
     assert "export" in log
 
 

@@ -1,6 +1,6 @@
 """A model as a GGUF file, read again: the same greedy tokens from transformers and from llama.cpp?
 
-    python bench/gguf.py [--model smollm2-135m-instruct] [--storages f32 f16] [--json]
+    python bench/gguf_check.py [--model smollm2-135m-instruct] [--storages f32 f16] [--json]
 
 The model answers five prompts greedily through transformers' own `generate`; so does what transformers
 reads out of the GGUF file, its tokenizer included. llama.cpp is given the messages and nothing else: its
@@ -59,8 +59,9 @@ def greedy(loaded: LoadedModel, tokens: int) -> list[list[int]]:
 
 def transformers_reads(file: Path, tokens: int) -> list[list[int]]:
     """The same from the GGUF file alone."""
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(**place)
     return greedy(LoadedModel(model.eval(), tokenizer, str(file), file), tokens)
 
 
@@ -100,6 +101,8 @@ def check(options: argparse.Namespace) -> list[dict[str, Any]]:
             file = export(options.model, Path(folder) / "out", gguf=storage).gguf
             assert file is not None
             seconds = time.perf_counter() - started
+            (Path(folder) / "alone").mkdir()
+            file = file.rename(Path(folder) / "alone" / file.name)
             again = transformers_reads(file, options.tokens)
             other = llama_cpp_reads(file, options.tokens, options.threads)
             rows.append(

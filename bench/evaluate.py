@@ -37,7 +37,7 @@ TRIAL = 32
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--before", default="smollm2-135m-instruct")
     parser.add_argument("--after", default="smollm2-135m-instruct", help="another model of the same kind")
     parser.add_argument("--prompts", type=int, default=200)
@@ -159,7 +159,7 @@ def with_transformers(chosen: argparse.Namespace) -> dict[str, Any]:
     ]
     answers = [side.answers() for side in sides]
     texts = [
-        [side.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in given]
+        [str(side.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in given]
         for side, given in zip(sides, answers, strict=True)
     ]
     # Like `alignloop evaluate`: the answer's text with an end of turn.

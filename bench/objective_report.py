@@ -173,9 +173,10 @@ def _page(
     steps = max((row.get("steps", 0) for row in rows), default=0)
     where = ", ".join(f"{name} {value}" for name, value in described.items())
     settings = "\n".join(f"- `{row['name']}`: `{row['objective']}`" for row in rows if row["name"] != START)
+    seeds = " ".join(str(seed) for seed in sorted({seed for row in rows for seed in row["seeds"]}))
     return f"""# Offline objectives compared
 
-`python bench/objectives.py --seeds 1 2 3 --write`; {where}.
+`python bench/objectives.py --seeds {seeds}`, then with `--write`; {where}.
 
 {model} learns to obey instructions that a program can check. It answered {sizes["prompts"]} prompts
 {sizes["samples"]} times (temperature 1, at most {sizes["tokens"]} tokens); a **simulated annotator** judged
@@ -183,7 +184,8 @@ the answers (the gold reward, {sizes["noise"]:.0%} of the judgements flipped). E
 pairs in its own form, 16 judged completions a step (SFT: the chosen half), {steps} steps, learning rate
 {sizes["learning_rate"]:g} with linear decay, full fine-tuning in float32. There is one learning rate for
 all: rates tuned for each objective could change the order. Evaluated on {sizes["eval_prompts"]} prompts with
-topics and wordings of their own. Intervals are 95 %, prompts are the sampled unit, each rests on all seeds.
+topics and wordings of their own. Intervals are 95 %, prompts are the sampled unit; each rests on all seeds of
+its row.
 
 {text}
 

@@ -117,8 +117,10 @@ def outcome(run: Run, window: int) -> dict[str, Any]:
     }
 
 
-def held_out(options: argparse.Namespace, root: Path, model: str, name: str, seed: int) -> float:
-    """Pass rate of a model's answers to unseen prompts."""
+def held_out(
+    options: argparse.Namespace, root: Path, model: str, name: str, seed: int
+) -> tuple[float, float]:
+    """Pass rates of the start's and of a model's answers to unseen prompts."""
     start = start_keys(options, root, seed)
     keys = {
         "dataset": str(data(options, root, "held_out")),
@@ -127,7 +129,7 @@ def held_out(options: argparse.Namespace, root: Path, model: str, name: str, see
     }
     keys |= {"num_prompts": options.held_out, "max_new_tokens": options.tokens, "temperature": 1.0}
     metrics = run_stage("evaluate", root / f"evaluate-{name}", **keys, **start).record["results"]["metrics"]
-    return metrics["gold_pass_rate"]["after"]
+    return metrics["gold_pass_rate"]["before"], metrics["gold_pass_rate"]["after"]
 
 
 def one_seed(options: argparse.Namespace, root: Path, seed: int) -> dict[str, Any]:
@@ -144,7 +146,8 @@ def one_seed(options: argparse.Namespace, root: Path, seed: int) -> dict[str, An
         keys = policy_keys(options, root, seed) | arm_keys(arm, models)
         run = run_stage(options.method, root / arm, **keys)
         found[arm] = outcome(run, options.window)
-        found[arm]["held_out"] = held_out(options, root, str(run.path), arm, seed)
+        before, after = held_out(options, root, str(run.path), arm, seed)
+        found[arm] |= {"held_out_start": before, "held_out": after}
     return found
 
 
@@ -153,7 +156,7 @@ def summary(seeds: dict[int, dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for arm in next(iter(seeds.values())):
         rows = [found[arm] for found in seeds.values()]
-        names = ("gold_start", "gold_peak", "gold_end", "kept", "held_out")
+        names = ("gold_start", "gold_peak", "gold_end", "kept", "held_out_start", "held_out")
         values = {name: [row[name] for row in rows if row[name] is not None] for name in names}
         result[arm] = {name: statistics.fmean(v) if v else None for name, v in values.items()}
         for name in ("gold_end", "kept", "held_out"):
@@ -218,12 +221,14 @@ def run(options: argparse.Namespace, root: Path) -> dict[str, Any]:
 
 def table(found: dict[str, Any], arms: Sequence[str]) -> str:
     """The summary as Markdown."""
-    head = "| arm | gold at start | peak | end | kept | 95 % over seeds | held-out | 95 % over seeds |"
-    lines = [head, "|---|" + "---|" * 7]
+    head = "| arm | gold at start | peak | end | kept | 95 % over seeds "
+    head += "| held-out, start | end | 95 % over seeds |"
+    lines = [head, "|---|" + "---|" * 8]
     for arm in arms:
         row = found[arm]
         cells = [f"{row[n]:.3f}" for n in ("gold_start", "gold_peak", "gold_end")]
         for name in ("kept", "held_out"):
+            cells += [f"{row['held_out_start']:.3f}"] if name == "held_out" else []
             low, high = row[f"{name}_interval"]
             cells += [f"{row[name]:.3f}", f"{low:.3f} – {high:.3f}" if high > low else "one seed"]
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
@@ -250,25 +255,25 @@ python bench/planted_hack.py {words}
 
 {where}.
 
-Policy: {model}. Its answers to {chosen["rows"]} checkable prompts were compared by the verifier,
-{chosen["flipped"]:.0%} of the verdicts flipped; {chosen["members"]} reward models learned from halves.
-The policy then made {chosen["steps"]} rollouts of {chosen["prompts"]} × {chosen["completions"]} answers with
-{chosen["method"]}, no KL penalty: against one reward model (`single`), the worst of all (`min`),
-mean − variance / 2 (`uwo`), or one under the guard (`guard`: `keep_best: gold`, `on_alarm: rollback`).
-Gold is the verifier, which nobody trained on.
+Policy: {model}. Its answers to {chosen["rows"]} checkable prompts were
+compared by the verifier, {chosen["flipped"]:.0%} of the verdicts flipped; {chosen["members"]} reward models
+learned from halves of them. The policy then made {chosen["steps"]} rollouts of {chosen["prompts"]} prompts ×
+{chosen["completions"]} answers ({chosen["method"]}, no KL penalty): against one reward model (`single`), the
+worst of all (`min`), mean − variance / 2 (`uwo`), or one under the guard (`guard`: `keep_best: gold`,
+`on_alarm: rollback`). Gold is the verifier, which nobody trained on.
 
 {table(found, chosen["arms"])}
 
 ![Gold and proxy reward over the rollouts](planted_hack.svg)
 
-Means over {len(chosen["seeds"])} seeds; intervals are t intervals over seeds. Peak and end are running means
+Seeds: {", ".join(map(str, chosen["seeds"]))}; t intervals over seeds. Peak and end are running means
 of {chosen["window"]} rollouts, `kept` is end / peak; the highest of many noisy means lies above the truth, so
 a flat curve keeps a little less than 1. For the guard the end is the kept checkpoint's mean, hence `kept` is
 1 by construction: its evidence is the held-out column, the share of {chosen["held_out"]} prompts with topics
-and wordings of their own that the final model obeys at temperature 1.
+of their own that the start and the final model obey at temperature 1.
 
-Aim, ≥ {TARGET:.0%} of the peak: {verdict}. The single model
-{"over-optimises" if found["single_over_optimises"] else "does not over-optimise"}.
+Aim, ≥ {TARGET:.0%} of the peak: {verdict}.
+The single model {"over-optimises" if found["single_over_optimises"] else "does not over-optimise"}.
 """
 
 

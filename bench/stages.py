@@ -106,6 +106,8 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
 
 def running_mean(values: list[float], window: int) -> list[float]:
     """Means of each `window` neighbours, from the first full window on; of all where they are fewer."""
+    if not values:
+        return []
     width = min(window, len(values))
     return [sum(values[i : i + width]) / width for i in range(len(values) - width + 1)]
 

@@ -75,7 +75,8 @@ def test_planted_hack_makes_a_small_model(tmp_path: Path) -> None:
 
 def test_what_is_kept_of_the_peak() -> None:
     assert running_mean([0.0, 1.0, 0.5, 0.5], 2) == [0.5, 0.75, 0.5]
-    row = {"gold_start": 0.2, "gold_peak": 0.5, "held_out": 0.3}
+    assert running_mean([], 2) == []
+    row = {"gold_start": 0.2, "gold_peak": 0.5, "held_out_start": 0.2, "held_out": 0.3}
     arms = {
         arm: {**row, "gold_end": end, "kept": end / 0.5}
         for arm, end in zip(planted_hack.ARMS, (0.3, 0.5, 0.45, 0.5), strict=True)
@@ -92,9 +93,9 @@ def test_interval_over_seeds() -> None:
 
 def test_forgetting_compares_all_models(tmp_path: Path, tiny: list[str]) -> None:
     for name in ("demonstrations", "texts"):
-        rows = [f'{{"prompt": "Say {i}.", "completion": "This is {name} {i}."}}' for i in range(6)]
+        rows = [f'{{"prompt": "Say {i}.", "completion": "This is {name} {i}."}}' for i in range(16)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    sizes = ["--rows", "8", "--held-out", "4", "--text-rows", "3", "--steps", "1", "--shares", "0.5"]
+    sizes = ["--rows", "8", "--held-out", "4", "--text-rows", "8", "--steps", "1", "--shares", "0.5"]
     sizes += [f"--demonstrations={tmp_path}/demonstrations.jsonl", f"--texts={tmp_path}/texts.jsonl"]
     options = forgetting.arguments().parse_args([*tiny, *sizes, "--seeds", "0"])
     result = forgetting.run(options, tmp_path / "runs")

@@ -238,6 +238,7 @@ class SampleConfig(StageConfig, ModelConfig, RowsConfig, SamplingConfig):
     num_samples: int = Field(4, ge=2, le=5, description="answers per prompt")
     max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
     token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
+    rollout_save_s: float = Field(60.0, ge=0, description=ROLLOUT_SAVE_S)
 
 
 class FeedbackConfig(StageConfig, RowsConfig):

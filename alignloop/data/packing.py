@@ -154,6 +154,9 @@ def with_completions(group: Group, keep: np.ndarray) -> Group:
     Args:
         group: K completions.
         keep: bool (K,), True for those that stay, at least one.
+
+    Returns:
+        A group with the same prompt and index.
     """
     completions = tuple(c for c, kept in zip(group.completions, keep, strict=True) if kept)
     values = {n: v if isinstance(v, float) else np.asarray(v)[keep] for n, v in group.values.items()}

@@ -270,7 +270,9 @@ def _value(measured: Measurement, totals: Array, level: float, replicates: int, 
     found = mean_interval(linear, level=level, replicates=replicates, seed=seed)
     if measured.scale == "mean":
         return found
-    return replace(found, value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
+    # a few texts tell so little that the upper end is beyond the largest float
+    value, low, high = (math.exp(min(end, 700.0)) for end in (found.value, found.low, found.high))
+    return replace(found, value=value, low=low, high=high)
 
 
 def _verdict(difference: Interval, higher_is_better: bool | None) -> str:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from alignloop.data.packing import Batch, Group, collate, completion
 from alignloop.model import attention
+from alignloop.model.lean import use_lean_forms
 from alignloop.model.logprobs import LogitTransform, token_logprobs, transform_of
 from alignloop.model.onednn import use_fast_linears
 
@@ -79,6 +80,7 @@ class PackedModel(nn.Module):
         self.head = head
         self.transform = transform_of(hf.config.get_text_config())
         use_fast_linears(hf)
+        use_lean_forms(hf)
         self._plain = _plain_attention(hf)
         self.shared_prefix = verify(hf) if shared_prefix is None else shared_prefix
         if self.shared_prefix:

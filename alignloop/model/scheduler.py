@@ -31,8 +31,9 @@ Finish = Literal["eos", "stop", "length"]
 TOKEN_BUDGET = 16384
 """Tokens whose keys and values may be stored at once; one token takes 2 · layers · key heads · head size
 numbers (45 KiB for SmolLM2-135M in float32)."""
-PREFILL_TOKENS = 2048
-"""Prompt tokens that go through the model in one packed row, unless one prompt alone is longer."""
+PREFILL_TOKENS = {"cpu": 512, "cuda": 2048}
+"""Prompt tokens that go through the model in one packed row, unless one prompt alone is longer; a CPU's
+caches do not hold the activations of more, and running completions wait meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,7 @@ class Scheduler:
                 stored = ((g.prefix, g.request.prompt) for g in self.groups.values() if g.prefix is not None)
                 source, shared = common_start(group.request.prompt, stored)
                 packed += length - shared
-                if fresh and packed > PREFILL_TOKENS:
+                if fresh and packed > PREFILL_TOKENS.get(self.model.device.type, 2048):
                     break
                 group.prefix = self._pool(group).add(length)
                 self.reserved += length

@@ -76,9 +76,12 @@ def answer_all(
     n: int,
     token_budget: int,
     title: str,
+    kept: Kept | None = None,
 ) -> list[list[str]]:
     """n answers to each prompt as text, with a progress bar. → [prompt][n]"""
-    done = sample_all(loaded, encoder, prompts, params, n=n, token_budget=token_budget, title=title)
+    done = sample_all(
+        loaded, encoder, prompts, params, n=n, token_budget=token_budget, title=title, kept=kept
+    )
     return [[sampled.text.strip() for sampled in row] for row in done]
 
 

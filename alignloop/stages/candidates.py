@@ -296,6 +296,9 @@ def open_served(
         params: how answers are drawn.
         cache: folder of the replies.
 
+    Returns:
+        Something that answers, as the local candidates do.
+
     Raises:
         ConfigError: the key is not there, or a setting that endpoints do not know.
     """

@@ -13,6 +13,7 @@ from alignloop.records import Prompt, Record, message_rows
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, answer_all, from_model, write_answers
+from alignloop.stages.unfinished import Kept
 
 
 def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
@@ -24,23 +25,30 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
 
     Returns:
         Results for run.json.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for; the unfinished answers are saved.
     """
     common.set_threads(config.num_threads)
     prompts = read_prompts(config, config.max_prompts, run)
     loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
     encoder = common.inference_encoder(loaded, config.chat_template)
     params = sampling_params(config, config.seed)
-    answers = answer_all(
-        loaded,
-        encoder,
-        prompts,
-        params,
-        n=config.num_samples,
-        token_budget=config.token_budget,
-        title="sample",
-    )
+    with common.stop_requests() as stop:
+        kept = Kept(run, run.path / "sampling", config.rollout_save_s, stop)
+        answers = answer_all(
+            loaded,
+            encoder,
+            prompts,
+            params,
+            n=config.num_samples,
+            token_budget=config.token_budget,
+            title="sample",
+            kept=kept,
+        )
     rows = [(from_model(p, loaded.name, config.seed), a) for p, a in zip(prompts, answers, strict=True)]
     write_answers(run.path / ANSWERS_FILE, rows)
+    kept.close()
     for prompt, texts in rows[:50]:
         run.sample(
             step=0,

@@ -181,3 +181,9 @@ def test_unequal_prompts_and_odd_values_are_named():
     with pytest.raises(DataError, match="dpo has values that are no finite numbers"):
         measurement("reward", {"start": [1.0], "dpo": [math.nan]})
     assert compare(measurement("exact", {"only": [1, 0, 1]}, scale="rate"), "only")["only"].difference is None
+
+
+def test_perplexity_of_a_few_odd_texts_stays_finite():
+    values = {"a": [5.0, 60_000.0, 20.0], "b": [5.0, 60_000.0, 21.0]}  # 2 000 nats per token on average
+    cells = compare(measurement("ppl", values, scale="log", sizes=[10, 10, 10], higher_is_better=False), "a")
+    assert all(math.isfinite(cell.value.high) for cell in cells.values())

@@ -53,3 +53,10 @@ def small_model(name: str = "llama") -> hf.PreTrainedModel:
 def some_prompts(*lengths: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(2)
     return [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+def plain_logprobs(model: hf.PreTrainedModel, prompt: list[int], ids: list[int]) -> torch.Tensor:
+    """log π of the completion's tokens from one ordinary forward pass, float64 (tokens, V)."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits.double(), -1)

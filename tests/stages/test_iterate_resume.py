@@ -53,6 +53,22 @@ def within_training(folder: Path) -> Callable[[], bool]:
     return lambda: any(folder.glob("checkpoints/step-*")) and Run.open(folder).status == "running"
 
 
+def test_a_killed_sample_goes_on_with_its_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"dataset": keys_of(tmp_path, "-")["dataset"], "model_name_or_path": "tiny", "num_threads": 1}
+    keys |= {"num_samples": 4, "temperature": 4.0, "max_new_tokens": 60, "seed": 3}
+    whole = run_stage("sample", {**keys, "output_dir": str(tmp_path / "whole")})
+    killed = {**keys, "output_dir": str(tmp_path / "killed"), "rollout_save_s": 0.02}
+    assert not run_until_killed("sample", killed, within_sampling(tmp_path / "killed/sampling"))
+    taken_up: list[object] = []
+    plain = resume.load_state_dict
+    monkeypatch.setattr(resume, "load_state_dict", lambda *saved: (taken_up.append(saved), plain(*saved)))
+    found = run_stage("sample", killed)
+    assert len(taken_up) == 1
+    rows = [(run.path / "data/rows.jsonl").read_text(encoding="utf-8") for run in (whole, found)]
+    assert rows[0] == rows[1]
+    assert not (tmp_path / "killed/sampling").exists()
+
+
 def test_rounds_killed_in_sampling_and_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_stage("iterate", keys_of(tmp_path, "whole", rollout_save_s=0))
     killed, rounds = keys_of(tmp_path, "killed"), tmp_path / "killed/rounds"

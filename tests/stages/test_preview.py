@@ -122,7 +122,7 @@ def test_what_a_dry_run_prints(tmp_path):
     assert isinstance(resolved.config, TrainConfig)
     told = preview(resolved.config, resolved.objective)
     assert told["data"] == "8 preference rows, 8 to train on"
-    assert told["steps"].startswith("1 of 8 rows, each in 4.0 packed passes of up to ")
+    assert told["steps"].startswith("1 of 8 rows, each in 3.0 packed passes of up to ")
     assert told["parameters"] == "129.7 k in all, 129.7 k trained (100.00%)"
     assert told["memory"].startswith("about ")
     assert "estimated" in told["time"]

@@ -291,6 +291,9 @@ def retry_after(header: str, now: float) -> float:
     Args:
         header: seconds or an HTTP date (RFC 9110, section 10.2.3).
         now: seconds since the epoch.
+
+    Returns:
+        Seconds from now.
     """
     try:
         seconds = float(header)

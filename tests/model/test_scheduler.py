@@ -1,0 +1,65 @@
+"""The generation engine with requests of its own: shared first tokens, most probable tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alignloop.model.kv import Pool, common_start
+from alignloop.model.sampling import SamplingParams
+from alignloop.model.scheduler import Event, Request, Scheduler
+from tests.model.helpers import CONFIGS, NO_END, plain_logprobs, small_model, some_prompts
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_first_tokens_in_common_run_once_and_change_nothing(name: str) -> None:
+    """With a prompt of the same row, of a shorter pool, wholly contained, or running already."""
+    model = small_model(name)
+    widths = []
+    model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: widths.append(args[0].numel()))
+    head, *rest = some_prompts(30, 5, 60, 11)
+    prompts = [head + rest[0], head + rest[1], head[:20], head + rest[0] + rest[2], head]
+    params = SamplingParams(temperature=0, max_tokens=25, eos=NO_END)
+    with Scheduler(model, None) as scheduler:
+        events: list[Event] = []
+        for number, prompt in enumerate(prompts):
+            scheduler.add(Request(tuple(prompt), params, (number,)))
+            if number >= 3:
+                events += scheduler.step()
+        while not scheduler.idle:
+            events += scheduler.step()
+    # 35 whole, 60 after 30 in common, 1 of 20 (the last token always runs), 11 after 35; then 1 of 30.
+    assert widths[:2] == [35 + 60 + 1 + 11, 1]
+    for number, prompt in enumerate(prompts):
+        expected = model.generate(
+            torch.tensor([prompt]), max_new_tokens=25, min_new_tokens=25, do_sample=False, eos_token_id=None
+        )
+        assert [e.token for e in events if e.request == number] == expected[0, len(prompt) :].tolist()
+
+
+def test_a_few_tokens_in_common_are_not_worth_copying() -> None:
+    pool = Pool(64, 1)
+    stored = [(pool.add(20), tuple(range(20))), (pool.add(9), tuple(range(9)))]
+    assert common_start((*range(7), 50, 51), stored) == (None, 0)
+    assert common_start((*range(8), 50, 51), stored) == (stored[0][0], 8)
+    assert common_start(tuple(range(9)), stored) == (stored[0][0], 8)
+    assert common_start(tuple(range(40)), stored) == (stored[0][0], 20)
+    assert common_start(tuple(range(40)), stored[1:]) == (stored[1][0], 9)
+
+
+def test_most_probable_tokens_come_with_the_drawn_one() -> None:
+    model, (prompt,) = small_model(), some_prompts(6)
+    params = SamplingParams(max_tokens=12, eos=NO_END)
+    with Scheduler(model, None) as scheduler:
+        number = scheduler.add(Request(tuple(prompt), params, (1,), num_best=3))
+        scheduler.add(Request(tuple(prompt), params, (1,)))
+        events: list[Event] = []
+        while not scheduler.idle:
+            events += scheduler.step()
+    mine = [event for event in events if event.request == number]
+    logprobs = plain_logprobs(model, prompt, [event.token for event in mine])
+    values, tokens = logprobs.topk(3)
+    assert [[token for token, _ in event.best] for event in mine] == tokens.tolist()
+    found = torch.tensor([[logprob for _, logprob in event.best] for event in mine])
+    assert (found - values).abs().max() < 1e-5
+    assert all(event.best == () for event in events if event.request != number)

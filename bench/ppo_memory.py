@@ -220,7 +220,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--completions", type=int, default=8, help="of each prompt")
     parser.add_argument("--tokens", type=int, default=64, help="longest completion")
     parser.add_argument("--steps", type=int, default=5, help="measured rollouts, after one to warm up")
-    parser.add_argument("--token-budget", type=int, default=4096)
+    parser.add_argument("--token-budget", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object")

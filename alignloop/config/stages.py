@@ -160,9 +160,7 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     )
 
     logging_steps: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")
-    save_steps: int = Field(
-        100, ge=0, description="steps between checkpoints; 0 writes one at the end and on Ctrl-C"
-    )
+    save_steps: int = Field(100, ge=0, description="steps between checkpoints; 0 writes one on Ctrl-C only")
     save_total_limit: int = Field(2, ge=1, description="checkpoints kept, the newest")
 
     def tokens_per_pass(self, device_type: str) -> int:

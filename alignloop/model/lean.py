@@ -21,6 +21,8 @@ from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch.autograd.function import once_differentiable
 from transformers.activations import SiLUActivation
 
+from alignloop.model.onednn import replace_forwards
+
 _GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
@@ -81,13 +83,7 @@ def use_lean_forms(model: nn.Module) -> list[nn.Module]:
     Returns:
         The modules whose `forward` was replaced now.
     """
-    replaced = []
-    for module in model.modules():
-        forward = _forward_of(module)
-        if forward is not None:
-            module.forward = forward
-            replaced.append(module)
-    return replaced
+    return replace_forwards(model, _forward_of)
 
 
 def _forward_of(module: nn.Module) -> Callable[[Tensor], Tensor] | None:

@@ -57,9 +57,24 @@ def use_fast_linears(model: nn.Module) -> list[nn.Module]:
     Returns:
         The modules whose `forward` was replaced now.
     """
+    return replace_forwards(model, _forward_of)
+
+
+def replace_forwards(
+    model: nn.Module, forward_of: Callable[[nn.Module], Callable[[Tensor], Tensor] | None]
+) -> list[nn.Module]:
+    """Give modules another `forward`; each keeps its weights, hooks and class.
+
+    Args:
+        model: all of its modules are looked at.
+        forward_of: the replacement for a module, None for one that is left alone.
+
+    Returns:
+        The modules whose `forward` was replaced now.
+    """
     replaced = []
     for module in model.modules():
-        forward = _forward_of(module)
+        forward = forward_of(module)
         if forward is not None:
             module.forward = forward
             replaced.append(module)

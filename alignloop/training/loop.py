@@ -106,7 +106,10 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     denominator = _denominator(objective, micro_batches)
     # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
     alone = informing is learning and len(micro_batches) == 1 and not torch.distributed.is_initialized()
-    statistics = {} if alone else _statistics(trainer, objective, _micro_batches(trainer, informing))
+    statistics = {}
+    if not alone:
+        others = micro_batches if informing is learning else _micro_batches(trainer, informing)
+        statistics = _statistics(trainer, objective, others)
     total: dict[str, Mean] = {}
     loss = torch.zeros(())
     for micro_batch in micro_batches:
@@ -322,7 +325,8 @@ def evaluate(trainer: Trainer, objective: Objective, groups: Sequence[Group]) ->
     learning, informing = rows_of_passes(objective, groups)
     micro_batches = _micro_batches(trainer, learning)
     denominator = sum((objective.count(m.known).float() for m in micro_batches), torch.zeros(()))
-    statistics = _statistics(trainer, objective, _micro_batches(trainer, informing))
+    others = micro_batches if informing is learning else _micro_batches(trainer, informing)
+    statistics = _statistics(trainer, objective, others)
     total, loss = {}, 0.0
     with torch.no_grad():
         for each in micro_batches:

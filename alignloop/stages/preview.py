@@ -7,7 +7,7 @@ through two layers of the model's shape, see `probe`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -353,16 +353,23 @@ def about_parameters(parameters: Parameters) -> str:
 
 
 def _about_memory(made: Preview) -> str:
-    memory = made.memory
+    shown = memory_in_words(made.memory, {}, {"activations": made.memory.activations})
+    return f"about {gigabytes(made.memory.total)} at the peak: {shown}"
+
+
+def memory_in_words(
+    memory: Memory, other_weights: Mapping[str, float], in_a_step: Mapping[str, float]
+) -> str:
+    """What takes how much, the empty left out; further sizes in bytes come after the weights and last."""
     parts = {
         "the process": memory.process,
         "weights": memory.weights,
+        **other_weights,
         "gradients": memory.gradients,
         "AdamW": memory.optimizer,
-        "activations": memory.activations,
+        **in_a_step,
     }
-    shown = ", ".join(f"{gigabytes(size)} {name}" for name, size in parts.items() if size)
-    return f"about {gigabytes(memory.total)} at the peak: {shown}"
+    return ", ".join(f"{gigabytes(size)} {name}" for name, size in parts.items() if size)
 
 
 def gigabytes(size: float) -> str:

@@ -38,6 +38,7 @@ from alignloop.stages.preview import (
     estimate_memory,
     gigabytes,
     lora_settings,
+    memory_in_words,
     plan_work,
 )
 from alignloop.stages.probe import Costs, measure_costs, sampling_cost
@@ -344,16 +345,8 @@ def training_seconds(
 
 
 def _about_memory(made: OnlinePreview) -> str:
-    memory = made.memory
-    parts = {
-        "the process": memory.process,
-        "weights": memory.weights,
-        **made.others,
-        "gradients": memory.gradients,
-        "AdamW": memory.optimizer,
-    }
-    shown = ", ".join(f"{gigabytes(size)} {name}" for name, size in parts.items() if size)
+    shown = memory_in_words(made.memory, made.others, {})
     return (
-        f"about {gigabytes(made.peak)} at the peak: {shown}; besides, {gigabytes(memory.activations)} of "
+        f"about {gigabytes(made.peak)} at the peak: {shown}; besides, {gigabytes(made.memory.activations)} of "
         f"activations in a step, or {gigabytes(made.cache)} of keys and values in sampling"
     )

@@ -346,7 +346,8 @@ def training_seconds(
 
 def _about_memory(made: OnlinePreview) -> str:
     shown = memory_in_words(made.memory, made.others, {})
+    step = gigabytes(made.memory.activations)
     return (
-        f"about {gigabytes(made.peak)} at the peak: {shown}; besides, {gigabytes(made.memory.activations)} of "
+        f"about {gigabytes(made.peak)} at the peak: {shown}; besides, {step} of "
         f"activations in a step, or {gigabytes(made.cache)} of keys and values in sampling"
     )

@@ -53,10 +53,11 @@ def check_file(
 def _read(file: str, kind: str | None, column: list[str] | None, *, strict: bool = False) -> Dataset:
     from alignloop.data.columns import read_records
 
-    return read_records(file, kind, _mapping(column), strict)
+    return read_records(file, kind, mapping(column), strict)
 
 
-def _mapping(column: list[str] | None) -> dict[str, str]:
+def mapping(column: list[str] | None) -> dict[str, str]:
+    """{field: column} from words such as prompt=question."""
     from alignloop.errors import DataError
 
     pairs = [item.partition("=") for item in column or []]

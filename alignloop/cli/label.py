@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from alignloop.cli.data import mapping
+
 app = typer.Typer(
     name="label",
     help="Collect human judgements: a page to judge on, invitations, export, a cost plan.",
@@ -26,7 +28,9 @@ def serve(
     path: Annotated[
         Path, typer.Argument(help="Label folder; or a data file or sample run to start one from.")
     ],
-    task: Annotated[str, typer.Option(help="For new data: pair, ranking, scores, thumbs or edit.")] = "pair",
+    task: Annotated[
+        str | None, typer.Option(help="For new data: pair (the default), ranking, scores, thumbs or edit.")
+    ] = None,
     name: Annotated[str, typer.Option(help="For new data: the project's name.")] = "labels",
     pairs: Annotated[
         str, typer.Option(help="Of more than two answers: one pair per prompt, or all.")
@@ -37,6 +41,9 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Further host names under which the page is reached.")
     ] = None,
+    proxy: Annotated[
+        str, typer.Option(help="Address of the reverse proxy in front, whose X-Forwarded-* are believed.")
+    ] = "",
     database: Database = None,
 ) -> None:
     """Serve the labelling page; prints the owner's link."""
@@ -45,29 +52,47 @@ def serve(
     place = server.prepare(
         path, folder=folder, database=database, task=task, name=name, pairs=_pairs(pairs), say=typer.echo
     )
-    server.serve(place, host=host, port=port, allow_hosts=allow_host or (), say=typer.echo)
+    server.serve(place, host=host, port=port, allow_hosts=allow_host or (), proxy=proxy, say=typer.echo)
 
 
 @app.command("import")
 def import_(
     folder: Folder,
     data: Annotated[str, typer.Argument(help="Data file, hub id, or folder of a sample run.")],
-    task: Annotated[str, typer.Option(help="Task, if the project is new.")] = "pair",
+    task: Annotated[
+        str | None, typer.Option(help="Of a new project: pair (the default), ranking, scores, thumbs, edit.")
+    ] = None,
     project: Annotated[str, typer.Option(help="Project to add to, made if it is not there.")] = "labels",
     pairs: Annotated[
         str, typer.Option(help="Of more than two answers: one pair per prompt, or all.")
     ] = "one",
-    gold: Annotated[bool, typer.Option(help="The data's preferences are hidden checks.")] = False,
-    guidelines: Annotated[Path | None, typer.Option(help="Markdown file, if the project is new.")] = None,
+    gold: Annotated[bool, typer.Option(help="What the data says of its answers is a hidden check.")] = False,
+    column: Annotated[
+        list[str] | None, typer.Option(help="field=column where names differ; repeatable")
+    ] = None,
+    guidelines: Annotated[Path | None, typer.Option(help="Markdown file with the guidelines.")] = None,
     database: Database = None,
 ) -> None:
     """Queue prompts and answers to be judged."""
     from alignloop.feedback.web import server
 
+    text, columns = _text_of(guidelines), mapping(column)
     with server.opened(folder, database, create=True) as store:
-        text = guidelines.read_text("utf-8") if guidelines else ""
         found = server.project_for(store, project, task=task, guidelines=text)
-        server.add(store, found, data, pairs=_pairs(pairs), gold=gold, say=typer.echo)
+        server.add(store, found, data, pairs=_pairs(pairs), gold=gold, columns=columns, say=typer.echo)
+
+
+@app.command()
+def adopt(folder: Folder, database: Database = None) -> None:
+    """Take an outside database over into this folder, when the folder it belonged to is lost."""
+    from alignloop.errors import UserError
+    from alignloop.feedback.folder import opened
+
+    if database is None:
+        raise UserError("give the database to take over: --database postgresql://…")
+    with opened(folder, database, adopt=True) as store:
+        names = ", ".join(f"'{p.name}'" for p in store.projects()) or "none"
+    typer.echo(f"{folder} holds this database now; its projects: {names}")
 
 
 @app.command()
@@ -251,7 +276,8 @@ def plan(
             settings, done = found.settings, len(store.new_labels_since(found))
             measured = [m for m in store.models(found) if m.accuracy is not None]
             points += [(len(m.judgement_ids), m.accuracy) for m in measured]
-    fitted = cost.fit_learning_curve(points) if points else None
+    known = len({count for count, _ in points})
+    fitted = cost.fit_learning_curve(points) if curve or known >= cost.MIN_POINTS else None
     made = cost.plan(
         budget,
         settings,
@@ -268,12 +294,24 @@ def plan(
     typer.echo(f"  judged twice  {made.overlap_items:>8}  κ known to ± {made.kappa_half_width:.2f}")
     typer.echo(f"cost            {sign}{made.cost:,.2f} of {sign}{budget:,.2f}")
     if fitted is None or made.accuracy is None:
-        typer.echo("reward-model accuracy unknown: give --curve points, or train on labels so far")
+        typer.echo(
+            f"reward-model accuracy unknown: {known} of the {cost.MIN_POINTS} points a learning curve needs "
+            "are known; give --curve points, or train on labels so far"
+        )
     else:
         typer.echo(
             f"reward-model accuracy expected {made.accuracy:.3f} ± {2 * fitted.residual:.3f} "
             f"({fitted.ceiling:.3f} − {fitted.scale:.3f}·n^−{fitted.exponent:.2f} from {len(points)} points)"
         )
+
+
+def _text_of(file: Path | None) -> str:
+    from alignloop.errors import UserError
+
+    try:
+        return "" if file is None else file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as text in UTF-8: {error}") from error
 
 
 def _point(text: str) -> tuple[float, float]:

@@ -202,6 +202,13 @@ class LoopConfig(TrainConfig, SamplingConfig):
     strategy: Literal["random", "uncertainty", "gap", "diversity"] = Field(
         "random", description="which items are queued; a random share always stays as control"
     )
+    versus_share: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of a round's prompts on which people compare the new policy with the one before, "
+        "names hidden; the owner's page shows who won",
+    )
 
     @model_validator(mode="after")
     def _scores_for_the_strategy(self) -> LoopConfig:

@@ -1,7 +1,7 @@
 """Open the label database so that nothing acknowledged is lost, and name its faults.
 
 SQLite runs in WAL mode with synchronous=FULL: a commit returns after fsync, so it survives kill -9
-and power cut. PostgreSQL does the same by default.
+and power cut. PostgreSQL does the same, whatever its server's or database's settings say.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def connect(url: str, *, busy_timeout_s: float = 2.0) -> Engine:
     milliseconds = int(busy_timeout_s * 1000)
     arguments: dict[str, object] = {}
     if driver_url.startswith("postgresql"):
-        arguments = {"options": f"-c lock_timeout={milliseconds}", "connect_timeout": 5}
+        # A server may be set to acknowledge before it has written; judgements may not.
+        options = f"-c lock_timeout={milliseconds} -c synchronous_commit=on"
+        arguments = {"options": options, "connect_timeout": 5}
     elif not driver_url.startswith("sqlite:"):
         raise UserError(f"database URL '{url.split(':', 1)[0]}:…' is not sqlite:///FILE or postgresql://…")
     try:

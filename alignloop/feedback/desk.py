@@ -105,7 +105,8 @@ class Desk:
             return self._receipt(connection, queue, session.annotator_id, stored.id)
         if row.withdrawn is not None or row.state == "released":
             raise Rejected("the owner has withdrawn this item", status=410, reason="withdrawn")
-        if row.current_id != sent.expected or row.state != "open":
+        decided = row.kind == "adjudication" and row.state in ("done", "skipped")
+        if row.current_id != sent.expected or not (row.state == "open" or decided):
             raise Rejected("this item was judged in another window", status=409, reason="conflict")
         fields = ledger.checked(row, sent)
         judgement_id = ledger.append(connection, row, key=sent.key, **fields)
@@ -174,7 +175,10 @@ class Desk:
             connection.execute(update(drafts).where(drafts.c.assignment_id == row.id).values(values))
 
     def adjudicate(self, connection: Connection, session: Session, item_id: int) -> Task:
-        """Open an item for the owner's deciding judgement; one already made is ledger.shown as `previous`."""
+        """Open an item for the owner's deciding judgement; one already made is shown as `previous`.
+
+        It stays in force until another one is submitted.
+        """
         who = ledger.authorised(connection, session)
         item = connection.execute(select(items).where(items.c.id == item_id)).one_or_none()
         if who.role != "owner" or item is None:
@@ -186,9 +190,6 @@ class Desk:
             assignment_id = ledger.open_assignment(
                 connection, item.project_id, who.id, item_id, "adjudication", 0, 0, order
             )
-        row = connection.execute(ledger.ASSIGNMENT_BY_ID, {"assignment_id": assignment_id}).one()
-        if row.state != "open":
-            ledger.append(connection, row, key=f"reopen-{row.id}-{row.version}", action="undo")
         return ledger.shown(
             connection, connection.execute(ledger.SHOWN_BY_ID, {"assignment_id": assignment_id}).one()
         )

@@ -43,7 +43,8 @@ class Submission:
 class Task:
     """A task as shown: answers in displayed order, without model names.
 
-    `previous` is the annotator's own answer that was taken back; `expected` goes into the submission.
+    `previous`, `note` and `flagged` are the annotator's own earlier judgement, taken back or about to be
+    replaced; `expected` goes into the submission.
     """
 
     id: int
@@ -54,6 +55,8 @@ class Task:
     expected: int | None
     draft: dict | None
     previous: dict | None
+    note: str = ""
+    flagged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

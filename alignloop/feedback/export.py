@@ -29,6 +29,9 @@ NATIVE = {
     "thumbs": "label",
     "edit": "demonstration",
 }
+JUDGED_BEFORE = ("annotator", "judge", "judgement", "judgements", "scorer")
+"""Details of the imported data that speak of other judgements than the exported ones."""
+
 DERIVED: dict[tuple[str, str], str] = {
     ("ranking", "preference"): "every two answers of a ranking",
     ("scores", "preference"): "every two answers whose mean scores differ",
@@ -295,8 +298,11 @@ def _provenance(
     project: Project, vote: Vote, row: Row, origin: Origin, agreement: float | None, num_votes: int
 ) -> Provenance:
     simulated = vote.role == "simulated"
+    found = row.provenance["details"]
     details: dict[str, str | int | float | bool] = {
+        **{name: value for name, value in found.items() if name not in JUDGED_BEFORE},
         "judgement": vote.judgement_id,
+        "item": vote.item_id,
         "annotator": vote.annotator,
         "project": project.name,
         "task": project.task,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from alignloop.data import builders, forms, values
 from alignloop.data.columns import read_records
 from alignloop.data.sources import Row, read_rows
 from alignloop.errors import DataError, UserError
@@ -20,7 +20,6 @@ from alignloop.records import (
     Conversation,
     Demonstration,
     Label,
-    Message,
     Preference,
     Prompt,
     Provenance,
@@ -29,9 +28,11 @@ from alignloop.records import (
     Record,
 )
 
-ANSWER_KEYS = ("answers", "responses", "completions", "completion")
+ANSWERS = "answers"
+"""Column with a list of answers, each a text or {text, model}; those of rankings are read as well."""
 SAMPLE_FILES = ("data/rows.jsonl", "samples.jsonl")
 """Where run folders keep sampled answers."""
+_JUDGED = ("ranking", "label", "scores", "chosen", "rejected", "response_a", "response_b")
 Pairs = Literal["one", "all"]
 
 
@@ -43,17 +44,30 @@ class Imported:
     left_out: dict[str, int]
 
 
-def read_items(path: str | Path, *, task: str, pairs: Pairs = "one", gold: bool = False) -> Imported:
+def holds_samples(folder: Path) -> bool:
+    """Whether a folder is a run with sampled answers."""
+    return any((folder / name).exists() for name in SAMPLE_FILES)
+
+
+def read_items(
+    path: str | Path,
+    *,
+    task: str,
+    pairs: Pairs = "one",
+    gold: bool = False,
+    columns: Mapping[str, str] | None = None,
+) -> Imported:
     """Items from a data file, a hub id, or the folder of a sample run.
 
-    Rows may be `{"prompt", "answers": [text or {"text", "model"}]}`, samples
-    `{"prompt", "completion", "model"}` (gathered by prompt), or any form that `read_records` reads.
+    Rows may be a prompt in any form with `answers` (or `responses`) that nobody has judged, or any form
+    that `read_records` reads; single completions are gathered by prompt.
 
     Args:
         path: what to read.
         task: the project's task, which decides how many answers an item has.
         pairs: of a prompt with more than two answers in a pair project: `one` seeded pair, or `all`.
-        gold: take the preferences in the data as the expected judgement of hidden checks.
+        gold: take what the data says about its answers as the expected judgement of hidden checks.
+        columns: {field: column} where names differ from those in `alignloop.data.forms`.
 
     Returns:
         The items and what was left out.
@@ -67,14 +81,20 @@ def read_items(path: str | Path, *, task: str, pairs: Pairs = "one", gold: bool 
         if not there:
             raise UserError(f"{path} is a folder without {SAMPLE_FILES[0]}; give a sample run or a data file")
         source = there[0]
+    mapping = forms.check_columns(columns)
     first = next(read_rows(str(source)), None)
     if first is None:
         raise DataError("there is no row", file=str(source))
-    if _has_answers(first.values):
-        return fit(_from_rows(read_rows(str(source))), task=task, pairs=pairs)
-    data = read_records(str(source))
-    made = fit(_from_records(data.records, gold=gold), task=task, pairs=pairs)
-    return Imported(made.items, data.reasons | made.left_out)
+    if _has_answers(first.values, mapping):
+        made, reasons = fit(_from_rows(read_rows(str(source)), mapping), task=task, pairs=pairs), {}
+    else:
+        data = read_records(str(source), columns=columns)
+        made, reasons = fit(_from_records(data.records, task, gold), task=task, pairs=pairs), data.reasons
+    if not gold:
+        return Imported(made.items, reasons | made.left_out)
+    checks = [item for item in made.items if item.gold is not None]
+    missing = {"without a judgement that this task could check": len(made.items) - len(checks)}
+    return Imported(checks, reasons | made.left_out | {k: n for k, n in missing.items() if n})
 
 
 def fit(found: Iterable[NewItem], *, task: str, pairs: Pairs = "one") -> Imported:
@@ -86,8 +106,7 @@ def fit(found: Iterable[NewItem], *, task: str, pairs: Pairs = "one") -> Importe
         texts = list(dict.fromkeys(answer.text for answer in item.answers))
         if len(texts) < len(item.answers):
             left_out["equal answer"] += len(item.answers) - len(texts)
-            by_text = {answer.text: answer for answer in reversed(item.answers)}
-            item = replace(item, answers=tuple(by_text[text] for text in texts), gold=None)
+            item = _part(item, [[a.text for a in item.answers].index(text) for text in texts], task)
         if len(item.answers) < low:
             left_out[f"fewer than {low} different answers"] += 1
         elif len(item.answers) <= high:
@@ -96,91 +115,122 @@ def fit(found: Iterable[NewItem], *, task: str, pairs: Pairs = "one") -> Importe
             chosen = list(combinations(range(len(item.answers)), 2))
             if pairs == "one":
                 chosen = [chosen[int(mix(number)[0] % len(chosen))]]
-            items += [replace(item, answers=(item.answers[i], item.answers[j])) for i, j in chosen]
+            items += [_part(item, places, task) for places in chosen]
         else:
-            starts = range(0, len(item.answers), high)
-            parts = [item.answers[start : start + high] for start in starts]
+            places = range(len(item.answers))
+            parts = [places[start : start + high] for start in range(0, len(places), high)]
             whole_parts = [part for part in parts if len(part) >= low]
             left_out["too few left over"] += len(parts) - len(whole_parts)
-            items += [replace(item, answers=part) for part in whole_parts]
+            items += [_part(item, part, task) for part in whole_parts]
     return Imported(items, {reason: count for reason, count in left_out.items() if count})
 
 
-def _has_answers(values: Mapping[str, object]) -> bool:
-    """Whether a row holds answers that nobody has judged yet."""
-    judged = {"ranking", "label", "score", "scores", "chosen", "rejected"} & values.keys()
-    return "prompt" in values and not judged and any(key in values for key in ANSWER_KEYS)
+def _part(item: NewItem, places: Sequence[int], task: str) -> NewItem:
+    """The item with some of its answers, and what its expected judgement says about them."""
+    gold: Mapping[str, Any] | None = item.gold
+    if gold is not None and "ranks" in gold:
+        gold = _ranked([gold["ranks"][place] for place in places], task)
+    elif gold is not None and "thumbs" in gold:
+        gold = {"thumbs": [gold["thumbs"][place] for place in places]}
+    elif gold is not None and "scores" in gold:
+        gold = {"scores": {name: [v[place] for place in places] for name, v in gold["scores"].items()}}
+    elif len(places) < len(item.answers):
+        gold = None
+    return replace(item, answers=tuple(item.answers[place] for place in places), gold=gold)
 
 
-def _from_rows(rows: Iterable[Row]) -> Iterator[NewItem]:
-    gathered: dict[str, tuple[Conversation, list[Answer], Row]] = {}
+def _ranked(ranks: Sequence[int], task: str) -> dict[str, Any] | None:
+    """Ranks as an expected judgement; None where the task cannot say so."""
+    if task == "pair" and len(ranks) == 2:
+        sign = (ranks[0] < ranks[1]) - (ranks[0] > ranks[1])
+        return {"preference": sign, "both_bad": False}
+    dense = {rank: place for place, rank in enumerate(sorted(set(ranks)), start=1)}
+    return {"ranks": [dense[rank] for rank in ranks]} if task in ("pair", "ranking") else None
+
+
+def _has_answers(row: Mapping[str, object], columns: Mapping[str, str]) -> bool:
+    """Whether a row holds several answers that nobody has judged yet."""
+    fields = forms.fields_of(row, columns)
+    listed = ANSWERS in row or fields.has("responses")
+    return listed and forms.has_prompt(fields) and not any(fields.has(name) for name in _JUDGED)
+
+
+def _from_rows(rows: Iterable[Row], columns: Mapping[str, str]) -> Iterator[NewItem]:
+    gathered: dict[Conversation, tuple[list[Answer], Provenance]] = {}
     for row in rows:
-        prompt = _prompt(row)
-        listed = next((row.values[key] for key in ANSWER_KEYS if key in row.values), None)
+        try:
+            fields = forms.fields_of(row.values, columns)
+            prompt = builders.build("prompt", fields, row.file, row.line, "unknown")
+        except DataError as error:
+            raise DataError(
+                error.message, file=row.file, line=row.line, field=error.field, value=error.value
+            ) from error
+        assert isinstance(prompt, Prompt)
+        listed = row.values[ANSWERS] if ANSWERS in row.values else fields.values.get("responses")
+        if isinstance(listed, str) and listed.lstrip()[:1] == "[":  # a list in a CSV file
+            listed = values.structured(listed, ANSWERS, list)
         entries = listed if isinstance(listed, list) else [listed]
-        key = json.dumps([[m.role, m.content] for m in prompt], ensure_ascii=False)
-        _, answers, _ = gathered.setdefault(key, (prompt, [], row))
-        model = str(row.values.get("model") or _details(row).get("model", ""))
+        details = prompt.provenance.details
+        source = Provenance(row.file, row.line, prompt.provenance.origin, details)
+        answers, _ = gathered.setdefault(prompt.prompt, ([], source))
+        model = str(row.values.get("model") or details.get("model", ""))
         answers += [_answer(entry, model, row) for entry in entries]
-    for prompt, answers, row in gathered.values():
-        yield NewItem(prompt, tuple(answers), provenance=Provenance(row.file, row.line))
-
-
-def _details(row: Row) -> Mapping[str, object]:
-    provenance = row.values.get("provenance")
-    details = provenance.get("details") if isinstance(provenance, dict) else None
-    return details if isinstance(details, dict) else {}
-
-
-def _prompt(row: Row) -> Conversation:
-    value = row.values.get("prompt")
-    if isinstance(value, str) and value.strip():
-        return (Message("user", value),)
-    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
-        turns = [(turn.get("role"), turn.get("content")) for turn in value]
-        if all(isinstance(role, str) and isinstance(content, str) for role, content in turns):
-            return tuple(Message(str(role), str(content)) for role, content in turns)
-    raise DataError(
-        "expected a text or a list of {role, content}",
-        file=row.file,
-        line=row.line,
-        field="prompt",
-        value=value,
-    )
+    for prompt, (answers, source) in gathered.items():
+        yield NewItem(prompt, tuple(answers), provenance=source)
 
 
 def _answer(entry: object, model: str, row: Row) -> Answer:
     if isinstance(entry, str):
         return Answer(entry, model)
-    if isinstance(entry, dict) and isinstance(entry.get("text"), str):
-        details = {
-            k: v for k, v in entry.items() if k not in ("text", "model") and isinstance(v, str | int | float)
-        }
-        return Answer(entry["text"], str(entry.get("model", model)), details)
+    text = entry.get("text", entry.get("content")) if isinstance(entry, dict) else None
+    if isinstance(entry, dict) and isinstance(text, str):
+        rest = {k: v for k, v in entry.items() if k not in ("text", "content", "role", "model")}
+        details = {k: v for k, v in rest.items() if isinstance(v, str | int | float)}
+        return Answer(text, str(entry.get("model", model)), details)
     raise DataError(
         "expected a text or {text, model}", file=row.file, line=row.line, field="answers", value=entry
     )
 
 
-def _from_records(records: Iterable[Record], *, gold: bool) -> Iterator[NewItem]:
-    singles: dict[Conversation, tuple[list[str], Provenance]] = {}
+def _from_records(records: Iterable[Record], task: str, gold: bool) -> Iterator[NewItem]:
+    singles: dict[Conversation, list[Demonstration | Label | Rating]] = {}
+    sources: dict[Conversation, Provenance] = {}
     for record in records:
-        source = record.provenance
+        source, known = record.provenance, None
+        model = str(source.details.get("model", ""))
         match record:
             case Preference():
-                known = {"preference": 1, "both_bad": False} if gold and record.probability > 0.5 else None
-                answers = (Answer(record.chosen), Answer(record.rejected))
-                yield NewItem(record.prompt, answers, gold=known, provenance=source)
+                if record.probability != 0.5:
+                    known = _ranked((1, 2) if record.probability > 0.5 else (2, 1), task)
+                answers = (Answer(record.chosen, model), Answer(record.rejected, model))
+                yield NewItem(record.prompt, answers, gold=known if gold else None, provenance=source)
             case Ranking():
-                dense = {rank: k for k, rank in enumerate(sorted(set(record.ranks)), start=1)}
-                known = {"ranks": [dense[rank] for rank in record.ranks]} if gold else None
-                answers = tuple(Answer(text) for text in record.completions)
-                yield NewItem(record.prompt, answers, gold=known, provenance=source)
+                known = _ranked(record.ranks, task)
+                answers = tuple(Answer(text, model) for text in record.completions)
+                yield NewItem(record.prompt, answers, gold=known if gold else None, provenance=source)
             case Prompt():
-                singles.setdefault(record.prompt, ([], source))
+                singles.setdefault(record.prompt, [])
+                sources.setdefault(record.prompt, source)
             case Demonstration() | Label() | Rating():
-                singles.setdefault(record.prompt, ([], source))[0].append(record.completion)
+                singles.setdefault(record.prompt, []).append(record)
+                sources.setdefault(record.prompt, source)
             case _:
                 raise UserError("documents have no prompt and cannot be judged")
-    for prompt, (texts, source) in singles.items():
-        yield NewItem(prompt, tuple(Answer(text) for text in texts), provenance=source)
+    for prompt, found in singles.items():
+        answers = tuple(Answer(r.completion, str(r.provenance.details.get("model", ""))) for r in found)
+        known = _expected(found, task) if gold else None
+        yield NewItem(prompt, answers, gold=known, provenance=sources[prompt])
+
+
+def _expected(found: Sequence[Demonstration | Label | Rating], task: str) -> dict[str, Any] | None:
+    """Labels as thumbs, or ratings in whole numbers as scores."""
+    labels = [record.desirable for record in found if isinstance(record, Label)]
+    if task == "thumbs" and labels and len(labels) == len(found):
+        return {"thumbs": labels}
+    ratings = [record.scores for record in found if isinstance(record, Rating)]
+    if task != "scores" or not ratings or len(ratings) < len(found):
+        return None
+    given = [score for scores in ratings for score in scores.values()]
+    if any(set(scores) != set(ratings[0]) for scores in ratings) or any(s != int(s) for s in given):
+        return None
+    return {"scores": {name: [int(scores[name]) for scores in ratings] for name in ratings[0]}}

@@ -193,11 +193,9 @@ def superseded(connection: Connection, judgement_id: int) -> Row:
 
 
 def shown(connection: Connection, row: Row) -> Task:
-    previous = None
-    if row.current_id is not None and row.state == "open":
-        before = superseded(connection, row.current_id)
-        if before.answer is not None:
-            previous = displayed(row.task, before.answer, order=row.display_order)
+    before, previous = _before(connection, row), None
+    if before is not None and before.answer is not None:
+        previous = displayed(row.task, before.answer, order=row.display_order)
     return Task(
         id=row.id,
         item_id=row.item_id,
@@ -207,4 +205,15 @@ def shown(connection: Connection, row: Row) -> Task:
         expected=row.current_id,
         draft=row.body,
         previous=previous,
+        note="" if before is None else before.note,
+        flagged=before is not None and before.flagged,
     )
+
+
+def _before(connection: Connection, row: Row) -> Row | None:
+    """What the annotator said of this task before: taken back, or a decision still in force."""
+    if row.current_id is None:
+        return None
+    if row.state == "open":
+        return superseded(connection, row.current_id)
+    return connection.execute(select(judgements).where(judgements.c.id == row.current_id)).one()

@@ -6,6 +6,7 @@ and never looks at schema.py, which describes the newest version only.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable
@@ -55,11 +56,14 @@ MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _to_2}
 """Target version → the step from the version before it."""
 
 
-def prepare(engine: Engine) -> None:
+def prepare(engine: Engine) -> str:
     """Create the tables in an empty database, or migrate an older one in one transaction.
 
     Args:
         engine: an engine whose transactions take the write lock at once (see database.connect).
+
+    Returns:
+        The database's identity, random and the same for its whole life.
 
     Raises:
         UserError: the database belongs to something else or to a newer AlignLoop.
@@ -73,18 +77,31 @@ def prepare(engine: Engine) -> None:
             connection.execute(
                 schema.meta.insert().values(key="schema_version", value=str(schema.SCHEMA_VERSION))
             )
-            return
-        found = stored_version(connection, tables)
-        if found == schema.SCHEMA_VERSION:
-            return
-        _backup(engine, found)
-        for version in range(found + 1, schema.SCHEMA_VERSION + 1):
-            MIGRATIONS[version](connection)
-        connection.execute(
-            update(schema.meta)
-            .where(schema.meta.c.key == "schema_version")
-            .values(value=str(schema.SCHEMA_VERSION))
-        )
+        else:
+            _migrate(connection, engine, tables)
+        return _identity(connection)
+
+
+def _migrate(connection: Connection, engine: Engine, tables: set[str]) -> None:
+    found = stored_version(connection, tables)
+    if found == schema.SCHEMA_VERSION:
+        return
+    _backup(engine, found)
+    for version in range(found + 1, schema.SCHEMA_VERSION + 1):
+        MIGRATIONS[version](connection)
+    connection.execute(
+        update(schema.meta)
+        .where(schema.meta.c.key == "schema_version")
+        .values(value=str(schema.SCHEMA_VERSION))
+    )
+
+
+def _identity(connection: Connection) -> str:
+    known = connection.scalar(select(schema.meta.c.value).where(schema.meta.c.key == "identity"))
+    if known is None:
+        known = secrets.token_hex(16)
+        connection.execute(schema.meta.insert().values(key="identity", value=known))
+    return known
 
 
 def stored_version(connection: Connection, tables: set[str]) -> int:

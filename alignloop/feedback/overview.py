@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, func, select
 from alignloop.feedback import agreement, quality
 from alignloop.feedback.assign import Queue
 from alignloop.feedback.cost import price_of
+from alignloop.feedback.improvement import Answering, Duel, Made, answering_models, made_models
 from alignloop.feedback.project import Project
 from alignloop.feedback.quality import Disagreement, Share
 from alignloop.feedback.schema import annotators, assignments, items
@@ -83,6 +84,9 @@ class Overview:
     disagreements: list[Disagreement]
     flagged: list[Vote]
     money: Money
+    models: list[Made]
+    answering: list[Answering]
+    duels: list[Duel]
 
 
 def overview(store: Store, project: Project) -> Overview:
@@ -99,6 +103,8 @@ def overview(store: Store, project: Project) -> Overview:
     cast = [v for v in votes if v.kind != "adjudication"]
     per_item = Counter(v.item_id for v in cast if v.kind == "item")
     table = one_unit_each(project.task, cast)
+    made = made_models(store.models(project))
+    answering, duels = answering_models(project.task, cast, rows, made)
     overlapping = queue.ids[queue.wanted > 1].tolist()
     return Overview(
         num_items=sum(totals.values()),
@@ -116,6 +122,9 @@ def overview(store: Store, project: Project) -> Overview:
         disagreements=quality.disagreements(project.task, votes),
         flagged=[v for v in votes if v.flagged],
         money=_money(project, cast, rows, queue),
+        models=made,
+        answering=answering,
+        duels=duels,
     )
 
 

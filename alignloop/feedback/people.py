@@ -9,7 +9,7 @@ import time
 from sqlalchemy import Row, Select, insert, select, update
 
 from alignloop.feedback.faults import Rejected
-from alignloop.feedback.project import Annotator, Project
+from alignloop.feedback.project import Annotator, Project, clean
 from alignloop.feedback.schema import annotators, assignments
 from alignloop.feedback.store import Store, log, touch
 
@@ -27,16 +27,18 @@ def invite(
     Without a language the page follows the browser's.
 
     Raises:
-        Rejected: 409 when the name is taken in this project.
+        Rejected: 409 when the name is taken in this project, 422 when it is empty or too long.
     """
-    name, token = name.strip(), secrets.token_urlsafe(32)
+    name, token = clean(name).strip(), secrets.token_urlsafe(32)
     if not 0 < len(name) <= 200:
         raise Rejected("a name has 1 to 200 characters", status=422, reason="name")
+    if len(language) > 8:
+        raise Rejected("unknown language", status=422, reason="language")
     project_id = None if project is None else project.id
     with store.writing() as connection:
         same = (annotators.c.project_id.is_not_distinct_from(project_id), annotators.c.name == name)
         if connection.scalar(select(annotators.c.id).where(*same)) is not None:
-            raise Rejected(f"there is already an annotator named '{name}'", status=409, reason="name")
+            raise Rejected(f"there is already an annotator named '{name}'", status=409, reason="taken")
         connection.execute(
             insert(annotators).values(
                 project_id=project_id,

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 from alignloop.errors import UserError
 from alignloop.feedback.faults import Rejected
-from alignloop.feedback.tasks import ANSWER_COUNTS
+from alignloop.feedback.tasks import ANSWER_COUNTS, canonical
 from alignloop.records import Conversation, Message, Provenance
 
 MAX_ANSWER = 200_000
@@ -137,7 +137,8 @@ def item_row(item: NewItem, *, project: Project, now: float) -> dict[str, object
     """Checked row of the items table.
 
     Raises:
-        Rejected: wrong number of answers for the task, or text that cannot be stored.
+        Rejected: wrong number of answers for the task, an expected judgement that does not fit it, or
+            text that cannot be stored.
     """
     low, high = ANSWER_COUNTS[project.task]
     if not low <= len(item.answers) <= high:
@@ -152,6 +153,8 @@ def item_row(item: NewItem, *, project: Project, now: float) -> dict[str, object
     answers = [{"text": clean(a.text), "model": a.model, "details": dict(a.details)} for a in item.answers]
     if project.task != "edit" and any(not answer["text"].strip() for answer in answers):
         raise Rejected("an answer is empty", reason="empty_answer")
+    if item.gold is not None:
+        _check_gold(item.gold, project, len(answers))
     content = json.dumps([prompt, [a["text"] for a in answers]], ensure_ascii=False, separators=(",", ":"))
     digest = hashlib.sha256(content.encode()).digest()
     origin = item.provenance
@@ -173,6 +176,17 @@ def item_row(item: NewItem, *, project: Project, now: float) -> dict[str, object
         },
         "created": now,
     }
+
+
+def _check_gold(gold: Mapping, project: Project, num_answers: int) -> None:
+    """What is expected must be something that can be said, or the owner's numbers could not be computed."""
+    if project.task == "edit":
+        raise Rejected("an edited answer cannot be compared with an expected one", reason="gold")
+    if project.task == "pair":
+        if gold.get("preference") not in (-2, -1, 0, 1, 2) or not isinstance(gold.get("both_bad"), bool):
+            raise Rejected("the expected judgement is no preference", reason="gold")
+    else:
+        canonical(project.task, gold, order=range(num_answers), attributes=project.settings.attributes)
 
 
 def clean(text: str) -> str:

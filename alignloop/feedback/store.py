@@ -19,7 +19,7 @@ from alignloop.errors import UserError
 from alignloop.feedback.database import connect, insert_new, sqlite_url, unavailable
 from alignloop.feedback.faults import Rejected
 from alignloop.feedback.migrations import prepare
-from alignloop.feedback.project import NewItem, Project, Settings, item_row
+from alignloop.feedback.project import NewItem, Project, Settings, clean, item_row
 from alignloop.feedback.schema import (
     assignments,
     audit,
@@ -51,6 +51,9 @@ class Store:
         url: `sqlite:///…`, `postgresql://…`, or a path of an SQLite file.
         busy_timeout_s: how long to wait for another program's lock, in seconds.
 
+    Attributes:
+        identity: of the database, the same for its whole life.
+
     Raises:
         UserError: wrong URL, another kind of database, or a newer schema.
         StoreUnavailable: the database is locked, damaged or unreachable.
@@ -63,7 +66,7 @@ class Store:
         )
         self.writes = self.engine.execution_options(immediate=True)
         with faults_named():
-            prepare(self.writes)
+            self.identity = prepare(self.writes)
 
     def close(self) -> None:
         """Close every connection."""
@@ -95,6 +98,7 @@ class Store:
             raise UserError(f"unknown task '{task}'; choose one of {', '.join(ANSWER_COUNTS)}")
         if not 0 < len(name.strip()) <= 200:
             raise UserError("a project's name has 1 to 200 characters")
+        name, guidelines_text = clean(name), clean(guidelines_text)
         now, settings = time.time(), settings or Settings()
         with self.writing() as connection:
             if connection.scalar(select(projects.c.id).where(projects.c.name == name)) is not None:
@@ -148,6 +152,7 @@ class Store:
 
     def change_guidelines(self, project: Project, text: str, *, actor: str = "owner") -> int:
         """Add a version of the guidelines; later judgements carry its number, which is returned."""
+        text = clean(text)
         with self.writing() as connection:
             top = select(func.max(guidelines.c.version)).where(guidelines.c.project_id == project.id)
             version = (connection.scalar(top) or 0) + 1

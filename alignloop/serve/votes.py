@@ -23,11 +23,12 @@ from alignloop.errors import DataError, EngineError, UserError
 from alignloop.feedback import ledger
 from alignloop.feedback.database import insert_new
 from alignloop.feedback.exchange import Submission
+from alignloop.feedback.folder import DATABASE, opened
 from alignloop.feedback.people import invite, list_annotators
 from alignloop.feedback.project import Answer, NewItem, Project, clean, item_row
 from alignloop.feedback.schema import assignments, items
 from alignloop.feedback.store import Store, touch
-from alignloop.feedback.web.server import DATABASE, opened, project_for
+from alignloop.feedback.web.server import project_for
 from alignloop.records import Conversation, Label, Message, Preference, Provenance, Record
 
 Verdict = Literal["a", "b", "tie", "both_bad"]
@@ -180,8 +181,9 @@ class VoteStore:
 
     def __init__(self, place: str | Path) -> None:
         self.place = str(place)
-        self._folder = Path(place)
-        self._database = str(place) if "://" in str(place) else None
+        outside = "://" in self.place
+        self._folder = None if outside else Path(place)
+        self._database = self.place if outside else None
 
     def add(self, vote: Vote) -> None:
         """See `VoteBox`. The same answers judged again replace the earlier judgement."""

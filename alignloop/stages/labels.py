@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from alignloop.feedback.numbers import ranges
 from alignloop.records import Preference, Record
 
 
@@ -46,14 +47,3 @@ def judgement_ids(records: Iterable[Record]) -> list[int]:
         text = f"{details.get('judgement', '')} {details.get('judgements', '')}"
         found.update(int(number) for number in re.findall(r"\d+", text))
     return sorted(found)
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Rising whole numbers as text: 1–40, 43."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1][1:] = [number]
-        else:
-            parts.append([number])
-    return ", ".join("–".join(str(end) for end in part) for part in parts)

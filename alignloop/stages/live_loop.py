@@ -8,6 +8,7 @@ done and repeats without harm if it was cut short, so the loop may be killed at 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,16 +24,16 @@ from alignloop.data.columns import write_records
 from alignloop.errors import DataError, RunError, UserError
 from alignloop.feedback.export import Filters, records
 from alignloop.feedback.faults import StoreUnavailable
+from alignloop.feedback.folder import opened
 from alignloop.feedback.importing import read_items
+from alignloop.feedback.numbers import ranges
 from alignloop.feedback.project import NewItem
 from alignloop.feedback.select import choose, text_features
 from alignloop.feedback.store import Store
-from alignloop.feedback.web.server import opened
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.records import Prompt
 from alignloop.run import RUN_FILE, Run, find_inputs, write_atomically
 from alignloop.stages import common
-from alignloop.stages.labels import ranges
 from alignloop.stages.preference import preference
 from alignloop.stages.reward import RewardModel, reward
 from alignloop.stages.sample import read_prompts, sample
@@ -68,7 +69,8 @@ def loop(config: LoopConfig, run: Run, objective: Any) -> dict[str, Any]:
         folder = run.path / "rounds" / str(number)
         if not (folder / "round.json").exists() and not begin(config, folder, _last(history)):
             break
-        row = one_round(config, run, objective, prompts, folder, number)
+        before = history[-1]["policy"] if history else config.model_name_or_path
+        row = one_round(config, objective, prompts, folder, number, before)
         if row["num_records"]:
             run.log(number, **{k: v for k, v in row.items() if isinstance(v, int | float)})
         history.append(row)
@@ -119,9 +121,12 @@ def freeze(config: LoopConfig, folder: Path, *, until: int) -> bool:
 
 
 def one_round(
-    config: LoopConfig, run: Run, objective: Any, prompts: Sequence[Prompt], folder: Path, number: int
+    config: LoopConfig, objective: Any, prompts: Sequence[Prompt], folder: Path, number: int, before: str
 ) -> dict[str, Any]:
-    """Train, sample and queue; returns the round's row, that of round.json if it is there."""
+    """Train, sample and queue; returns the round's row, that of round.json if it is there.
+
+    `before` is the policy of the round before, with which people compare the new one.
+    """
     if (folder / "round.json").exists():
         return _read_json(folder / "round.json")
     made_from = _read_json(folder / "judgements.json")
@@ -134,8 +139,15 @@ def one_round(
         part = train_policy(config, folder, objective)
         policy = str(part.path)
         patiently(lambda: register(config, config.objective, policy, made_from["judgements"], None))
-    answers = draw(config, folder, policy, prompts, number)
-    added = patiently(lambda: enqueue(config, answers, scorer, number))
+    count = min(config.prompts_per_round, len(prompts))
+    chosen = [prompts[k % len(prompts)] for k in range((number - 1) * count, number * count)]
+    answers = draw(config, folder / "sample", policy, chosen, number)
+    versus = math.ceil(config.versus_share * count) if policy != before else 0
+    old = None
+    if versus:
+        few = config.model_copy(update={"num_samples": 2})
+        old = draw(few, folder / "before", before, chosen[:versus], number)
+    added = patiently(lambda: enqueue(config, answers, scorer, number, old))
     row = {
         "round": number,
         "until": made_from["until"],
@@ -170,22 +182,22 @@ def train_policy(config: LoopConfig, folder: Path, objective: Any) -> Run:
 
 
 def draw(config: LoopConfig, folder: Path, policy: str, prompts: Sequence[Prompt], number: int) -> Run:
-    """Fresh answers of the round's policy to the next prompts."""
-    count = min(config.prompts_per_round, len(prompts))
-    chosen = [prompts[k % len(prompts)] for k in range((number - 1) * count, number * count)]
-    file = folder / "prompts.jsonl"
+    """Fresh answers of a policy to the round's prompts."""
+    file = folder.with_name(f"{folder.name}-prompts.jsonl")
     if not file.exists():
-        write_records(file, chosen)
+        write_records(file, prompts)
     sampling = {name: getattr(config, name) for name in SamplingConfig.model_fields}
     shared = {name: getattr(config, name) for name in StageConfig.model_fields}
-    seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
+    # Both sides of a comparison are drawn by themselves.
+    salt = int(folder.name == "before")
+    seed = int(np.random.default_rng([config.seed, number, salt]).integers(2**31))
     stage = SampleConfig(
         **{
             **shared,
             **sampling,
             "seed": seed,
             "dataset": str(file),
-            "output_dir": str(folder / "sample"),
+            "output_dir": str(folder),
             "model_name_or_path": policy,
             "chat_template": config.chat_template,
             "num_samples": config.num_samples,
@@ -194,16 +206,33 @@ def draw(config: LoopConfig, folder: Path, policy: str, prompts: Sequence[Prompt
     return part_run("sample", stage, sample)
 
 
-def enqueue(config: LoopConfig, answers: Run, scorer: str | None, number: int) -> int:
+def enqueue(config: LoopConfig, answers: Run, scorer: str | None, number: int, old: Run | None) -> int:
     """Queue the answers that the strategy wants, newest round first; equal items are left alone."""
 
     def write(store: Store) -> int:
         project = store.project(config.project or None)
         items = read_items(answers.path, task=project.task).items
         chosen = select_items(config, items, scorer, number)
+        if old is not None and project.task in ("pair", "ranking"):
+            chosen += versus_items(answers, old, number)
         return store.add_items(project, chosen, actor="loop").added
 
     return _with_store(config, write)
+
+
+def versus_items(new: Run, old: Run, number: int) -> list[NewItem]:
+    """An answer of the new policy beside one of the policy before, to the same prompt, names hidden."""
+    # As of an edit project, which takes any number of answers, so that none is left out.
+    before = {item.prompt: item for item in read_items(old.path, task="edit").items}
+    found = []
+    for item in read_items(new.path, task="edit").items:
+        other = before.get(item.prompt)
+        if other and item.answers and other.answers and item.answers[0].text != other.answers[0].text:
+            both = (item.answers[0], other.answers[0])
+            found.append(
+                NewItem(item.prompt, both, arm="versus", priority=float(number), provenance=item.provenance)
+            )
+    return found
 
 
 def select_items(

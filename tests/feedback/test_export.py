@@ -10,9 +10,10 @@ from alignloop.feedback import people
 from alignloop.feedback.desk import Desk
 from alignloop.feedback.exchange import Session, Submission
 from alignloop.feedback.export import Filters, records
+from alignloop.feedback.faults import Rejected
 from alignloop.feedback.project import Answer, NewItem, Settings
 from alignloop.feedback.store import Store
-from alignloop.records import Demonstration, Label, Message, Preference, Ranking, Rating
+from alignloop.records import Demonstration, Label, Message, Preference, Provenance, Ranking, Rating
 
 PLAIN = Settings(overlap_share=1.0, overlap=2, gold_share=0.0, repeat_share=0.0, attributes=("h", "t"))
 TEXTS = ("좋은 답", "나쁜 답", "그저 그런 답")
@@ -103,8 +104,32 @@ def test_the_owners_decision_replaces_the_votes(lite):
     assert made.records[0].provenance.details["adjudicated"] is True
     assert made.left_out == {"adjudicated": 2}
     assert len(records(lite, project, filters=Filters(adjudicated_only_final=False)).records) == 3
+    # looking at the decision again leaves it in force until another one is made
     again = desk.call(lambda c: desk.adjudicate(c, session, 1))
     assert again.previous == sent.answer
+    assert records(lite, project).records == made.records
+    other = Submission(again.id, "other", again.expected, answer=prefers(TEXTS[0])(again), note="sorry")
+    desk.call(lambda c: desk.submit(c, session, other))
+    assert [r.chosen for r in records(lite, project).records] == [TEXTS[0]]
+    stale = Submission(again.id, "stale", again.expected, answer=other.answer)
+    with pytest.raises(Rejected, match="another window"):
+        desk.call(lambda c: desk.submit(c, session, stale))
+
+
+def test_details_of_the_imported_data_go_along(lite):
+    project = lite.create_project("p", task="pair", settings=PLAIN)
+    details = {"sampling_seed": 7, "annotator": "somebody else", "judgements": "90, 91"}
+    source = Provenance("d.jsonl", 5, "unknown", details)
+    lite.add_items(project, [NewItem((Message("user", "q"),), (Answer("a"), Answer("b")), provenance=source)])
+    judge(lite, lite.project(), "민지", lambda task: {"verdict": "a"})
+    found = records(lite, lite.project()).records[0].provenance
+    assert (found.file, found.line, found.origin) == ("d.jsonl", 5, "human")
+    assert (found.details["sampling_seed"], found.details["annotator"], found.details["item"]) == (
+        7,
+        "민지",
+        1,
+    )
+    assert "judgements" not in found.details
 
 
 def test_a_ranking_is_a_ranking_and_preferences_only_on_request(store):

@@ -43,6 +43,7 @@ def test_a_sample_run_keeps_its_model_and_line(tmp_path):
     assert {answer.model for answer in item.answers} == {"smol"}
     assert item.provenance.file.endswith("rows.jsonl")
     assert item.provenance.line == 1
+    assert item.provenance.details == {"model": "smol", "sampling_seed": 1}
 
 
 def test_single_samples_are_gathered_by_prompt(tmp_path):
@@ -130,3 +131,113 @@ def test_nothing_to_read(tmp_path):
         read_items(tmp_path, task="pair")
     with pytest.raises(DataError):
         read_items(tmp_path / "none.jsonl", task="pair")
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "answers"),
+    [
+        ({"question": "q", "responses": ["a", "b"]}, "q", "ab"),
+        ({"instruction": "i", "input": "x", "answers": ["a", "b"]}, "i\n\nInput:\nx", "ab"),
+        ({"prompt": "q", "completions": ["a", {"role": "assistant", "content": "b"}]}, "q", "ab"),
+        ({"질문": "q", "응답들": ["a", "b"]}, "q", "ab"),
+        ({"messages": [{"role": "user", "content": "q"}], "answers": ["a", "b"]}, "q", "ab"),
+        (
+            {
+                "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+                "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
+            },
+            "q",
+            "ab",
+        ),
+        ({"prompt": "q", "response_a": "a", "response_b": "b", "preference": "A"}, "q", "ab"),
+    ],
+)
+def test_every_form_of_pair(tmp_path, row, prompt, answers):
+    (item,) = read_items(write(tmp_path / "d.jsonl", row), task="pair").items
+    assert (item.prompt[-1].content, texts(item)) == (prompt, list(answers))
+
+
+def test_a_system_text_is_part_of_the_prompt(tmp_path):
+    row = {"system": "s", "prompt": "q", "responses": ["a", "b"]}
+    (item,) = read_items(write(tmp_path / "d.jsonl", row), task="pair").items
+    assert item.prompt == (Message("system", "s"), Message("user", "q"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "completion": "a", "model": "m"},
+        {
+            "prompt": [{"role": "user", "content": "q"}],
+            "completion": [{"role": "assistant", "content": "a"}],
+            "model": "m",
+        },
+        {"instruction": "q", "output": "a", "model": "m"},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "model": "m"},
+    ],
+)
+def test_every_form_of_single_answer(tmp_path, row):
+    (item,) = read_items(write(tmp_path / "d.jsonl", row), task="edit").items
+    assert (item.prompt, item.answers) == ((Message("user", "q"),), (Answer("a", "m"),))
+
+
+def test_csv_json_and_gzip(tmp_path):
+    import gzip
+
+    table = tmp_path / "d.csv"
+    table.write_text('prompt,responses\nq,"[""a"", ""b""]"\n', encoding="utf-8")
+    document = tmp_path / "d.json"
+    document.write_text('[{"prompt": "q", "responses": ["a", "b"]}]', encoding="utf-8")
+    packed = tmp_path / "d.jsonl.gz"
+    packed.write_bytes(gzip.compress(b'{"prompt": "q", "responses": ["a", "b"]}\n'))
+    for path in (table, document, packed):
+        (item,) = read_items(path, task="pair").items
+        assert texts(item) == ["a", "b"]
+
+
+def test_columns_of_other_names(tmp_path):
+    path = write(tmp_path / "d.jsonl", {"ask": "q", "said": ["a", "b"]})
+    (item,) = read_items(path, task="pair", columns={"prompt": "ask", "responses": "said"}).items
+    assert (item.prompt[0].content, texts(item)) == ("q", ["a", "b"])
+    with pytest.raises(DataError, match="unknown field 'promt'"):
+        read_items(path, task="pair", columns={"promt": "ask"})
+
+
+RANKED = {"prompt": "q", "responses": ["a", "b", "c", "a"], "ranking": [1, 2, 2, 1]}
+
+
+@pytest.mark.parametrize(
+    ("row", "task", "expected"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "ranking", {"ranks": [1, 2]}),
+        (
+            {"prompt": "q", "response_a": "a", "response_b": "b", "preference": "B"},
+            "pair",
+            {"preference": 1, "both_bad": False},  # what was preferred stands first
+        ),
+        ({**RANKED, "responses": list("abcd")}, "ranking", {"ranks": [1, 2, 2, 1]}),
+        (RANKED, "ranking", {"ranks": [1, 2, 2]}),  # an equal answer is shown once
+        (
+            {"prompt": "q", "responses": ["a", "b"], "ranking": [2, 1]},
+            "pair",
+            {"preference": -1, "both_bad": False},
+        ),
+        ({"prompt": "q", "completion": "a", "label": False}, "thumbs", {"thumbs": [False]}),
+        (
+            {"prompt": "q", "completion": "a", "scores": {"h": 4.0, "x": 2}},
+            "scores",
+            {"scores": {"h": [4], "x": [2]}},
+        ),
+    ],
+)
+def test_checks_say_what_the_task_can_say(tmp_path, row, task, expected):
+    (item,) = read_items(write(tmp_path / "d.jsonl", row), task=task, gold=True).items
+    assert item.gold == expected
+
+
+def test_what_cannot_be_a_check_is_left_out_and_counted(tmp_path):
+    rows = [{"prompt": "q", "completion": "a", "scores": {"h": s}} for s in (1.5, 2.0)]
+    found = read_items(write(tmp_path / "d.jsonl", *rows), task="scores", gold=True)
+    assert (found.items, found.left_out) == ([], {"without a judgement that this task could check": 1})
+    tie = {"prompt": "q", "response_a": "a", "response_b": "b", "preference": "tie"}
+    assert read_items(write(tmp_path / "t.jsonl", tie), task="pair", gold=True).items == []

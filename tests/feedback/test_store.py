@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 
 from alignloop.errors import UserError
 from alignloop.feedback import people
+from alignloop.feedback.database import unavailable
 from alignloop.feedback.desk import Desk
 from alignloop.feedback.exchange import Session, Submission
 from alignloop.feedback.faults import Rejected
@@ -14,6 +16,7 @@ from alignloop.feedback.project import Answer, NewItem, Settings
 from alignloop.feedback.schema import annotators, items
 from alignloop.feedback.store import Store
 from alignloop.records import Message, Provenance
+from bench.postgres import fresh_database
 
 PROMPT = (Message("system", "짧게."), Message("user", "왜 하늘은 파란가요? 🌌"))
 
@@ -216,3 +219,79 @@ def test_commits_wait_for_the_disk(lite):
         # 2 is FULL: a commit returns after fsync.
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+
+
+@pytest.mark.postgres
+def test_postgres_may_not_acknowledge_before_it_has_written(postgres):
+    """Whatever the database's own setting says."""
+    url = fresh_database(postgres)
+    store = Store(url)
+    with store.writing() as connection:
+        name = connection.scalar(text("SELECT current_database()"))
+        connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
+    store.close()
+    again = Store(url)
+    with again.reading() as connection:
+        assert connection.scalar(text("SHOW synchronous_commit")) == "on"
+    again.close()
+
+
+@pytest.mark.postgres
+def test_a_postgres_server_that_ends_its_connections_is_found_again(postgres, make_project, sit_down):
+    """As after its restart: the next judgement is stored or refused, never half."""
+    store = Store(fresh_database(postgres))
+    desk, session = sit_down(store, make_project(store))
+    task = desk.call(lambda c: desk.next(c, session)).task
+    with store.writing() as connection:
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        connection.execute(text(f"{end} AND datname = current_database()"))
+    sent = Submission(task.id, "k", answer={"verdict": "a"})
+    receipt = desk.call(lambda c: desk.submit(c, session, sent))
+    assert receipt.judgement_id == 1
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [("53100", "full"), ("53200", "full"), ("55P03", "locked"), ("25006", "readonly"), ("57P01", "lost")],
+)
+def test_faults_of_postgres_are_named(state, reason):
+    class Fault(Exception):
+        sqlstate = state
+
+    found = unavailable(OperationalError("INSERT", {}, Fault()))
+    assert found is not None
+    assert (found.reason, found.status) == (reason, 503)
+
+
+@pytest.mark.parametrize("bad", ["a\x00b", "\ud800"])
+def test_text_that_a_database_cannot_hold(store, make_project, bad):
+    project = make_project(store)
+    if bad == "\ud800":
+        with pytest.raises(Rejected, match="surrogate"):
+            people.invite(store, project, bad)
+        return
+    annotator, _ = people.invite(store, project, bad)
+    store.change_guidelines(project, bad)
+    found = store.project(project.id)
+    assert (annotator.name, store.guidelines(found)) == ("a\ufffdb", "a\ufffdb")
+
+
+@pytest.mark.parametrize(
+    ("task", "gold"),
+    [
+        ("pair", {"ranks": [1, 2]}),
+        ("pair", {"preference": 3, "both_bad": False}),
+        ("ranking", {"preference": 1, "both_bad": False}),
+        ("ranking", {"ranks": [1]}),
+        ("scores", {"scores": {"other": [1, 2]}}),
+        ("thumbs", {"thumbs": [True]}),
+        ("edit", {"text": "x", "base": None}),
+    ],
+)
+def test_an_expected_judgement_that_nobody_can_give_is_refused(lite, task, gold):
+    project = lite.create_project("p", task=task)
+    item = NewItem((Message("user", "q"),), (Answer("a"), Answer("b")), gold=gold)
+    added = lite.add_items(project, [item])
+    assert added.added == 0
+    assert len(added.refused) == 1

@@ -13,7 +13,7 @@ from alignloop.cli import app
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError, EngineError, UserError
 from alignloop.feedback import export as exporting
-from alignloop.feedback.web.server import opened
+from alignloop.feedback.folder import opened
 from alignloop.records import Label, Message, Preference
 from alignloop.serve.votes import Comparison, Thumb, VoteFiles, VoteStore, open_votes
 

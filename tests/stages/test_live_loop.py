@@ -19,10 +19,11 @@ from alignloop.errors import ConfigError, UserError
 from alignloop.feedback import people
 from alignloop.feedback.desk import Desk
 from alignloop.feedback.exchange import Session, Submission
+from alignloop.feedback.folder import DATABASE
+from alignloop.feedback.overview import overview
 from alignloop.feedback.project import Answer, NewItem, Settings
 from alignloop.feedback.schema import items
 from alignloop.feedback.store import Store
-from alignloop.feedback.web.server import DATABASE
 from alignloop.records import Message
 from alignloop.run import Run
 from alignloop.stages import live_loop
@@ -134,13 +135,20 @@ def test_judgements_become_models_and_models_new_items(tmp_path, labels):
         assert [(row["source"], row["by"], row["rows"], row["judgements"]) for row in table] == [
             ("human", "민지", 5, "1–5")
         ]
-    fresh = queued(labels)[12:]
+    *fresh, versus = queued(labels)[12:]
     assert len(fresh) == 3
     assert {row.answers[0]["model"] for row in fresh} == {str(first / "policy")}
     assert {row.arm for row in fresh} == {"random", "uncertainty"}
     assert all(row.priority == 1 and len(row.scores) == 2 for row in fresh)
+    # a fifth of the prompts, rounded up: the new policy beside the one before
+    assert (versus.arm, versus.prompt) == ("versus", fresh[0].prompt)
+    assert [answer["model"] for answer in versus.answers] == [str(first / "policy"), "tiny"]
     # the new items come first, and their judgements start the next round
     judge_some(labels, 4, verdict="b")
+    store = labels.store()
+    (duel,) = overview(store, store.project()).duels
+    assert (duel.newer, duel.older, duel.won.n) == (str(first / "policy"), "tiny", 1)
+    store.close()
     again = run_stage(
         "loop",
         labels.keys(rounds=2, strategy="uncertainty", eval_fraction=0.25, output_dir=str(tmp_path / "again")),
@@ -182,7 +190,7 @@ def test_each_step_is_done_once_however_often_the_loop_is_killed(tmp_path, label
     project = store.project()
     assert len(store.models(project)) == 2
     store.close()
-    assert len(queued(labels)) == 12 + 3
+    assert len(queued(labels)) == 12 + 3 + 1
 
 
 def test_people_who_left_and_items_withdrawn(tmp_path, labels):
@@ -236,7 +244,7 @@ def test_a_killed_process_goes_on(tmp_path, labels):
     assert not (tmp_path / "loop" / "rounds" / "1" / "round.json").exists()
     run = run_stage_again(labels)
     assert run.record["results"]["rounds"][0]["judgements"] == "1–4"
-    assert len(queued(labels)) == 15
+    assert len(queued(labels)) == 12 + 3 + 1
 
 
 def run_stage_again(labels: Labels) -> Run:

@@ -13,11 +13,18 @@ from starlette.routing import Route
 from alignloop.feedback import people
 from alignloop.feedback.exchange import Session, Submission
 from alignloop.feedback.faults import Rejected
+from alignloop.feedback.improvement import Learned, learned
 from alignloop.feedback.ledger import MAX_NOTE
-from alignloop.feedback.project import clean
-from alignloop.feedback.store import log
+from alignloop.feedback.project import Project, clean
+from alignloop.feedback.store import Store, log
 from alignloop.feedback.web.render import render
-from alignloop.feedback.web.security import SESSION_COOKIE, SESSION_S, check_csrf, check_same_origin
+from alignloop.feedback.web.security import (
+    SESSION_COOKIE,
+    SESSION_S,
+    check_csrf,
+    check_same_origin,
+    network_of,
+)
 from alignloop.feedback.web.site import (
     Asker,
     Site,
@@ -58,11 +65,13 @@ async def label_page(
     store = site_of(request).store
     project = await run_in_threadpool(store.project, project_id)
     guidelines = await run_in_threadpool(store.guidelines, project)
+    progress = await run_in_threadpool(_learned, store, project)
     texts = TEXTS[language_of(request, asker)]
     config = {
         "task": project.task,
         "attributes": list(project.settings.attributes),
-        "annotator": asker.annotator.id,
+        # Another database at the same address may have the same annotator's number.
+        "owner": f"{store.identity}.{asker.annotator.id}",
         "item": item_id,
         "back": f"/owner/{project.id}",
         "texts": {key: text for key, text in texts.items() if key.startswith("js_")},
@@ -73,9 +82,15 @@ async def label_page(
         asker=asker,
         project=project,
         guidelines=render(guidelines),
+        learned=progress,
         config=config,
         votes=votes,
     )
+
+
+def _learned(store: Store, project: Project) -> Learned | None:
+    with store.reading() as connection:
+        return learned(connection, project.id)
 
 
 async def invitation(request: Request) -> Response:
@@ -87,7 +102,7 @@ async def login(request: Request) -> Response:
     """Exchange an invitation token for a session."""
     site = site_of(request)
     check_same_origin(request)
-    client = request.client.host if request.client else ""
+    client = network_of(request.client.host) if request.client else ""
     site.limit.check(client)
     form = await request.form(max_files=0, max_fields=5)
     # People also paste the whole link.

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from alignloop.errors import UserError
 from alignloop.feedback.desk import Desk
-from alignloop.feedback.faults import Rejected, StoreUnavailable
+from alignloop.feedback.faults import StoreUnavailable
 from alignloop.feedback.store import Store
 from alignloop.feedback.web import annotate, owner
 from alignloop.feedback.web.security import Guard, RateLimit, Sessions
@@ -62,6 +63,6 @@ def create_app(
     app = Starlette(
         routes=[*annotate.ROUTES, *owner.ROUTES, *fixed],
         lifespan=lifespan,
-        exception_handlers={Rejected: on_fault, StoreUnavailable: on_fault, HTTPException: on_fault},
+        exception_handlers={UserError: on_fault, StoreUnavailable: on_fault, HTTPException: on_fault},
     )
     return Guard(app, allowed_hosts=allowed_hosts)

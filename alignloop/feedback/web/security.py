@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -154,7 +155,11 @@ def check_csrf(request: Request, visitor: Visitor, token: str | None = None) -> 
 
 
 class RateLimit:
-    """At most `burst` failures per client, regained at one per `refill_s` seconds; bounded memory."""
+    """At most `burst` failures per client, regained at one per `refill_s` seconds; bounded memory.
+
+    Failures beyond it, of attempts sent at the same moment, are a debt that is regained as slowly. Right
+    attempts cost nothing: a whole class may sign in from one address.
+    """
 
     def __init__(self, *, burst: int = 10, refill_s: float = 6.0, max_clients: int = 10_000) -> None:
         self.burst, self.refill_s, self.max_clients = burst, refill_s, max_clients
@@ -180,3 +185,16 @@ class RateLimit:
         self._clients.move_to_end(client)
         if len(self._clients) > self.max_clients:
             self._clients.popitem(last=False)
+
+
+def network_of(host: str) -> str:
+    """By what attempts are counted: an IPv4 address, or the /64 of an IPv6 one, which one client owns."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((address, 64), strict=False))

@@ -1,69 +1,65 @@
 """A label folder and the server over it.
 
-The folder holds `labels.sqlite` (unless a PostgreSQL URL is given), `session.key` and `owner.token`,
-the last two readable by their owner only.
+The folder holds `labels.sqlite` (or `database.id` where a database URL is given), `session.key` and
+`owner.token`, the last two readable by their owner only.
 """
 
 from __future__ import annotations
 
-import fcntl
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import uvicorn
 
 from alignloop.errors import UserError
-from alignloop.feedback.importing import Pairs, read_items
+from alignloop.feedback.folder import is_label_folder, opened, served_alone
+from alignloop.feedback.importing import Pairs, holds_samples, read_items
 from alignloop.feedback.project import Project
 from alignloop.feedback.store import Store
 from alignloop.feedback.web.app import LOCAL_HOSTS, create_app
 from alignloop.feedback.web.secrets import owner_token, session_secret
 
-DATABASE = "labels.sqlite"
 Say = Callable[[str], object]
 
 
-@contextmanager
-def opened(folder: Path, database: str | None = None, *, create: bool = False) -> Iterator[Store]:
-    """The store of a label folder.
+def project_for(store: Store, name: str, *, task: str | None, guidelines: str = "") -> Project:
+    """The project of this name, made if it is not there (a pair project unless told otherwise).
 
     Raises:
-        UserError: there is none and it may not be made.
+        UserError: it is there with another task.
     """
-    if not create and database is None and not (folder / DATABASE).exists():
-        raise UserError(f"{folder} holds no labels ({DATABASE}); make it with `alignloop label import`")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be used as a label folder: {error.strerror}") from error
-    store = Store(database or folder / DATABASE)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def project_for(store: Store, name: str, *, task: str, guidelines: str = "") -> Project:
-    """The project of this name, made if it is not there."""
-    found = [p for p in store.projects() if p.name == name]
-    if not found:
-        return store.create_project(name, task=task, guidelines_text=guidelines)
-    return found[0]
+    found = next((p for p in store.projects() if p.name == name), None)
+    if found is None:
+        return store.create_project(name, task=task or "pair", guidelines_text=guidelines)
+    if task not in (None, found.task):
+        raise UserError(f"'{name}' is a {found.task} project; choose another --project for {task}")
+    if guidelines and guidelines != store.guidelines(found):
+        store.change_guidelines(found, guidelines, actor="command line")
+        return store.project(found.id)
+    return found
 
 
 def add(
-    store: Store, project: Project, data: str | Path, *, pairs: Pairs, gold: bool = False, say: Say
+    store: Store,
+    project: Project,
+    data: str | Path,
+    *,
+    pairs: Pairs,
+    gold: bool = False,
+    columns: Mapping[str, str] | None = None,
+    say: Say,
 ) -> None:
     """Import data into a project and say what became of it."""
-    read = read_items(data, task=project.task, pairs=pairs, gold=gold)
+    read = read_items(data, task=project.task, pairs=pairs, gold=gold, columns=columns)
     done = store.add_items(project, read.items, actor="command line")
     say(f"{project.name}: {done.added} items added, {done.duplicates} were there already")
     for reason, count in read.left_out.items():
         say(f"  left out: {count} {reason}")
     for number, reason in done.refused[:10]:
         say(f"  refused: item {number + 1}: {reason}")
+    if len(done.refused) > 10:
+        say(f"  refused: {len(done.refused) - 10} more")
     if not done.added and not done.duplicates:
         raise UserError(f"{data} holds nothing that a {project.task} project can use")
 
@@ -73,13 +69,14 @@ def prepare(
     *,
     folder: Path | None,
     database: str | None,
-    task: str,
+    task: str | None,
     name: str,
     pairs: Pairs,
     say: Say,
 ) -> tuple[Path, str | None]:
     """The label folder to serve: `path` itself, or a new one filled from the data at `path`."""
-    if (path / DATABASE).exists() or (database is not None and path.is_dir()):
+    empty = database is not None and path.is_dir() and not holds_samples(path)
+    if is_label_folder(path) or empty:
         return path, database
     if not path.exists():
         raise UserError(f"{path} does not exist; give a label folder, a data file or a sample run")
@@ -95,15 +92,25 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8321,
     allow_hosts: Sequence[str] = (),
+    proxy: str = "",
     say: Say,
 ) -> None:
     """Serve until interrupted.
+
+    Args:
+        place: label folder, and URL of an outside database.
+        host: address to listen on.
+        port: 0 takes a free one.
+        allow_hosts: further host names under which the page is reached.
+        proxy: address of a reverse proxy; only what it says of its clients (X-Forwarded-For, -Proto) is
+            believed, or anybody could choose the address by which sign-ins are counted.
+        say: prints a line.
 
     Raises:
         UserError: the port is taken, or the folder is served already.
     """
     folder, database = place
-    with opened(folder, database) as store, _alone(folder):
+    with opened(folder, database) as store, served_alone(store, folder):
         app = create_app(store, secret=session_secret(folder), allowed_hosts=_hosts(host, allow_hosts))
         listening = _listen(host, port)
         address = f"http://{_written(host)}:{listening.getsockname()[1]}"
@@ -117,6 +124,8 @@ def serve(
             access_log=False,
             server_header=False,
             date_header=False,
+            proxy_headers=bool(proxy),
+            forwarded_allow_ips=proxy or None,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
             limit_concurrency=2000,
@@ -147,14 +156,3 @@ def _hosts(host: str, more: Sequence[str]) -> list[str]:
     if host in ("0.0.0.0", "::") and not more:
         return ["*"]
     return [*LOCAL_HOSTS, host, *more]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: two servers would hand out the same items."""
-    with open(folder / "serve.lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{folder} is being served already") from error
-        yield

@@ -133,16 +133,19 @@ async def on_fault(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         status, reason = error.status_code, "missing" if error.status_code == 404 else "invalid"
         message, headers = str(error.detail), dict(error.headers or {})
-    else:
-        assert isinstance(error, Rejected | StoreUnavailable)
+    elif isinstance(error, Rejected | StoreUnavailable):
         status, reason, message, headers = error.status, error.reason, str(error), {}
+    else:  # a UserError: what was asked for does not fit
+        status, reason, message, headers = 422, "invalid", str(error), {}
     if status in (429, 503):
         headers["Retry-After"] = "60" if status == 429 else "2"
     if wants_json(request):
         return JSONResponse({"error": message, "reason": reason}, status, headers)
     texts = TEXTS[language_of(request)]
     shown = texts.get(f"fault_{reason}", message)
-    response = page(request, "fault.html", status=status, message=shown)
+    # What exactly does not fit is said in English only.
+    detail = message if status in (409, 422) and shown != message else ""
+    response = page(request, "fault.html", status=status, message=shown, detail=detail)
     response.headers.update(headers)
     return response
 
@@ -210,6 +213,8 @@ async def task_json(task: Task) -> dict[str, object]:
         "expected": task.expected,
         "draft": task.draft,
         "previous": task.previous,
+        "note": task.note,
+        "flagged": task.flagged,
     }
 
 

@@ -17,6 +17,7 @@ from alignloop.feedback.project import Project
 from alignloop.feedback.store import Store
 from alignloop.feedback.web.app import create_app
 from alignloop.feedback.web.security import RateLimit
+from tests.feedback.web.browsing import READY
 
 SECRET = b"k" * 32
 
@@ -100,3 +101,35 @@ def server(lite: Store) -> Iterator[Server]:
     running = Server(lite)
     yield running
     running.stop()
+
+
+@pytest.fixture
+def visit(chromium, server) -> Callable:
+    """Function that opens a page as a signed-in person in a fresh browser profile."""
+    contexts = []
+
+    def open_page(
+        project: Project | None, name: str = "a", *, role: str = "annotator", token: str = "", **options
+    ):
+        if not token:
+            _, token = people.invite(server.store, project, name, role=role)
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.faults = []
+        own = ("data:", f"{server.url}/")
+        page.on("request", lambda r: r.url.startswith(own) or page.faults.append(f"outside: {r.url}"))
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("console", lambda m: page.faults.append(m.text) if "Content Security" in m.text else None)
+        page.goto(f"{server.url}/invite/{token}")
+        page.click("button.primary")
+        if role == "annotator":
+            page.wait_for_function(READY)
+        return page
+
+    yield open_page
+    for context in contexts:
+        for page in context.pages:
+            assert page.faults == []
+        context.close()

@@ -2,86 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from sqlalchemy import func, select
 
 from alignloop.feedback import people
-from alignloop.feedback.project import Answer, NewItem, Project, Settings
-from alignloop.feedback.schema import assignments, drafts, judgements
-from alignloop.feedback.store import Store
+from alignloop.feedback.project import Answer, NewItem, Settings
+from alignloop.feedback.schema import assignments, drafts
 from alignloop.records import Message
+from tests.feedback.web.browsing import PLAIN, READY, press, project_of, rows, seen
 
 pytestmark = pytest.mark.browser
-
-PLAIN = {"overlap_share": 0.0, "gold_share": 0.0, "repeat_share": 0.0}
-READY = "() => document.getElementById('work')?.getAttribute('aria-busy') === 'false'"
-
-
-@pytest.fixture
-def visit(chromium, server) -> Callable:
-    """Function that opens a page as a signed-in person in a fresh browser profile."""
-    contexts = []
-
-    def open_page(
-        project: Project | None, name: str = "a", *, role: str = "annotator", token: str = "", **options
-    ):
-        if not token:
-            _, token = people.invite(server.store, project, name, role=role)
-        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.faults = []
-        own = ("data:", f"{server.url}/")
-        page.on("request", lambda r: r.url.startswith(own) or page.faults.append(f"outside: {r.url}"))
-        page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.on("console", lambda m: page.faults.append(m.text) if "Content Security" in m.text else None)
-        page.goto(f"{server.url}/invite/{token}")
-        page.click("button.primary")
-        if role == "annotator":
-            page.wait_for_function(READY)
-        return page
-
-    yield open_page
-    for context in contexts:
-        for page in context.pages:
-            assert page.faults == []
-        context.close()
-
-
-def project_of(
-    store: Store, task: str = "pair", *, count: int = 5, num_answers: int = 2, **settings
-) -> Project:
-    made = store.create_project(
-        task, task=task, settings=Settings(**{**PLAIN, **settings}), guidelines_text="**공정**하게"
-    )
-    answers = [
-        f"Answer number {k} says *the same* in {k + 3} words" + " more" * k for k in range(num_answers)
-    ]
-    rows = [
-        NewItem((Message("user", f"질문 {n}"),), tuple(Answer(text) for text in answers))
-        for n in range(count)
-    ]
-    store.add_items(made, rows)
-    return store.project(made.id)
-
-
-def rows(store: Store) -> list:
-    with store.reading() as connection:
-        return list(connection.execute(select(judgements).order_by(judgements.c.id)))
-
-
-def seen(page) -> str:
-    return page.text_content("#prompt .markdown, #prompt pre").strip()
-
-
-def press(page, *keys: str) -> None:
-    """Keys, then wait until the page has answered."""
-    for key in keys:
-        page.keyboard.press(key)
-    page.wait_for_function(READY)
 
 
 def test_a_whole_session_by_keyboard(server, visit):
@@ -368,17 +298,6 @@ def test_the_owner_decides_in_the_browser(server, visit):
     owner.keyboard.press("Enter")
     owner.wait_for_selector("#disagreements .hint")
     assert rows(server.store)[-1].answer == {"preference": 0, "both_bad": False}
-
-
-def test_nothing_is_wider_than_a_phone(server, visit):
-    for task, num_answers in (("pair", 2), ("ranking", 5), ("scores", 2), ("edit", 2)):
-        project = project_of(server.store, task, count=1, num_answers=num_answers)
-        page = visit(project, viewport={"width": 360, "height": 720}, locale="ko-KR")
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= 360, task
-        assert (
-            page.locator("#submit").bounding_box()["x"] + page.locator("#submit").bounding_box()["width"]
-            <= 360
-        )
 
 
 def test_the_theme_follows_the_system_and_the_choice(server, visit):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 
 import httpx
 import pytest
 from sqlalchemy import event, select
 
-from alignloop.feedback import people
+from alignloop.feedback import database, people
 from alignloop.feedback.desk import LOCK_ATTEMPTS
+from alignloop.feedback.project import Answer, NewItem
 from alignloop.feedback.schema import judgements
 from alignloop.feedback.store import Store
 from alignloop.feedback.web.texts import TEXTS, preferred
+from alignloop.records import Message
 from tests.feedback.web.conftest import Server
 
 
@@ -39,11 +43,24 @@ def test_languages_have_the_same_words():
     ]
 
 
+def test_every_word_that_a_page_or_script_asks_for_is_there():
+    here = files("alignloop.feedback.web")
+    for folder in ("templates", "static"):
+        for entry in here.joinpath(folder).iterdir():
+            if entry.name.endswith((".html", ".js")):
+                asked = set(re.findall(r"\bt\.(\w+)", entry.read_text("utf-8")))
+                assert asked <= set(TEXTS["ko"]), (entry.name, asked - set(TEXTS["ko"]))
+    reasons = re.findall(r"^    \"(\w+)\": \"the", inspect.getsource(database), re.MULTILINE)
+    assert {f"fault_{reason}" for reason in reasons} <= set(TEXTS["ko"])
+
+
 def test_a_session_over_the_wire(served, make_project):
     person = served.sign_in(make_project(served.store, count=3), "a")
     answer = person.call("next").json()
     task = answer["task"]
-    assert set(task) == {"id", "kind", "prompt", "answers", "expected", "draft", "previous"}
+    assert set(task) == {
+        "id", "kind", "prompt", "answers", "expected", "draft", "previous", "note", "flagged"
+    }  # fmt: skip
     assert answer["progress"] == {
         "done": 0,
         "skipped": 0,
@@ -60,6 +77,7 @@ def test_a_session_over_the_wire(served, make_project):
     assert following["task"]["id"] != task["id"]
     back = person.call("undo", {"key": "u"}).json()
     assert back["task"]["previous"] == {"verdict": "b_much"}
+    assert (back["task"]["note"], back["task"]["flagged"]) == ("좋아요", True)
     assert person.call("redo", {"key": "r"}).json()["task"]["id"] == following["task"]["id"]
     assert person.call("redo", {"key": "r2"}).json()["reason"] == "redo"
     skipped = {"assignment": following["task"]["id"], "key": "s", "skip": "unsafe"}
@@ -132,6 +150,15 @@ def test_the_owner_invites_and_removes(served, make_project):
     assert owner.form(f"/owner/{project.id}/people/999/remove").status_code == 404
     taken = owner.form(f"/owner/{project.id}/people", name="이수진")
     assert taken.status_code == 409
+    assert "already an annotator named" in taken.text
+    ko = owner.client.post(
+        f"/owner/{project.id}/people",
+        data={"csrf": owner.csrf, "name": "이수진"},
+        headers={"Accept-Language": "ko"},
+    )
+    assert "같은 이름의 평가자가 이미 있습니다" in ko.text
+    for wrong in ({"name": ""}, {"name": "가" * 201}, {"name": "x", "language": "klingonisch"}):
+        assert owner.form(f"/owner/{project.id}/people", **wrong).status_code == 422
 
 
 def test_the_owner_changes_settings_and_guidelines(served, make_project):
@@ -265,3 +292,49 @@ def test_a_defect_in_one_operation_does_not_fail_its_neighbours(served, make_pro
     results = asyncio.run(run())
     assert isinstance(results[0], ZeroDivisionError)
     assert results[1:] == [1, 2]
+
+
+def test_an_export_that_does_not_fit_is_told_and_not_a_defect(served, make_project):
+    project = make_project(served.store, task="ranking", num_answers=3)
+    owner = served.sign_in(None, "o", role="owner")
+    for query, message in (
+        ("kind=preference", "ask for it by --derive"),
+        ("kind=rating", "cannot give rating records"),
+        ("kind=no-such-kind", "cannot give no-such-kind records"),
+        ("min_agreement=x", "must be a number"),
+    ):
+        answer = owner.client.get(f"/owner/{project.id}/export?{query}")
+        assert answer.status_code == 422, query
+        assert message in answer.text
+    assert owner.client.get(f"/owner/{project.id}/export?kind=preference&derive=on").status_code == 200
+
+
+def test_people_see_what_became_of_their_judgements(served, make_project):
+    """The owner by model, the annotator in one line that names no model."""
+    project = make_project(served.store, count=0)
+    rows = [
+        NewItem(
+            (Message("user", f"q{k}"),), (Answer(f"old {k}", "runs/start"), Answer(f"new {k}", "runs/r1"))
+        )
+        for k in range(5)
+    ]
+    served.store.add_items(project, rows)
+    person, owner = served.sign_in(project, "a"), served.sign_in(None, "o", role="owner")
+    assert 'id="learned"' not in person.client.get("/").text
+    assert 'id="models"' not in owner.client.get(f"/owner/{project.id}").text
+    task = person.call("next").json()["task"]
+    while task:
+        new_first = task["answers"][0]["text"].startswith("new")
+        task = judge(person, task, "a" if new_first else "b").json()["task"]
+    for path, accuracy, ids in (("runs/r0", 0.55, [1, 2]), ("runs/r1", 0.8, [1, 2, 3, 4, 5])):
+        served.store.record_model(project, kind="reward", path=path, judgement_ids=ids, accuracy=accuracy)
+    page = person.client.get("/").text
+    assert "have learned from 5 judgements" in page
+    assert "80 % of people" in page
+    assert "At first: 55 %" in page
+    assert "runs/" not in page
+    page = re.sub(r"\s+", " ", owner.client.get(f"/owner/{project.id}").text)
+    assert 'title="1–5"' in page
+    row = r'>runs/r1</th><td class="said">runs/start</td><td>5</td><td>.*?>1.00 <small>'
+    assert re.search(row, page)
+    assert "against older models" in page

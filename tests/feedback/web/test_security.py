@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from sqlalchemy import select
@@ -10,8 +11,10 @@ from sqlalchemy import select
 from alignloop.feedback import people
 from alignloop.feedback.faults import Rejected
 from alignloop.feedback.project import Answer, NewItem
-from alignloop.feedback.schema import judgements
-from alignloop.feedback.web.security import RateLimit, host_name
+from alignloop.feedback.schema import judgements, metadata
+from alignloop.feedback.web import annotate
+from alignloop.feedback.web import owner as owner_routes
+from alignloop.feedback.web.security import RateLimit, host_name, network_of
 from alignloop.records import Message
 
 
@@ -96,6 +99,50 @@ def test_another_sessions_token_does_not_fit(served, make_project):
     one, two = served.sign_in(project, "one"), served.sign_in(project, "two")
     task = one.call("next").json()["task"]
     assert one.call("judge", body_for(task), **{"X-CSRF-Token": two.csrf}).status_code == 403
+
+
+def writing_routes() -> list[str]:
+    """Every address that takes a POST, with numbers put in."""
+    routes = [route for route in [*annotate.ROUTES, *owner_routes.ROUTES] if "POST" in (route.methods or ())]
+    return [re.sub(r"\{\w+:int\}", "1", route.path) for route in routes]
+
+
+@pytest.mark.parametrize("path", writing_routes())
+def test_no_writing_request_is_carried_out_without_the_sessions_token(served, make_project, path):
+    project = make_project(served.store)
+    _, token = people.invite(served.store, project, "guest")
+    for person in (served.sign_in(project, "a"), served.sign_in(None, "o", role="owner")):
+        before = served.store.audit_log()
+        fields = {"name": "x", "text": "x", "reason": "x", "language": "ko", "token": token}
+        for extra in ({}, {"csrf": "x" * 32}, {"csrf": ""}):
+            # as another site's form would arrive: the cookie goes along, the token does not
+            headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
+            forged = person.client.post(path, data={**fields, **extra}, headers=headers)
+            assert forged.status_code == 403, (path, extra)
+            if path != "/login":
+                assert person.client.post(path, data={**fields, **extra}).status_code == 403, (path, extra)
+        assert served.store.audit_log() == before
+    assert stored(served.store) == 0
+
+
+def test_reading_requests_change_nothing(served, make_project):
+    project = make_project(served.store)
+    person, owner = served.sign_in(project, "a"), served.sign_in(None, "o", role="owner")
+    person.call("judge", body_for(person.call("next").json()["task"]))
+
+    def everything() -> list:
+        with served.store.reading() as connection:
+            tables = [t for t in metadata.sorted_tables if t.name != "audit"]
+            return [connection.execute(select(table)).all() for table in tables]
+
+    before = everything()
+    pages = ("", "/items/1", "/items/1/adjudicate", "/export", "/people", "/settings", "/items/1/withdraw")
+    for path in ("/", "/owner", "/login", "/logout", "/api/next", "/api/undo", "/api/adjudicate/1"):
+        person.client.get(path)
+        owner.client.get(path)
+    for page in pages:
+        owner.client.get(f"/owner/{project.id}{page}")
+    assert everything() == before
 
 
 def test_owner_forms_need_the_token_too(served, make_project):
@@ -199,6 +246,30 @@ def test_failures_are_forgiven_with_time_and_memory_is_bounded(monkeypatch):
     assert len(limit._clients) == 3
 
 
+def test_guesses_sent_at_the_same_moment_are_a_debt(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    limit = RateLimit(burst=2, refill_s=10.0)
+    for _ in range(30):
+        limit.check("a")  # all of them before the first was looked up
+    for _ in range(30):
+        limit.failed("a")
+    now[0] = 10.0 * 28 + 9
+    with pytest.raises(Rejected):
+        limit.check("a")
+    now[0] = 10.0 * 29
+    limit.check("a")
+
+
+def test_one_client_is_one_address_or_one_network():
+    assert network_of("192.0.2.7") == "192.0.2.7"
+    assert network_of("2001:db8:0:1::5") == network_of("2001:db8:0:1:ffff::6") == "2001:db8:0:1::/64"
+    assert network_of("2001:db8:0:2::5") != network_of("2001:db8:0:1::5")
+    assert network_of("::ffff:192.0.2.7") == "192.0.2.7"
+    assert network_of("fe80::1%eth0") == "fe80::/64"
+    assert network_of("testclient") == "testclient"
+
+
 def test_unknown_hosts_are_refused(served):
     answer = served.client().get("/", headers={"Host": "evil.example"})
     assert answer.status_code == 400
@@ -296,11 +367,18 @@ def test_texts_of_strangers_are_escaped_everywhere(served):
     person.call("judge", {**body_for(task), "note": hostile, "flagged": True})
     pages = [person.client.get("/"), *(owner.client.get(f"/owner/{project.id}{p}") for p in ("", "/items/1"))]
     pages.append(owner.client.get(f"/owner/{project.id}/items/1/adjudicate"))
+    pages.append(owner.client.get("/owner"))
+    pages.append(owner.form(f"/owner/{project.id}/people", name="x" + hostile))
+    served.store.create_project("second", task="pair")
+    pages.append(owner.client.get("/owner"))
     pages.append(person.client.get("/invite/" + hostile.split("/")[0]))
     for page in pages:
         assert page.status_code == 200
         assert "<script>alert" not in page.text
     assert "<script>" not in task["prompt"][0]["html"]
+    wrong = owner.form(f"/owner/{project.id}/settings", overlap=hostile)
+    assert wrong.status_code == 422
+    assert "<script>alert" not in wrong.text
 
 
 def test_a_removed_annotator_is_out_at_once(served, make_project):

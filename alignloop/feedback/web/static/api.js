@@ -56,8 +56,8 @@ const pause = (ms) =>
 
 export class Outbox {
   // One judgement at a time; it survives a reload, and its key makes sending it again harmless.
-  constructor(annotator) {
-    this.name = `alignloop.outbox.${annotator}`;
+  constructor(owner) {
+    this.name = `alignloop.outbox.${owner}`;
   }
 
   pending() {

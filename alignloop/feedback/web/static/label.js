@@ -8,10 +8,11 @@ const byId = (id) => document.getElementById(id);
 const config = JSON.parse(byId("config").textContent);
 const t = config.texts;
 const makers = { pair, ranking, scores, thumbs, edit };
-const outbox = new Outbox(config.annotator);
+const outbox = new Outbox(config.owner);
 const view = { raw: false, diff: false };
 const DRAFT_MS = 400;
 const IDLE_MS = 120000; // longer pauses do not count as time spent
+const LOOK_MS = 30000; // between looks for new tasks once none is left
 
 let task = null;
 let widget = null;
@@ -20,6 +21,8 @@ let busy = false;
 let draftTimer = 0;
 let touched = false;
 let lastShown = "";
+let loaded = false;
+let lookTimer = 0;
 const recent = []; // seconds of the last judgements
 
 // Time spent: the page visible, somebody there.
@@ -67,7 +70,10 @@ function fillTexts() {
 function show(next) {
   task = next;
   widget = null;
+  loaded = true;
   clearTimeout(draftTimer);
+  draftTimer = 0;
+  clearTimeout(lookTimer);
   locked(false);
   byId("choices").replaceChildren();
   byId("prompt").hidden = byId("controls").hidden = task === null;
@@ -77,6 +83,7 @@ function show(next) {
     byId("answers").replaceChildren(
       element("div", { class: "card finished" }, element("p", {}, t.js_finished), element("small", {}, t.js_finished_more)),
     );
+    lookTimer = setTimeout(look, LOOK_MS);
     return;
   }
   byId("question").textContent = t[`js_question_${task.kind}`];
@@ -91,18 +98,14 @@ function show(next) {
   byId("answers").className = `n${cards.length}`;
   byId("answers").replaceChildren(...cards);
   fillTexts();
-  setFlag(false);
-  byId("note").value = "";
   touched = false;
   widget = makers[task.kind]({
     cards, answers: task.answers, attributes: config.attributes, choices: byId("choices"), t, changed, submit,
   });
-  const kept = task.draft ?? (task.previous ? { answer: task.previous } : null);
-  if (kept) {
-    if (kept.answer) widget.restore(kept.answer);
-    setFlag(kept.flagged === true);
-    byId("note").value = kept.note ?? "";
-  }
+  const kept = task.draft ?? { answer: task.previous, flagged: task.flagged, note: task.note };
+  if (kept.answer) widget.restore(kept.answer);
+  setFlag(kept.flagged === true);
+  byId("note").value = kept.note ?? "";
   touched = true;
   changed({ keep: false });
   clock.seconds = 0;
@@ -173,6 +176,7 @@ function waiting(fault) {
 async function deliver(submission) {
   locked(true);
   clearTimeout(draftTimer);
+  draftTimer = 0;
   try {
     const receipt = await outbox.send(submission, waiting);
     recent.push(submission.seconds);
@@ -195,10 +199,13 @@ async function recover(fault) {
     locked(false);
     widget = null;
     byId("controls").hidden = true;
+    byId("work").dataset.over = "true";
     say(fault.reason === "removed" ? t.js_removed : t.js_session, true);
   } else {
     locked(false);
-    say(fault.transient ? t.js_no_network : `${t.js_error} ${fault.message}`, true);
+    const known = t[`js_reason_${fault.reason}`];
+    const told = known ? `${known} (${fault.message})` : fault.message;
+    say(fault.transient ? t.js_no_network : `${t.js_error} ${told}`, true);
   }
 }
 
@@ -229,6 +236,11 @@ function skip(reason) {
 
 async function walk(path, text) {
   if (busy || config.item) return;
+  if (draftTimer) {
+    // What was just typed must be there when its task comes back.
+    clearTimeout(draftTimer);
+    saveDraft();
+  }
   locked(true);
   const key = newKey();
   try {
@@ -257,6 +269,19 @@ async function load() {
   } catch (fault) {
     await recover(fault);
   }
+}
+
+// Nothing is left: others may give items back, and new ones may be queued.
+async function look() {
+  if (document.visibilityState === "visible") {
+    const receipt = await call("next").catch(() => null);
+    if (receipt?.task && task === null && !busy) {
+      show(receipt.task);
+      showProgress(receipt.progress);
+      return;
+    }
+  }
+  if (task === null) lookTimer = setTimeout(look, LOOK_MS);
 }
 
 // Input
@@ -340,5 +365,8 @@ addEventListener("pagehide", () => {
 addEventListener("pageshow", (event) => event.persisted && load());
 
 const unsent = outbox.pending();
-if (unsent && !config.item) deliver(unsent);
-else load();
+if (unsent && !config.item) {
+  await deliver(unsent);
+  // It was refused for good: what was shown then is gone, but its task or the next one is there.
+  if (!loaded && !byId("work").dataset.over) await load();
+} else load();

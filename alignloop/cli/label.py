@@ -110,6 +110,9 @@ def export(
     without: Annotated[list[str] | None, typer.Option(help="Not these annotators.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only items chosen by these strategies.")] = None,
     after: Annotated[int, typer.Option(help="Only judgements with a greater number.")] = 0,
+    until: Annotated[int | None, typer.Option(help="Only judgements up to this number.")] = None,
+    guideline: Annotated[int | None, typer.Option(help="Only under this version of the guidelines.")] = None,
+    gold: Annotated[bool, typer.Option(help="Keep judgements on hidden checks.")] = False,
     ties: Annotated[bool, typer.Option(help="Keep ties as probability ½.")] = True,
     both_bad: Annotated[bool, typer.Option(help="Keep 'both bad' as probability ½.")] = False,
     flagged: Annotated[bool, typer.Option(help="Keep flagged judgements.")] = False,
@@ -132,6 +135,9 @@ def export(
         min_agreement=min_agreement,
         min_seconds=min_seconds,
         after=after,
+        until=until,
+        guideline_version=guideline,
+        gold=gold,
         ties=ties,
         both_bad=both_bad,
         flagged=flagged,
@@ -168,7 +174,7 @@ def invite(
         raise UserError(f"--language is en or ko, not '{language}'")
     with server.opened(folder, database) as store:
         found = store.project(project)
-        known = {a.name: a for a in people.list_annotators(store, found)}
+        known = {a.name: a for a in people.list_annotators(store, found) if a.removed is None}
         if name in known:
             token = people.new_link(store, known[name].id, actor="command line")
         else:

@@ -24,7 +24,8 @@ def invite(
 ) -> tuple[Annotator, str]:
     """Invite somebody; returns the annotator and the token of the link, which is not stored.
 
-    Without a language the page follows the browser's.
+    Without a language the page follows the browser's. Somebody whose access was ended comes back under
+    the same name, with the judgements of before.
 
     Raises:
         Rejected: 409 when the name is taken in this project, 422 when it is empty or too long.
@@ -37,18 +38,16 @@ def invite(
     project_id = None if project is None else project.id
     with store.writing() as connection:
         same = (annotators.c.project_id.is_not_distinct_from(project_id), annotators.c.name == name)
-        if connection.scalar(select(annotators.c.id).where(*same)) is not None:
+        known = connection.execute(select(annotators).where(*same)).one_or_none()
+        if known is not None and known.removed is None:
             raise Rejected(f"there is already an annotator named '{name}'", status=409, reason="taken")
-        connection.execute(
-            insert(annotators).values(
-                project_id=project_id,
-                name=name,
-                role=role,
-                token_hash=hash_token(token),
-                language=language,
-                created=time.time(),
-            )
-        )
+        access = {"role": role, "token_hash": hash_token(token), "language": language}
+        if known is None:
+            values = {"project_id": project_id, "name": name, "created": time.time(), **access}
+            connection.execute(insert(annotators).values(values))
+        else:
+            again = update(annotators).where(annotators.c.id == known.id)
+            connection.execute(again.values(removed=None, epoch=known.epoch + 1, **access))
         log(connection, "annotator invited", actor="owner", project_id=project_id, name=name, role=role)
     found = by_token(store, token)
     assert found is not None

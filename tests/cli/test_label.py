@@ -75,6 +75,8 @@ def test_import_invite_judge_status_export(tmp_path, data):
     assert "김하나: 6 judged" in run("status", folder)
     said = run("export", folder, tmp_path / "pairs.jsonl")
     assert "6 records from 6 judgements" in said
+    assert "2 records from 2" in run("export", folder, tmp_path / "p2.jsonl", "--after", 2, "--until", 4)
+    assert "other guidelines" in fails("export", folder, tmp_path / "x.jsonl", "--guideline", 2)
     records = read_records(tmp_path / "pairs.jsonl").records
     assert {r.provenance.origin for r in records} == {"human"}
     assert "cannot give rating" in fails("export", folder, tmp_path / "x.jsonl", "--kind", "rating")

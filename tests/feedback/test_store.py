@@ -152,6 +152,24 @@ def test_removal_and_new_links_end_the_old_token(store):
         people.remove(store, 999)
 
 
+def test_somebody_who_was_removed_can_come_back(store, make_project, sit_down):
+    project = make_project(store)
+    desk, session = sit_down(store, project, "ann")
+    task = desk.call(lambda c: desk.next(c, session)).task
+    desk.call(lambda c: desk.submit(c, session, Submission(task.id, "k", answer={"verdict": "a"})))
+    people.remove(store, session.annotator_id)
+    back, token = people.invite(store, project, "ann", language="ko")
+    assert (back.id, back.removed, back.language) == (session.annotator_id, None, "ko")
+    assert people.by_token(store, token) == back
+    with pytest.raises(Rejected, match="session has ended"):
+        desk.call(lambda c: desk.next(c, session))
+    receipt = desk.call(lambda c: desk.next(c, Session(back.id, back.epoch)))
+    assert receipt.progress.done == 1
+    assert receipt.task.item_id != task.item_id
+    with pytest.raises(Rejected, match="already an annotator"):
+        people.invite(store, project, "ann")
+
+
 def test_new_labels_and_the_models_made_from_them(store, make_project, sit_down):
     project = make_project(store, count=4)
     desk, session = sit_down(store, project)

@@ -230,7 +230,7 @@ def parse_answer(content: bytes, ask: Ask) -> Reply | None:
         text = message.get("content")
         counts = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
         refused = bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter"
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError):
         return None
     if refused:
         return Reply(str(message.get("refusal") or ""), (), "refused", *counts)
@@ -266,10 +266,10 @@ def _soft(logprobs: Any, choices: Sequence[str]) -> tuple[float, ...] | None:
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     for token in content if isinstance(content, list) else ():
         tops = token.get("top_logprobs") if isinstance(token, dict) else None
-        if not tops or str(token.get("token", "")).strip() not in choices:
+        if not isinstance(tops, list) or str(token.get("token", "")).strip() not in choices:
             continue
         mass = [0.0] * len(choices)
-        for top in tops:
+        for top in (top for top in tops if isinstance(top, dict)):
             label = str(top.get("token", "")).strip()
             if label in choices and isinstance(top.get("logprob"), int | float):
                 mass[list(choices).index(label)] += math.exp(min(0.0, float(top["logprob"])))

@@ -21,6 +21,7 @@ from alignloop.feedback.judge.endpoint import (
     EndpointAdviser,
     EndpointSettings,
     find_label,
+    parse_answer,
     pause,
     read_key,
     request_body,
@@ -309,6 +310,19 @@ def test_answers_that_are_no_completions(answer: Any) -> None:
         pytest.raises(EngineError, match="no chat completion"),
     ):
         adviser(url, retries=1).ask([question("?", "A", "B")])
+
+
+@pytest.mark.parametrize("tops", [5, ["x", 5], [{"token": "A"}], [{"token": 1, "logprob": "x"}], {}])
+def test_odd_logprobs_are_left_aside(tops: Any) -> None:
+    choice = {"message": {"content": "A"}, "logprobs": {"content": [{"token": "A", "top_logprobs": tops}]}}
+    reply = parse_answer(json.dumps({"choices": [choice]}).encode(), question("?", "A", "B"))
+    assert reply is not None
+    assert (reply.fault, reply.probabilities) == ("", (1.0, 0.0))
+
+
+def test_odd_counts_are_no_completion() -> None:
+    body = b'{"choices": [{"message": {"content": "A"}}], "usage": {"prompt_tokens": 1e999}}'
+    assert parse_answer(body, question("?", "A", "B")) is None
 
 
 def test_refusals_nonsense_and_bad_requests_are_faults_of_one_question() -> None:

@@ -106,7 +106,7 @@ def fit(found: Iterable[NewItem], *, task: str, pairs: Pairs = "one") -> Importe
         texts = list(dict.fromkeys(answer.text for answer in item.answers))
         if len(texts) < len(item.answers):
             left_out["equal answer"] += len(item.answers) - len(texts)
-            item = _part(item, [[a.text for a in item.answers].index(text) for text in texts], task)
+            item = _without_repeats(item, texts, task)
         if len(item.answers) < low:
             left_out[f"fewer than {low} different answers"] += 1
         elif len(item.answers) <= high:
@@ -123,6 +123,13 @@ def fit(found: Iterable[NewItem], *, task: str, pairs: Pairs = "one") -> Importe
             left_out["too few left over"] += len(parts) - len(whole_parts)
             items += [_part(item, part, task) for part in whole_parts]
     return Imported(items, {reason: count for reason, count in left_out.items() if count})
+
+
+def _without_repeats(item: NewItem, texts: Sequence[str], task: str) -> NewItem:
+    """The item with each text once; what was said differently of equal answers is no check."""
+    places = {text: [k for k, a in enumerate(item.answers) if a.text == text] for text in texts}
+    first, last = (_part(item, [found[end] for found in places.values()], task) for end in (0, -1))
+    return first if first.gold == last.gold else replace(first, gold=None)
 
 
 def _part(item: NewItem, places: Sequence[int], task: str) -> NewItem:

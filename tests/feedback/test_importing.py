@@ -108,7 +108,7 @@ def test_more_than_five_answers_are_split_and_equal_ones_shown_once():
     ("row", "field"),
     [
         ({"prompt": "", "answers": ["a", "b"]}, "prompt"),
-        ({"prompt": [{"role": "user"}], "answers": ["a", "b"]}, "prompt"),
+        ({"prompt": [{"role": "user"}], "answers": ["a", "b"]}, "prompt[0].content"),
         ({"prompt": "q", "answers": ["a", 3]}, "answers"),
     ],
 )
@@ -236,8 +236,10 @@ def test_checks_say_what_the_task_can_say(tmp_path, row, task, expected):
 
 
 def test_what_cannot_be_a_check_is_left_out_and_counted(tmp_path):
-    rows = [{"prompt": "q", "completion": "a", "scores": {"h": s}} for s in (1.5, 2.0)]
+    rows = [{"prompt": "q", "completion": f"{s}", "scores": {"h": s}} for s in (1.5, 2.0)]
     found = read_items(write(tmp_path / "d.jsonl", *rows), task="scores", gold=True)
     assert (found.items, found.left_out) == ([], {"without a judgement that this task could check": 1})
+    labels = [{"prompt": "q", "completion": "a", "label": good} for good in (True, False)]
+    assert read_items(write(tmp_path / "l.jsonl", *labels), task="thumbs", gold=True).items == []
     tie = {"prompt": "q", "response_a": "a", "response_b": "b", "preference": "tie"}
     assert read_items(write(tmp_path / "t.jsonl", tie), task="pair", gold=True).items == []

@@ -79,7 +79,8 @@ def test_a_note_and_a_flag_come_back_with_what_is_taken_back(server, visit):
     page = visit(project_of(server.store, count=3))
     press(page, "1", "f", "n")
     page.keyboard.type("끝이 잘림")
-    press(page, "Enter", "z")
+    press(page, "Enter")
+    press(page, "z")
     assert page.input_value("#note") == "끝이 잘림"
     assert page.get_attribute("#flag", "aria-pressed") == "true"
     press(page, "2", "Enter")
@@ -137,8 +138,11 @@ def test_new_tasks_appear_while_the_page_waits(server, visit):
     project = project_of(server.store, count=1)
     page = visit(project)
     page.clock.install()
-    press(page, "1", "Enter")
-    assert page.locator(".finished").count() == 1
+    page.reload()
+    page.wait_for_selector("#answers article")
+    page.keyboard.press("1")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".finished")
     more = NewItem((Message("user", "새 질문"),), (Answer("하나"), Answer("둘")))
     server.store.add_items(project, [more])
     page.clock.fast_forward(31_000)

@@ -148,6 +148,9 @@ def test_the_owner_invites_and_removes(served, make_project):
     assert owner.form(f"/owner/{project.id}/people/{person.id}/remove").status_code == 303
     assert people.find(served.store, person.id).removed
     assert owner.form(f"/owner/{project.id}/people/999/remove").status_code == 404
+    # a removed person comes back under the same name; a second one of that name is refused
+    assert owner.form(f"/owner/{project.id}/people", name="이수진").status_code == 200
+    assert people.find(served.store, person.id).removed is None
     taken = owner.form(f"/owner/{project.id}/people", name="이수진")
     assert taken.status_code == 409
     assert "already an annotator named" in taken.text

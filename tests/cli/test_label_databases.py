@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from alignloop.feedback.store import Store
@@ -120,3 +121,23 @@ def test_a_plan_says_how_much_of_the_curve_is_known(tmp_path, data):
     store.close()
     said = run("plan", folder, "--budget", 500)
     assert "accuracy unknown: 1 of the 3 points" in said
+
+
+def test_a_made_up_address_does_not_evade_the_count_of_sign_ins(tmp_path, data):
+    """X-Forwarded-For counts only from the proxy named with --proxy."""
+    folder = tmp_path / "labels"
+    run("import", folder, data)
+    for words, slowed in (((), True), (("--proxy", "127.0.0.1"), False)):
+        server = start(folder, "--port", 0, *words, cwd=tmp_path)
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[1].rsplit("/invite/", 1)[0]
+            headers = ({"X-Forwarded-For": f"198.51.100.{k}"} for k in range(30))
+            found = [
+                httpx.post(f"{address}/login", data={"token": "x"}, headers=h, timeout=30).status_code
+                for h in headers
+            ]
+            assert (429 in found) is slowed
+        finally:
+            server.kill()
+            server.wait()

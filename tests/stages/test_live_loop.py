@@ -141,10 +141,10 @@ def test_judgements_become_models_and_models_new_items(tmp_path, labels):
     assert {row.arm for row in fresh} == {"random", "uncertainty"}
     assert all(row.priority == 1 and len(row.scores) == 2 for row in fresh)
     # a fifth of the prompts, rounded up: the new policy beside the one before
-    assert (versus.arm, versus.prompt) == ("versus", fresh[0].prompt)
+    assert (versus.arm, versus.prompt[-1]["content"]) == ("versus", "prompt 0")
     assert [answer["model"] for answer in versus.answers] == [str(first / "policy"), "tiny"]
     # the new items come first, and their judgements start the next round
-    judge_some(labels, 4, verdict="b")
+    judge_some(labels, 5, verdict="b")  # the one that was open before they came, and all four
     store = labels.store()
     (duel,) = overview(store, store.project()).duels
     assert (duel.newer, duel.older, duel.won.n) == (str(first / "policy"), "tiny", 1)
@@ -153,7 +153,7 @@ def test_judgements_become_models_and_models_new_items(tmp_path, labels):
         "loop",
         labels.keys(rounds=2, strategy="uncertainty", eval_fraction=0.25, output_dir=str(tmp_path / "again")),
     )
-    assert again.record["results"]["rounds"][0]["judgements"] == "1–9"
+    assert again.record["results"]["rounds"][0]["judgements"] == "1–10"
 
 
 @pytest.mark.parametrize("labels", ["sqlite"], indirect=True)

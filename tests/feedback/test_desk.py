@@ -120,15 +120,6 @@ def test_undo_and_redo_walk_through_the_past(store, make_project, sit_down):
     assert [row.action for row in rows(store)] == ["judge", "judge", "judge", "undo", "undo", "redo", "judge"]
 
 
-def test_what_is_taken_back_keeps_its_note_and_flag(store, make_project, sit_down):
-    desk, session = sit_down(store, make_project(store))
-    task = open_next(desk, session).task
-    sent = Submission(task.id, "k", answer={"verdict": "a"}, flagged=True, note="끝이 잘림")
-    assert desk.call(lambda c: desk.submit(c, session, sent)).task.note == ""
-    back = desk.call(lambda c: desk.undo(c, session, "u")).task
-    assert (back.previous, back.note, back.flagged) == ({"verdict": "a"}, "끝이 잘림", True)
-
-
 def test_undo_with_a_repeated_key_undoes_once(store, make_project, sit_down):
     desk, session = sit_down(store, make_project(store))
     receipt = judge(desk, session, open_next(desk, session).task)

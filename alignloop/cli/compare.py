@@ -55,7 +55,6 @@ def compare(
     `alignloop schema compare` lists the settings.
     """
     from alignloop.config import make_plan, parse_overrides
-    from alignloop.errors import UserError
     from alignloop.run import Run
 
     if prompts_for is not None:
@@ -63,19 +62,7 @@ def compare(
         return
     named = [word for word in words or [] if "=" not in word or word.startswith("http")]
     settings = [word for word in words or [] if word not in named]
-    if len(named) == 1 and named[0].endswith((".yaml", ".yml")):
-        recipe = load_recipe(find_recipe(named[0]))
-        output = f"runs/{Path(named[0]).stem}"
-    elif len(named) > 1 or (named and sets):
-        recipe, output = from_words(named, sets or []), "runs/compare"
-    else:
-        raise UserError(
-            "name the models and what to measure: alignloop compare RUN_A RUN_B --set exact=gsm8k.jsonl"
-        )
-    own_prompts = len(named) > 1 and not sets
-    if own_prompts:
-        print("no --set is given: the models answer AlignLoop's own held-out instructions", file=sys.stderr)
-    stage = "" if own_prompts else "compare"
+    recipe, stage, output = chosen(named, sets or [])
     plan = make_plan(recipe, parse_overrides(settings), stage=stage, output_dir=output)
     execute(plan, dry_run=dry_run, resume=resume)
     if not dry_run:
@@ -83,6 +70,25 @@ def compare(
 
         print(as_text(Run.open(plan.stages[-1].config.output_dir).record["results"]))
         print(f"alignloop report {plan.stages[-1].config.output_dir}", file=sys.stderr)
+
+
+def chosen(named: list[str], sets: list[str]) -> tuple[Recipe, str, str]:
+    """The recipe that is meant, the stage it is for ("" if it has several), and where its runs go.
+
+    Raises:
+        UserError: too little is named.
+    """
+    from alignloop.errors import UserError
+
+    if len(named) == 1 and named[0].endswith((".yaml", ".yml")):
+        return load_recipe(find_recipe(named[0])), "compare", f"runs/{Path(named[0]).stem}"
+    if not sets and len(named) < 2:
+        raise UserError(
+            "name the models and what to measure: alignloop compare RUN_A RUN_B --set exact=gsm8k.jsonl"
+        )
+    if not sets:
+        print("no --set is given: the models answer AlignLoop's own held-out instructions", file=sys.stderr)
+    return from_words(named, sets), "compare" if sets else "", "runs/compare"
 
 
 def from_words(models: list[str], sets: list[str]) -> Recipe:

@@ -73,17 +73,8 @@ def generate(
         NonFiniteError: the model returned NaN or infinite logits.
         UserError: seeds that do not match prompts and n; stop strings without a tokenizer.
     """
-    if seeds is None:
-        seeds = completion_seeds(params.seed, len(prompts), n)
-    if len(seeds) != len(prompts) or any(len(row) != n for row in seeds):
-        raise UserError(f"generation: seeds must be {len(prompts)} rows of {n}, one for each completion")
-    if given and len(given) != len(prompts):
-        raise UserError(f"generation: {len(given)} answers given for {len(prompts)} prompts")
+    requests = _requests(prompts, params, n, seeds, given)
     with Scheduler(model, tokenizer, token_budget=token_budget) as scheduler:
-        requests = [
-            Request(tuple(prompt), params, tuple(row), given=tuple(other))
-            for prompt, row, other in zip(prompts, seeds, given or [()] * len(prompts), strict=True)
-        ]
         done = _begin(scheduler, requests, begun)
         while not scheduler.idle:
             for event in scheduler.step():
@@ -95,6 +86,25 @@ def generate(
             if keep is not None:
                 keep(lambda: _describe(scheduler, done))
     return [[completions[index] for index in range(n)] for completions in done]
+
+
+def _requests(
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    n: int,
+    seeds: Sequence[Sequence[int]] | None,
+    given: Sequence[Sequence[int]],
+) -> list[Request]:
+    if seeds is None:
+        seeds = completion_seeds(params.seed, len(prompts), n)
+    if len(seeds) != len(prompts) or any(len(row) != n for row in seeds):
+        raise UserError(f"generation: seeds must be {len(prompts)} rows of {n}, one for each completion")
+    if given and len(given) != len(prompts):
+        raise UserError(f"generation: {len(given)} answers given for {len(prompts)} prompts")
+    return [
+        Request(tuple(prompt), params, tuple(row), given=tuple(other))
+        for prompt, row, other in zip(prompts, seeds, given or [()] * len(prompts), strict=True)
+    ]
 
 
 def _begin(

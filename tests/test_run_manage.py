@@ -103,6 +103,14 @@ def test_delete_asks_first(runs):
     assert call("runs", "delete", "-y", "runs/sft", "--force", "sft").exit_code == 0
 
 
+def test_list_names_the_runs_it_cannot_read(runs):
+    (runs / "dpo" / "run.json").write_text("{", encoding="utf-8")
+    done = call("runs", "list", "--json")
+    assert [Path(row["path"]).name for row in json.loads(done.stdout)] == ["sft", "혼자"]
+    assert done.stderr.startswith("left out: ")
+    assert "dpo" in done.stderr
+
+
 def test_list_sorts_and_matches(runs):
     lines = call("runs", "list", "--sort", "loss").stdout.splitlines()[1:]
     assert [line.split()[0] for line in lines] == ["runs/dpo", "runs/sft", "runs/혼자"]

@@ -128,7 +128,7 @@ class Transformers:
                 end = next((place for place, token in enumerate(ids) if token in ends), len(ids) - 1)
                 found[row] = ids[: end + 1]
             if logprobs:
-                tokens = self.model.compute_transition_scores(
+                tokens = self.model.compute_transition_scores(  # pyright: ignore[reportCallIssue]
                     made.sequences, made.logits, normalize_logits=True
                 )
                 for place, row in enumerate(rows):

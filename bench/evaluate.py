@@ -4,10 +4,12 @@
 
 Both sides answer every prompt greedily with both models and measure length, gold pass rate and the
 log-ratio of the two models on the second one's answers, in float32, each in a process of its own whose
-whole time counts, loading included; they take turns. transformers' side sorts prompts by length, pads
-them on the left and uses the fastest of --batch-sizes, found beforehand on some of the prompts. It
-computes no intervals and writes no report. Prompts are AlignLoop's instruction task, a third of them
-with a passage of text before the question.
+whole time counts, loading included; they take turns, and nothing that one run kept is found by another.
+transformers' side sorts prompts by length, pads them on the left and uses the fastest of --batch-sizes,
+found beforehand on some of the prompts; the second model's log-probs of its own answers come from the
+logits that `generate` returns, so that only the first one has to read them. It computes no intervals and
+writes no report. Prompts are AlignLoop's instruction task, a third of them with a passage of text before
+the question. Without --after the second model is the first with a little noise on its weights.
 """
 
 from __future__ import annotations
@@ -31,15 +33,17 @@ from bench.measure import ROOT, child, machine
 
 TARGET = 1 / 3
 """Greatest share of transformers' time aimed at."""
-TRIAL = 32
+TRIAL = 64
 """Prompts on which batch sizes are tried."""
+NOISE = 0.02
+"""Standard deviation of a weight's relative change in the second model."""
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--before", default="smollm2-135m-instruct")
-    parser.add_argument("--after", default="smollm2-135m-instruct", help="another model of the same kind")
+    parser.add_argument("--after", default="", help="another model of the same kind; empty makes one")
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=64, help="longest answer")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 16, 32, 64])
@@ -67,6 +71,23 @@ def write_prompts(path: Path, number: int) -> None:
     write_whole(path, (json.dumps(record_to_row(p), ensure_ascii=False) + "\n" for p in prompts))
 
 
+def models(before: str, after: str, scratch: Path) -> tuple[str, str]:
+    """Both as folders, so that neither side converts or downloads; the second made if it is not given."""
+    from alignloop.model.load import load_model, save_model
+
+    first = load_model(before, dtype="float32", device="cpu")
+    folder = str(first.path or before)
+    if after:
+        return folder, str(load_model(after, dtype="float32", device="cpu").path or after)
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for weight in first.model.parameters():
+        weight.data *= 1 + NOISE * torch.randn(weight.shape, generator=generator)
+    save_model(first.model, first.tokenizer, scratch / "after")
+    return folder, str(scratch / "after")
+
+
 class Transformers:
     """One model as a script over transformers would use it.
 
@@ -87,20 +108,32 @@ class Transformers:
         self.batch_size, self.tokens = batch_size, tokens
         self.prompts = [self.encoder.prompt(prompt.prompt).tolist() for prompt in prompts]
 
-    def answers(self) -> list[list[int]]:
-        """Greedy answers as token ids, the end token included."""
+    def answers(self, *, logprobs: bool = False) -> tuple[list[list[int]], list[float]]:
+        """Greedy answers as token ids, the end token included, and the log-prob of each, nats, if wanted."""
         found: list[list[int]] = [[] for _ in self.prompts]
+        sums = [0.0] * len(self.prompts)
         ends = self.model.generation_config.eos_token_id  # pyright: ignore[reportOptionalMemberAccess]
         ends = set(ends if isinstance(ends, list) else [ends])
         for rows in self._batches([len(prompt) for prompt in self.prompts]):
             batch = self._padded([self.prompts[row] for row in rows])
             made = self.model.generate(  # pyright: ignore[reportCallIssue]
-                **batch, do_sample=False, max_new_tokens=self.tokens, pad_token_id=self.tokenizer.pad_token_id
+                **batch,
+                do_sample=False,
+                max_new_tokens=self.tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                output_logits=logprobs,
+                return_dict_in_generate=True,
             )
-            for row, ids in zip(rows, made[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            for row, ids in zip(rows, made.sequences[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
                 end = next((place for place, token in enumerate(ids) if token in ends), len(ids) - 1)
                 found[row] = ids[: end + 1]
-        return found
+            if logprobs:
+                tokens = self.model.compute_transition_scores(  # pyright: ignore[reportCallIssue]
+                    made.sequences, made.logits, normalize_logits=True
+                )
+                for place, row in enumerate(rows):
+                    sums[row] = float(tokens[place, : len(found[row])].sum())
+        return found, sums
 
     def logprobs(self, answers: Sequence[Sequence[int]]) -> list[float]:
         """Log-prob of each answer, nats."""
@@ -157,14 +190,14 @@ def with_transformers(chosen: argparse.Namespace) -> dict[str, Any]:
         Transformers(name, prompts, batch_size=size, tokens=chosen.tokens)
         for name in (chosen.before, chosen.after)
     ]
-    answers = [side.answers() for side in sides]
+    before, after = sides
+    said, own = after.answers(logprobs=True)
+    answers = [before.answers()[0], said]
     texts = [
         [str(side.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in given]
         for side, given in zip(sides, answers, strict=True)
     ]
-    # Like `alignloop evaluate`: the answer's text with an end of turn.
-    closed = [sides[1].encoder.completion(text).tolist() for text in texts[1]]
-    ratios = zip(*(side.logprobs(closed) for side in reversed(sides)), strict=True)
+    ratios = zip(own, before.logprobs(said), strict=True)
     gold = VERIFIERS["constraints"]
     return {
         "answers": texts,
@@ -181,6 +214,8 @@ def with_alignloop(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(chosen.threads)}
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # `alignloop evaluate` keeps answers under their models' content and would find an earlier run's.
+    environment["ALIGNLOOP_CACHE"] = str(folder.with_name(f"{folder.name}-cache"))
     settings = {
         "before": chosen.before, "after": chosen.after, "dataset": chosen.dataset, "output_dir": folder,
         "num_prompts": chosen.prompts, "max_new_tokens": chosen.tokens, "dtype": "float32", "device": "cpu",
@@ -206,13 +241,15 @@ def with_alignloop(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     """Both sides in turn, and whether they found the same."""
-    arguments = ["--before", chosen.before, "--after", chosen.after, "--tokens", str(chosen.tokens)]
     ours, theirs, found = [], [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        arguments += ["--dataset", str(folder / "prompts.jsonl")]
-        write_prompts(folder / "prompts.jsonl", chosen.prompts)
-        chosen.dataset = folder / "prompts.jsonl"
+        before, after = models(chosen.before, chosen.after, folder)
+        data = folder / "prompts.jsonl"
+        write_prompts(data, chosen.prompts)
+        same = argparse.Namespace(**vars(chosen) | {"before": before, "after": after, "dataset": data})
+        arguments = ["--before", before, "--after", after, "--tokens", str(chosen.tokens)]
+        arguments += ["--dataset", str(data)]
         sizes = [str(size) for size in chosen.batch_sizes]
         trials = child(
             "bench.evaluate", [*arguments, "--side", "trial", "--batch-sizes", *sizes], threads=chosen.threads
@@ -227,7 +264,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
             )
             theirs.append(time.perf_counter() - began)
             began = time.perf_counter()
-            found = [with_alignloop(chosen, folder / f"run-{turn}"), other]
+            found = [with_alignloop(same, folder / f"run-{turn}"), other]
             ours.append(time.perf_counter() - began)
     return summary(chosen, trials, ours, theirs, *found)
 
@@ -248,7 +285,7 @@ def summary(
     ]
     share = statistics.median(ours) / statistics.median(theirs)
     return {
-        "models": [chosen.before, chosen.after],
+        "models": [chosen.before, chosen.after or f"the same with {NOISE:.0%} noise"],
         "prompts": chosen.prompts,
         "longest": chosen.tokens,
         "tokens": other["tokens"],

@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -101,6 +102,14 @@ def test_delete_asks_first(runs):
     refused = call("runs", "delete", "-y", "runs/sft")
     assert (refused.exit_code, (runs / "sft").exists()) == (2, True)
     assert call("runs", "delete", "-y", "runs/sft", "--force", "sft").exit_code == 0
+
+
+def test_list_names_the_runs_it_cannot_read(runs):
+    (runs / "dpo" / "run.json").write_text("{", encoding="utf-8")
+    done = call("runs", "list", "--json")
+    assert [Path(row["path"]).name for row in json.loads(done.stdout)] == ["sft", "혼자"]
+    assert done.stderr.startswith("left out: ")
+    assert "dpo" in done.stderr
 
 
 def test_list_sorts_and_matches(runs):

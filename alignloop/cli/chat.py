@@ -78,7 +78,10 @@ def chooser(
 
 
 def _say(text: str) -> None:
-    print(text, end="", flush=True)
+    """Shows text as it comes; a model's control characters must not steer the terminal."""
+    from alignloop.report.samples import visible
+
+    print(visible(text), end="", flush=True)
 
 
 def _lines() -> Iterator[str]:

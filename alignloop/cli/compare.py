@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+OWN_PROMPTS = 200
+"""Held-out instructions that models are compared on where no set is named."""
+
 
 @app.command()
 def compare(
@@ -27,13 +30,23 @@ def compare(
     ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KIND=FILE", help="what to measure, such as exact=gsm8k.jsonl"),
+        typer.Option(
+            "--set",
+            metavar="KIND=FILE",
+            help="what to measure, such as exact=gsm8k.jsonl; without it our own held-out instructions",
+        ),
     ] = None,
     prompts_for: Annotated[
-        float | None,
-        typer.Option(metavar="WIN_RATE", help="only say how many prompts it takes to prove this win rate"),
+        str | None,
+        typer.Option(
+            metavar="WIN_RATE | RATE:RATE",
+            help="only say how many prompts prove this win rate, or tell these two pass rates apart",
+        ),
     ] = None,
-    ties: Annotated[float, typer.Option(help="share of ties, for --prompts-for")] = 0.0,
+    ties: Annotated[float, typer.Option(help="share of ties, for --prompts-for WIN_RATE")] = 0.0,
+    correlation: Annotated[
+        float, typer.Option(help="of both models' passes on a prompt, for --prompts-for RATE:RATE")
+    ] = 0.0,
     dry_run: bool = DRY_RUN,
     resume: str = RESUME,
 ) -> None:
@@ -42,34 +55,44 @@ def compare(
     `alignloop schema compare` lists the settings.
     """
     from alignloop.config import make_plan, parse_overrides
-    from alignloop.errors import UserError
     from alignloop.run import Run
 
     if prompts_for is not None:
-        plan_prompts(prompts_for, ties)
+        plan_prompts(prompts_for, ties, correlation)
         return
     named = [word for word in words or [] if "=" not in word or word.startswith("http")]
     settings = [word for word in words or [] if word not in named]
-    if len(named) == 1 and named[0].endswith((".yaml", ".yml")):
-        recipe = load_recipe(find_recipe(named[0]))
-        output = f"runs/{Path(named[0]).stem}"
-    elif named and sets:
-        recipe, output = from_words(named, sets), "runs/compare"
-    else:
-        raise UserError(
-            "name the models and what to measure: alignloop compare RUN_A RUN_B --set exact=gsm8k.jsonl"
-        )
-    plan = make_plan(recipe, parse_overrides(settings), stage="compare", output_dir=output)
+    recipe, stage, output = chosen(named, sets or [])
+    plan = make_plan(recipe, parse_overrides(settings), stage=stage, output_dir=output)
     execute(plan, dry_run=dry_run, resume=resume)
     if not dry_run:
         from alignloop.report.comparison import as_text
 
-        print(as_text(Run.open(plan.stages[0].config.output_dir).record["results"]))
-        print(f"alignloop report {plan.stages[0].config.output_dir}", file=sys.stderr)
+        print(as_text(Run.open(plan.stages[-1].config.output_dir).record["results"]))
+        print(f"alignloop report {plan.stages[-1].config.output_dir}", file=sys.stderr)
+
+
+def chosen(named: list[str], sets: list[str]) -> tuple[Recipe, str, str]:
+    """The recipe that is meant, the stage it is for ("" if it has several), and where its runs go.
+
+    Raises:
+        UserError: too little is named.
+    """
+    from alignloop.errors import UserError
+
+    if len(named) == 1 and named[0].endswith((".yaml", ".yml")):
+        return load_recipe(find_recipe(named[0])), "compare", f"runs/{Path(named[0]).stem}"
+    if not sets and len(named) < 2:
+        raise UserError(
+            "name the models and what to measure: alignloop compare RUN_A RUN_B --set exact=gsm8k.jsonl"
+        )
+    if not sets:
+        print("no --set is given: the models answer AlignLoop's own held-out instructions", file=sys.stderr)
+    return from_words(named, sets), "compare" if sets else "", "runs/compare"
 
 
 def from_words(models: list[str], sets: list[str]) -> Recipe:
-    """A recipe out of the command line.
+    """A recipe out of the command line; without sets a first stage writes the prompts.
 
     Raises:
         UserError: a set that is not KIND=FILE.
@@ -86,15 +109,50 @@ def from_words(models: list[str], sets: list[str]) -> Recipe:
         count = sum(entry["kind"] == kind for entry in entries)
         name = {"name": f"{kind}_{count + 1}"} if count else {}
         entries.append({"kind": kind, "path": path, **name})
-    return Recipe(entries={"models": Entry(models, "models"), "sets": Entry(entries, "--set")})
+    asked = {"models": Entry(models, "models"), "sets": Entry(entries, "--set")}
+    if entries:
+        return Recipe(entries=asked)
+    asked["sets"] = Entry([{"kind": "instructions", "path": "@held_out"}], "--set")
+    made = {"stage": "instructions", "name": "held_out", "split": "eval", "num_rows": OWN_PROMPTS}
+    stages = [
+        {key: Entry(value, "") for key, value in made.items()},
+        {"stage": Entry("compare", ""), **asked},
+    ]
+    return Recipe(stages=stages)
 
 
-def plan_prompts(win_rate: float, ties: float) -> None:
-    """Say how many prompts prove a win rate."""
-    from alignloop.evaluation.planner import prompts_for_win_rate
+def plan_prompts(wanted: str, ties: float, correlation: float) -> None:
+    """Say how many prompts prove a win rate, or tell two rates apart.
 
-    count = prompts_for_win_rate(win_rate, ties=ties)
-    print(
-        f"{count} prompts: with so many, a true win rate of {win_rate:.1%} ({ties:.0%} ties) has a 95 % "
-        "interval that excludes 50 % in 4 of 5 evaluations"
+    Raises:
+        UserError: neither a rate nor two.
+    """
+    from alignloop.errors import UserError
+    from alignloop.evaluation.planner import (
+        prompts_for_difference,
+        prompts_for_win_rate,
+        rate_difference_deviation,
     )
+
+    try:
+        rates = [float(part) for part in wanted.split(":")]
+    except ValueError:
+        rates = []
+    if len(rates) == 1:
+        count, what = prompts_for_win_rate(rates[0], ties=ties), f"a true win rate of {rates[0]:.1%}"
+        print(
+            f"{count} prompts: with so many, {what} ({ties:.0%} ties) has a 95 % interval that excludes 50 % "
+            "in 4 of 5 evaluations"
+        )
+    elif len(rates) == 2:
+        deviation = rate_difference_deviation(*rates, correlation=correlation)
+        count = prompts_for_difference(rates[1] - rates[0], standard_deviation=deviation)
+        print(
+            f"{count} prompts: with so many, true pass rates of {rates[0]:.1%} and {rates[1]:.1%} "
+            f"(correlation {correlation:g}) have a difference whose 95 % interval "
+            "excludes 0 in 4 of 5 evaluations"
+        )
+    else:
+        raise UserError(
+            f"--prompts-for {wanted}: expected a win rate as 0.55, or two pass rates as 0.40:0.45"
+        )

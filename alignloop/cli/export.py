@@ -15,7 +15,7 @@ def export(
     model: Annotated[
         str, typer.Argument(metavar="RUN", help="run folder, model folder, adapter, .gguf file or name")
     ],
-    to: Annotated[Path, typer.Option(help="folder to make")],
+    to: Annotated[Path | None, typer.Option(help="folder to make; RUN-export if not given")] = None,
     name: Annotated[str | None, typer.Option(help="of the model; the run's if not given")] = None,
     dtype: Annotated[str, typer.Option(help="of the weights: float32, bfloat16 or float16")] = "float32",
     gguf: Annotated[bool, typer.Option(help="write a GGUF file and a Modelfile too")] = False,
@@ -37,7 +37,7 @@ def export(
             raise UserError(f"{option} is one of {', '.join(known)}, not '{value}'")
     done = exported(
         model,
-        to,
+        to or Path(f"{model.rstrip('/')}-export"),
         name=name,
         dtype=dtype,  # pyright: ignore[reportArgumentType]
         gguf=gguf_type if gguf else None,  # pyright: ignore[reportArgumentType]

@@ -65,7 +65,7 @@ def recipes(name: str = typer.Argument("", help="Print this recipe.")) -> None:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of that path, or the recipe of that name that comes with the package.
+    """The file of that path, or the recipe of that name (`NAME`, `recipes/NAME.yaml`) in the package.
 
     Args:
         name: what the user wrote.
@@ -77,11 +77,14 @@ def find_recipe(name: str) -> Path:
         ConfigError: neither is there.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.exists():
         return path
-    shipped = SHIPPED / f"{name}.yaml"
+    # messages call those of the package recipes/NAME.yaml
+    shipped = SHIPPED / (path.name if path.parent == Path("recipes") else f"{name}.yaml")
     if shipped.is_file() and shipped.parent == SHIPPED:
         return shipped
+    if path.suffix in (".yaml", ".yml"):
+        return path
     names = [file.stem for file in SHIPPED.glob("*.yaml")]
     near = difflib.get_close_matches(name, names, n=1)
     hint = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,7 +67,7 @@ def list_runs(
         return
     found = [
         run
-        for run in find_runs(folder)
+        for run in find_runs(folder, on_fault=lambda error: print(f"left out: {error}", file=sys.stderr))
         if (not stage or run.stage == stage.replace("-", "_"))
         and (status is None or run.status == status)
         and (not tag or tag in tags(run.path))

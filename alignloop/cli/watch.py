@@ -101,6 +101,7 @@ def picture(run: RunFolder) -> Group:
             course = sparkline(values, width=20)
             table.add_row(Text(visible(title)), rounded(values[0]), rounded(values[-1]), course)
     parts = [head, table]
+    parts += [Text(f"Warning: {visible(problem)}", style="yellow") for problem in run.problems]
     if run.info.get("error"):
         parts.append(Text(f"Error: {visible(text(run.info['error']))}", style="red"))
     for sample in choose_samples(run.samples[-8:], at_most=1, characters=600).shown:

@@ -391,5 +391,5 @@ class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig):
     require: tuple[str, ...] = Field(
         (), description="what must hold, or the pipeline stops: `win_rate.low > 0.5`, `perplexity.change < 1`"
     )
-    token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
+    token_budget: int = Field(16384, ge=64, description="tokens in flight at once; bounds memory")
     temperature: float = Field(0.0, ge=0, description="0 takes the most likely token")

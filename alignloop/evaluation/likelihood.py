@@ -30,8 +30,27 @@ def sequence_logprobs(model: PackedModel, groups: Sequence[Group], token_budget:
     return found
 
 
-def perplexity(model: PackedModel, groups: Sequence[Group], token_budget: int) -> Interval:
+def perplexity(
+    model: PackedModel,
+    groups: Sequence[Group],
+    token_budget: int,
+    *,
+    level: float = 0.95,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Interval:
     """exp(mean NLL per token) of documents, with an interval that resamples documents.
+
+    Args:
+        model: as `sequence_logprobs`, like the two after it.
+        groups: the documents.
+        token_budget: of a forward pass.
+        level: nominal coverage.
+        replicates: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        Perplexity per token.
 
     Raises:
         DataError: fewer than two documents.
@@ -39,7 +58,7 @@ def perplexity(model: PackedModel, groups: Sequence[Group], token_budget: int) -
     logprobs = sequence_logprobs(model, groups, token_budget)
     tokens = np.concatenate(logprobs)
     owner = np.repeat(np.arange(len(logprobs)), [len(part) for part in logprobs])
-    mean = mean_interval(-tokens, owner.tolist())
+    mean = mean_interval(-tokens, owner.tolist(), level=level, replicates=replicates, seed=seed)
     return Interval(
         math.exp(mean.value),
         math.exp(mean.low),
@@ -51,13 +70,27 @@ def perplexity(model: PackedModel, groups: Sequence[Group], token_budget: int) -
 
 
 def kl_on_samples(
-    policy: PackedModel, reference: PackedModel, groups: Sequence[Group], token_budget: int
+    policy: Sequence[Sequence[float]],
+    reference: Sequence[Sequence[float]],
+    *,
+    level: float = 0.95,
+    replicates: int = 2000,
+    seed: int = 0,
 ) -> Interval:
     """KL(policy ‖ reference) in nats per completion, from samples of the policy (k1, temperature 1).
 
     Σ_t log π(y_t) − log ref(y_t), averaged over completions. Unbiased only for samples drawn at
     temperature 1 without truncation; for greedy completions it is the log-ratio of those.
+
+    Args:
+        policy: log-probs of the tokens of each completion by the policy, nats, at temperature 1.
+        reference: those of the same tokens by the reference.
+        level: nominal coverage.
+        replicates: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        The KL with an interval that resamples completions.
     """
-    ours = sequence_logprobs(policy, groups, token_budget)
-    theirs = sequence_logprobs(reference, groups, token_budget)
-    return mean_interval([float(a.sum() - b.sum()) for a, b in zip(ours, theirs, strict=True)])
+    ratios = [math.fsum(ours) - math.fsum(theirs) for ours, theirs in zip(policy, reference, strict=True)]
+    return mean_interval(ratios, level=level, replicates=replicates, seed=seed)

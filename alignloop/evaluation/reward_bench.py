@@ -195,6 +195,8 @@ def calibration_error(margin: Array, probability: Array, temperature: float) -> 
     """Expected calibration error of σ(|margin| / T): Σ_bins share · |agreement − confidence|.
 
     Ten bins of equal width over the confidence, ½ to 1 (Guo et al. 2017, arXiv 1706.04599, equation 3).
+    Absolute values do not cancel noise, so it is above 0 for a perfectly calibrated model too, and no
+    bootstrap interval around it covers: read it beside another model's on the same pairs.
 
     Args:
         margin: (N,), better − other.

@@ -1,22 +1,24 @@
-"""Choosing the best of several answers by reward, telling ties from differences, and intervals for both.
+"""Choosing the best of several answers by reward, and telling ties from differences.
 
 K ranked completions of a prompt, N comparisons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from alignloop.data.packing import Group
-from alignloop.evaluation.bootstrap import rate_interval, resampling_weights
+from alignloop.evaluation.bootstrap import rate_interval
 from alignloop.evaluation.reward_bench import Array, Comparisons
 
 
-def best_of(groups: Sequence[Group], rewards: Sequence[Array], n: int = 4) -> dict[str, Any] | None:
+def best_of(
+    groups: Sequence[Group], rewards: Sequence[Array], n: int = 4, *, level: float = 0.95
+) -> dict[str, Any] | None:
     """How often the highest reward among n ranked answers belongs to a best one.
 
     With K > n answers the mean over all C(K, n) choices of n; equal highest rewards share the credit. A
@@ -26,6 +28,7 @@ def best_of(groups: Sequence[Group], rewards: Sequence[Array], n: int = 4) -> di
         groups: with `ranks` in their values; others are passed over.
         rewards: (K,) of each group.
         n: answers to choose from.
+        level: nominal coverage of the interval.
 
     Returns:
         `prompts`, `accuracy`, `interval` and `chance` (of a blind pick); None with fewer than two prompts.
@@ -44,7 +47,7 @@ def best_of(groups: Sequence[Group], rewards: Sequence[Array], n: int = 4) -> di
             prompts.append(group.prompt_ids.tobytes())
     if len(set(prompts)) < 2:
         return None
-    interval = rate_interval(hits, prompts)
+    interval = rate_interval(hits, prompts, level=level)
     return {
         "prompts": len(set(prompts)),
         "accuracy": interval.value,
@@ -71,39 +74,3 @@ def tie_separation(comparisons: Comparisons) -> float | None:
     if not len(decided) or not len(ties):
         return None
     return float(((1 + np.sign(decided[:, None] - ties[None, :])) / 2).mean())
-
-
-def bootstrap_interval(
-    comparisons: Comparisons,
-    statistic: Callable[[Comparisons], float],
-    *,
-    level: float = 0.95,
-    replicates: int = 2000,
-    seed: int = 0,
-) -> list[float] | None:
-    """Percentile interval of any statistic, prompts drawn with replacement.
-
-    For means `rate_interval` and `mean_interval` cover better; this is for the others (calibration error).
-
-    Args:
-        comparisons: the sample.
-        statistic: computed anew on each replicate.
-        level: nominal coverage.
-        replicates: R.
-        seed: of the bootstrap.
-
-    Returns:
-        Low and high end; None with fewer than two prompts.
-    """
-    rows: dict[object, list[int]] = {}
-    for at, prompt in enumerate(comparisons.prompt):
-        rows.setdefault(prompt, []).append(at)
-    if len(rows) < 2:
-        return None
-    clusters = [np.asarray(at) for at in rows.values()]
-    values = []
-    for drawn in resampling_weights(len(clusters), replicates, seed).astype(int):
-        at = np.concatenate([np.tile(clusters[i], drawn[i]) for i in np.flatnonzero(drawn)])
-        values.append(statistic(comparisons.rows(at)))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return [float(low), float(high)]

@@ -56,7 +56,13 @@ PROBES: Mapping[str, Callable[[str], str]] = {
 
 
 def probe_effect(
-    plain: Array, changed: Array, prompts: Sequence[object], *, level: float = 0.95, replicates: int = 2000
+    plain: Array,
+    changed: Array,
+    prompts: Sequence[object],
+    *,
+    level: float = 0.95,
+    replicates: int = 2000,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """What a change of form is worth to the reward model.
 
@@ -66,6 +72,7 @@ def probe_effect(
         prompts: N prompts; pairs of one prompt are one cluster.
         level: nominal coverage of the intervals.
         replicates: of the bootstrap.
+        seed: of the bootstrap.
 
     Returns:
         `shift`, mean change of the reward, with `shift_low` and `shift_high`; `preferred`, share of answers
@@ -77,7 +84,7 @@ def probe_effect(
     shift = {"shift": float(change.mean()), "shift_low": None, "shift_high": None}
     if len(set(prompts)) > 1:
         twice = [prompt for prompt in prompts for _ in range(2)]
-        interval = mean_interval(change.ravel(), twice, level=level, replicates=replicates)
+        interval = mean_interval(change.ravel(), twice, level=level, replicates=replicates, seed=seed)
         shift |= {"shift_low": interval.low, "shift_high": interval.high}
     right = plain[:, 0] > plain[:, 1]
     flipped = (changed[:, 1] > plain[:, 0])[right].astype(float)

@@ -78,12 +78,14 @@ def decode_attention(
 class NewPrompt:
     """A prompt to be stored. Its first `shared` tokens are those of `source`, whose keys are copied.
 
-    The source is stored already or is one of the prompts before it in the same row.
+    The source is stored already or is one of the prompts before it in the same row. The `read` tokens
+    that follow it in the row see it, are run and are not stored.
     """
 
     prefix: Prefix
     source: Prefix | None = None
     shared: int = 0
+    read: int = 0
 
 
 @dataclass(slots=True)
@@ -97,13 +99,16 @@ class Prefill:
         for prompt in self.prompts:
             prefix, shared = prompt.prefix, prompt.shared
             part = slice(start, start + prefix.length - shared)
+            after = slice(part.stop, part.stop + prompt.read)
             keys, values = (x[:, : prefix.length] for x in prefix.stored(layer, key, value))
             keys[:, shared:], values[:, shared:] = key[:, part], value[:, part]
             if prompt.source is not None:
                 from_keys, from_values = prompt.source.stored(layer, key, value)
                 keys[:, :shared], values[:, :shared] = from_keys[:, :shared], from_values[:, :shared]
-            outputs.append(_causal(query[:, part], keys, values, rules))
-            start = part.stop
+            if prompt.read:
+                keys, values = torch.cat([keys, key[:, after]], 1), torch.cat([values, value[:, after]], 1)
+            outputs.append(_causal(query[:, start : after.stop], keys, values, rules))
+            start = after.stop
         return torch.cat(outputs, 1).transpose(0, 1)
 
 

@@ -39,6 +39,7 @@ def generate(
     *,
     n: int = 1,
     seeds: Sequence[Sequence[int]] | None = None,
+    given: Sequence[Sequence[int]] = (),
     token_budget: int = TOKEN_BUDGET,
     on_done: OnDone | None = None,
     begun: Unfinished | None = None,
@@ -56,6 +57,8 @@ def generate(
         params: how tokens are drawn.
         n: completions of each prompt.
         seeds: a seed for each completion, [prompt][n]; derived from `params.seed` if None.
+        given: for each prompt token ids of another answer, whose log-probs `Sampled.given` tells; the
+            prompt runs once for them and for the completions. None if empty.
         token_budget: tokens whose keys and values may be stored at once.
         on_done: called as each completion ends, in the order in which they end.
         begun: what `keep` saved of the same call, which goes on from there, bit for bit on one machine.
@@ -70,12 +73,8 @@ def generate(
         NonFiniteError: the model returned NaN or infinite logits.
         UserError: seeds that do not match prompts and n; stop strings without a tokenizer.
     """
-    if seeds is None:
-        seeds = completion_seeds(params.seed, len(prompts), n)
-    if len(seeds) != len(prompts) or any(len(row) != n for row in seeds):
-        raise UserError(f"generation: seeds must be {len(prompts)} rows of {n}, one for each completion")
+    requests = _requests(prompts, params, n, seeds, given)
     with Scheduler(model, tokenizer, token_budget=token_budget) as scheduler:
-        requests = [Request(tuple(p), params, tuple(row)) for p, row in zip(prompts, seeds, strict=True)]
         done = _begin(scheduler, requests, begun)
         while not scheduler.idle:
             for event in scheduler.step():
@@ -87,6 +86,25 @@ def generate(
             if keep is not None:
                 keep(lambda: _describe(scheduler, done))
     return [[completions[index] for index in range(n)] for completions in done]
+
+
+def _requests(
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    n: int,
+    seeds: Sequence[Sequence[int]] | None,
+    given: Sequence[Sequence[int]],
+) -> list[Request]:
+    if seeds is None:
+        seeds = completion_seeds(params.seed, len(prompts), n)
+    if len(seeds) != len(prompts) or any(len(row) != n for row in seeds):
+        raise UserError(f"generation: seeds must be {len(prompts)} rows of {n}, one for each completion")
+    if given and len(given) != len(prompts):
+        raise UserError(f"generation: {len(given)} answers given for {len(prompts)} prompts")
+    return [
+        Request(tuple(prompt), params, tuple(row), given=tuple(other))
+        for prompt, row, other in zip(prompts, seeds, given or [()] * len(prompts), strict=True)
+    ]
 
 
 def _begin(

@@ -71,6 +71,7 @@ def load_state_dict(scheduler: Scheduler, meta: Mapping[str, Any], tensors: Mapp
         logits = tensors.get(f"logits.{state['number']}")
         group = scheduler.groups[state["number"]]
         group.logits = None if logits is None else logits.to(device)
+        group.given_logprobs = list(state.get("given_logprobs", ()))
         _restore_group(scheduler, group, state, pools)
     rows = {(row.group.number, row.index): row for g in scheduler.groups.values() for row in g.rows}
     scheduler.running = [rows[number, index] for number, index in meta["running"]]
@@ -85,6 +86,8 @@ def _group_state(group: Group, pools: list[Pool]) -> dict[str, Any]:
         "params": asdict(group.request.params),
         "seeds": list(group.request.seeds),
         "num_best": group.request.num_best,
+        "given": list(group.request.given),
+        "given_logprobs": group.given_logprobs,
         "waiting": list(group.waiting),
         "place": None if prefix is None else (pools.index(prefix.pool), prefix.slot),
         "rows": [
@@ -115,8 +118,8 @@ def _pool_of(number: int, state: Mapping[str, Any], tensors: Mapping[str, Tensor
 
 
 def _request_of(state: Mapping[str, Any]) -> Request:
-    params = _params_of(state["params"])
-    return Request(tuple(state["prompt"]), params, tuple(state["seeds"]), state.get("num_best", 0))
+    params, best = _params_of(state["params"]), state.get("num_best", 0)
+    return Request(tuple(state["prompt"]), params, tuple(state["seeds"]), best, tuple(state.get("given", ())))
 
 
 def _params_of(state: Mapping[str, Any]) -> SamplingParams:

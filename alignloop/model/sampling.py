@@ -90,6 +90,12 @@ class SamplingParams:
         """True if some tokens get probability 0."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
+    @property
+    def untouched(self) -> bool:
+        """True if the log-probs that come with tokens are the model's own, at temperature 1."""
+        greedy = self.temperature == 0
+        return self.repetition_penalty == 1 and (greedy or (self.temperature == 1 and not self.truncates))
+
 
 def completion_seeds(seed: int, num_prompts: int, n: int) -> list[list[int]]:
     """Seeds [prompt][n]; each depends on `seed`, the prompt's number and the completion's number only."""

@@ -12,10 +12,8 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Self
+from typing import Self
 
-import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -23,93 +21,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignloop.errors import DataError, ModelError, NonFiniteError, UserError
 from alignloop.model.decode import Decode, NewPrompt, Prefill, Step, decoding
-from alignloop.model.kv import Cell, Pool, Prefix, close, common_start
-from alignloop.model.sampling import Best, SamplingParams, sample, uniforms
+from alignloop.model.kv import Pool, close, common_start
+from alignloop.model.requests import Event, Finish, Group, Request, Row, Sampled
+from alignloop.model.sampling import Best, sample, uniforms
 from alignloop.model.textstream import TextStream, decode
 
-Finish = Literal["eos", "stop", "length"]
 TOKEN_BUDGET = 16384
 """Tokens whose keys and values may be stored at once; one token takes 2 · layers · key heads · head size
 numbers (45 KiB for SmolLM2-135M in float32)."""
 PREFILL_TOKENS = {"cpu": 512, "cuda": 2048}
 """Prompt tokens that go through the model in one packed row, unless one prompt alone is longer; a CPU's
 caches do not hold the activations of more, and running completions wait meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """A finished completion.
-
-    Attributes:
-        ids: its tokens, the end token included.
-        logprobs: of each token in nats under the distribution it was drawn from (temperature, truncation
-            and penalty included; at temperature 1 for greedy decoding).
-        text: without special tokens, cut before a stop string; "" without a tokenizer.
-        finish: `eos` an end token came, `stop` a stop string, `length` max_tokens or the model's limit.
-    """
-
-    ids: list[int]
-    logprobs: list[float]
-    text: str
-    finish: Finish
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A prompt of token ids and one seed for each completion wanted.
-
-    With each token come the `num_best` most probable ones.
-    """
-
-    prompt: tuple[int, ...]
-    params: SamplingParams
-    seeds: tuple[int, ...]
-    num_best: int = 0
-
-
-class Event(NamedTuple):
-    """One new token of completion `index` of request `request`.
-
-    `text` is what can be shown since the last event (with `Scheduler(text=True)`), `finish` and
-    `sampled` are None until the completion's last token. `best` are the most probable tokens with
-    their log-probs under the distribution the token was drawn from, as many as the request wants.
-    """
-
-    request: int
-    index: int
-    token: int
-    logprob: float
-    finish: Finish | None
-    text: str
-    sampled: Sampled | None
-    best: Best = ()
-
-
-@dataclass(eq=False, slots=True)
-class Group:
-    """A request on its way: `waiting` completions have not begun, `rows` run."""
-
-    number: int
-    request: Request
-    max_tokens: int
-    eos: frozenset[int]
-    waiting: deque[int]
-    rows: list[Row] = field(default_factory=list)
-    prefix: Prefix | None = None
-    logits: Tensor | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Row:
-    """A running completion; all its tokens but the newest are stored in `cell`."""
-
-    group: Group
-    index: int
-    uniforms: np.ndarray
-    stream: TextStream | None
-    cell: Cell | None = None
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
 
 
 class Scheduler:
@@ -177,6 +99,12 @@ class Scheduler:
                 reason="prompt_too_long",
             )
         max_tokens = int(min(params.max_tokens, limit - length))
+        if length + len(request.given) > limit:
+            raise DataError(
+                f"the prompt has {length} tokens, what is given after it {len(request.given)} and the model "
+                f"{limit} positions",
+                reason="prompt_too_long",
+            )
         if length + max_tokens > self.token_budget:
             raise DataError(
                 f"prompt ({length} tokens) and completion ({max_tokens}) exceed the token budget of "
@@ -241,12 +169,13 @@ class Scheduler:
                     break
                 stored = ((g.prefix, g.request.prompt) for g in self.groups.values() if g.prefix is not None)
                 source, shared = common_start(group.request.prompt, stored)
-                packed += length - shared
+                read = max(0, len(group.request.given) - 1)  # nothing is predicted from the last one
+                packed += length - shared + read
                 if fresh and packed > PREFILL_TOKENS.get(self.model.device.type, 2048):
                     break
                 group.prefix = self._pool(group).add(length)
                 self.reserved += length
-                fresh.append((group, NewPrompt(group.prefix, source, shared)))
+                fresh.append((group, NewPrompt(group.prefix, source, shared, read)))
             while group.waiting and self.reserved + group.max_tokens <= self.token_budget:
                 starting.append(self.begin(group))
             if group.waiting:
@@ -273,15 +202,21 @@ class Scheduler:
         return row
 
     def _prefill(self, fresh: Sequence[tuple[Group, NewPrompt]]) -> None:
-        """Run the prompts packed in one row; keep the logits after each for its completions' first tokens."""
-        tails = [group.request.prompt[prompt.shared :] for group, prompt in fresh]
-        ids = [token for tail in tails for token in tail]
-        positions = [place for _, prompt in fresh for place in range(prompt.shared, prompt.prefix.length)]
-        ends = np.cumsum([len(tail) for tail in tails]) - 1
+        """Run the prompts packed in one row, each with what is given after it; keep the logits of each
+        prompt's end for its completions' first tokens, and the log-probs of the given tokens."""
+        ids, positions, keep = [], [], []
+        for group, prompt in fresh:
+            ids += [*group.request.prompt[prompt.shared :], *group.request.given[: prompt.read]]
+            positions += range(prompt.shared, prompt.prefix.length + prompt.read)
+            keep += range(len(ids) - prompt.read - 1, len(ids))
         prompts = [prompt for _, prompt in fresh]
-        logits = self._forward(ids, positions, Prefill(prompts), keep=ends.tolist())
-        for (group, _), row in zip(fresh, logits, strict=True):
-            group.logits = row.float()
+        logits = self._forward(ids, positions, Prefill(prompts), keep=keep)
+        for (group, _), rows in zip(fresh, logits.split([p.read + 1 for p in prompts]), strict=True):
+            if group.request.given:
+                logprobs = torch.log_softmax(rows.float(), -1)
+                tokens = torch.tensor(group.request.given, device=rows.device)[:, None]
+                group.given_logprobs = logprobs.gather(1, tokens)[:, 0].tolist()
+            group.logits = rows[0].float().clone()  # not a view that keeps all rows in memory
         if any(len(prompt.prefix.pool.layers) != self._num_layers for prompt in prompts):
             raise ModelError(
                 f"generation: not every layer of {type(self.model).__name__} keeps keys and values"
@@ -351,7 +286,7 @@ class Scheduler:
             text = row.stream.text
         elif self.tokenizer is not None:
             text = decode(self.tokenizer, row.ids)
-        return Sampled(row.ids, row.logprobs, text, finish)
+        return Sampled(row.ids, row.logprobs, text, finish, row.group.given_logprobs)
 
     def _remove(self, row: Row) -> None:
         """Take a row out of the batch and give its room back."""

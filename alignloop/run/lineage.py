@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,15 @@ def find_run(path: str, child: Path) -> Path | None:
     return next((p for p in candidates if (p / RUN_FILE).is_file()), None)
 
 
-def find_runs(root: str | Path, *, depth: int = 3) -> Iterator[Run]:
+def find_runs(
+    root: str | Path, *, depth: int = 3, on_fault: Callable[[RunError], object] | None = None
+) -> Iterator[Run]:
     """All readable runs in a folder, those of pipelines included, in the order of their paths.
 
     Args:
         root: where to look.
         depth: folders below `root`.
+        on_fault: gets what is wrong with a run.json that cannot be read, which is passed over.
 
     Yields:
         Each run, for reading.
@@ -70,5 +73,6 @@ def find_runs(root: str | Path, *, depth: int = 3) -> Iterator[Run]:
         for file in sorted(folder.glob("*/" * level + RUN_FILE)):
             try:
                 yield Run.open(file.parent)
-            except RunError:
-                continue  # listed runs are those that can be read; `alignloop report` names the damage
+            except RunError as error:
+                if on_fault is not None:
+                    on_fault(error)

@@ -34,7 +34,6 @@ from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.candidates import (
     Candidate,
-    Local,
     Recorded,
     check_there,
     is_recorded,
@@ -43,6 +42,7 @@ from alignloop.stages.candidates import (
 )
 from alignloop.stages.compare_sets import EvaluationSet, Raw, asked, collect, measure, read_set
 from alignloop.stages.judging import account_row, open_comparing_judge
+from alignloop.stages.local import Local
 from alignloop.stages.reward import RewardModel
 from alignloop.stages.sample import sampling_params
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from alignloop.config import EvaluateConfig
 from alignloop.data.columns import read_records
-from alignloop.data.packing import Group
 from alignloop.data.tokenize import Encoder, tokenize
 from alignloop.evaluation import gate
 from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interval
@@ -18,22 +17,34 @@ from alignloop.evaluation.likelihood import kl_on_samples, perplexity
 from alignloop.evaluation.winrate import win_rate
 from alignloop.machine import release_memory
 from alignloop.model.load import same_vocabulary
-from alignloop.model.packed import PackedModel
-from alignloop.records import Prompt, message_rows
+from alignloop.records import Conversation, Prompt, message_rows
 from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import Run
 from alignloop.stages import common
-from alignloop.stages.candidates import Local
+from alignloop.stages.local import Answer, Local
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
 
 
+class Resampling(TypedDict):
+    """How the bootstrap's intervals are made."""
+
+    level: float
+    replicates: int
+    seed: int
+
+
 @dataclass(slots=True)
 class Side:
-    """One of the two models with its answers."""
+    """One of the two models with its answers, as text and as they were sampled."""
 
     model: Local
-    answers: list[str]
+    sampled: list[Answer]
+
+    @property
+    def answers(self) -> list[str]:
+        """The texts."""
+        return [answer.text for answer in self.sampled]
 
 
 def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
@@ -58,9 +69,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     for text in config.require:
         gate.parse(text)
     prompts = read_prompts(config, config.num_prompts, run)
-    before = _answers(config, config.before, prompts, "before")
-    after = _answers(config, config.after, prompts, "after")
-    level = config.confidence
+    before, after = _answers(config, [prompt.prompt for prompt in prompts])
+    level, resampled = config.confidence, _resampled(config)
     metrics: dict[str, Any] = {}
     results: dict[str, Any] = {"num_prompts": len(prompts), "metrics": metrics}
     gold = _gold(prompts, before, after)
@@ -77,12 +87,12 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         del scorer
         release_memory()
         metrics["reward_model_score"] = common.before_after(
-            [mean_interval(r, level=level) for r in rewards], "reward", higher=True
+            [mean_interval(r, **resampled) for r in rewards], "reward", higher=True
         )
         results["win_rate_reward"] = _rate(win_rate(_wins(*rewards), level=level))
     words = [[float(len(text.split())) for text in side.answers] for side in (before, after)]
     metrics["length"] = common.before_after(
-        [mean_interval(w, level=level) for w in words], "words", higher=None
+        [mean_interval(w, **resampled) for w in words], "words", higher=None
     )
     _likelihoods(config, prompts, before, after, metrics)
     _write_samples(run, prompts, before, after, gold, rewards)
@@ -113,11 +123,15 @@ def named_values(results: Mapping[str, Any]) -> dict[str, float]:
     return named
 
 
-def _answers(config: EvaluateConfig, path: str, prompts: Sequence[Prompt], title: str) -> Side:
+def _answers(config: EvaluateConfig, prompts: Sequence[Conversation]) -> tuple[Side, Side]:
+    """Both sides' answers. The old model reads the new one's while it has the prompts at hand, for the KL."""
     params = sampling_params(config, config.seed)
     shared = (params, config.dtype, config.device, config.chat_template, config.token_budget)
-    model = Local(title, path, *shared)
-    return Side(model, model.answers([prompt.prompt for prompt in prompts]))
+    before, after = Local("before", config.before, *shared), Local("after", config.after, *shared)
+    comparable = same_vocabulary(before.opened()[0].tokenizer, after.opened()[0].tokenizer)
+    new = after.sampled(prompts)
+    old = before.sampled(prompts, [answer.ids for answer in new] if comparable else ())
+    return Side(before, old), Side(after, new)
 
 
 def _gold(prompts: Sequence[Prompt], before: Side, after: Side) -> tuple[list[float], list[float]] | None:
@@ -138,14 +152,13 @@ def _likelihoods(
     config: EvaluateConfig, prompts: Sequence[Prompt], before: Side, after: Side, metrics: dict[str, Any]
 ) -> None:
     """KL on the new model's answers, and perplexity of held-out text."""
-    (loaded_before, encoder_before), (loaded_after, encoder) = before.model.opened(), after.model.opened()
-    old, new = PackedModel(loaded_before.model), PackedModel(loaded_after.model)
-    groups = [
-        Group(encoder.prompt(p.prompt), (common.counted(encoder.completion(t)),), i)
-        for i, (p, t) in enumerate(zip(prompts, after.answers, strict=True))
-    ]
+    (loaded_before, _), (loaded_after, encoder) = before.model.opened(), after.model.opened()
     if same_vocabulary(loaded_before.tokenizer, loaded_after.tokenizer):
-        kl = kl_on_samples(new, old, groups, config.token_budget)
+        asked = [encoder.prompt(prompt.prompt).tolist() for prompt in prompts]
+        said = [answer.ids for answer in after.sampled]
+        kl = kl_on_samples(
+            after.model.logprobs(asked, said), before.model.logprobs(asked, said), **_resampled(config)
+        )
         metrics["kl"] = {
             "before": 0.0,
             "after": kl.value,
@@ -156,10 +169,17 @@ def _likelihoods(
     if config.perplexity_dataset is not None:
         texts = read_records(config.perplexity_dataset, kind="document")
         values = []
-        for own, model in ((encoder_before, old), (encoder, new)):
+        for model in (before.model, after.model):
+            _, own = model.opened()
             documents = tokenize(texts.records, Encoder(own.tokenizer, own.template))
-            values.append(perplexity(model, documents.groups, config.token_budget))
+            values.append(
+                perplexity(model.packed(), documents.groups, config.token_budget, **_resampled(config))
+            )
         metrics["perplexity"] = common.before_after(values, "per token", higher=False)
+
+
+def _resampled(config: EvaluateConfig) -> Resampling:
+    return {"level": config.confidence, "replicates": config.bootstrap, "seed": config.seed}
 
 
 def _rate(interval: Interval) -> dict[str, Any]:

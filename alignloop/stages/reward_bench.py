@@ -27,7 +27,7 @@ from alignloop.evaluation.reward_bench import (
     longer_wins,
     prompt_shift,
 )
-from alignloop.evaluation.reward_choice import best_of, bootstrap_interval, tie_separation
+from alignloop.evaluation.reward_choice import best_of, tie_separation
 from alignloop.evaluation.reward_probes import PROBES, probe_effect
 from alignloop.records import Preference, Ranking
 from alignloop.rl.rewards import combined
@@ -161,6 +161,7 @@ def probed(
                 prompts,
                 level=config.confidence,
                 replicates=config.bootstrap,
+                seed=config.seed,
             ),
         }
         for number, name in enumerate(config.probes, 1)
@@ -185,11 +186,8 @@ def measures(config: RewardBenchConfig, found: Examined) -> dict[str, Measure]:
     comparisons, level = found.comparisons, config.confidence
     overall = agreement(comparisons, level=level)
     shorter = agreement(comparisons.where(comparisons.tokens < 0), level=level)
-    four = best_of(found.groups, found.rewards) or {"accuracy": None, "interval": None}
+    four = best_of(found.groups, found.rewards, level=level) or {"accuracy": None, "interval": None}
     shift = prompt_shift(found.rewards) or {"between_share": None}
-    error_ends = bootstrap_interval(
-        comparisons, _calibration_error, level=level, replicates=config.bootstrap, seed=config.seed
-    )
     pairs, lengths = "share of pairs", length_correlation(found.groups, found.rewards)
     rows = {
         "accuracy": Measure(overall["accuracy"], overall["accuracy_interval"], pairs, True),
@@ -198,7 +196,7 @@ def measures(config: RewardBenchConfig, found: Examined) -> dict[str, Measure]:
         ),
         "best_of_4": Measure(four["accuracy"], four["interval"], "share of prompts", True),
         "tie_separation": Measure(tie_separation(comparisons), None, "area under the curve", True),
-        "calibration_error": Measure(_calibration_error(comparisons), error_ends, "probability", False),
+        "calibration_error": Measure(_calibration_error(comparisons), None, "probability", False),
         "length_correlation": Measure(lengths, None, "Pearson", None),
         "prompt_share_of_variance": Measure(shift["between_share"], None, "share", None),
     }

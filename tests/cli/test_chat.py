@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from alignloop.cli import app
+from alignloop.cli.chat import _say
 from alignloop.data.columns import read_records
 
 # The new session takes its standard input as its terminal, so that Ctrl-C typed there reaches it.
@@ -89,6 +90,11 @@ def test_through_a_pipe(chat) -> None:
     assert "kept in votes" in done.output
     assert Path("a.jsonl").exists()
     assert chat("hi\n", "--seed", "1").output == chat("hi\n", "--seed", "1").output
+
+
+def test_what_a_model_writes_does_not_steer_the_terminal(capsys) -> None:
+    _say("가\x1b[2J나\u202e\r\n")
+    assert capsys.readouterr().out == "가␛[2J나[U+202E]␍\n"
 
 
 def test_input_that_is_not_utf8(chat) -> None:

@@ -91,6 +91,18 @@ def test_methods_that_are_a_choice_within_a_stage(invoke, method, line) -> None:
     assert "learning_rate: 2.0e-05\n" in own.stdout
 
 
+def test_recipes_are_found_by_name_and_by_the_path_that_messages_give(invoke, tmp_path: Path) -> None:
+    by_path = invoke("run", "recipes/quickstart-tiny.yaml", "--dry-run")
+    assert by_path.exit_code == 0, by_path.stderr
+    assert by_path.stdout == invoke("run", "quickstart-tiny", "--dry-run").stdout
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "evaluate.yaml").write_text("stage: evaluate\nbefor: tiny\n", encoding="utf-8")
+    assert "did you mean 'before'" in invoke("evaluate", "recipes/evaluate.yaml").output  # one's own first
+    done = invoke("run", "recipes/gone.yaml")
+    assert done.exit_code == 2
+    assert "recipes/gone.yaml" in done.output
+
+
 def test_a_dry_run_without_its_data_says_so(invoke) -> None:
     done = invoke("train", "dpo", "dataset=nowhere.jsonl", "model_name_or_path=tiny", "--dry-run")
     assert done.exit_code == 2

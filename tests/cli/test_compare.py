@@ -35,6 +35,18 @@ def test_models_on_the_command_line(tmp_path, questions, monkeypatch):
     assert Run.open("runs/compare").record["results"]["baseline"] == "tiny"
 
 
+def test_two_models_alone_are_asked_held_out_instructions(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNLOOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    done = call("compare", "tiny:1", "tiny:2", "num_rows=4", "max_new_tokens=2", "output_dir=둘")
+    assert done.exit_code == 0, done.output
+    assert "no --set is given" in done.output
+    results = Run.open("둘/compare").record["results"]
+    assert (results["models"], results["num_prompts"]) == (["tiny:1", "tiny:2"], {"instructions": 4})
+    assert [row["judge"] for row in results["win_rates"]] == ["gold"]
+    assert "alignloop report 둘/compare" in done.output
+
+
 def test_a_failed_requirement_is_exit_code_5(tmp_path, questions, monkeypatch):
     monkeypatch.setenv("ALIGNLOOP_CACHE", str(tmp_path / "cache"))
     recipe = tmp_path / "gate.yaml"
@@ -59,6 +71,15 @@ def test_what_is_missing_is_said():
 def test_the_planner():
     done = call("compare", "--prompts-for", "0.6")
     assert done.output.startswith("194 prompts: with so many, a true win rate of 60.0% (0% ties)")
+    # (1.95996 + 0.84162)² · (0.24 + 0.25) / 0.1² = 384.6; with ρ = ½ the variance is 0.49 − √(0.24 · 0.25)
+    done = call("compare", "--prompts-for", "0.4:0.5")
+    assert done.output.startswith("385 prompts: with so many, true pass rates of 40.0% and 50.0%")
+    done = call("compare", "--prompts-for", "0.4:0.5", "--correlation", "0.5")
+    assert done.output.startswith("193 prompts")
+    for wrong in ("many", "0.4:0.5:0.6"):
+        done = call("compare", "--prompts-for", wrong)
+        assert done.exit_code == 2
+        assert "expected a win rate as 0.55, or two pass rates as 0.40:0.45" in done.output
 
 
 def test_audit_says_its_verdict_and_where_the_report_comes_from(tmp_path, monkeypatch):

@@ -27,6 +27,14 @@ def test_once_shows_curves_and_the_latest_completion(tmp_path: Path) -> None:
         assert line in output, line
 
 
+def test_a_damaged_run_is_shown_with_what_is_wrong(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", stage="dpo", metrics=curve(5))
+    (run / "run.json").write_text("{", encoding="utf-8")
+    output = CliRunner().invoke(app, [str(run), "--once"]).output
+    assert "Warning: run.json is not a JSON object" in output
+    assert "Loss" in output
+
+
 def test_texts_of_a_run_are_not_markup(tmp_path: Path) -> None:
     samples = [{"prompt": "[red]x[/red]", "completion": "\x1b[2Jgone", "step": 1}]
     run = make_run(tmp_path / "r", stage="[bold]", status="failed", error="[link]", samples=samples)

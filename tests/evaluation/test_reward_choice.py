@@ -3,7 +3,7 @@ import pytest
 
 from alignloop.data.packing import Group, completion
 from alignloop.evaluation.reward_bench import Comparisons
-from alignloop.evaluation.reward_choice import best_of, bootstrap_interval, tie_separation
+from alignloop.evaluation.reward_choice import best_of, tie_separation
 
 
 def ranked(prompt: int, ranks: list[float]) -> Group:
@@ -24,6 +24,9 @@ def test_best_of_four() -> None:
     assert found is not None
     assert (found["accuracy"], found["chance"], found["prompts"]) == (0.5, 0.25, 2)
     assert found["interval"][0] < 0.5 < found["interval"][1]
+    narrow = best_of(groups, [np.array([4.0, 3, 2, 1]), np.array([3.0, 4, 2, 1])], level=0.5)
+    assert narrow is not None
+    assert found["interval"][0] < narrow["interval"][0] < narrow["interval"][1] < found["interval"][1]
 
 
 def test_best_of_four_out_of_five_is_the_mean_of_all_choices() -> None:
@@ -49,17 +52,3 @@ def test_tie_separation_by_hand() -> None:
     found = compared([1, -3, 2, -1], [1.0, 1.0, 0.5, 0.5], ["a", "b", "c", "d"])
     assert tie_separation(found) == pytest.approx(2.5 / 4)
     assert tie_separation(found.where(found.decided)) is None
-
-
-def test_bootstrap_draws_whole_prompts() -> None:
-    found = compared([0, 0, 1, 1], [1.0] * 4, ["a", "a", "b", "b"])
-    seen: set[float] = set()
-
-    def mean(drawn: Comparisons) -> float:
-        assert len(drawn) == 4
-        seen.add(float(drawn.margin.mean()))
-        return float(drawn.margin.mean())
-
-    assert bootstrap_interval(found, mean, replicates=200) == [0.0, 1.0]
-    assert seen == {0.0, 0.5, 1.0}  # never ¼: the two rows of a prompt come together
-    assert bootstrap_interval(found.rows(np.array([0, 1])), mean) is None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
+from alignloop.errors import DataError, UserError
+from alignloop.model.generate import Unfinished, generate
 from alignloop.model.kv import Pool, common_start
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import Event, Request, Scheduler
@@ -63,3 +67,48 @@ def test_most_probable_tokens_come_with_the_drawn_one() -> None:
     found = torch.tensor([[logprob for _, logprob in event.best] for event in mine])
     assert (found - values).abs().max() < 1e-5
     assert all(event.best == () for event in events if event.request != number)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_given_tokens_are_read_while_their_prompt_runs(name: str) -> None:
+    """Their log-probs are the model's own whatever is drawn, and nothing of them is stored."""
+    model = small_model(name)
+    widths = []
+    model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: widths.append(args[0].numel()))
+    head, one, two, *given = some_prompts(20, 30, 11, 25, 1, 14)
+    prompts = [head + one, head + two, [*one]]
+    params = SamplingParams(temperature=0.5, top_k=3, max_tokens=20, eos=NO_END)
+    plain = generate(model, None, prompts, params, n=2)
+    widths.clear()
+    read = generate(model, None, prompts, params, n=2, given=given)
+    # The shared head runs once; the last token of each that is given predicts nothing.
+    assert widths[0] == 50 + 24 + 11 + 30 + 13
+    for prompt, other, row, same in zip(prompts, given, read, plain, strict=True):
+        expected = plain_logprobs(model, prompt, other).gather(1, torch.tensor(other)[:, None])[:, 0]
+        assert (torch.tensor(row[0].given) - expected).abs().max() < 1e-5
+        assert [sampled.ids for sampled in row] == [sampled.ids for sampled in same]
+        assert row[0].given == row[1].given
+        assert same[0].given == []
+
+
+def test_what_is_given_survives_a_stop_and_fits_the_model() -> None:
+    model, prompts, given = small_model(), some_prompts(9, 12, 30), some_prompts(40, 3, 7)
+    params = SamplingParams(max_tokens=20, eos=NO_END)
+    whole = generate(model, None, prompts, params, given=given, token_budget=60)
+    kept = []
+    with pytest.raises(KeyboardInterrupt):
+        generate(
+            model, None, prompts, params, given=given, token_budget=60, keep=lambda f: _stop_at(5, f, kept)
+        )
+    rest = generate(model, None, prompts, params, given=given, token_budget=60, begun=kept[-1])
+    assert rest == whole
+    with pytest.raises(DataError, match="given after it 250 and the model 256 positions"):
+        generate(model, None, [[5] * 9], params, given=[[5] * 250])
+    with pytest.raises(UserError, match="2 answers given for 1 prompts"):
+        generate(model, None, [[5] * 9], params, given=[[5], [6]])
+
+
+def _stop_at(steps: int, unfinished: Callable[[], Unfinished], kept: list[Unfinished]) -> None:
+    kept.append(unfinished())
+    if len(kept) == steps:
+        raise KeyboardInterrupt

@@ -116,6 +116,9 @@ def test_command(trained: Path, tmp_path: Path) -> None:
     done = call("--gguf", "--name", "a/b 모델")
     assert done.exit_code == 0, done.output
     assert "a-b-모델.gguf read again: 100% of greedy tokens as the model's" in done.output
+    done = CliRunner().invoke(app, ["export", f"{trained}/"])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith(f"{trained}-export: ")
 
 
 @pytest.mark.parametrize(

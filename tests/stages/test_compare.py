@@ -12,12 +12,12 @@ from alignloop.data.columns import write_records
 from alignloop.errors import ConfigError, DataError, EngineError, ModelError, UserError
 from alignloop.evaluation.gate import RequirementError
 from alignloop.feedback.judge.adviser import Reply
-from alignloop.model.load import save_model
+from alignloop.model.load import load_model, save_model
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Demonstration, Message
 from alignloop.run import Run
-from alignloop.stages import candidates, judging
+from alignloop.stages import candidates, judging, local
 from tests.feedback.judge.scripted import Scripted, by_taste
 
 
@@ -100,13 +100,13 @@ def test_every_kind_of_set_in_one_table(place, tmp_path):
 
 def test_answers_are_sampled_once_and_found_again(place, tmp_path, monkeypatch):
     calls = []
-    original = candidates.generate
+    original = local.generate
 
     def counting(model, tokenizer, prompts, *args, **keys):
         calls.append(len(prompts))
         return original(model, tokenizer, prompts, *args, **keys)
 
-    monkeypatch.setattr(candidates, "generate", counting)
+    monkeypatch.setattr(local, "generate", counting)
     sets = {"prompts": "prompts.jsonl", "toxicity": "prompts.jsonl"}
     first = api.run(config(place, tmp_path / "one", [str(place / "trained")], sets))
     assert calls == [3]
@@ -121,7 +121,7 @@ def test_answers_are_sampled_once_and_found_again(place, tmp_path, monkeypatch):
 def test_evaluate_takes_the_answers_of_a_comparison_and_of_a_stopped_evaluation(place, tmp_path, monkeypatch):
     sets = {"instructions": "instructions.jsonl"}
     compared = api.run(config(place, tmp_path / "compared", ["tiny", str(place / "trained")], sets))
-    monkeypatch.setattr(candidates, "generate", lambda *_, **__: pytest.fail("sampled again"))
+    monkeypatch.setattr(local, "generate", lambda *_, **__: pytest.fail("sampled again"))
     keys = {"max_new_tokens": 4, "num_threads": 1, "token_budget": 2048, "num_prompts": 3}
     run = api.run(
         EvaluateConfig(
@@ -160,7 +160,7 @@ def test_the_gate_stops_with_exit_code_5_and_keeps_the_results(place, tmp_path):
 
 
 def test_a_missing_model_is_found_before_anything_is_sampled(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidates, "generate", lambda *a, **k: pytest.fail("sampled"))
+    monkeypatch.setattr(local, "generate", lambda *a, **k: pytest.fail("sampled"))
     for out, missing in (("a", "./gone"), ("b", str(tmp_path / "gone/deep/model"))):
         with pytest.raises(ModelError, match="no such file or folder"):
             api.run(config(place, tmp_path / out, ["tiny", missing], {"exact": "gsm8k.jsonl"}))
@@ -197,7 +197,7 @@ def test_public_suites_come_through_their_own_harness_once(place, tmp_path, monk
         calls.append((loaded.name, tasks, limit))
         return {tasks[0]: [1.0, 0.0, 1.0] if loaded.name == "tiny" else [1.0, 1.0, 1.0]}
 
-    monkeypatch.setattr(candidates, "run_tasks", run_tasks)
+    monkeypatch.setattr(local, "run_tasks", run_tasks)
     models = ["tiny", str(place / "trained"), str(place / "recorded.jsonl")]
     for out in ("one", "two"):
         made = CompareConfig(
@@ -351,3 +351,28 @@ def test_a_judge_model_needs_its_certificate(place, tmp_path, monkeypatch):
     source = {"model": "judge", "certificate": str(tmp_path)}
     with pytest.raises(ConfigError, match="judge_model: judge 'judge' failed its certification in kappa"):
         api.run(config(place, tmp_path / "out", models, sets, judge_model=source))
+
+
+def test_answers_of_a_hub_model_are_those_of_its_revision(tmp_path, monkeypatch):
+    snapshot = {"revision": "0a1"}
+    monkeypatch.setattr(
+        local,
+        "try_to_load_from_cache",
+        lambda name, file: str(tmp_path / name / "snapshots" / snapshot["revision"] / file),
+    )
+    opened: list[str] = []
+    monkeypatch.setattr(local, "load_model", lambda name, **_: opened.append(name) or load_model("tiny"))
+    asked = [(Message("user", "a"),)]
+
+    def answer() -> None:
+        local.Local("x", "somebody/model", local.SamplingParams(max_tokens=2)).answers(asked)
+
+    generated = []
+    original = local.generate
+    monkeypatch.setattr(local, "generate", lambda *a, **k: generated.append(1) or original(*a, **k))
+    answer()
+    answer()
+    assert (len(generated), opened) == (1, ["somebody/model"])
+    snapshot["revision"] = "0a2"
+    answer()
+    assert len(generated) == 2

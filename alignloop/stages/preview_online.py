@@ -170,7 +170,7 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
         others,
         cache_bytes(config, loaded, plan, wanted),
         sampling_seconds(config, plan, costs, per_token),
-        training_seconds(config, objective, plan, parameters, costs),
+        training_seconds(config, objective, plan, parameters, costs, bfloat16=autocast is not None),
         traps,
     )
 
@@ -326,6 +326,8 @@ def training_seconds(
     plan: Plan,
     parameters: Parameters,
     costs: Costs,
+    *,
+    bfloat16: bool,
 ) -> float:
     """Time of the steps, of the critic, of what the reference reads, and of reward models like the policy."""
     work, with_critic = plan.work, isinstance(config, PPOConfig)
@@ -338,7 +340,7 @@ def training_seconds(
     once, counted = work.tokens / passes, work.counted / passes
     readings = len(reward_paths(config)) + int(with_critic)
     if isinstance(config, OnlineConfig):
-        read = int(follows_reference(config, objective)) + int(config.recompute_logprobs)
+        read = follows_reference(config, objective) + config.corrects_sampler(bfloat16=bfloat16)
     else:
         read = int(isinstance(config, IterateConfig))
     return seconds + (readings + read) * once * costs.forward_s + read * counted * costs.head_forward_s

@@ -25,6 +25,7 @@ from alignloop.model.load import LoadedModel, load_skeleton, resolve_device, res
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.base import Objective
 from alignloop.progress import format_seconds, memory_gb
+from alignloop.stages.best_of_n import verifier_of
 from alignloop.stages.checks import agreed_template
 from alignloop.stages.common import data_order, set_threads
 from alignloop.stages.lint_settings import lint_schedule, lint_settings
@@ -286,7 +287,7 @@ def follows_reference(config: OnlineConfig, objective: Objective | None) -> bool
 def reward_paths(config: SampledConfig) -> list[str]:
     """The recipe's reward models that are in memory while it trains, and those of the rounds' scoring."""
     if isinstance(config, BestOfNConfig):
-        return [] if config.reward_model == "gold" else [config.reward_model]
+        return [] if verifier_of(config.reward_model) else [config.reward_model]
     return [term["model"] for term in config.rewards if "model" in term]
 
 

@@ -141,10 +141,13 @@ CASES: dict[str, Case] = {
     "orpo": Case("orpo", TokenMeanORPO(lam=0.1, nll="prompt_and_completion")),
     "simpo": Case("dpo", SimPO(beta=2.5, gamma=1.4), {"beta": 2.5, "simpo_gamma": 1.4}, trainer="simpo"),
     "ranking": Case("ranking", BradleyTerry()),
-    # k3 is e^(log-ratio): at log-ratios of 15 a rounding of 1e-4 in a log-prob would be a difference of 0.05
+    # ratio and k3 are powers of e: at log-ratios of 15 a log-prob's rounding of 1e-6 would be a difference of 3
     "grpo": Case("grpo", GRPO(beta=our_side.KL_BETA), distance=0.05),
     "grpo unbiased_kl": Case(
-        "grpo", GRPO(beta=our_side.KL_BETA, unbiased_kl=True), {"use_bias_correction_kl": True}
+        "grpo",
+        GRPO(beta=our_side.KL_BETA, unbiased_kl=True),
+        {"use_bias_correction_kl": True},
+        distance=0.05,
     ),
 }
 

@@ -141,7 +141,7 @@ CASES: dict[str, Case] = {
     "orpo": Case("orpo", TokenMeanORPO(lam=0.1, nll="prompt_and_completion")),
     "simpo": Case("dpo", SimPO(beta=2.5, gamma=1.4), {"beta": 2.5, "simpo_gamma": 1.4}, trainer="simpo"),
     "ranking": Case("ranking", BradleyTerry()),
-    # ratio and k3 are powers of e: at log-ratios of 15 a log-prob's rounding of 1e-6 would be a difference of 3
+    # ratio and k3 are powers of e: far away a rounding of the log-probs would be a difference
     "grpo": Case("grpo", GRPO(beta=our_side.KL_BETA), distance=0.05),
     "grpo unbiased_kl": Case(
         "grpo",

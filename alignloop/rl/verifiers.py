@@ -131,7 +131,7 @@ def symbolic_reward(completion: str, answer: str, *, timeout_s: int = 5) -> floa
     limit: Any = timeout_s if threading.current_thread() is threading.main_thread() else None  # by a signal
     bare = "$" not in answer and "\\boxed" not in answer
     expected = parse(f"${answer}$" if bare else answer, parsing_timeout=limit)
-    if not expected:
+    if all(isinstance(one, str) for one in expected):  # read as text only
         raise DataError("the reference answer is no expression", field="answer", value=answer)
     return float(verify(expected, parse(completion, parsing_timeout=limit), timeout_seconds=limit))
 

@@ -21,6 +21,7 @@ CURVES = (
     ("Loss", ("loss",)),
     ("Log-probability, nats per completion", ("chosen_logprob", "rejected_logprob")),
     ("Reward", ("chosen_reward", "rejected_reward")),
+    ("Correlation with the tokens", ("quality_tokens_correlation", "length_tokens_correlation")),
 )
 """Title and metrics of each plot of a picture; the means over seeds."""
 

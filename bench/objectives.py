@@ -39,6 +39,7 @@ from alignloop.objectives.dpo import DPO
 from alignloop.objectives.ipo import IPO
 from alignloop.objectives.kto import KTO
 from alignloop.objectives.listwise import Listwise
+from alignloop.objectives.odin import Odin
 from alignloop.objectives.orpo import ORPO
 from alignloop.objectives.plackett_luce import PlackettLuce
 from alignloop.objectives.regression import Regression
@@ -72,6 +73,7 @@ class Entry:
 
     objective: Any
     kind: str
+    outputs: int = 1  # of the reward head; the first is the reward
 
     @property
     def is_reward(self) -> bool:
@@ -93,6 +95,7 @@ ENTRIES: dict[str, Entry] = {
     "bradley_terry": Entry(BradleyTerry(), "preference"),
     "plackett_luce": Entry(PlackettLuce(), "ranking"),
     "regression": Entry(Regression(), "rating"),
+    "odin": Entry(Odin(), "preference", outputs=2),
 }
 """A policy's or reward model's objective by the name of its page (and variant)."""
 
@@ -161,7 +164,8 @@ def train_and_evaluate(bench: Bench, name: str, seed: int, rows: Answered) -> di
     loaded = load_model(bench.model, dtype="float32", device="cpu")
     encoder = inference_encoder(loaded, max_length=512)
     groups = training_groups(entry.kind, rows, encoder, sizes, seed)
-    head = ScalarHead(loaded.model.config.hidden_size, seed=seed) if entry.is_reward else None
+    width = loaded.model.config.hidden_size
+    head = ScalarHead(width, entry.outputs, seed=seed) if entry.is_reward else None
     model = PackedModel(loaded.model, head=head)
     groups = with_start_logprobs(bench, entry, model, groups)
     release_memory()

@@ -43,7 +43,7 @@ SHAPES = {
     "kto-cached": Shape(8, 2, 180, 75),
     "dpo-lora": PAIRS,
     "ranking": Shape(2, 4, 120, 120),
-    "grpo": Shape(4, 8, 180, 64),
+    "grpo": Shape(2, 8, 180, 64),  # four groups take TRL above 24 GB
 }
 """By method. The second completion of KTO's groups is another row's, for its KL term."""
 

@@ -14,7 +14,7 @@ that enters the loss otherwise (KTO's z) is a *step statistic*: see `StepObjecti
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -128,6 +128,36 @@ class StepObjective(Protocol):
     def step_statistics(self, inputs: Inputs) -> Mapping[str, Mean]:
         """Sums and counts of this micro-batch, detached."""
         ...
+
+
+class Turn(NamedTuple):
+    """A part of a loss that can be computed by itself: the `Inputs` fields it reads, and the part.
+
+    `loss` is called as an objective is; the losses of all turns add up to the objective's, and no metric
+    is in two turns.
+    """
+
+    needs: frozenset[str]
+    loss: Callable[..., Output]
+
+
+@runtime_checkable
+class TurnObjective(Protocol):
+    """An objective of several roles whose losses share no tensor (PPO's policy and critic).
+
+    The loop lets them take turns: forward pass, loss and backward pass of one, then of the next, so that
+    the activations of only one are in memory. The gradient is the same.
+    """
+
+    @property
+    def turns(self) -> tuple[Turn, ...]: ...
+
+
+def turns_of(objective: Objective) -> tuple[Turn, ...]:
+    """The parts that are computed one after another; most objectives are one."""
+    if isinstance(objective, TurnObjective):
+        return objective.turns
+    return (Turn(objective.needs, objective),)
 
 
 def add_means(total: Mapping[str, Mean], new: Mapping[str, Mean]) -> dict[str, Mean]:

@@ -14,6 +14,7 @@ from alignloop.objectives.base import (
     Inputs,
     Mean,
     Output,
+    Turn,
     bounded_ratio,
     extra,
     kl_estimate,
@@ -65,9 +66,17 @@ class PPO:
 
     @property
     def needs(self) -> frozenset[str]:
+        return self.turns[0].needs | self.turns[1].needs
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The policy's part, then the critic's."""
         entropy = {"entropy"} if self.entropy_coefficient else set()
         reference = {"reference_logprobs"} if self.kl_coefficient else set()
-        return frozenset({"logprobs", "values"} | entropy | reference)
+        return (
+            Turn(frozenset({"logprobs"} | entropy | reference), self._policy_part),
+            Turn(frozenset({"values"}), self._value_part),
+        )
 
     def count(self, inputs: Inputs) -> Tensor:
         return inputs.mask.sum().float()
@@ -77,11 +86,13 @@ class PPO:
         return {MEAN_RETURN: mean_of(extra(inputs, "returns"), inputs.mask)}
 
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
+        policy, critic = (turn.loss(inputs, denominator=denominator) for turn in self.turns)
+        return Output(policy.loss + critic.loss, {**policy.metrics, **critic.metrics})
+
+    def _policy_part(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
+        """Clipped surrogate, KL and entropy."""
         mask, logprobs = inputs.mask, required(inputs.logprobs, "logprobs")
-        policy_loss, metrics = self._policy_loss(inputs, logprobs)
-        value_loss, value_metrics = self._value_loss(inputs)
-        per_token = policy_loss + self.value_coefficient * value_loss
-        metrics |= value_metrics
+        per_token, metrics = self._policy_loss(inputs, logprobs)
         if inputs.reference_logprobs is not None or self.kl_coefficient:
             reference = required(inputs.reference_logprobs, "reference_logprobs")
             kl = kl_estimate(logprobs - reference, self.kl_estimator)
@@ -92,6 +103,12 @@ class PPO:
             per_token = per_token - self.entropy_coefficient * entropy
             metrics["entropy"] = mean_of(entropy, mask)
         return Output(sequence_sum(per_token, mask).sum() / denominator, metrics)
+
+    def _value_part(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
+        """The value loss with its weight."""
+        per_token, metrics = self._value_loss(inputs)
+        loss = self.value_coefficient * sequence_sum(per_token, inputs.mask).sum() / denominator
+        return Output(loss, metrics)
 
     def _policy_loss(self, inputs: Inputs, logprobs: Tensor) -> tuple[Tensor, dict[str, Mean]]:
         """Clipped surrogate per token, (B, T)."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from alignloop.data.packing import Group
-from alignloop.objectives.base import Inputs, Mean, Output, mean_of, required, sequence_sum
+from alignloop.objectives.base import Inputs, Mean, Output, Turn, mean_of, required, sequence_sum
 from alignloop.objectives.ppo import PPO
 
 WEIGHT = "ptx_weight"
@@ -74,9 +75,20 @@ class WithPretraining:
     def count(self, inputs: Inputs) -> Tensor:
         return self.objective.count(sampled(inputs))
 
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The objective's; the NLL is part of the policy's."""
+        return tuple(Turn(turn.needs, partial(self._part, turn)) for turn in self.objective.turns)
+
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
+        whole = Turn(self.needs, self.objective)
+        return self._part(whole, inputs, denominator=denominator)
+
+    def _part(self, turn: Turn, inputs: Inputs, *, denominator: Tensor | float) -> Output:
+        output = turn.loss(sampled(inputs), denominator=denominator)
+        if "logprobs" not in turn.needs:
+            return output
         logprobs, weight = required(inputs.logprobs, "logprobs"), inputs.extras[WEIGHT]
-        output = self.objective(sampled(inputs), denominator=denominator)
         nll = -sequence_sum(weight * logprobs, inputs.mask).sum()
         metrics = {**output.metrics, "ptx_nll": mean_of(-logprobs, inputs.mask & (weight > 0))}
         return Output(output.loss + nll, metrics)

@@ -121,7 +121,8 @@ def learn(online: Online, objective: Objective) -> dict[str, float]:
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def observe(inputs: Inputs) -> None:
-        assert inputs.logprobs is not None
+        if inputs.logprobs is None:  # the critic's turn
+            return
         sampler = inputs.extras.get("sampler_logprobs", inputs.extras["old_logprobs"])
         own = inputs.mask & (inputs.extras[WEIGHT] == 0) if WEIGHT in inputs.extras else inputs.mask
         rows = (inputs.logprobs.detach(), sampler, own)

@@ -155,8 +155,7 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
     )
     parameters, others = roles(config, objective, loaded, lora, dtype)
     in_ram = 0 if device.type == "cuda" else process
-    shown = both_roles(costs) if isinstance(config, PPOConfig) else costs
-    memory = estimate_memory(config, loaded, parameters, plan.work, shown, process=in_ram)
+    memory = estimate_memory(config, loaded, parameters, plan.work, costs, process=in_ram)
     per_token = sampling_cost(
         loaded.model.config,
         rows=plan.num_completions // plan.rounds,
@@ -242,11 +241,6 @@ def rounds_of_work(
 def answered(prompt_ids: np.ndarray, length: int, count: int) -> Group:
     """A prompt with `count` answers of `length` tokens."""
     return Group(prompt_ids, (completion(np.zeros(length, dtype=np.int32)),) * count)
-
-
-def both_roles(costs: Costs) -> Costs:
-    """What a token keeps where policy and critic read it before either goes backward."""
-    return replace(costs, layer_bytes=2 * costs.layer_bytes, other_bytes=2 * costs.other_bytes)
 
 
 def roles(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from alignloop.objectives.base import (
     Output,
     StepObjective,
     add_means,
+    turns_of,
     with_statistics,
 )
 from alignloop.training.distributed import add_gradients, add_over_ranks, gathered, share, world
@@ -54,7 +56,7 @@ class Trainer:
         reference: gives reference log-probs; None where batches carry them or none are needed.
         temperature: sampling temperature of the policy's log-probs.
         step: optimizer steps done.
-        observe: shown the complete inputs of each micro-batch, for measurements beside the loss.
+        observe: shown the complete inputs of each pass with gradient, for measurements beside the loss.
     """
 
     model: PackedModel | ActorCritic
@@ -112,18 +114,19 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
         statistics = _statistics(trainer, objective, others)
     total: dict[str, Mean] = {}
     loss = torch.zeros(())
-    for micro_batch in micro_batches:
-        filled, finish_backward = _with_gradient(trainer, micro_batch, objective.needs)
+    for micro_batch, turn in product(micro_batches, turns_of(objective)):
+        filled, finish_backward = _with_gradient(trainer, micro_batch, turn.needs)
         if trainer.observe is not None:
             trainer.observe(filled)
         if alone and isinstance(objective, StepObjective):
             with torch.no_grad():
                 statistics = dict(objective.step_statistics(filled))
-        output: Output = objective(with_statistics(filled, statistics), denominator=denominator)
+        output: Output = turn.loss(with_statistics(filled, statistics), denominator=denominator)
         output.loss.backward()
         finish_backward()
         loss += output.loss.detach().cpu()
         total = add_means(total, output.metrics)
+        del filled, output, finish_backward  # they hold the activations
     loss = float(add_over_ranks(loss))
     batches = [micro_batch.batch for micro_batch in micro_batches]
     indices = tuple(i for batch in batches for i in batch.indices)

@@ -126,6 +126,33 @@ def test_needs_follow_the_coefficients(make_inputs, evaluate, uniform):
     assert PPO(entropy_coefficient=0.1).needs == {"logprobs", "values", "entropy"}
 
 
+def test_turns_add_up_and_need_only_their_own(make_inputs):
+    """Each role's part from its own outputs alone; together they are the loss, its metrics and its needs."""
+    objective = PPO(entropy_coefficient=0.1, kl_coefficient=0.2)
+    fields = {
+        "logprobs": [[-1.0, -0.5]],
+        "reference_logprobs": [[-1.2, -0.1]],
+        "entropy": [[0.7, 0.9]],
+        "values": [[0.1, 0.4]],
+    }
+    known = {"old_logprobs": [[-1.1, -0.4]], "advantages": [[1.0, -2.0]]}
+    known |= {"old_values": [[0.0, 0.0]], "returns": [[1.0, 0.5]]}
+
+    def inputs(names):
+        own = make_inputs([[1, 1]], [0], **known, **{name: fields[name] for name in names})
+        return with_statistics(own, objective.step_statistics(own))
+
+    whole = objective(inputs(fields), denominator=2.0)
+    parts = [turn.loss(inputs(turn.needs), denominator=2.0) for turn in objective.turns]
+    assert [turn.needs for turn in objective.turns] == [
+        {"logprobs", "reference_logprobs", "entropy"},
+        {"values"},
+    ]
+    assert sum(float(part.loss) for part in parts) == pytest.approx(float(whole.loss), rel=1e-7)
+    assert {**parts[0].metrics, **parts[1].metrics} == whole.metrics
+    assert parts[0].metrics.keys().isdisjoint(parts[1].metrics)
+
+
 def test_metrics_by_hand(make_inputs):
     """Two tokens in two micro-batches: statistics and metrics are those of the step."""
 

@@ -1,16 +1,20 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from alignloop.config import resolve
-from alignloop.data.packing import Group, collate, completion
+from alignloop.data.packing import Completion, Group, collate, completion
 from alignloop.errors import ConfigError
 from alignloop.model.adapters import LoraSettings, add_adapter
-from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.packed import Forward, PackedModel, ScalarHead
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic
 from alignloop.model.tiny import tiny_model
+from alignloop.objectives.ppo import PPO
+from alignloop.training.loop import Trainer, train_step
+from alignloop.training.optim import OptimizerSettings, build_optimizer
 from tests.stages.task import mean_of_last, recipe, run_stage
 
 SMALL = {"num_generations": 4, "rollout_prompts": 4, "per_device_train_batch_size": 2, "num_iterations": 2}
@@ -94,6 +98,34 @@ def test_roles_share_a_base_and_keep_apart() -> None:
     assert any(p.grad is not None for p in critics)
     torch.testing.assert_close(roles.reference_logprobs(batch), out.logprobs.detach())  # B = 0 at first
     assert all(p.requires_grad for p in (*own, *critics))
+
+
+def test_the_critic_reads_when_the_policy_is_done() -> None:
+    """Only one role's activations are held: forward and backward of one, then of the other."""
+    hf, _ = tiny_model(hidden_size=32, num_layers=1)
+    critic_hf, _ = tiny_model(hidden_size=32, num_layers=1, seed=1)
+    roles = ActorCritic(PackedModel(hf), critic=PackedModel(critic_hf, head=ScalarHead(32)))
+    seen: list[str] = []
+
+    def follow(_: object, batch: object, out: Forward) -> None:
+        name = "policy" if out.values is None else "critic"
+        seen.append(f"{name} forward")
+        read = out.logprobs if out.values is None else out.values
+        assert read is not None
+        read.register_hook(lambda _: seen.append(f"{name} backward"))
+
+    roles.policy.register_forward_hook(follow)
+    roles.critic.register_forward_hook(follow)
+    ones = {name: np.ones(3, np.float32) for name in ("advantages", "returns", "old_values")}
+    answer = Completion(
+        np.arange(7, 10, dtype=np.int32), np.ones(3, bool), {**ones, "old_logprobs": -ones["returns"]}
+    )
+    groups = [Group(np.arange(5, 9, dtype=np.int32), (answer,), number) for number in range(2)]
+    settings = OptimizerSettings(learning_rate=1e-3)
+    trainer = Trainer(roles, build_optimizer(roles.parameters(), settings), settings, 1, token_budget=8)
+    report = train_step(trainer, PPO(), groups)
+    assert seen == ["policy forward", "policy backward", "critic forward", "critic backward"] * 2
+    assert {"policy_loss", "value_loss"} <= report.metrics.keys()
 
 
 @pytest.mark.parametrize(

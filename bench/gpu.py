@@ -114,6 +114,9 @@ reference's forward pass included, nothing recomputed. Aims on an H200:
 {aims.format(**TARGETS)}.
 
 {table(results)}
+
+Online RL on a GPU has a command of its own: `python bench/gpu_rl.py --output docs/results`
+([gpu_rl.md](gpu_rl.md)).
 """
 
 

@@ -134,7 +134,7 @@ def run_generate(
         {"input_ids": [list(prompt) for prompt in prompts for _ in range(n)]},
         padding_side="left",
         return_tensors="pt",
-    )
+    ).to(loaded.model.device)
     output = loaded.model.generate(**batch, **_settings(loaded, options, exact))
     new = output[:, batch["input_ids"].shape[1] :]
     if exact:

@@ -185,7 +185,9 @@ def compare_grpo(objective: GRPO, loss_type: str) -> tuple[float, float]:
         importance_sampling_level=objective.ratio_level, top_entropy_quantile=1.0,
         off_policy_mask_threshold=None, use_vllm=False, _entropy_bonus_enabled=False,
         max_completion_length=objective.constant_length, current_gradient_accumulation_steps=1,
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
+        args=SimpleNamespace(
+            delta=None, use_bias_correction_kl=objective.unbiased_kl, steps_per_generation=1
+        ),
         _get_per_token_logps_and_entropies=lambda *_, **__: (inputs.logprobs, zeros, None),
     )  # fmt: skip
     mask = inputs.mask.double()
@@ -211,6 +213,7 @@ CASES: dict[str, Callable[[], tuple[float, float]]] = {
     "orpo (odds-ratio term)": compare_orpo,
     "simpo": compare_simpo,
     "grpo": lambda: compare_grpo(GRPO(), "grpo"),
+    "grpo unbiased_kl": lambda: compare_grpo(GRPO(unbiased_kl=True), "grpo"),
     "dr_grpo": lambda: compare_grpo(preset("dr_grpo").objective, "dr_grpo"),
     "dapo": lambda: compare_grpo(preset("dapo").objective, "dapo"),
     "gspo": lambda: compare_grpo(preset("gspo").objective, "grpo"),

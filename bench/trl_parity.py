@@ -10,7 +10,8 @@ is too large.
 
 Where TRL computes something else by design, the case says what was made equal: its RPO term and ORPO's NLL
 are means over the tokens of a micro-batch (AlignLoop: over pairs), its DPO ignores `label_smoothing`
-unless the loss is `robust`, and its IPO divides by the completion's tokens (`reduction: mean`).
+unless the loss is `robust`, its IPO divides by the completion's tokens (`reduction: mean`), and its GRPO
+weights the KL with the importance ratio unless `use_bias_correction_kl` is off (`unbiased_kl`).
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Case:
         settings: what TRL's configuration needs to be the same objective.
         trainer: method of bench/trl_side.py if it is not the workload's.
         equalised: changes the groups where TRL's definition differs.
+        distance: noise that moves the policy, in standard deviations of each weight.
     """
 
     method: str
@@ -70,6 +72,7 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
     trainer: str = ""
     equalised: Callable[[Groups], Groups] = list
+    distance: float = 0.3
 
 
 def with_equal_chosen(groups: Groups) -> Groups:
@@ -138,18 +141,25 @@ CASES: dict[str, Case] = {
     "orpo": Case("orpo", TokenMeanORPO(lam=0.1, nll="prompt_and_completion")),
     "simpo": Case("dpo", SimPO(beta=2.5, gamma=1.4), {"beta": 2.5, "simpo_gamma": 1.4}, trainer="simpo"),
     "ranking": Case("ranking", BradleyTerry()),
-    "grpo": Case("grpo", GRPO(beta=our_side.KL_BETA)),
+    # ratio and k3 are powers of e: far away a rounding of the log-probs would be a difference
+    "grpo": Case("grpo", GRPO(beta=our_side.KL_BETA), distance=0.05),
+    "grpo unbiased_kl": Case(
+        "grpo",
+        GRPO(beta=our_side.KL_BETA, unbiased_kl=True),
+        {"use_bias_correction_kl": True},
+        distance=0.05,
+    ),
 }
 
 
-def move(model: nn.Module) -> None:
+def move(model: nn.Module, distance: float) -> None:
     """Change the layers' weights (under LoRA the B matrices, which start at zero) by seeded noise."""
     named = [(name, p) for name, p in model.named_parameters() if ".layers." in name and p.dim() == 2]
     adapters = [(name, p) for name, p in named if "lora_B" in name]
     for name, parameter in adapters or named:
         seed = zlib.crc32(name[name.index(".layers.") :].encode())
         noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
-        scale = 0.02 if adapters else 0.3 * float(parameter.detach().std())
+        scale = 0.02 if adapters else distance * float(parameter.detach().std())
         with torch.no_grad():
             parameter.add_(scale * noise)
 
@@ -167,7 +177,7 @@ def trl_loss(case: Case, model: str, scale: float) -> float:
     hf_logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         trainer = trl_side.build(case.trainer or case.method, loaded, [groups], 0, folder, case.settings)
-        move(trainer.model)
+        move(trainer.model, case.distance)
         trainer.train()
     return trainer.losses[0]
 
@@ -177,7 +187,7 @@ def own_loss(case: Case, model: str, scale: float) -> float:
     trainer, sizes = our_side.build(case.method, model, 4096, 1)
     groups = groups_of(case, scale, min(40_000, sizes.vocab_size))
     groups = our_side.prepared(case.method, trainer, groups)
-    move(trainer.model)
+    move(trainer.model, case.distance)
     return float(train_step(trainer, case.objective, groups).metrics["loss"])
 
 

@@ -1,12 +1,14 @@
 """The benchmarks of online RL on the tiny model, in this process and without TRL: they run, and add up."""
 
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from alignloop.model.load import save_model
 from alignloop.model.tiny import tiny_model
-from bench import forgetting, grpo_step, online, planted_hack, ppo_memory, time_to_reward
+from bench import forgetting, gpu_rl, grpo_step, online, planted_hack, ppo_memory, time_to_reward
 from bench.stages import over_seeds, running_mean
 
 TINY = ["--threads", "1", "--prompts", "2", "--completions", "4", "--tokens", "12"]
@@ -153,7 +155,46 @@ def test_whole_grpo_steps_are_timed(tiny: list[str]) -> None:
     options = grpo_step.arguments().parse_args([*tiny, "--steps", "3", "--side", "alignloop"])
     found = grpo_step.one_side(options)
     assert len(found["step_s"]) == 2
+    assert found["parts_s"].keys() == {"rollout", "reward", "reference", "update"}
+    assert 0 < sum(found["parts_s"].values()) < sum(found["step_s"])
     slow = {"step_s": [8.0, 8.0], "step_cpu_s": [6.0, 6.0], "peak_memory_gb": 4.0}
     quick = {"step_s": [2.0, 2.0], "step_cpu_s": [2.0, 2.0], "peak_memory_gb": 1.0}
+    quick |= {"parts_s": {"rollout": 1.0, "update": 2.0}}
     result = grpo_step.summary([{"trl": slow, "alignloop": quick}])
     assert (result["speedup"], result["speedup_cpu"], result["memory_ratio"]) == (4.0, 3.0, 0.25)
+    assert result["shares"] == {"rollout": 0.25, "update": 0.5, "rest": 0.25}
+
+
+def test_pieces_of_the_gpu_benchmark_run_on_a_cpu(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_rl, "matmul_rate", lambda device: (1e9, 1e9))
+    options = gpu_rl.parsed([*tiny, "--device", "cpu", "--tiny", "--rounds", "1"])
+    rates = gpu_rl.rollout_rates(options)
+    assert rates["alignloop"]["runs"][0]["tokens"] == rates["generate"]["runs"][0]["tokens"] == 2 * 4 * 12
+    words = [*tiny, "--steps", "3", "--side", "alignloop", "--bfloat16"]
+    own = grpo_step.one_side(grpo_step.arguments().parse_args(words))
+    assert own["parts_s"].keys() == {*gpu_rl.PARTS} - {"rest"}
+    assert len(own["useful_flops"]) == len(own["mismatch"]) == 3
+    assert all(0 < gap["mean_abs"] < gap["max_abs"] < 0.5 for gap in own["mismatch"])
+    assert all(gap["mean_weight"] == pytest.approx(gap["mean_ratio"], abs=0.01) for gap in own["mismatch"])
+    trl = {**own, "step_s": [2 * s for s in own["step_s"]], "peak_memory_gb": 2 * own["peak_memory_gb"]}
+    found = gpu_rl.summary([{"alignloop": own, "trl": trl}], rates)
+    assert (found["speedup"], found["memory_ratio"]) == pytest.approx((2.0, 0.5))
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    used = sum(own["useful_flops"][1:]) / rates["matmul_flops_per_s"]
+    assert found["utilisation"]["step"] == pytest.approx(1.25 * used / sum(own["step_s"]))
+    row = {"model": "tiny", "rollouts": rates, "summary": found}
+    shown = gpu_rl.page([row], {"gpu": "none"}, gpu_rl.TINY_SIZES)
+    assert shown.count("| tiny |") == 4
+    assert "not measured" not in shown
+
+
+def test_without_a_gpu_nothing_is_said_to_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_rl.py", "--output", str(tmp_path)])
+    gpu_rl.main()
+    assert capsys.readouterr().out == gpu_rl.NO_GPU + "\n"
+    shown = (tmp_path / "gpu_rl.md").read_text(encoding="utf-8")
+    assert shown.count("not measured") == 2 * (3 + 8 + 6 + 6)
+    assert not (tmp_path / "gpu_rl.json").exists()

@@ -131,8 +131,10 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     )
     max_prompts: int = Field(0, ge=0, description="prompts to use; 0 uses all")
     track_kl: bool = Field(True, description="follow the KL to the start even where no loss needs it")
-    recompute_logprobs: bool = Field(
-        False, description="take old log-probs from the trainer and correct for the sampler's (bfloat16)"
+    recompute_logprobs: Literal["auto"] | bool = Field(
+        "auto",
+        description="take old log-probs from the trainer and weight with their truncated ratio to the "
+        "sampler's; auto does so in bfloat16, where the two differ",
     )
     kl_coef: float = Field(0.0, ge=0, description="weight of the KL (k1) in the reward, at the start")
     kl_controller: Literal["fixed", "adaptive"] = Field("fixed", description="whether kl_coef follows the KL")
@@ -180,6 +182,10 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     def prompts_per_step(self) -> int:
         """Prompts of an optimizer step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    def corrects_sampler(self, *, bfloat16: bool) -> bool:
+        """Whether old log-probs are the trainer's; `bfloat16` are its matrix products."""
+        return bfloat16 if self.recompute_logprobs == "auto" else self.recompute_logprobs
 
 
 class GRPOConfig(OnlineConfig):

@@ -25,7 +25,7 @@ Path = Annotated[str, path_or()]
 """A file, a folder, a run folder, or `@name` of an earlier stage of the same recipe."""
 ModelPath = Annotated[str, path_or("smollm2-135m-instruct", "tiny")]
 TemplatePath = Annotated[str, path_or("tokenizer", "alpaca", "chatml", "plain")]
-RewardPath = Annotated[str, path_or("gold")]
+RewardPath = Annotated[str, path_or("gold", "constraints", "math", "regex", "json_schema", "exact")]
 ReferencePath = Annotated[str, path_or("auto", "none", "start", "smollm2-135m-instruct", "tiny")]
 
 
@@ -352,7 +352,8 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
     """Rejection sampling: n answers per prompt, the best ones become demonstrations."""
 
     reward_model: RewardPath = Field(
-        description="reward model's run folder, or gold for the rows' own verifiers"
+        description="reward model's run folder, or the verifier constraints (also called gold), math, regex, "
+        "json_schema or exact"
     )
     n: int = Field(8, ge=2, description="answers sampled per prompt")
     keep_per_prompt: int = Field(1, ge=1, description="best answers kept per prompt")

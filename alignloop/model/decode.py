@@ -70,6 +70,8 @@ def decode_attention(
     if not isinstance(layer, int):
         raise ModelError("generation: the model's attention layers carry no layer_idx")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # under autocast the rotary embedding leaves queries and keys in float32
+    query, key = query.to(value.dtype), key.to(value.dtype)
     out = kv_step.attend(layer, query[0], key[0], value[0], Rules(scale, sliding_window, softcap))
     return out.unsqueeze(0), None
 

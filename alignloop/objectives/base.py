@@ -271,6 +271,24 @@ def bounded_ratio(log_ratio: Tensor) -> Tensor:
     return log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
 
 
+def sampler_weight(inputs: Inputs, old_logprobs: Tensor, cap: float) -> Tensor | None:
+    """min(π_old/π_sampler, cap) per token, (B, T): truncated importance sampling, without gradient.
+
+    It corrects a surrogate on samples of another engine, or of another precision, than the trainer's.
+
+    Args:
+        inputs: with `extras["sampler_logprobs"]` where the sampler's log-probs are not the old ones.
+        old_logprobs: (B, T), nats, by the trainer with the weights that sampled.
+        cap: upper bound of the weight.
+
+    Returns:
+        The weights, None where the samples are the trainer's own.
+    """
+    if "sampler_logprobs" not in inputs.extras:
+        return None
+    return bounded_ratio(old_logprobs - inputs.extras["sampler_logprobs"]).clamp(max=cap)
+
+
 def kl_estimate(log_ratio: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
     """Per-token estimate of KL(π‖ref) from samples of π.
 

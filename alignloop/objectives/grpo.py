@@ -19,6 +19,7 @@ from alignloop.objectives.base import (
     kl_estimate,
     mean_of,
     required,
+    sampler_weight,
     sequence_mean,
     sequence_sum,
 )
@@ -37,9 +38,12 @@ class GRPO:
     ratio_level: token, or sequence: (π(y)/π_old(y))^(1/|y|) (GSPO, arXiv 2507.18071).
     clip: ppo, or cispo: −sg(clip(ratio))·A·log π, so that clipped tokens still have a gradient
         (arXiv 2506.13585).
+    unbiased_kl: the KL is weighted with π/π_old, with gradient, token by token. The samples are π_old's, and
+        k3's value and gradient then are those of KL(π‖ref) in expectation (DeepSeek-V3.2, arXiv 2512.02556,
+        section 3.1). TRL has it on since 1.16.
 
-    With `extras["sampler_logprobs"]`, of another engine that sampled, the surrogate is weighted with
-    min(π_old/π_sampler, cap), without gradient. One unit is a completion, or a token in token_mean.
+    With `extras["sampler_logprobs"]`, of another engine or precision that sampled, the surrogate is weighted
+    with min(π_old/π_sampler, cap), without gradient. One unit is a completion, or a token in token_mean.
     """
 
     loss_aggregation: Annotated[
@@ -58,6 +62,9 @@ class GRPO:
         Literal["k1", "k2", "k3"],
         Field(description="estimator of the KL; k2 has the KL's gradient, k3 is GRPO's, biased"),
     ] = "k3"
+    unbiased_kl: Annotated[
+        bool, Field(description="weight the KL with π/π_old, so that k3 has the gradient of the KL")
+    ] = False
     constant_length: Annotated[
         int, Field(gt=0, description="tokens that constant divides by: the generation budget")
     ] = 256
@@ -82,6 +89,8 @@ class GRPO:
         if inputs.reference_logprobs is not None or self.beta:
             reference = required(inputs.reference_logprobs, "reference_logprobs")
             kl = kl_estimate(logprobs - reference, self.kl_estimator)
+            if self.unbiased_kl:
+                kl = kl * bounded_ratio(logprobs - extra(inputs, "old_logprobs"))
             per_token = per_token + self.beta * kl
             metrics["kl"] = mean_of(kl, inputs.mask)
         if inputs.entropy is not None:
@@ -108,9 +117,8 @@ class GRPO:
             # KL(π_old‖π): the samples are π_old's
             "approx_kl": mean_of(kl_estimate(old_logprobs - logprobs, "k3"), mask),
         }
-        if "sampler_logprobs" in inputs.extras:
-            weight = bounded_ratio(old_logprobs - inputs.extras["sampler_logprobs"])
-            weight = weight.clamp(max=self.sampler_ratio_cap)
+        weight = sampler_weight(inputs, old_logprobs, self.sampler_ratio_cap)
+        if weight is not None:
             loss = weight * loss
             metrics["sampler_weight"] = mean_of(weight, mask)
         return loss, metrics

@@ -20,6 +20,7 @@ from alignloop.objectives.base import (
     kl_estimate,
     mean_of,
     required,
+    sampler_weight,
     sequence_sum,
 )
 
@@ -36,6 +37,9 @@ class PPO:
     ½·max((V − R)², (V_old + clip(V − V_old, ±ε_V) − R)²). `advantages`, `returns` and `old_values` come
     from the rollout (`rl/advantages.py`). A KL here is one in the loss; the usual one of RLHF is in the
     reward. One unit is one counted token, and the same tokens count for policy and critic.
+
+    With `extras["sampler_logprobs"]`, of another engine or precision that sampled, the surrogate is weighted
+    with min(π_old/π_sampler, cap), without gradient.
     """
 
     epsilon: Annotated[float, Field(gt=0, lt=1, description="clipping range of the ratio")] = 0.2
@@ -51,6 +55,10 @@ class PPO:
         Literal["k1", "k2", "k3"],
         Field(description="estimator of that KL; k2 has the KL's gradient, k1's is 0 on average"),
     ] = "k2"
+
+    sampler_ratio_cap: Annotated[
+        float, Field(gt=0, description="cap of the weight that corrects for the sampler's log-probs")
+    ] = 2.0
 
     records: ClassVar[tuple[str, ...]] = ("prompt",)
     statistics_need: ClassVar[frozenset[str]] = frozenset()
@@ -105,11 +113,15 @@ class PPO:
     def _policy_loss(self, inputs: Inputs, logprobs: Tensor) -> tuple[Tensor, dict[str, Mean]]:
         """Clipped surrogate per token, (B, T)."""
         advantages = extra(inputs, "advantages")
-        log_ratio = logprobs - extra(inputs, "old_logprobs")
+        old_logprobs = extra(inputs, "old_logprobs")
+        log_ratio = logprobs - old_logprobs
         ratio = bounded_ratio(log_ratio)
         surrogate = ratio * advantages
         clipped = ratio.clamp(1 - self.epsilon, 1 + self.epsilon) * advantages
         loss = -torch.minimum(surrogate, clipped)
+        weight = sampler_weight(inputs, old_logprobs, self.sampler_ratio_cap)
+        if weight is not None:
+            loss = weight * loss
         metrics = {
             "policy_loss": mean_of(loss, inputs.mask),
             "ratio": mean_of(ratio, inputs.mask),
@@ -117,6 +129,8 @@ class PPO:
             # KL(π_old‖π): the samples are π_old's
             "approx_kl": mean_of(kl_estimate(-log_ratio, "k3"), inputs.mask),
         }
+        if weight is not None:
+            metrics["sampler_weight"] = mean_of(weight, inputs.mask)
         return loss, metrics
 
     def _value_loss(self, inputs: Inputs) -> tuple[Tensor, dict[str, Mean]]:

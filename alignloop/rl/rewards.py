@@ -12,7 +12,6 @@ import inspect
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -269,10 +268,7 @@ def _call(part: Component, samples: Sequence[Sample]) -> Any:
     """What the part returns or raises; with a time limit in a thread, which is left behind if it hangs."""
     if part.timeout_s is None:
         return _outcome(part.score, samples)
-    results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(_outcome(part.score, samples)), daemon=True)
-    thread.start()
-    thread.join(part.timeout_s)
+    results = _beside(lambda: _outcome(part.score, samples), part.timeout_s)
     if results:
         return results[0]
     return EngineError(
@@ -284,12 +280,31 @@ def _call(part: Component, samples: Sequence[Sample]) -> Any:
 def _outcome(score: Callable[..., Any], samples: Sequence[Sample]) -> Any:
     try:
         result = score(samples)
-        if not inspect.isawaitable(result):
-            return result
-        with ThreadPoolExecutor(1) as pool:  # a notebook's thread already runs an event loop
-            return pool.submit(asyncio.run, _awaited(result)).result()
     except Exception as error:  # noqa: BLE001 - a user's function may raise anything
         return error
+    if not inspect.isawaitable(result):
+        return result
+    # a notebook's thread already runs an event loop
+    return _beside(lambda: asyncio.run(_awaited(result)), None)[0]
+
+
+def _beside(call: Callable[[], Any], timeout_s: float | None) -> list[Any]:
+    """What a call in a thread of its own returns or raises, alone in a list; nothing if it takes too long.
+
+    A thread that is left behind is a daemon: the process ends without it.
+    """
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # noqa: BLE001 - a user's function may even raise SystemExit
+            results.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return results
 
 
 async def _awaited(result: Any) -> Any:

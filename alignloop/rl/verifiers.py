@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import regex
 
@@ -18,6 +20,7 @@ from alignloop.records import Prompt
 from alignloop.rl.constraints import checked, echoes, is_answer, satisfied
 
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*[1-9]\d*(?![\d.]))?|[-+]?\.\d+"
+_EXPRESSION_RE = re.compile(r"\\(?!boxed\b)[A-Za-z]|\^")
 _NUMBER_RE = re.compile(rf"(?<![\w.])(?:{_NUMBER})|(?<=[\w.])\d+(?:\.\d+)?", re.ASCII)
 
 
@@ -85,6 +88,8 @@ def final_number(text: str) -> Fraction | None:
 def math_reward(completion: str, answer: str) -> float:
     """1 if the completion's final number equals the answer's, compared as exact rationals, else 0.
 
+    An answer with a LaTeX command or a power (but no `####`) is compared by `symbolic_reward`.
+
     Args:
         completion: the model's solution.
         answer: the reference; read like the completion.
@@ -93,12 +98,42 @@ def math_reward(completion: str, answer: str) -> float:
         Reward, 0 or 1.
 
     Raises:
-        DataError: the reference answer holds no number.
+        DataError: the reference answer holds no number and no expression.
+        UserError: it is an expression and math-verify is not installed.
     """
+    if "####" not in answer and _EXPRESSION_RE.search(answer):
+        return symbolic_reward(completion, answer)
     expected = final_number(answer)
     if expected is None:
         raise DataError("the reference answer holds no number", field="answer", value=answer)
     return float(final_number(completion) == expected)
+
+
+def symbolic_reward(completion: str, answer: str, *, timeout_s: int = 5) -> float:
+    r"""1 if the completion's last expression is mathematically equal to the answer's, else 0; by math-verify.
+
+    Args:
+        completion: the model's solution; LaTeX between dollars or in \boxed{…}, or a plain expression.
+        answer: the reference in LaTeX, with or without dollars.
+        timeout_s: limit of reading and of comparing, beyond which they are unequal; in the main thread only.
+
+    Returns:
+        Reward, 0 or 1.
+
+    Raises:
+        DataError: the reference is no expression.
+        UserError: the package math-verify is not installed.
+    """
+    try:
+        from math_verify import parse, verify
+    except ImportError as error:
+        raise UserError("answers in LaTeX need: pip install 'alignloop[verifiers]'") from error
+    limit: Any = timeout_s if threading.current_thread() is threading.main_thread() else None  # by a signal
+    bare = "$" not in answer and "\\boxed" not in answer
+    expected = parse(f"${answer}$" if bare else answer, parsing_timeout=limit)
+    if all(isinstance(one, str) for one in expected):  # read as text only
+        raise DataError("the reference answer is no expression", field="answer", value=answer)
+    return float(verify(expected, parse(completion, parsing_timeout=limit), timeout_seconds=limit))
 
 
 def regex_reward(completion: str, pattern: str, *, timeout_s: float = 1.0) -> float:
@@ -178,8 +213,8 @@ def check_prompt(prompt: Prompt, verifier: str) -> None:
         verifier: a name in `VERIFIERS`.
 
     Raises:
-        DataError: no constraints, an unknown constraint, or no answer.
-        UserError: the verifier is unknown.
+        DataError: no constraints, an unknown constraint, no answer, or one that the verifier cannot read.
+        UserError: the verifier is unknown, or its package is not installed.
     """
     if verifier not in VERIFIERS:
         raise UserError(f"unknown verifier '{verifier}'; accepted are {', '.join(VERIFIERS)}")
@@ -189,7 +224,7 @@ def check_prompt(prompt: Prompt, verifier: str) -> None:
         for constraint in prompt.constraints:
             checked(constraint)
     else:
-        _answer(prompt)
+        VERIFIERS[verifier]("", prompt)
 
 
 def _answer(prompt: Prompt) -> str:

@@ -19,6 +19,7 @@ from alignloop.model.load import load_model
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.sft import SFT
 from alignloop.records import Demonstration, Prompt, Provenance, Record
+from alignloop.rl.rewards import check_prompts
 from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import RUN_FILE, Run, write_atomically
 from alignloop.stages import common
@@ -37,7 +38,7 @@ def best_of_n(config: BestOfNConfig, run: Run) -> dict[str, Any]:
     rounds; every round trains the start model.
 
     Args:
-        config: the recipe; `reward_model` is a run, or `gold` for the prompts' own verifiers.
+        config: the recipe; `reward_model` is a run or a verifier.
         run: the run folder; receives `data/rows.jsonl` (the demonstrations), metrics and `model/`, and of
             each round but the last a run in `rounds/N`.
 
@@ -64,6 +65,8 @@ def one_round(
     file, curve_file = run.path / ANSWERS_FILE, run.path / "data" / "curve.json"
     if not file.exists():  # a resumed run goes on with the demonstrations it chose before
         prompts = read_prompts(config, config.max_prompts, run)
+        name = verifier_of(config.reward_model)
+        check_prompts([] if name is None else [name], prompts)
 
         def choose() -> None:
             rewards = score(config.reward_model, prompts, answers)
@@ -110,11 +113,18 @@ def sampled(
     return [[one.text.strip() for one in row] for row in done]
 
 
+def verifier_of(reward_model: str) -> str | None:
+    """The verifier that the key names, None if it is a model's run folder."""
+    name = "constraints" if reward_model == "gold" else reward_model
+    return name if name in VERIFIERS else None
+
+
 def score(reward_model: str, prompts: Sequence[Prompt], answers: list[list[str]]) -> list[list[float]]:
-    """Rewards of every answer, by a trained model or by the prompts' verifiers (`gold`)."""
-    if reward_model == "gold":
-        gold = VERIFIERS["constraints"]
-        return [[gold(text, p) for text in texts] for p, texts in zip(prompts, answers, strict=True)]
+    """Rewards of every answer, by a trained model or by a verifier."""
+    name = verifier_of(reward_model)
+    if name is not None:
+        check = VERIFIERS[name]
+        return [[check(text, p) for text in texts] for p, texts in zip(prompts, answers, strict=True)]
     return RewardModel(reward_model).score([p.prompt for p in prompts], answers)
 
 

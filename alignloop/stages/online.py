@@ -102,7 +102,8 @@ def watch(online: Online, rollout: Rollout) -> None:
         news.get("ensemble_spread"),
     )
     alarms = online.guard.update(reading)
-    if online.guard.is_best():
+    # a rollback before the first window is full goes to the start
+    if online.guard.is_best() or (online.config.on_alarm == "rollback" and place.best_step < 0):
         save_best(online)
     for alarm in alarms:
         news[f"alarm_{alarm.name}"] = 1.0
@@ -137,6 +138,7 @@ def learn(online: Online, objective: Objective) -> dict[str, float]:
         if seen:  # a rank may have no share of a mini-batch
             gap = mismatch(*(torch.cat([row[i][row[2]] for row in seen])[None] for i in range(3)))
             metrics |= {"sampler_gap": gap.mean_abs, "sampler_gap_max": gap.max_abs}
+            metrics["sampler_effective"] = gap.effective
         metrics |= place.news
         for row in place.shown:
             online.run.sample(**row)

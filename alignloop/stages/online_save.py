@@ -96,12 +96,12 @@ def restore_best(online: Online) -> None:
 
 
 def keep_best(online: Online) -> dict[str, Any]:
-    """Put the best weights into the policy, if the recipe keeps them and a window was full."""
+    """Put the best weights into the policy, if a window was full; a rollback without takes the start's."""
     best = online.guard.best
-    if best is None:
+    if best is None and not (online.place.ended and online.config.on_alarm == "rollback"):
         return {}
     found = load_checkpoint(online.run.path / "best", modules={"policy": online.roles.policy}, optimizers={})
-    return {} if found is None else {"best": {"step": found.step, **best}}
+    return {} if found is None else {"best": {"step": found.step, **(best or {})}}
 
 
 def _keep_only(folder: Path, steps: set[int]) -> None:

@@ -25,6 +25,7 @@ from alignloop.model.load import LoadedModel, load_skeleton, resolve_device, res
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.base import Objective
 from alignloop.progress import format_seconds, memory_gb
+from alignloop.stages.best_of_n import verifier_of
 from alignloop.stages.checks import agreed_template
 from alignloop.stages.common import data_order, set_threads
 from alignloop.stages.lint_settings import lint_schedule, lint_settings
@@ -169,7 +170,7 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
         others,
         cache_bytes(config, loaded, plan, wanted),
         sampling_seconds(config, plan, costs, per_token),
-        training_seconds(config, objective, plan, parameters, costs),
+        training_seconds(config, objective, plan, parameters, costs, bfloat16=autocast is not None),
         traps,
     )
 
@@ -280,7 +281,7 @@ def follows_reference(config: OnlineConfig, objective: Objective | None) -> bool
 def reward_paths(config: SampledConfig) -> list[str]:
     """The recipe's reward models that are in memory while it trains, and those of the rounds' scoring."""
     if isinstance(config, BestOfNConfig):
-        return [] if config.reward_model == "gold" else [config.reward_model]
+        return [] if verifier_of(config.reward_model) else [config.reward_model]
     return [term["model"] for term in config.rewards if "model" in term]
 
 
@@ -320,6 +321,8 @@ def training_seconds(
     plan: Plan,
     parameters: Parameters,
     costs: Costs,
+    *,
+    bfloat16: bool,
 ) -> float:
     """Time of the steps, of the critic, of what the reference reads, and of reward models like the policy."""
     work, with_critic = plan.work, isinstance(config, PPOConfig)
@@ -332,7 +335,7 @@ def training_seconds(
     once, counted = work.tokens / passes, work.counted / passes
     readings = len(reward_paths(config)) + int(with_critic)
     if isinstance(config, OnlineConfig):
-        read = int(follows_reference(config, objective)) + int(config.recompute_logprobs)
+        read = follows_reference(config, objective) + config.corrects_sampler(bfloat16=bfloat16)
     else:
         read = int(isinstance(config, IterateConfig))
     return seconds + (readings + read) * once * costs.forward_s + read * counted * costs.head_forward_s

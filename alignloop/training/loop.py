@@ -211,13 +211,13 @@ def _reference_logprobs(
         return known.extras["reference_logprobs"]
     if trainer.reference is None:
         raise ValueError("the objective needs a reference, and none was given")
-    with _precision(trainer):
+    with precision(trainer):
         return trainer.reference(batch)
 
 
 def _forward(trainer: Trainer, batch: Batch, needs: frozenset[str]) -> Forward:
     """The model's pass over a batch, in the precision it trains in."""
-    with _precision(trainer):
+    with precision(trainer):
         return trainer.model(
             batch,
             logprobs="logprobs" in needs,
@@ -229,8 +229,8 @@ def _forward(trainer: Trainer, batch: Batch, needs: frozenset[str]) -> Forward:
         )
 
 
-def _precision(trainer: Trainer) -> AbstractContextManager:
-    """The policy's and the reference's, so that equal weights give equal log-probs."""
+def precision(trainer: Trainer) -> AbstractContextManager:
+    """The policy's, the reference's and the sampler's, so that equal weights give equal log-probs."""
     if trainer.autocast is None:
         return nullcontext()
     return torch.autocast(trainer.model.device.type, trainer.autocast)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,6 +31,8 @@ def scalar_loss(logprobs, old, reference, sampler, advantages, *, objective):
                 loss *= min(math.exp(old[i][t] - sampler[i][t]), objective.sampler_ratio_cap)
             d = logprobs[i][t] - reference[i][t]
             k = {"k1": d, "k2": d * d / 2, "k3": math.exp(-d) - 1 + d}[objective.kl_estimator]
+            if objective.unbiased_kl:
+                k *= math.exp(logprobs[i][t] - old[i][t])
             summed += loss + objective.beta * k
         divisor = {"sequence_mean": len(tokens), "token_mean": 1, "constant": objective.constant_length}
         total += summed / divisor[objective.loss_aggregation]
@@ -47,17 +50,18 @@ def make(make_inputs, uniform, **changes):
 
 
 @pytest.mark.parametrize(
-    ("aggregation", "level", "estimator", "sampled_elsewhere"),
+    ("aggregation", "level", "estimator", "sampled_elsewhere", "unbiased_kl"),
     [
         *itertools.product(
-            ["sequence_mean", "token_mean", "constant"], ["token", "sequence"], ["k3"], [False]
+            ["sequence_mean", "token_mean", "constant"], ["token", "sequence"], ["k3"], [False], [False]
         ),
-        ("sequence_mean", "token", "k1", True),
-        ("token_mean", "sequence", "k2", True),
+        ("sequence_mean", "token", "k1", True, False),
+        ("token_mean", "sequence", "k2", True, False),
+        ("sequence_mean", "sequence", "k3", False, True),
     ],
 )
 def test_against_scalar_reference(
-    assert_matches, make_inputs, uniform, aggregation, level, estimator, sampled_elsewhere
+    assert_matches, make_inputs, uniform, aggregation, level, estimator, sampled_elsewhere, unbiased_kl
 ):
     # differences up to ±1.5 nats, so that the cap of 2 is met on both sides
     sampler = uniform(5, 3, 4, -2.5, -0.5) if sampled_elsewhere else None
@@ -70,6 +74,7 @@ def test_against_scalar_reference(
         epsilon_high=0.15,
         beta=0.3,
         kl_estimator=estimator,
+        unbiased_kl=unbiased_kl,
         constant_length=7,
     )
     old, reference = inputs.extras["old_logprobs"].tolist(), inputs.reference_logprobs.tolist()
@@ -188,6 +193,29 @@ def test_metrics_by_hand(make_inputs):
         },
         abs=1e-12,
     )
+
+
+@pytest.mark.parametrize("unbiased_kl", [False, True])
+def test_the_weighted_k3_has_the_gradient_of_the_kl(make_inputs, unbiased_kl):
+    """Every token of a vocabulary of 4, weighted with π_old: Σ π_old·∇(k3·π/π_old) = ∇KL(π‖ref)."""
+    scores = torch.tensor([0.3, -0.5, 1.1, 0.2], dtype=torch.float64, requires_grad=True)
+    old = torch.log_softmax(torch.tensor([0.1, 0.4, 0.0, -0.7], dtype=torch.float64), 0)
+    reference = torch.log_softmax(torch.tensor([-0.2, 0.9, 0.5, 0.0], dtype=torch.float64), 0)
+    logprobs = torch.log_softmax(scores, 0)
+    expected_kl = (logprobs.exp() * (logprobs - reference)).sum()
+    (expected,) = torch.autograd.grad(expected_kl, scores, retain_graph=True)
+    objective, total = GRPO(beta=1.0, unbiased_kl=unbiased_kl), torch.zeros((), dtype=torch.float64)
+    for token in range(4):
+        inputs = make_inputs([[1]], [0], old_logprobs=[[old[token]]], advantages=[[0.0]])
+        inputs = replace(
+            inputs,
+            logprobs=logprobs[token].view(1, 1),
+            reference_logprobs=reference[token].view(1, 1),
+        )
+        total = total + old[token].exp() * objective(inputs, denominator=1.0).loss
+    (gradient,) = torch.autograd.grad(total, scores)
+    assert torch.allclose(gradient, expected, rtol=0, atol=1e-12) == unbiased_kl
+    assert (abs((total - expected_kl).item()) < 1e-12) == unbiased_kl
 
 
 def test_needs_no_reference_without_kl():

@@ -19,7 +19,10 @@ def scalar_loss(logprobs, values, entropy, extras, reference, *, estimator, kl, 
         advantage = extras["advantages"][i][t]
         ratio = math.exp(logprobs[i][t] - extras["old_logprobs"][i][t])
         clipped = min(max(ratio, 0.8), 1.2)
-        total -= min(ratio * advantage, clipped * advantage)
+        weight = 1.0
+        if "sampler_logprobs" in extras:
+            weight = min(math.exp(extras["old_logprobs"][i][t] - extras["sampler_logprobs"][i][t]), 2.0)
+        total -= weight * min(ratio * advantage, clipped * advantage)
         old, target = extras["old_values"][i][t], extras["returns"][i][t]
         near = old + min(max(values[i][t] - old, -0.3), 0.3)
         total += 0.25 * 0.5 * max((values[i][t] - target) ** 2, (near - target) ** 2)
@@ -44,9 +47,16 @@ def make(make_inputs, uniform, **changes):
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
-@pytest.mark.parametrize(("kl", "bonus"), [(0.0, 0.0), (0.2, 0.05), (0.0, 0.05)])
-def test_against_scalar_reference(assert_matches, make_inputs, uniform, estimator, kl, bonus):
-    inputs = make(make_inputs, uniform)
+@pytest.mark.parametrize(
+    ("kl", "bonus", "sampled_elsewhere"),
+    [(0.0, 0.0, False), (0.2, 0.05, False), (0.0, 0.05, False), (0.2, 0.05, True)],
+)
+def test_against_scalar_reference(
+    assert_matches, make_inputs, uniform, estimator, kl, bonus, sampled_elsewhere
+):
+    # differences up to ±1.5 nats, so that the cap of 2 is met on both sides
+    sampler = {"sampler_logprobs": uniform(9, 2, 4, -2.5, -0.5)} if sampled_elsewhere else {}
+    inputs = make(make_inputs, uniform, **sampler)
     objective = PPO(
         value_epsilon=0.3,
         value_coefficient=0.25,

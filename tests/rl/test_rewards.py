@@ -1,4 +1,6 @@
 import asyncio
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -148,10 +150,27 @@ def test_a_function_that_hangs() -> None:
         time.sleep(3)
         return []
 
-    started = time.monotonic()
-    with pytest.raises(EngineError, match=r"'hangs' did not answer within 0\.05 s.*row 0"):
-        checked_scores(Component("hangs", hangs, timeout_s=0.05), samples("abc"))
-    assert time.monotonic() - started < 1
+    async def waits(_: list[Sample]) -> list[float]:
+        await asyncio.sleep(3)
+        return []
+
+    before = set(threading.enumerate())
+    for slow in (hangs, waits):
+        started = time.monotonic()
+        with pytest.raises(EngineError, match=r"'hangs' did not answer within 0\.05 s.*row 0"):
+            checked_scores(Component("hangs", slow, timeout_s=0.05), samples("abc"))  # type: ignore[arg-type]
+        assert time.monotonic() - started < 1
+    left = set(threading.enumerate()) - before
+    assert left
+    assert all(thread.daemon for thread in left)  # any other would keep the process from ending
+
+
+def test_a_function_that_leaves_the_interpreter() -> None:
+    def leaves(_: list[Sample]) -> list[float]:
+        sys.exit(3)
+
+    with pytest.raises(EngineError, match=r"'leaves' failed on completion 0 .*SystemExit: 3"):
+        checked_scores(Component("leaves", leaves, timeout_s=5), samples("abc"))
 
 
 @pytest.mark.parametrize(

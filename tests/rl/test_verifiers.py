@@ -1,4 +1,6 @@
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import pytest
@@ -94,6 +96,26 @@ def test_math_reward_compares_exactly():
         math_reward("3", "three")
 
 
+def test_expressions_are_compared_as_mathematics():
+    pytest.importorskip("math_verify", reason="math-verify comes with the extra 'verifiers'")
+    assert math_reward(r"so it is \boxed{\frac{2}{4}}", r"\frac{1}{2}") == 1.0
+    assert math_reward("so it is 0.5", r"\frac{1}{2}") == 1.0
+    assert math_reward("so it is 2", r"\frac{1}{2}") == 0.0  # its last number
+    assert math_reward("we get $1 + x^2$.", "x^2 + 1") == 1.0
+    assert math_reward("", "x^2 + 1") == 0.0
+    with ThreadPoolExecutor(1) as pool:  # where no signal can be waited for
+        assert pool.submit(math_reward, r"\boxed{2\sqrt{2}}", r"$\sqrt{8}$").result() == 1.0
+    with pytest.raises(DataError, match="no expression"):
+        math_reward("1", r"\frac")
+
+
+def test_expressions_need_their_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    assert math_reward("3 apples", "3") == 1.0
+    with pytest.raises(UserError, match=r"alignloop\[verifiers\]"):
+        math_reward("1/2", r"\frac{1}{2}")
+
+
 def test_regex_reward():
     assert regex_reward("call 010-1234", r"\d{3}-\d{4}") == 1.0
     assert regex_reward("none", r"\d") == 0.0
@@ -142,5 +164,9 @@ def test_check_prompt_finds_what_is_missing_before_sampling():
         check_prompt(Prompt(ASK, constraints=({"kind": "no_commas", "n": 1},)), "constraints")
     with pytest.raises(DataError, match="reference answer"):
         check_prompt(Prompt(ASK), "math")
+    with pytest.raises(DataError, match="no number"):
+        check_prompt(Prompt(ASK, answer="three"), "math")
+    with pytest.raises(DataError, match="not a regular expression"):
+        check_prompt(Prompt(ASK, answer="("), "regex")
     with pytest.raises(UserError, match="accepted are constraints"):
         check_prompt(Prompt(ASK), "magic")

@@ -51,6 +51,19 @@ def test_recomputed_log_probs_give_ratio_one_exactly(tmp_path: Path) -> None:
     assert row["sampler_weight"] == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+@pytest.mark.parametrize("lora_r", [0, 4])
+def test_in_bfloat16_the_samplers_rounding_is_corrected(tmp_path: Path, stage: str, lora_r: int) -> None:
+    keys = recipe(tmp_path, max_steps=1, num_iterations=1, num_generations=8, dtype="bfloat16", lora_r=lora_r)
+    row = next(run_stage(stage, keys).metrics())
+    assert row["ratio"] == 1.0  # the old log-probs are the trainer's, of the same precision
+    assert 0 < row["sampler_gap"] < 0.05  # the sampler's are nearly
+    assert 0.99 < row["sampler_effective"] < 1
+    assert row["sampler_weight"] == pytest.approx(1, abs=0.05)
+    plain = {**keys, "recompute_logprobs": False, "output_dir": str(tmp_path / "plain")}
+    assert "sampler_weight" not in next(run_stage(stage, plain).metrics())
+
+
 def test_groups_without_spread_are_counted_and_teach_nothing(tmp_path: Path) -> None:
     keys = recipe(tmp_path, max_steps=1, beta=0.0, rewards=[{"function": "tests.stages.test_grpo:equal"}])
     row = next(run_stage("grpo", keys).metrics())

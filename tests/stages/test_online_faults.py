@@ -88,8 +88,9 @@ def test_rewards_too_large_for_float32_leave_the_weights(tmp_path: Path) -> None
         run_stage("dr_grpo", recipe(tmp_path, **SMALL, max_steps=2, rewards=[term]))
 
 
-def test_a_kl_that_explodes_is_caught_and_undone(tmp_path: Path) -> None:
-    keys = {**SMALL, "learning_rate": 1.0, "kl_budget": 5.0, "num_iterations": 3, "guard_window": 1}
+@pytest.mark.parametrize("window", [1, 50])  # the second is not full when the alarm goes off
+def test_a_kl_that_explodes_is_caught_and_undone(tmp_path: Path, window: int) -> None:
+    keys = {**SMALL, "learning_rate": 1.0, "kl_budget": 5.0, "num_iterations": 3, "guard_window": window}
     keys |= {"on_alarm": "rollback", "keep_best": "reward", "max_steps": 30}
     run = run_stage("grpo", recipe(tmp_path, **keys))
     results = run.record["results"]

@@ -1,5 +1,7 @@
 """Keys of the online stages that change what is learned from, each by its arithmetic on the tiny model."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from alignloop import api
 from alignloop.config import BestOfNConfig, InterpolateConfig, Plan, StagePlan, find_stage, resolve
 from alignloop.data.columns import read_records, write_records
 from alignloop.data.instructions import instruction_prompts
-from alignloop.errors import ConfigError, ModelError, RunError
+from alignloop.errors import ConfigError, DataError, ModelError, RunError
 from alignloop.model.load import load_model, save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.pipeline import run_plan
@@ -146,3 +148,17 @@ def test_rounds_of_rejection_sampling_start_from_the_start(tmp_path: Path) -> No
     assert rows[0] == rows[1] < rows[2]  # the second round adds its best to those of the first
     one, two = (load_file(run.model / "model.safetensors") for run in (runs[0], first))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_any_verifier_chooses_the_best(tmp_path: Path) -> None:
+    rows = [json.dumps({"prompt": f"Say {i}.", "answer": "^[a-m]"}) for i in range(8)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    keys = {"model_name_or_path": "tiny", "dataset": str(tmp_path / "prompts.jsonl"), "temperature": 1.0}
+    keys |= {"max_new_tokens": 8, "n": 8, "max_steps": 1}
+    run = api.run(BestOfNConfig(output_dir=str(tmp_path / "regex"), reward_model="regex", **keys))
+    chosen = read_records(str(run.path), kind="demonstration").records
+    assert chosen
+    assert all(re.match("[a-m]", record.completion) for record in chosen)
+    (tmp_path / "prompts.jsonl").write_text(rows[0].replace("^[a-m]", "three") + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no number"):
+        api.run(BestOfNConfig(output_dir=str(tmp_path / "math"), reward_model="math", **keys))

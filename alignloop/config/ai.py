@@ -94,6 +94,11 @@ class JudgeConfig(CertificationConfig):
     clamp: float = Field(
         0.5, gt=0, le=0.5, description="labels stay within ½ ± this; 0.1 for reasons by principles"
     )
+    disagreement: Literal["tie", "average"] = Field(
+        "tie",
+        description="what verdicts are that change with the order: a tie, or the average of both orders, for "
+        "judges that mostly prefer a place",
+    )
     soft_labels: bool = Field(True, description="keep probabilities; false rounds them to 1, ties to ½")
     ties: Literal["keep", "drop"] = Field("keep", description="what becomes of ties, probability ½")
     pairs: int = Field(1, ge=1, le=10, description="pairs from one prompt's answers, at most")

@@ -58,7 +58,9 @@ def judge(config: JudgeConfig, run: Run) -> dict[str, Any]:
     common.set_threads(config.num_threads)
     rubric = load_rubric(config.rubric)
     tasks = make_tasks(read_answers(config.dataset), config)
-    manner = Manner(config.language, config.reasons, config.max_reason_tokens, config.clamp)
+    manner = Manner(
+        config.language, config.reasons, config.max_reason_tokens, config.clamp, config.disagreement
+    )
     judges = open_judges(config)
     certificates = [examine(adviser, tasks, rubric, manner, config) for adviser in judges.values()]
     write_certificate(certificates, run.path)
@@ -74,8 +76,10 @@ def judge(config: JudgeConfig, run: Run) -> dict[str, Any]:
     write_verdicts(run, tasks, verdicts)
     records = make_records(tasks, joined, rubric, config, verdicts)
     if not records:
+        turned = sum(not verdict.consistent for verdict in joined)
         raise DataError(
-            f"none of {len(tasks)} pairs got a verdict other than a tie; see {VERDICTS_FILE}",
+            f"none of {len(tasks)} pairs got a verdict other than a tie, {turned} because it changed with the "
+            f"order (see {VERDICTS_FILE}); a better judge, disagreement=average or ties=keep gives labels",
             file=str(config.dataset),
             reason="no_rows",
         )

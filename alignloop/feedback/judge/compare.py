@@ -1,7 +1,8 @@
 """Verdicts on pairs of answers: always in both orders; orders that disagree are a tie.
 
 P(a better) of an order is the label's probability plus half that of a tie; the verdict's is the mean of
-both orders where they agree and ½ where they do not (RLAIF, arXiv 2309.00267, sections 2.1 and 3.3).
+both orders (RLAIF, arXiv 2309.00267, sections 2.1 and 3.3), and ½ where they do not agree, if the mean is
+not asked for there too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from alignloop.errors import EngineError
 from alignloop.feedback.judge.adviser import Adviser, Ask, Reply
@@ -73,12 +75,15 @@ class Manner:
         max_reason_tokens: their longest length.
         clamp: probabilities are kept within ½ ± this, against overconfidence after reasoning
             (arXiv 2212.08073, section 4.1: 40–60 %).
+        disagreement: what orders that point different ways are: a tie, or their average, which is what
+            is left of a judge's opinion when its preference for a place is taken off.
     """
 
     language: str = "auto"
     reasons: bool = False
     max_reason_tokens: int = 256
     clamp: float = 0.5
+    disagreement: Literal["tie", "average"] = "tie"
 
 
 def judge_pairs(
@@ -104,7 +109,7 @@ def judge_pairs(
     replies = ask_as_shown(adviser, shown, rubric, manner)
     verdicts = [Verdict(1 / 2, (0.5, 0.5))] * len(pairs)
     for place, number in enumerate(asked):
-        verdicts[number] = _verdict(replies[2 * place], replies[2 * place + 1], manner.clamp)
+        verdicts[number] = _verdict(replies[2 * place], replies[2 * place + 1], manner)
     return verdicts
 
 
@@ -141,15 +146,15 @@ def _with(message: Message, more: str) -> Message:
     return Message(message.role, f"{message.content}\n\n{more}")
 
 
-def _verdict(first: Reply, second: Reply, clamp: float) -> Verdict:
+def _verdict(first: Reply, second: Reply, manner: Manner) -> Verdict:
     """Of the replies with `a` shown first and with `a` shown second."""
     fault = first.fault or second.fault
     if fault:
         return Verdict(reasons=(first.text, second.text), fault=fault)
     orders = first_better(first), 1 - first_better(second)
-    agree = side(orders[0]) == side(orders[1])
-    probability = sum(orders) / 2 if agree else 0.5
-    probability = min(max(probability, 0.5 - clamp), 0.5 + clamp)
+    counts = manner.disagreement == "average" or side(orders[0]) == side(orders[1])
+    probability = sum(orders) / 2 if counts else 0.5
+    probability = min(max(probability, 0.5 - manner.clamp), 0.5 + manner.clamp)
     return Verdict(probability, orders, (first.text, second.text))
 
 

@@ -41,6 +41,18 @@ def test_orders_that_disagree_are_a_tie() -> None:
     assert (verdict.probability, verdict.consistent) == (0.5, False)
 
 
+def test_orders_that_disagree_are_averaged_where_asked_for() -> None:
+    """What is left without the preference for a place: (0.99 + 0.1) / 2; the clamp still holds."""
+    asked = orders((0.99, 0.01, 0), (0.9, 0.1, 0))
+    (verdict,) = judge_pairs(asked, [PAIR], RUBRIC, Manner(disagreement="average"))
+    assert verdict.probability == pytest.approx(0.545)
+    assert verdict.side == 1
+    assert not verdict.consistent  # which certification counts
+    asked = orders((0.99, 0.01, 0), (0.9, 0.1, 0))
+    (verdict,) = judge_pairs(asked, [PAIR], RUBRIC, Manner(disagreement="average", clamp=0.02))
+    assert verdict.probability == pytest.approx(0.52)
+
+
 def test_labels_are_clamped() -> None:
     manner = Manner(clamp=0.1)
     (verdict,) = judge_pairs(orders((1, 0, 0), (0, 1, 0)), [PAIR], RUBRIC, manner)

@@ -79,7 +79,7 @@ def judge(config: JudgeConfig, run: Run) -> dict[str, Any]:
         turned = sum(not verdict.consistent for verdict in joined)
         raise DataError(
             f"none of {len(tasks)} pairs got a verdict other than a tie, {turned} because it changed with "
-            f"the order (see {VERDICTS_FILE}); a better judge, disagreement=average or ties=keep gives labels",
+            f"the order (see {VERDICTS_FILE}); use a better judge, disagreement=average or ties=keep",
             file=str(config.dataset),
             reason="no_rows",
         )

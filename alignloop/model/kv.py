@@ -89,8 +89,15 @@ class Pool:
         return cell
 
     def drop(self, prefix: Prefix) -> None:
-        """Give a prompt's slot back."""
+        """Give a prompt's slot back; the last slot's prompt moves there: a step runs no gaps."""
         self.prefixes.remove(prefix)
+        last = max(self.prefixes, key=lambda other: other.slot, default=None)
+        if last is None or last.slot < prefix.slot:
+            return
+        for layer in self.layers.values():
+            for store in (layer.prompt_keys, layer.prompt_values, layer.own_keys, layer.own_values):
+                store[prefix.slot] = store[last.slot]
+        last.slot = prefix.slot
 
     def make_room(self) -> None:
         """Before a decoding step: room for one more token in every cell; compact if half is unused."""

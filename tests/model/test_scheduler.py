@@ -112,3 +112,27 @@ def _stop_at(steps: int, unfinished: Callable[[], Unfinished], kept: list[Unfini
     kept.append(unfinished())
     if len(kept) == steps:
         raise KeyboardInterrupt
+
+
+def test_slots_of_running_prompts_have_no_gaps() -> None:
+    """The last prompt moves into a freed slot with its keys and its completions' keys."""
+    pool = Pool(16, 1)
+    stored = [pool.add(10) for _ in range(3)]
+    like = torch.zeros(2, 1, 4)
+    for prefix in stored:
+        pool.open(prefix)
+    layer = pool.layer(0, like, like)
+    for number, store in enumerate(
+        (layer.prompt_keys, layer.prompt_values, layer.own_keys, layer.own_values)
+    ):
+        for slot in range(3):
+            store[slot] = 10 * number + slot
+    pool.drop(stored[0])
+    assert [prefix.slot for prefix in pool.prefixes] == [1, 0]
+    for number, store in enumerate(
+        (layer.prompt_keys, layer.prompt_values, layer.own_keys, layer.own_values)
+    ):
+        assert store[:2].flatten(1)[:, 0].tolist() == [10 * number + 2, 10 * number + 1]
+    pool.drop(stored[1])
+    pool.drop(stored[2])
+    assert not pool.prefixes

@@ -4,8 +4,9 @@
 
 Each client picks at random: a request whose answer is known from asking alone (streamed or whole), a
 stream that it leaves in the middle, or a bad request. An answer is the lone one's if sampling is
-seeded; what else is in the batch changes logits by rounding, which flips a draw about once in a
-million tokens, so one different answer in a thousand is let pass and every one is counted.
+seeded; what else is in the batch changes logits by rounding, so one different answer in a thousand is
+let pass and every one is counted. Sampling is at top-p 0.9: in the tail of the whole vocabulary tokens
+lie closer than rounding moves the draw, and about one in a thousand would be another one (docs/log.md).
 Memory is compared between the third fifth of the time and the last: what comes before is warming up.
 """
 
@@ -57,7 +58,7 @@ async def soak(server: Server, *, seconds: float, clients: int, seed: int = 0) -
     """Load the server for so long."""
     tally = Tally()
     async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=None)) as client:
-        asked = [question(n, max_tokens=8 + 6 * (n % 8), temperature=1.0) for n in range(24)]
+        asked = [question(n, max_tokens=8 + 6 * (n % 8), temperature=1.0, top_p=0.9) for n in range(24)]
         known = [(await stream(client, server.address, body)).text for body in asked]
         end = time.monotonic() + seconds
 

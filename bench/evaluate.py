@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,6 @@ def with_alignloop(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """`alignloop evaluate` in a process of its own; what its run folder says."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(chosen.threads)}
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # `alignloop evaluate` keeps answers under their models' content and would find an earlier run's.
     environment["ALIGNLOOP_CACHE"] = str(folder.with_name(f"{folder.name}-cache"))
     settings = {
@@ -251,17 +251,12 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         arguments = ["--before", before, "--after", after, "--tokens", str(chosen.tokens)]
         arguments += ["--dataset", str(data)]
         sizes = [str(size) for size in chosen.batch_sizes]
-        trials = child(
-            "bench.evaluate", [*arguments, "--side", "trial", "--batch-sizes", *sizes], threads=chosen.threads
-        )
+        side = partial(child, "bench.evaluate", threads=chosen.threads, passive=False)
+        trials = side([*arguments, "--side", "trial", "--batch-sizes", *sizes])
         best = min(trials, key=trials.__getitem__)
         for turn in range(chosen.rounds):
             began = time.perf_counter()
-            other = child(
-                "bench.evaluate",
-                [*arguments, "--side", "transformers", "--batch-sizes", best],
-                threads=chosen.threads,
-            )
+            other = side([*arguments, "--side", "transformers", "--batch-sizes", best])
             theirs.append(time.perf_counter() - began)
             began = time.perf_counter()
             found = [with_alignloop(same, folder / f"run-{turn}"), other]

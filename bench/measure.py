@@ -105,16 +105,19 @@ def count_tokens(embedding: Any, method: str) -> Callable[[], int]:
     return lambda: total
 
 
-def child(module: str, arguments: Sequence[str], *, threads: int) -> Any:
+def child(module: str, arguments: Sequence[str], *, threads: int, passive: bool = True) -> Any:
     """Run `python -m module arguments` with so many threads and return the JSON of its last line.
+
+    Threads that spin while they wait, as they do by default, would count as work where processor time is
+    measured or the machine is not idle; `passive` ones sleep, which makes small operations slower.
 
     Raises:
         RuntimeError: the process failed; its last words are in the message.
     """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
-    # threads that spin while they wait would count as work on a machine that is not idle
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if passive:
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -47,6 +47,9 @@ def opened(
         create: make the folder's own database if there is none.
         adopt: take an outside database over from a folder that is lost.
 
+    Yields:
+        The store, closed on leaving.
+
     Raises:
         UserError: there is none and it may not be made, or the database belongs to another folder.
     """

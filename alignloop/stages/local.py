@@ -79,6 +79,9 @@ class Local:
             prompts: what is asked.
             given: for each prompt the tokens of another model's answer; where a prompt runs anyway, their
                 log-probs are kept for `logprobs`. None if empty.
+
+        Returns:
+            An answer for each prompt, in order.
         """
         memory = self._open()
         keys = [_key("sampled", _plain(prompt)) for prompt in prompts]

@@ -7,6 +7,7 @@ one alone writes.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +37,13 @@ def start() -> None:
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=_PATIENCE)
     else:
         dist.init_process_group("gloo", timeout=_PATIENCE)
+    # its threads, alive while Python ends, would now and then abort the process
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def world() -> tuple[int, int]:

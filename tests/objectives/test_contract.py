@@ -309,7 +309,9 @@ def test_every_field_is_read(name):
         changed = False
         for objective in variants(name):
             value = getattr(objective, doc.name)
-            if doc.choices:
+            if isinstance(value, bool):
+                others = [not value]
+            elif doc.choices:
                 others = [choice for choice in doc.choices if choice != value]
             else:
                 others = [value * 2 if isinstance(value, int) else value * 0.7 + 0.01]

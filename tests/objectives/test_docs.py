@@ -22,6 +22,8 @@ def test_page_agrees_with_the_code(name):
     expected = []
     for doc in registry.describe(name):
         default = doc.default if isinstance(doc.default, str) else f"{doc.default:g}"
+        if isinstance(doc.default, bool):
+            default = str(doc.default).lower()
         expected.append(f"| `{doc.name}` | {default} | {doc.description} |")
     assert documented == expected
 

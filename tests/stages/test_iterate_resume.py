@@ -132,6 +132,7 @@ def test_ctrl_c_in_the_sampling_of_rejection_sampling(
         return [[float(len(set(text))) for text in texts] for texts in answers]
 
     monkeypatch.setattr(best_of_n_stage, "score", score)
+    monkeypatch.setattr(best_of_n_stage, "check_prompts", lambda names, prompts: None)
     base = keys_of(tmp_path, "whole")
     keys = {name: base[name] for name in ("model_name_or_path", "dataset", "temperature", "max_new_tokens")}
     keys |= {"reward_model": "gold", "n": 8, "max_steps": 2, "num_threads": 1, "max_length": 96}

@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ main()
 def test_in_a_terminal(tmp_path: Path) -> None:
     """Streaming, Ctrl-C in an answer, votes, Ctrl-D."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", IN_TERMINAL, "chat", "tiny", "--max-tokens", "900"]
+    command = [sys.executable, "-c", IN_TERMINAL, "chat", "tiny", "--max-tokens", "900", "--seed", "2"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "dumb"}
     process = subprocess.Popen(
         command,
@@ -43,13 +44,16 @@ def test_in_a_terminal(tmp_path: Path) -> None:
     os.close(theirs)
     seen = b""
 
-    def expect(*words: str) -> None:
+    def read_until(enough: Callable[[], bool], at_once: int) -> None:
         nonlocal seen
         end = time.monotonic() + 100
-        while not all(word.encode() in seen for word in words):
+        while not enough():
             assert time.monotonic() < end, seen.decode("utf-8", "replace")
             if select.select([ours], [], [], 0.2)[0]:
-                seen += os.read(ours, 65536)
+                seen += os.read(ours, at_once)
+
+    def expect(*words: str) -> None:
+        read_until(lambda: all(word.encode() in seen for word in words), 65536)
 
     try:
         expect("Ctrl-D ends.", "> ")
@@ -57,8 +61,7 @@ def test_in_a_terminal(tmp_path: Path) -> None:
         os.write(ours, "비가 오나요?\n".encode())
         expect("비가 오나요?\r\n")
         seen = b""
-        while len(seen) < 20:  # the answer has begun
-            seen += os.read(ours, 1)
+        read_until(lambda: len(seen) >= 20, 1)  # the answer has begun
         os.write(ours, b"\x03")
         expect("[stopped]", "> ")
         seen = b""

@@ -39,12 +39,19 @@ def fails(*arguments: object) -> str:
     return str(caught.value)
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    rows = [{"prompt": f"질문 {n}", "responses": [f"답 {n} {k}" for k in range(4)]} for n in range(6)]
-    path = tmp_path / "samples.jsonl"
+def answers_file(folder: Path, *, prompts: int, answers: int) -> Path:
+    """Rows of several answers to each prompt, in Korean."""
+    rows = [
+        {"prompt": f"질문 {n}", "responses": [f"답 {n} {k}" for k in range(answers)]} for n in range(prompts)
+    ]
+    path = folder / "samples.jsonl"
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return answers_file(tmp_path, prompts=6, answers=4)
 
 
 def judge_everything(folder: Path, token: str) -> None:

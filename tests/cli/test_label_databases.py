@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from pathlib import Path
@@ -12,15 +11,12 @@ import pytest
 
 from alignloop.feedback.store import Store
 from bench.postgres import fresh_database
-from tests.cli.test_label import fails, run, start
+from tests.cli.test_label import answers_file, fails, run, start
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    rows = [{"prompt": f"질문 {n}", "responses": [f"답 {n} {k}" for k in range(3)]} for n in range(4)]
-    path = tmp_path / "samples.jsonl"
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
-    return path
+    return answers_file(tmp_path, prompts=4, answers=3)
 
 
 def test_a_second_folder_is_refused_and_adopts_by_name(tmp_path, data, url):

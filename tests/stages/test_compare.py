@@ -98,24 +98,16 @@ def test_every_kind_of_set_in_one_table(place, tmp_path):
     assert (win["judge"], win["model"], win["against"]) == ("gold", "학습", "tiny")
 
 
-def test_answers_are_sampled_once_and_found_again(place, tmp_path, monkeypatch):
-    calls = []
-    original = local.generate
-
-    def counting(model, tokenizer, prompts, *args, **keys):
-        calls.append(len(prompts))
-        return original(model, tokenizer, prompts, *args, **keys)
-
-    monkeypatch.setattr(local, "generate", counting)
+def test_answers_are_sampled_once_and_found_again(place, tmp_path, asked):
     sets = {"prompts": "prompts.jsonl", "toxicity": "prompts.jsonl"}
     first = api.run(config(place, tmp_path / "one", [str(place / "trained")], sets))
-    assert calls == [3]
+    assert asked == [3]
     again = api.run(config(place, tmp_path / "two", [str(place / "trained"), "tiny"], sets))
-    assert calls == [3, 3]  # the tiny model's
+    assert asked == [3, 3]  # the tiny model's
     rows = [row["completion"] for row in first.samples()]
     assert rows[:3] == rows[3:] == [row["completion_before"] for row in again.samples()][:3]
     api.run(config(place, tmp_path / "hot", [str(place / "trained")], sets, max_new_tokens=5))
-    assert calls == [3, 3, 3]  # other settings, other answers
+    assert asked == [3, 3, 3]  # other settings, other answers
 
 
 def test_evaluate_takes_the_answers_of_a_comparison_and_of_a_stopped_evaluation(place, tmp_path, monkeypatch):

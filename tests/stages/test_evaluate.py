@@ -100,15 +100,7 @@ def test_log_probs_of_a_changed_distribution_are_not_taken_for_the_models_own(tm
     assert cut["after"] == pytest.approx(greedy["after"], abs=1e-4)  # top-1 draws the greedy answers
 
 
-def test_a_model_against_itself_is_asked_once_and_differs_by_nothing(tmp_path, rows_run, monkeypatch):
-    asked = []
-    original = local.generate
-
-    def counting(model, tokenizer, prompts, *args, **keys):
-        asked.append(len(prompts))
-        return original(model, tokenizer, prompts, *args, **keys)
-
-    monkeypatch.setattr(local, "generate", counting)
+def test_a_model_against_itself_is_asked_once_and_differs_by_nothing(tmp_path, rows_run, asked):
     results = evaluated(tmp_path, "same", before="tiny:4")
     assert asked == [4]
     assert rows_run == []

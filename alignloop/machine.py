@@ -1,11 +1,13 @@
-"""The machine without heavy libraries: cache folder, rank, fast bfloat16 or not, memory of this process."""
+"""The machine without heavy libraries: cache folder, rank, kind of processor, memory of this process."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import os
+import platform
 import sys
+from functools import cache
 from pathlib import Path
 
 
@@ -19,13 +21,37 @@ def process_rank() -> int:
     return int(os.environ["RANK"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 0
 
 
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's entries of /proc/cpuinfo, {} where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_is_intel() -> bool:
+    """Whether this is a processor that Intel's MKL is made for; False where nobody tells."""
+    return _cpuinfo().get("vendor_id") == "GenuineIntel"
+
+
+def bf16_instructions() -> list[str]:
+    """Instruction set extensions of this CPU for bfloat16, sorted; none where the system does not tell."""
+    cpu = _cpuinfo()
+    flags = (cpu.get("flags") or cpu.get("Features") or "").split()
+    return sorted({"avx512_bf16", "amx_bf16", "bf16"}.intersection(flags))
+
+
 def bf16_is_native() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware (else they run ~100× slower)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16"))
+    return bool(bf16_instructions())
 
 
 def release_memory() -> None:

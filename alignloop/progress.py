@@ -52,6 +52,7 @@ class Progress:
         self._every_s = every_s
         self._clock = self._last_line = time.monotonic()
         self._seconds_per_step: float | None = None
+        self._left_s: float | None = None
         self._metrics: dict[str, float] = {}
         self._bar: Bar | None = None
         self._silent = process_rank() > 0  # the first of several processes shows the progress of all
@@ -79,9 +80,16 @@ class Progress:
         else:
             self._print_line()
 
-    def update(self, step: int, **metrics: float) -> None:
-        """Report that `step` steps are done; metrics keep their last value until given again."""
+    def update(self, step: int, *, left_s: float | None = None, **metrics: float) -> None:
+        """Report that `step` steps are done; metrics keep their last value until given again.
+
+        Args:
+            step: steps done.
+            left_s: seconds left, where the caller knows better than the pace of the steps tells.
+            metrics: what to show.
+        """
         now = time.monotonic()
+        self._left_s = left_s
         if step > self.step:
             seconds = (now - self._clock) / (step - self.step)
             known = self._seconds_per_step
@@ -105,8 +113,11 @@ class Progress:
         """The metrics and the time left, as shown beside the bar."""
         shown = {"memory_gb": memory_gb(), **self._metrics}
         parts = [f"{label} {format_number(shown[name])}" for name, label in _SHOWN.items() if name in shown]
-        if self._total is not None and self._seconds_per_step is not None:
-            parts.append(f"ETA {format_seconds(self._seconds_per_step * max(0, self._total - self.step))}")
+        left_s = self._left_s
+        if left_s is None and self._total is not None and self._seconds_per_step is not None:
+            left_s = self._seconds_per_step * max(0, self._total - self.step)
+        if left_s is not None:
+            parts.append(f"ETA {format_seconds(left_s)}")
         return "  ".join(parts)
 
     def _print_line(self) -> None:
@@ -116,6 +127,52 @@ class Progress:
         total = f"/{self._total}" if self._total is not None else ""
         parts = (self._description, f"{self._unit} {self.step}{total}", self.text())
         print("  ".join(part for part in parts if part), file=self._file, flush=True)
+
+
+class SamplingProgress(Progress):
+    """Progress of sampled answers. Many run at once and the first ends late, so the time left is that of
+    the tokens still to be drawn: an answer counts with the mean length of those that have ended, by
+    their share, else with the longest.
+
+    Arguments:
+        total: answers in all.
+        max_tokens: of an answer.
+        description: what runs.
+        ended: answers that ended in an earlier attempt.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        max_tokens: int,
+        *,
+        description: str = "",
+        ended: int = 0,
+        file: IO[str] | None = None,
+    ) -> None:
+        super().__init__(total, description=description, start=ended, unit="answer", file=file)
+        self._answers, self._max_tokens, self._before = total, max_tokens, ended
+        self._drawn = self._drawn_of_ended = 0
+        self._started = time.monotonic()
+
+    def drew(self, tokens: int) -> None:
+        """So many tokens were drawn in one step, of all running answers together."""
+        self._drawn += tokens
+        self._report(self.step)
+
+    def ended(self, tokens: int) -> None:
+        """An answer of so many tokens, which were drawn before, has ended."""
+        self._drawn_of_ended += tokens
+        self._report(self.step + 1)
+
+    def _report(self, step: int) -> None:
+        rate = self._drawn / max(time.monotonic() - self._started, 1e-9)
+        ended, left = step - self._before, self._answers - step
+        known = ended / max(1, ended + left)
+        length = (1 - known) * self._max_tokens + known * self._drawn_of_ended / max(1, ended)
+        tokens_left = max(0.0, left * length - (self._drawn - self._drawn_of_ended))
+        left_s = tokens_left / rate if rate > 0 else None
+        self.update(step, left_s=left_s, tokens_per_s=rate)
 
 
 def format_number(value: float) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignloop.machine import memory_gb
+from alignloop.machine import cpu_name, memory_gb
 
 ROOT = Path(__file__).resolve().parent.parent
 TRL_PLAIN: Mapping[str, Any] = {
@@ -130,13 +130,8 @@ def machine(threads: int) -> dict[str, Any]:
     import torch
     import transformers
 
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     return {
-        "cpu": model,
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": threads,
         "torch": torch.__version__,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -22,13 +21,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-import transformers
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.model.generate import generate
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.sampling import SamplingParams
+from bench.measure import machine
 
 Counter = Callable[[bool], int]
 """Runs one engine, with exact (True) or natural lengths, and returns the number of tokens."""
@@ -71,7 +72,7 @@ def main() -> None:
         for name, exact in (("exact_lengths", True), ("natural_lengths", False))
     }
     report = {
-        "machine": machine(),
+        "machine": machine(torch.get_num_threads()),
         "model": options.model,
         "prompts": len(prompts),
         "completions": n,
@@ -215,21 +216,6 @@ def outside_share(model: PreTrainedModel, run: Counter) -> float:
     for hook in hooks:
         hook.remove()
     return round(1 - inside / total, 3)
-
-
-def machine() -> dict[str, object]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 def show(report: dict) -> None:

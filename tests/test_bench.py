@@ -11,7 +11,7 @@ import pytest
 
 from alignloop.data.packing import collate
 from alignloop.model.tiny import tiny_model
-from bench import active_selection, gpu, memory_head, scaling, vs_trl
+from bench import active_selection, gpu, linears, memory_head, scaling, vs_trl
 from bench.our_side import architecture, build, prepared, run, shape_of
 from bench.workload import (
     METHODS,
@@ -166,6 +166,10 @@ def test_results_of_other_methods_are_kept(tmp_path: Path) -> None:
         ("kto", 2.0, "a"),
     ]
     assert json.loads(file.read_text(encoding="utf-8"))["results"] == rows
+
+
+def test_both_libraries_multiply() -> None:
+    assert all(rate > 0 for rate in linears.rates(4, 16, 8, layers=2, repeats=1).values())
 
 
 def test_memory_head_forms_agree() -> None:

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from alignloop import progress
-from alignloop.progress import Progress, format_number, format_seconds
+from alignloop.progress import Progress, SamplingProgress, format_number, format_seconds
 
 
 class Clock:
@@ -73,6 +73,29 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "loss 0.6931" in text
     assert "a [note]" in text
     assert "dpo [한국어]" in text
+
+
+def test_the_eta_of_sampling_counts_tokens(clock: Clock) -> None:
+    bar = SamplingProgress(10, 40, file=io.StringIO())
+    clock.now += 2
+    bar.drew(40)  # 20 tokens/s
+    # no answer has ended: 10 × 40 − 40 tokens are left at most
+    assert "tok/s 20  " in bar.text()
+    assert bar.text().endswith("ETA 18s")
+    clock.now += 2
+    bar.drew(40)
+    for _ in range(5):
+        bar.ended(8)
+    # 5 are left, of (1 − ½) · 40 + ½ · 8 = 24 tokens; 80 − 40 of them are drawn: 80 tokens at 20 tokens/s
+    assert bar.text().endswith("ETA 4s")
+
+
+def test_a_resumed_sampling_counts_what_had_ended_and_the_tokens_drawn_here(clock: Clock) -> None:
+    bar = SamplingProgress(10, 40, ended=6, file=io.StringIO())
+    clock.now += 2
+    bar.drew(40)
+    assert bar.step == 6
+    assert bar.text().endswith("ETA 6s")  # 4 × 40 − 40 tokens at 20 tokens/s
 
 
 @pytest.mark.parametrize(

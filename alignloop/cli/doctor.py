@@ -51,8 +51,8 @@ def machine_facts() -> dict[str, Any]:
     import torch
 
     import alignloop
-    from alignloop.machine import bf16_is_native, cache_dir
-    from alignloop.run.environment import cpu_flags, cpu_name, memory_bytes, num_cores, os_name, version_of
+    from alignloop.machine import bf16_instructions, cache_dir, cpu_name
+    from alignloop.run.environment import memory_bytes, num_cores, os_name, version_of
 
     cache = cache_dir()
     disk = shutil.disk_usage(_existing(Path.cwd()))
@@ -65,8 +65,8 @@ def machine_facts() -> dict[str, Any]:
         "cores": num_cores(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "bf16_instructions": sorted(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}),
-        "bf16_usable": bf16_is_native() or torch.cuda.is_available(),
+        "bf16_instructions": bf16_instructions(),
+        "bf16_usable": bool(bf16_instructions()) or torch.cuda.is_available(),
         "memory_gb": round(memory_bytes() / 1e9, 1),
         "gpus": [
             f"{torch.cuda.get_device_name(i)} {torch.cuda.get_device_properties(i).total_memory / 1e9:.0f} GB"

@@ -18,6 +18,9 @@ from alignloop.model.scheduler import TOKEN_BUDGET, Event, Request, Sampled, Sch
 OnDone = Callable[[int, int, Sampled], None]
 """Called with (prompt number, completion number, completion) as each completion ends."""
 
+OnStep = Callable[[int], None]
+"""Called after each step with the number of tokens drawn in it, before `OnDone` for what ended with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
@@ -42,6 +45,7 @@ def generate(
     given: Sequence[Sequence[int]] = (),
     token_budget: int = TOKEN_BUDGET,
     on_done: OnDone | None = None,
+    on_step: OnStep | None = None,
     begun: Unfinished | None = None,
     keep: Keep | None = None,
 ) -> list[list[Sampled]]:
@@ -61,6 +65,7 @@ def generate(
             prompt runs once for them and for the completions. None if empty.
         token_budget: tokens whose keys and values may be stored at once.
         on_done: called as each completion ends, in the order in which they end.
+        on_step: called after each step with the number of tokens drawn, before `on_done`.
         begun: what `keep` saved of the same call, which goes on from there, bit for bit on one machine.
         keep: called after each step, for saving the unfinished generation.
 
@@ -77,7 +82,10 @@ def generate(
     with Scheduler(model, tokenizer, token_budget=token_budget) as scheduler:
         done = _begin(scheduler, requests, begun)
         while not scheduler.idle:
-            for event in scheduler.step():
+            events = scheduler.step()
+            if on_step is not None:
+                on_step(len(events))
+            for event in events:
                 if event.sampled is None:
                     continue
                 done[event.request][event.index] = event.sampled

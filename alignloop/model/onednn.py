@@ -1,7 +1,8 @@
-"""float32 linear layers on a CPU through oneDNN instead of MKL.
+"""float32 linear layers on a CPU through oneDNN instead of MKL, where that is faster.
 
 PyTorch sends float32 matrix products on x86 to MKL, which uses half the vector width on AMD
-processors; oneDNN, which PyTorch ships as well, does not. The numbers differ by rounding only.
+processors; oneDNN, which PyTorch ships as well, does not. On Intel's MKL is the faster one, most of
+all for few rows (`python bench/linears.py`). The numbers differ by rounding only.
 R rows, K inputs, N outputs.
 """
 
@@ -17,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from alignloop.machine import cpu_is_intel
+
 # oneDNN prepares a program of about 1 MB for every new number of rows, and packed rows differ in every
 # batch: its own cache and PyTorch's keep 1024 of them each, which grows to gigabytes. 64 are a step's.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
@@ -24,7 +27,8 @@ os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b, differentiable, by oneDNN if both are float32 on a CPU, else `torch.nn.functional.linear`.
+    """x Wᵀ + b, differentiable, by oneDNN if both are float32 on a CPU that is not Intel's, else
+    `torch.nn.functional.linear`.
 
     Args:
         x: float32 (..., R, K).
@@ -43,9 +47,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def suits(tensor: Tensor) -> bool:
     """True if `linear` takes this tensor to oneDNN: dense float32 on a CPU, not a distributed tensor."""
+    if cpu_is_intel() or not torch.backends.mkldnn.is_available():
+        return False
     dense = type(tensor) in (Tensor, nn.Parameter)
     on_cpu = tensor.device.type == "cpu" and tensor.dtype == torch.float32
-    return dense and on_cpu and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+    return dense and on_cpu and not torch.is_autocast_enabled("cpu")
 
 
 def use_fast_linears(model: nn.Module) -> list[nn.Module]:

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from alignloop.machine import cpu_name
+
 
 def environment() -> dict[str, Any]:
     """What a run records of where it ran: {python, torch, transformers, cpu, threads, device, memory_gb, os}.
@@ -44,28 +46,6 @@ def num_cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@cache
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's entries of /proc/cpuinfo, {} where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
-
-
-def cpu_flags() -> frozenset[str]:
-    """Instruction set extensions, empty where the system does not tell."""
-    cpu = _cpuinfo()
-    return frozenset((cpu.get("flags") or cpu.get("Features") or "").split())
 
 
 def memory_bytes() -> int:

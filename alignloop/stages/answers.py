@@ -6,8 +6,7 @@ A row is {"prompt": [messages], "responses": [texts], "answer"?, "constraints"?,
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from alignloop.model.generate import generate
 from alignloop.model.load import LoadedModel
 from alignloop.model.sampling import SamplingParams, completion_seeds
 from alignloop.model.scheduler import Sampled
-from alignloop.progress import Progress
+from alignloop.progress import SamplingProgress
 from alignloop.records import Prompt, Provenance
 from alignloop.stages.unfinished import Kept
 from alignloop.training.distributed import any_rank, gathered, share, world
@@ -114,7 +113,9 @@ def sample_all(
         [prompt][n] completions.
     """
     ids = [encoder.prompt(prompt.prompt).tolist() for prompt in prompts]
-    with Progress(len(ids) * n, description=title, unit="answer") as progress:
+    begun = None if kept is None else kept.begun()
+    ended = 0 if begun is None else len(begun.state["done"])
+    with SamplingProgress(len(ids) * n, params.max_tokens, description=title, ended=ended) as progress:
         return generate(
             loaded.model,
             loaded.tokenizer,
@@ -123,8 +124,9 @@ def sample_all(
             n=n,
             seeds=seeds,
             token_budget=token_budget,
-            on_done=_count(progress),
-            begun=None if kept is None else kept.begun(),
+            on_done=lambda _prompt, _index, sampled: progress.ended(len(sampled.ids)),
+            on_step=progress.drew,
+            begun=begun,
             keep=None if kept is None else kept.keep,
         )
 
@@ -171,18 +173,6 @@ def of_all_ranks(done: list[list[Sampled]], num_prompts: int) -> list[list[Sampl
         return done
     parts = gathered([[asdict(one) for one in found] for found in done])
     return [[Sampled(**one) for one in parts[i % ranks][i // ranks]] for i in range(num_prompts)]
-
-
-def _count(progress: Progress) -> Callable[[int, int, Sampled], None]:
-    """Moves the bar as completions end."""
-    started, tokens = time.perf_counter(), 0
-
-    def done(_prompt: int, _index: int, sampled: Sampled) -> None:
-        nonlocal tokens
-        tokens += len(sampled.ids)
-        progress.update(progress.step + 1, tokens_per_s=tokens / (time.perf_counter() - started))
-
-    return done
 
 
 def from_model(prompt: Prompt, model: str, seed: int) -> Prompt:

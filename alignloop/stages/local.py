@@ -30,7 +30,7 @@ from alignloop.model.load import TINY, LoadedModel, fingerprint, load_model
 from alignloop.model.packed import PackedModel
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import Sampled
-from alignloop.progress import Progress
+from alignloop.progress import SamplingProgress
 from alignloop.records import Conversation, Document
 from alignloop.stages import common
 
@@ -94,12 +94,13 @@ class Local:
             order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
             missing, ids = [missing[place] for place in order], [ids[place] for place in order]
             others = [list(given[i]) for i in missing] if given else []
-            with Progress(len(missing), description=self.name, unit="answer") as progress:
+            longest = self.params.max_tokens
+            with SamplingProgress(len(missing), longest, description=self.name) as progress:
 
                 def done(place: int, _index: int, sampled: Sampled) -> None:
                     self._keep_logprobs(memory, ids[place], sampled, others[place] if others else None)
                     memory.put(keys[missing[place]], {"text": sampled.text.strip(), "ids": sampled.ids})
-                    progress.update(progress.step + 1)
+                    progress.ended(len(sampled.ids))
 
                 generate(
                     loaded.model,
@@ -110,6 +111,7 @@ class Local:
                     given=others,
                     token_budget=self.token_budget,
                     on_done=done,
+                    on_step=progress.drew,
                 )
         return [Answer(**memory.get(key)) for key in keys]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from itertools import pairwise
 
@@ -44,11 +45,16 @@ def test_logprobs_are_those_of_a_plain_forward_pass(name: str) -> None:
     model = small_model(name)
     prompts = some_prompts(5, 30, 12)
     result = generate(model, None, prompts, SamplingParams(max_tokens=50), n=3)
+    exact = copy.deepcopy(model).double()
     for prompt, row in zip(prompts, result, strict=True):
         for sampled in row:
-            logprobs = plain_logprobs(model, prompt, sampled.ids)
-            expected = logprobs.gather(1, torch.tensor(sampled.ids)[:, None]).squeeze(1)
-            assert (torch.tensor(sampled.logprobs) - expected).abs().max() < 1e-5
+            taken = torch.tensor(sampled.ids)[:, None]
+            plain, expected = (
+                plain_logprobs(one, prompt, sampled.ids).gather(1, taken).squeeze(1) for one in (model, exact)
+            )
+            # a plain pass in float32 is off by up to 1.1e-5 itself, depending on the processor
+            allowed = max(1e-5, 2 * float((plain - expected).abs().max()))
+            assert (torch.tensor(sampled.logprobs) - expected).abs().max() < allowed
 
 
 def test_logprobs_are_those_of_the_distribution_drawn_from() -> None:

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from alignloop.model import onednn
 from alignloop.model.onednn import fast_linears, linear
+
+
+@pytest.fixture(autouse=True)
+def _not_intel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Intel's processors all of this is left to MKL."""
+    monkeypatch.setattr(onednn, "cpu_is_intel", lambda: False)
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 7), (2, 3)])
@@ -47,10 +54,20 @@ def test_a_model_computes_the_same_inside_and_is_left_as_it_was() -> None:
     assert torch.equal(model(x), outside)
 
 
+def test_on_intel_a_model_is_left_to_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "cpu_is_intel", lambda: True)
+    model, x = nn.Linear(30, 40), torch.randn(5, 30)
+    with fast_linears(model):
+        assert "forward" not in model.__dict__
+    assert torch.equal(linear(x, model.weight, model.bias), model(x))
+
+
 GROWTH = """
 import torch
 from alignloop.machine import memory_gb
+from alignloop.model import onednn
 from alignloop.model.onednn import linear
+onednn.cpu_is_intel = lambda: False
 weights = [torch.randn(n, k, requires_grad=True) for n, k in ((64, 64), (192, 64), (64, 192))]
 linear(torch.randn(100, 64, requires_grad=True), weights[0]).sum().backward()
 before = memory_gb()

@@ -27,6 +27,8 @@ from alignloop.machine import memory_gb
 from alignloop.records import message_rows
 from bench.measure import TRL_PLAIN, child, machine
 
+KINDS = ("start_with", "exclamation", "title", "no_commas", "max_words", "ends_with_question")
+"""Instructions of the task, those of the recipe `full-loop`."""
 TARGET = 4.0
 """How many times sooner AlignLoop is meant to be there."""
 
@@ -67,11 +69,11 @@ class Watch:
         return next((row["seconds"] for row in self.rows if row["pass_rate"] >= goal), None)
 
 
-def prompts_of(split: Any, count: int, seed: int) -> list[Any]:
+def prompts_of(options: argparse.Namespace, split: Any, count: int, seed: int) -> list[Any]:
     """Prompts of the task."""
-    from alignloop.data.instructions import QUICKSTART_KINDS, instruction_prompts
+    from alignloop.data.instructions import instruction_prompts
 
-    return instruction_prompts(split, count, seed, QUICKSTART_KINDS)
+    return instruction_prompts(split, count, seed, options.kinds)
 
 
 def pass_rate(model: Any, tokenizer: Any, prompts: Sequence[Any], tokens: int) -> float:
@@ -103,8 +105,8 @@ def our_side(options: argparse.Namespace, folder: Path) -> Watch:
     from alignloop.stages import online
     from bench.stages import run_stage
 
-    held_out = prompts_of("eval", options.held_out, 0)
-    write_records(folder / "prompts.jsonl", prompts_of("train", options.rows, options.seed))
+    held_out = prompts_of(options, "eval", options.held_out, 0)
+    write_records(folder / "prompts.jsonl", prompts_of(options, "train", options.rows, options.seed))
     watch: list[Watch] = []
     learn, restore = online.learn, online.restore
 
@@ -182,8 +184,8 @@ def trl_side(options: argparse.Namespace, folder: Path) -> Watch:
     torch.set_num_threads(options.threads)
     loaded = load_model(options.model, dtype="float32", device="cpu", seed=options.seed)
     prompts, held_out = (
-        prompts_of("train", options.rows, options.seed),
-        prompts_of("eval", options.held_out, 0),
+        prompts_of(options, "train", options.rows, options.seed),
+        prompts_of(options, "eval", options.held_out, 0),
     )
     gold = VERIFIERS["constraints"]
 
@@ -249,6 +251,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rise", type=float, default=0.10, help="of the held-out pass rate")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), help="of instructions")
     parser.add_argument("--rows", type=int, default=400, help="prompts to train on")
     parser.add_argument("--held-out", type=int, default=200, help="prompts of a measurement")
     parser.add_argument("--every", type=int, default=5, help="steps between measurements")
@@ -275,6 +278,7 @@ def main() -> None:
         print(json.dumps(one_side(options)))
         return
     shared = [text for w in SHARED for text in (f"--{w.replace('_', '-')}", str(getattr(options, w)))]
+    shared += ["--kinds", *options.kinds]
     seeds: dict[int, dict[str, dict[str, Any]]] = {}
     for seed in options.seeds:
         seeds[seed] = {}

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from alignloop.data.columns import read_records
+from alignloop.feedback.project import clean
 from alignloop.records import Label, Message, Preference
 from alignloop.serve.app import create_app
 from alignloop.serve.votes import VoteFiles
@@ -119,14 +120,13 @@ def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path
     page.click("details.more summary")
     page.fill("#key", "k")
     page.fill("#max-tokens", "8")
-    page.fill("#temperature", "0")  # a drawn answer may be blank, and a blank answer has no verdict
     page.fill("#system", "짧게 답하세요.")
     page.click("details.more summary")
     page.wait_for_function("document.getElementById('model').options.length === 2")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 28)"
 
-    label = _answer_and_thumb(page, votes)
-    second = _compare_and_vote(page, votes, label)
+    answer = _answer_and_thumb(page, votes)
+    second = _compare_and_vote(page, votes, answer)
     page.select_option("#other", "")
     page.fill("#question", "끝으로")
     with page.expect_request("**/v1/chat/completions") as sent:
@@ -135,7 +135,7 @@ def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path
     assert [turn["content"] for turn in turns] == [
         "짧게 답하세요.",
         "비는 왜 와요?",
-        label.completion,
+        answer,
         "또 물어요",
         second,
         "끝으로",
@@ -147,26 +147,38 @@ def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path
     context.close()
 
 
-def _answer_and_thumb(page: Any, votes: Path) -> Label:
-    """One model: an answer, then a thumb."""
+def _until_votes_are_offered(page: Any, verdict: str) -> None:
+    """Asks again while an answer is blank, which has no verdict: what a random model says is chance."""
+    for _ in range(30):
+        page.wait_for_selector("#retry:enabled")
+        if page.locator(f"[data-verdict={verdict}]").count():
+            return
+        page.click("#retry")
+    raise AssertionError("thirty blank answers")
+
+
+def _answer_and_thumb(page: Any, votes: Path) -> str:
+    """One model: an answer, then a thumb. Returns the answer as it is shown."""
     page.fill("#question", "비는 왜 와요?")
     page.keyboard.press("Enter")
+    _until_votes_are_offered(page, "good")
     page.click("[data-verdict=good]")
     page.wait_for_selector("text=평가를 저장한 곳")
     (label,) = read_records(str(votes / "labels.jsonl")).records
     assert isinstance(label, Label)
     assert label.prompt == (Message("system", "짧게 답하세요."), Message("user", "비는 왜 와요?"))
-    assert label.completion == page.text_content(".answers .text", strict=True)
+    answer = page.text_content(".answers .text", strict=True)
+    assert label.completion == clean(answer)
     assert label.provenance.details["model"] == "one"
-    return label
+    return answer
 
 
-def _compare_and_vote(page: Any, votes: Path, label: Label) -> str:
+def _compare_and_vote(page: Any, votes: Path, answer: str) -> str:
     """Two models: names hidden until the vote, the better answer goes on."""
     page.select_option("#other", "두<b>")
     page.fill("#question", "또 물어요")
     page.click("#send")
-    page.wait_for_selector("[data-verdict=b]")
+    _until_votes_are_offered(page, "b")
     shown = page.locator(".answers.two .who").all_inner_texts()
     assert shown == ["답변 1", "답변 2"]
     page.click("[data-verdict=b]")
@@ -179,8 +191,8 @@ def _compare_and_vote(page: Any, votes: Path, label: Label) -> str:
     first, second = page.locator(".answers.two .text").all_text_contents()
     (pair,) = read_records(str(votes / "preferences.jsonl")).records
     assert isinstance(pair, Preference)
-    assert (pair.chosen, pair.rejected) == (second, first)
-    assert pair.prompt[2] == Message("assistant", label.completion)
+    assert (pair.chosen, pair.rejected) == (clean(second), clean(first))
+    assert pair.prompt[2] == Message("assistant", clean(answer))
     return second
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -67,7 +67,7 @@ class Progress:
             )
             self._task = self._bar.add_task(description, total=total, completed=start, text="")
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
         return self
@@ -86,7 +86,7 @@ class Progress:
         Args:
             step: steps done.
             left_s: seconds left, where the caller knows better than the pace of the steps tells.
-            metrics: what to show.
+            **metrics: what to show.
         """
         now = time.monotonic()
         self._left_s = left_s

@@ -24,7 +24,7 @@ _TRAINED_ON = {
 def drawing(seeds: dict[int, dict[str, Any]], window: int) -> str:
     """Gold on held-out prompts, proxy reward and KL over the rollouts, averaged over the seeds."""
     arms = next(iter(seeds.values()))["arms"]
-    found = {arm: [seed["arms"][arm] for seed in seeds.values()] for arm in arms}
+    found = {arm: [run for seed in seeds.values() for run in seed["arms"][arm]] for arm in arms}
     gold, proxy, kl = {}, {}, {}
     for arm, rows in found.items():
         if arm == "guard":  # the curve of `single` until it stops, earlier in one seed than in another
@@ -59,15 +59,14 @@ def table(found: dict[str, Any], arms: Sequence[str]) -> str:
     for arm in arms:
         row = found[arm]
         cells = [arm, _TRAINED_ON[arm], *(f"{row[name]:.3f}" for name in ("start", "peak", "end"))]
-        kept = row["kept_by_seed"]
-        cells += [_interval(row["end_interval"]), "–" if row["kept"] is None else f"{row['kept']:.3f}"]
-        cells += [_interval(row["kept_interval"]), ", ".join("–" if k is None else f"{k:.2f}" for k in kept)]
+        cells += [_interval(row["end_interval"]), f"{row['kept']:.3f}", _interval(row["kept_interval"])]
+        cells += [", ".join(f"{kept:.2f}" for kept in row["kept_by_seed"])]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _interval(ends: tuple[float, float] | None) -> str:
-    return "one seed" if ends is None or ends[0] == ends[1] else f"{ends[0]:.2f} – {ends[1]:.2f}"
+def _interval(ends: tuple[float, float]) -> str:
+    return "one seed" if ends[0] == ends[1] else f"{ends[0]:.2f} – {ends[1]:.2f}"
 
 
 def seed_table(seeds: dict[int, dict[str, Any]]) -> str:
@@ -77,11 +76,14 @@ def seed_table(seeds: dict[int, dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for seed, found in seeds.items():
-        for arm, row in found["arms"].items():
-            kl = statistics.fmean(row["curves"]["kl"][-8:])
-            cells = [f"{row['start']:.3f}", f"{row['peak']:.3f}", str(row["peak_rollouts"])]
-            cells += [f"{row['end']:.3f}", f"{kl:.1f}", "–" if row["alarm"] is None else str(row["alarm"])]
-            lines.append(f"| {seed} | {arm} | {' | '.join(cells)} |")
+        for arm, runs in found["arms"].items():
+            for number, run in enumerate(runs):
+                kl = statistics.fmean(run["curves"]["kl"][-8:])
+                name = arm if len(runs) == 1 else f"{arm} {number}"
+                cells = [f"{run['start']:.3f}", f"{run['peak']:.3f}", str(run["peak_rollouts"])]
+                cells += [f"{run['end']:.3f}", f"{kl:.1f}"]
+                cells += ["–" if run["alarm"] is None else str(run["alarm"])]
+                lines.append(f"| {seed} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -100,7 +102,7 @@ def verdict(result: dict[str, Any]) -> str:
     """Whether the single model over-optimises, and who keeps enough, with what the intervals show."""
     found, said = result["summary"], []
     for arm, reached in found["reached"].items():
-        low, high = found[arm]["kept_interval"] or (0.0, 0.0)
+        low, high = found[arm]["kept_interval"]
         sure = (
             ""
             if low >= TARGET or high < TARGET

@@ -4,9 +4,9 @@
 
 Answers of the start model are compared by annotators who know the verifiable gold reward and report the
 opposite of a quarter of their verdicts, each of other ones. From each annotator a reward model learns, on
-a base of its own. The policy then learns, at the same small KL penalty, from the first of them (single),
-the worst of all (min), mean − λ·variance (uwo), the worst of as many that share the policy's base
-(one_base), or from the first under the guard (`keep_best: gold`, `on_alarm: rollback`).
+a base of its own. The policy then learns, at the same small KL penalty, from one of them alone (single, a
+run for each of the first few), the worst of all (min), mean − λ·variance (uwo), the worst of as many that
+share the policy's base (one_base), or one under the guard (`keep_best: gold`, `on_alarm: rollback`).
 
 Gold is never trained on. Every few rollouts the weights answer held-out prompts: half of the prompts choose
 the peak, the other half measure it, so the highest of many noisy means does not count as the peak. `kept`
@@ -76,14 +76,14 @@ def policy_keys(options: argparse.Namespace, root: Path, start: str, seed: int) 
     return keys | ({"beta": 0.0} if options.method == "grpo" else more)
 
 
-def arm_keys(arm: str, models: dict[str, list[str]], coefficient: float) -> dict[str, Any]:
-    """How an arm uses the reward models."""
+def arm_keys(arm: str, number: int, models: dict[str, list[str]], coefficient: float) -> dict[str, Any]:
+    """How an arm uses the reward models; `number` is the one that single and guard learn from."""
     terms = [{"model": path} for path in models["one" if arm == "one_base" else "own"]]
     if arm == "uwo":
         return {"rewards": terms, "ensemble": arm, "uwo_coefficient": coefficient}
     if arm in ("min", "one_base"):
         return {"rewards": terms, "ensemble": "min"}
-    keys: dict[str, Any] = {"rewards": terms[:1]}
+    keys: dict[str, Any] = {"rewards": [terms[number]]}
     return keys | ({"keep_best": "gold", "on_alarm": "rollback"} if arm == "guard" else {})
 
 
@@ -143,13 +143,15 @@ def outcome(
     }
 
 
-def with_kept(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Adds each arm's peak, chosen by one half of the prompts and measured by the other, and what is kept."""
-    for arm, row in found.items():
-        curve = found.get("single", row)["held_out"] if arm == "guard" else row["held_out"]
-        at = max(range(len(curve["rollouts"])), key=curve["choosing"].__getitem__)
-        row |= {"peak": curve["measured"][at], "peak_rollouts": curve["rollouts"][at]}
-        row["kept"] = row["end"] / row["peak"] if row["peak"] else None
+def with_kept(found: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Adds each run's peak, chosen by one half of the prompts and measured by the other, and what is kept."""
+    for arm, rows in found.items():
+        unguarded = found.get("single", rows) if arm == "guard" else rows
+        for row, twin in zip(rows, unguarded, strict=True):
+            curve = twin["held_out"]
+            at = max(range(len(curve["rollouts"])), key=curve["choosing"].__getitem__)
+            row |= {"peak": curve["measured"][at], "peak_rollouts": curve["rollouts"][at]}
+            row["kept"] = row["end"] / row["peak"] if row["peak"] else None
     return found
 
 
@@ -168,30 +170,35 @@ def one_seed(options: argparse.Namespace, root: Path, seed: int) -> dict[str, An
         kind: [run.record["results"]["held_out_accuracy"] for run in runs] for kind, runs in trained.items()
     }
     prompts: list[Any] = list(read_records(data(options, root, "held_out"), kind="prompt").records)
-    found = {}
+    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
     for arm in options.arms:
-        print(f"seed {seed}: {arm} …", file=sys.stderr, flush=True)
-        keys = policy_keys(options, root, start, seed)
-        keys |= arm_keys(arm, models, options.uwo_coefficient)
-        run = run_stage(options.method, root / arm, **keys)
-        found[arm] = outcome(options, run, keys, prompts)
+        for number in range(min(options.singles, options.members) if arm in ("single", "guard") else 1):
+            name = f"{arm}-{number}"
+            print(f"seed {seed}: {name} …", file=sys.stderr, flush=True)
+            keys = policy_keys(options, root, start, seed)
+            keys |= arm_keys(arm, number, models, options.uwo_coefficient)
+            run = run_stage(options.method, root / name, **keys)
+            found[arm].append(outcome(options, run, keys, prompts))
     return {"agreement": agreement, "arms": with_kept(found)}
 
 
 def summary(seeds: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds with 95 % t intervals, and whether the aim was reached."""
+    """Means over seeds with 95 % t intervals, and whether the aim was reached.
+
+    A seed counts with the mean of an arm's runs, which share the start.
+    """
     result: dict[str, Any] = {}
     for arm in next(iter(seeds.values()))["arms"]:
-        rows = [found["arms"][arm] for found in seeds.values()]
         row: dict[str, Any] = {}
         for name in ("start", "peak", "end", "kept"):
-            values = [row[name] for row in rows if row[name] is not None]
-            row[name] = statistics.fmean(values) if values else None
-            row[f"{name}_interval"] = over_seeds(values)[1:] if values else None
-        result[arm] = row | {"kept_by_seed": [row["kept"] for row in rows]}
+            by_seed = [[run[name] for run in found["arms"][arm]] for found in seeds.values()]
+            values = [statistics.fmean(run or 0.0 for run in runs) for runs in by_seed]
+            row[name], *ends = over_seeds(values)
+            row |= {f"{name}_interval": tuple(ends), f"{name}_by_seed": values}
+        result[arm] = row
     single = result.get("single", {}).get("kept")
     result["single_over_optimises"] = single is not None and single < TARGET
-    result["reached"] = {arm: (result[arm]["kept"] or 0.0) >= TARGET for arm in ARMS[1:] if arm in result}
+    result["reached"] = {arm: result[arm]["kept"] >= TARGET for arm in ARMS[1:] if arm in result}
     return result
 
 
@@ -210,6 +217,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--members", type=int, default=5)
+    parser.add_argument("--singles", type=int, default=3, help="runs of single and guard, each on one model")
     parser.add_argument("--flipped", type=float, default=0.25, help="share of the verdicts")
     parser.add_argument("--uwo-coefficient", type=float, default=3.0, help="λ")
     parser.add_argument("--kl", type=float, default=0.01, help="weight of the KL (k1) in every arm's reward")

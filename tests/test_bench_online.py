@@ -63,25 +63,27 @@ def test_planted_hack_runs_on_a_named_model(tmp_path: Path, tiny: list[str]) -> 
     options = planted_hack.arguments().parse_args([*tiny, *small, "--arms", *arms])
     found = planted_hack.run(options, tmp_path)["seeds"][3]["arms"]
     assert set(found) == set(arms)
-    for row in found.values():
-        assert row["held_out"]["rollouts"][0] == 0
-        assert 0 <= row["end"] <= 1
+    assert [len(runs) for runs in found.values()] == [1, 2]  # two members, so two guarded runs
+    for run in (*found["min"], *found["guard"]):
+        assert run["held_out"]["rollouts"][0] == 0
+        assert 0 <= run["end"] <= 1
 
 
 def test_planted_hack_runs_all_arms_on_a_small_model(tmp_path: Path) -> None:
     small = ["--start-steps", "20", "--base-steps", "4", "--seeds", "0", "--members", "2", "--rows", "40"]
     small += ["--held-out", "16", "--answers", "1", "--steps", "2", "--every", "1", "--window", "1"]
-    small += ["--reward-epochs", "0.5"]
+    small += ["--reward-epochs", "0.5", "--singles", "1"]
     options = planted_hack.arguments().parse_args([*TINY, *small])
     result = planted_hack.run(options, tmp_path)
     found = result["seeds"][0]
     assert set(found["arms"]) == set(planted_hack.ARMS)
-    for arm in ("single", "min", "uwo", "one_base"):
-        row = found["arms"][arm]
-        assert row["held_out"]["rollouts"] == [0, 1, 2]
-        assert row["end"] == row["held_out"]["measured"][-1]  # the same weights and the same seeds
-        assert len(row["curves"]["gold"]) == 2
-    starts = {row["start"] for row in found["arms"].values()}
+    runs = [run for arm in ("single", "min", "uwo", "one_base") for run in found["arms"][arm]]
+    assert len(runs) == 4
+    for run in runs:
+        assert run["held_out"]["rollouts"] == [0, 1, 2]
+        assert run["end"] == run["held_out"]["measured"][-1]  # the same weights and the same seeds
+        assert len(run["curves"]["gold"]) == 2
+    starts = {run["start"] for run in runs}
     assert len(starts) == 1  # one start, whatever it is trained on
     assert {kind: len(shares) for kind, shares in found["agreement"].items()} == {"own": 2, "one": 2}
     bases = {(tmp_path / "seed-0" / f"base-{i}" / "model" / "model.safetensors").read_bytes() for i in (0, 1)}
@@ -93,27 +95,26 @@ def test_planted_hack_runs_all_arms_on_a_small_model(tmp_path: Path) -> None:
 
 
 def test_the_peak_is_chosen_by_one_half_and_measured_by_the_other() -> None:
-    rows = {
-        "single": {"end": 0.1, "held_out": {"rollouts": [0, 5, 10], "choosing": [0.5, 0.9, 0.2],
-                                           "measured": [0.5, 0.8, 0.1]}},
-        "guard": {"end": 0.7, "held_out": {"rollouts": [0], "choosing": [0.5], "measured": [0.5]}},
-    }  # fmt: skip
+    curve = {"rollouts": [0, 5, 10], "choosing": [0.5, 0.9, 0.2], "measured": [0.5, 0.8, 0.1]}
+    stopped = {"rollouts": [0], "choosing": [0.5], "measured": [0.5]}
+    rows = {"single": [{"end": 0.1, "held_out": curve}], "guard": [{"end": 0.7, "held_out": stopped}]}
     found = planted_hack.with_kept(rows)
-    assert found["single"]["peak"] == 0.8  # not the 0.9 that chose it
-    assert found["single"]["peak_rollouts"] == 5
-    assert found["single"]["kept"] == pytest.approx(0.125)
-    assert found["guard"]["kept"] == pytest.approx(0.875)  # of the unguarded run's peak
+    assert found["single"][0]["peak"] == 0.8  # not the 0.9 that chose it
+    assert found["single"][0]["peak_rollouts"] == 5
+    assert found["single"][0]["kept"] == pytest.approx(0.125)
+    assert found["guard"][0]["kept"] == pytest.approx(0.875)  # of the unguarded run's peak
 
 
 def test_what_is_kept_of_the_peak() -> None:
     assert running_mean([0.0, 1.0, 0.5, 0.5], 2) == [0.5, 0.75, 0.5]
     assert running_mean([], 2) == []
     arms = {
-        arm: {"start": 0.2, "peak": 0.5, "end": end, "kept": end / 0.5}
+        arm: [{"start": 0.2, "peak": 0.5, "end": end, "kept": end / 0.5}]
         for arm, end in zip(("single", "min", "uwo", "guard"), (0.3, 0.5, 0.45, 0.5), strict=True)
     }
     found = planted_hack.summary({0: {"arms": arms}, 1: {"arms": arms}})
     assert found["single_over_optimises"]
+    assert found["single"]["kept_interval"] == pytest.approx((0.6, 0.6))
     assert found["reached"] == {"min": True, "uwo": False, "guard": True}
     said = hack_page.verdict({"summary": found})
     assert "`uwo` misses it" in said

@@ -46,6 +46,7 @@ from bench.measure import machine
 from bench.stages import SMALL, metric, over_seeds, run_stage
 
 ARMS = ("single", "min", "uwo", "one_base", "guard")
+DEFAULT_ARMS = ("single", "min", "uwo", "guard")
 ALARM = "reward_up_gold_down"
 
 
@@ -215,16 +216,16 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--reward-epochs", type=float, default=4.0)
     parser.add_argument("--method", default="grpo", choices=["grpo", "rloo", "ppo"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS), choices=ARMS)
     parser.add_argument("--members", type=int, default=5)
     parser.add_argument("--singles", type=int, default=3, help="runs of single and guard, each on one model")
     parser.add_argument("--flipped", type=float, default=0.25, help="share of the verdicts")
-    parser.add_argument("--uwo-coefficient", type=float, default=3.0, help="λ")
+    parser.add_argument("--uwo-coefficient", type=float, default=2.0, help="λ")
     parser.add_argument("--kl", type=float, default=0.01, help="weight of the KL (k1) in every arm's reward")
     parser.add_argument("--rows", type=int, default=400, help="prompts")
     parser.add_argument("--pairs", type=int, default=1, help="comparisons of a prompt, at most")
     parser.add_argument("--held-out", type=int, default=180, help="prompts gold is measured on")
-    parser.add_argument("--answers", type=int, default=4, help="to each of them")
+    parser.add_argument("--answers", type=int, default=3, help="to each of them")
     parser.add_argument("--prompts", type=int, default=8, help="of a rollout")
     parser.add_argument("--completions", type=int, default=8, help="of each prompt")
     parser.add_argument("--tokens", type=int, default=32, help="longest completion")

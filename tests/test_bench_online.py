@@ -72,7 +72,7 @@ def test_planted_hack_runs_on_a_named_model(tmp_path: Path, tiny: list[str]) -> 
 def test_planted_hack_runs_all_arms_on_a_small_model(tmp_path: Path) -> None:
     small = ["--start-steps", "20", "--base-steps", "4", "--seeds", "0", "--members", "2", "--rows", "40"]
     small += ["--held-out", "16", "--answers", "1", "--steps", "2", "--every", "1", "--window", "1"]
-    small += ["--reward-epochs", "0.5", "--singles", "1"]
+    small += ["--reward-epochs", "0.5", "--singles", "1", "--arms", *planted_hack.ARMS]
     options = planted_hack.arguments().parse_args([*TINY, *small])
     result = planted_hack.run(options, tmp_path)
     found = result["seeds"][0]

@@ -53,20 +53,24 @@ def table(found: dict[str, Any], arms: Sequence[str]) -> str:
     """The summary as Markdown."""
     lines = [
         "| arm | trained on | gold at start | peak | end | 95 % over seeds | kept | 95 % over seeds "
-        "| each seed |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| each seed | of its own peak |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms:
         row = found[arm]
         cells = [arm, _TRAINED_ON[arm], *(f"{row[name]:.3f}" for name in ("start", "peak", "end"))]
-        cells += [_interval(row["end_interval"]), f"{row['kept']:.3f}", _interval(row["kept_interval"])]
+        for name in ("end", "kept"):
+            cells += [f"{row['kept']:.3f}"] if name == "kept" else []
+            cells += [_interval(row, name)]
         cells += [", ".join(f"{kept:.2f}" for kept in row["kept_by_seed"])]
+        cells += [f"{row['kept_of_own']:.3f} ({_interval(row, 'kept_of_own')})"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _interval(ends: tuple[float, float]) -> str:
-    return "one seed" if ends[0] == ends[1] else f"{ends[0]:.2f} – {ends[1]:.2f}"
+def _interval(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}_interval"]
+    return f"{low:.2f} – {high:.2f}" if len(row[f"{name}_by_seed"]) > 1 else "one seed"
 
 
 def seed_table(seeds: dict[int, dict[str, Any]]) -> str:
@@ -143,9 +147,11 @@ arm; λ is {chosen["uwo_coefficient"]:g}. Gold is the verifier, which nobody tra
 ![Gold, proxy reward and KL over the rollouts](planted_hack.svg)
 
 Seeds {", ".join(map(str, chosen["seeds"]))}; t intervals over seeds. Half of the held-out prompts choose the
-peak, the other half measure start, peak and end, so `kept` = end / peak may exceed 1. The guard
+peak, the other half measure start, peak and end, so `kept` = end / peak may exceed 1. `single` and `guard`
+are {chosen["singles"]} runs a seed, each on one reward model; a seed counts with their mean. The guard
 (`keep_best: gold`, `on_alarm: rollback`, {chosen["window"]} rollouts a window) sees gold on the training
-prompts only; its end is the model it rolled back to, and its peak that of `single`, the same run unguarded.
+prompts only; its end is the model it rolled back to, and its peak that of `single`, the same run unguarded,
+to its end. The last column takes a run's own peak instead, for the guard until it stopped.
 
 {verdict(result)}
 

@@ -11,7 +11,8 @@ share the policy's base (one_base), or one under the guard (`keep_best: gold`, `
 Gold is never trained on. Every few rollouts the weights answer held-out prompts: half of the prompts choose
 the peak, the other half measure it, so the highest of many noisy means does not count as the peak. `kept`
 is the gold reward at the end over that at the peak; the guard's end is what it rolled back to, and its peak
-that of `single`, the same run without a guard.
+that of `single`, the same run without a guard, which may recover and rise after the guard has stopped;
+`kept_of_own` takes the peak until it stopped.
 """
 
 from __future__ import annotations
@@ -145,15 +146,24 @@ def outcome(
 
 
 def with_kept(found: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Adds each run's peak, chosen by one half of the prompts and measured by the other, and what is kept."""
+    """Adds each run's peak, chosen by one half of the prompts and measured by the other, and what is kept.
+
+    A guarded run has two peaks: that of its whole unguarded twin, and its own until it stopped.
+    """
     for arm, rows in found.items():
         unguarded = found.get("single", rows) if arm == "guard" else rows
         for row, twin in zip(rows, unguarded, strict=True):
-            curve = twin["held_out"]
-            at = max(range(len(curve["rollouts"])), key=curve["choosing"].__getitem__)
-            row |= {"peak": curve["measured"][at], "peak_rollouts": curve["rollouts"][at]}
+            row["peak"], row["peak_rollouts"] = peak(twin["held_out"])
             row["kept"] = row["end"] / row["peak"] if row["peak"] else None
+            own = peak(row["held_out"])[0]
+            row["kept_of_own"] = row["end"] / own if own else None
     return found
+
+
+def peak(curve: dict[str, list[float]]) -> tuple[float, int]:
+    """Measured gold where the choosing half is highest, and after how many rollouts."""
+    at = max(range(len(curve["rollouts"])), key=curve["choosing"].__getitem__)
+    return curve["measured"][at], int(curve["rollouts"][at])
 
 
 # Seeds
@@ -191,7 +201,7 @@ def summary(seeds: dict[int, dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for arm in next(iter(seeds.values()))["arms"]:
         row: dict[str, Any] = {}
-        for name in ("start", "peak", "end", "kept"):
+        for name in ("start", "peak", "end", "kept", "kept_of_own"):
             by_seed = [[run[name] for run in found["arms"][arm]] for found in seeds.values()]
             values = [statistics.fmean(run or 0.0 for run in runs) for runs in by_seed]
             row[name], *ends = over_seeds(values)

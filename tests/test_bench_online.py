@@ -103,13 +103,14 @@ def test_the_peak_is_chosen_by_one_half_and_measured_by_the_other() -> None:
     assert found["single"][0]["peak_rollouts"] == 5
     assert found["single"][0]["kept"] == pytest.approx(0.125)
     assert found["guard"][0]["kept"] == pytest.approx(0.875)  # of the unguarded run's peak
+    assert found["guard"][0]["kept_of_own"] == pytest.approx(1.4)
 
 
 def test_what_is_kept_of_the_peak() -> None:
     assert running_mean([0.0, 1.0, 0.5, 0.5], 2) == [0.5, 0.75, 0.5]
     assert running_mean([], 2) == []
     arms = {
-        arm: [{"start": 0.2, "peak": 0.5, "end": end, "kept": end / 0.5}]
+        arm: [{"start": 0.2, "peak": 0.5, "end": end, "kept": end / 0.5, "kept_of_own": 1.0}]
         for arm, end in zip(("single", "min", "uwo", "guard"), (0.3, 0.5, 0.45, 0.5), strict=True)
     }
     found = planted_hack.summary({0: {"arms": arms}, 1: {"arms": arms}})

@@ -114,6 +114,9 @@ def verdict(result: dict[str, Any]) -> str:
         )
         said.append(f"`{arm}` {'reaches' if reached else 'misses'} it{sure}")
     does = "over-optimises" if found["single_over_optimises"] else "does not over-optimise"
+    if "single" in found:
+        low, high = found["single"]["kept_interval"]
+        does += f" on average: it keeps {found['single']['kept']:.3f} ({low:.2f} – {high:.2f})"
     return f"The single model {does}. Aim, ≥ {TARGET:.0%} of the peak on average: {'; '.join(said)}."
 
 

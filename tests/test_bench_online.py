@@ -8,7 +8,7 @@ import torch
 
 from alignloop.model.load import save_model
 from alignloop.model.tiny import tiny_model
-from bench import forgetting, gpu_rl, grpo_step, online, planted_hack, ppo_memory, time_to_reward
+from bench import forgetting, gpu_rl, grpo_step, hack_page, online, planted_hack, ppo_memory, time_to_reward
 from bench.stages import over_seeds, running_mean
 
 TINY = ["--threads", "1", "--prompts", "2", "--completions", "4", "--tokens", "12"]
@@ -56,36 +56,70 @@ def test_time_inside_calls_counts_once() -> None:
     assert clock.depth == 0
 
 
-def test_planted_hack_runs_all_arms(tmp_path: Path, tiny: list[str]) -> None:
-    small = ["--seeds", "3", "--members", "2", "--rows", "40", "--held-out", "4", "--steps", "3"]
-    options = planted_hack.arguments().parse_args([*tiny, *small, "--window", "1", "--reward-epochs", "0.2"])
+def test_planted_hack_runs_on_a_named_model(tmp_path: Path, tiny: list[str]) -> None:
+    small = ["--seeds", "3", "--members", "2", "--rows", "40", "--held-out", "40", "--steps", "3"]
+    small += ["--every", "3", "--answers", "1", "--window", "1", "--reward-epochs", "0.2", "--lora-r", "4"]
+    arms = ["min", "guard"]
+    options = planted_hack.arguments().parse_args([*tiny, *small, "--arms", *arms])
+    found = planted_hack.run(options, tmp_path)["seeds"][3]["arms"]
+    assert set(found) == set(arms)
+    assert [len(runs) for runs in found.values()] == [1, 2]  # two members, so two guarded runs
+    for run in (*found["min"], *found["guard"]):
+        assert run["held_out"]["rollouts"][0] == 0
+        assert 0 <= run["end"] <= 1
+
+
+def test_planted_hack_runs_all_arms_on_a_small_model(tmp_path: Path) -> None:
+    small = ["--start-steps", "20", "--base-steps", "4", "--seeds", "0", "--members", "2", "--rows", "40"]
+    small += ["--held-out", "16", "--answers", "1", "--steps", "2", "--every", "1", "--window", "1"]
+    small += ["--reward-epochs", "0.5", "--singles", "1", "--arms", *planted_hack.ARMS]
+    options = planted_hack.arguments().parse_args([*TINY, *small])
     result = planted_hack.run(options, tmp_path)
-    assert set(result["seeds"][3]) == set(planted_hack.ARMS)
-    for arm in planted_hack.ARMS:
-        assert len(result["seeds"][3][arm]["curves"]["gold"]) >= 1
-    assert set(result["summary"]["reached"]) == {"min", "uwo", "guard"}
-    assert planted_hack.drawing(result["seeds"], 1).startswith("<svg")
+    found = result["seeds"][0]
+    assert set(found["arms"]) == set(planted_hack.ARMS)
+    runs = [run for arm in ("single", "min", "uwo", "one_base") for run in found["arms"][arm]]
+    assert len(runs) == 4
+    for run in runs:
+        assert run["held_out"]["rollouts"] == [0, 1, 2]
+        assert run["end"] == run["held_out"]["measured"][-1]  # the same weights and the same seeds
+        assert len(run["curves"]["gold"]) == 2
+    starts = {run["start"] for run in runs}
+    assert len(starts) == 1  # one start, whatever it is trained on
+    assert {kind: len(shares) for kind, shares in found["agreement"].items()} == {"own": 2, "one": 2}
+    bases = {(tmp_path / "seed-0" / f"base-{i}" / "model" / "model.safetensors").read_bytes() for i in (0, 1)}
+    assert len(bases) == 2
+    verdicts = [(tmp_path / "seed-0" / f"pairs-{i}" / "data" / "rows.jsonl").read_text() for i in (0, 1)]
+    assert verdicts[0] != verdicts[1]
+    assert hack_page.drawing(result["seeds"], 1).startswith("<svg")
+    assert "one seed" in hack_page.page(result)
 
 
-def test_planted_hack_makes_a_small_model(tmp_path: Path) -> None:
-    small = ["--model", "small", "--start-steps", "4", "--lora-r", "0", "--arms", "single", "--seeds", "0"]
-    small += ["--members", "1", "--rows", "40", "--held-out", "4", "--steps", "2", "--window", "1", *TINY]
-    row = planted_hack.run(planted_hack.arguments().parse_args(small), tmp_path)["summary"]["single"]
-    assert 0 <= row["gold_end"] <= row["gold_peak"] <= 1
-    assert row["kept_interval"] == (row["kept"], row["kept"])  # one seed says nothing of the spread
+def test_the_peak_is_chosen_by_one_half_and_measured_by_the_other() -> None:
+    curve = {"rollouts": [0, 5, 10], "choosing": [0.5, 0.9, 0.2], "measured": [0.5, 0.8, 0.1]}
+    stopped = {"rollouts": [0], "choosing": [0.5], "measured": [0.5]}
+    rows = {"single": [{"end": 0.1, "held_out": curve}], "guard": [{"end": 0.7, "held_out": stopped}]}
+    found = planted_hack.with_kept(rows)
+    assert found["single"][0]["peak"] == 0.8  # not the 0.9 that chose it
+    assert found["single"][0]["peak_rollouts"] == 5
+    assert found["single"][0]["kept"] == pytest.approx(0.125)
+    assert found["guard"][0]["kept"] == pytest.approx(0.875)  # of the unguarded run's peak
+    assert found["guard"][0]["kept_of_own"] == pytest.approx(1.4)
 
 
 def test_what_is_kept_of_the_peak() -> None:
     assert running_mean([0.0, 1.0, 0.5, 0.5], 2) == [0.5, 0.75, 0.5]
     assert running_mean([], 2) == []
-    row = {"gold_start": 0.2, "gold_peak": 0.5, "held_out_start": 0.2, "held_out": 0.3}
     arms = {
-        arm: {**row, "gold_end": end, "kept": end / 0.5}
-        for arm, end in zip(planted_hack.ARMS, (0.3, 0.5, 0.45, 0.5), strict=True)
+        arm: [{"start": 0.2, "peak": 0.5, "end": end, "kept": end / 0.5, "kept_of_own": 1.0}]
+        for arm, end in zip(("single", "min", "uwo", "guard"), (0.3, 0.5, 0.45, 0.5), strict=True)
     }
-    found = planted_hack.summary({0: arms, 1: arms})
+    found = planted_hack.summary({0: {"arms": arms}, 1: {"arms": arms}})
     assert found["single_over_optimises"]
+    assert found["single"]["kept_interval"] == pytest.approx((0.6, 0.6))
     assert found["reached"] == {"min": True, "uwo": False, "guard": True}
+    said = hack_page.verdict({"summary": found})
+    assert "`uwo` misses it" in said
+    assert "`guard` reaches it" in said
 
 
 def test_interval_over_seeds() -> None:

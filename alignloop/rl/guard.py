@@ -92,12 +92,15 @@ class Guard:
         return self._alarms(compare=len(self.readings) >= 2 * window)
 
     def is_best(self) -> bool:
-        """Whether the newest running mean of `follow` is the highest; to be asked once after `update`."""
-        if (
-            self.follow == "none"
-            or len(self.readings) < self.limits.window
-            or self._mean(self.follow) is None
-        ):
+        """Whether the newest running mean of `follow` is the highest and the newest reading not below it.
+
+        A window looks back: where gold falls faster than it rose, its mean still rises for some rollouts
+        after the peak, and their weights are worse than it says. To be asked once after `update`.
+        """
+        if self.follow == "none" or len(self.readings) < self.limits.window:
+            return False
+        mean, newest = self._mean(self.follow), getattr(self.readings[-1], self.follow)
+        if mean is None or (self.best is not None and (newest is None or newest < mean)):
             return False
         before, self.best = self.best, self._higher(self.best, self.follow)
         return self.best is not before

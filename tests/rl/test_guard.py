@@ -52,10 +52,29 @@ def test_the_best_is_the_highest_running_mean() -> None:
     for gold in golds:
         guard.update(steady(gold=gold))
         found.append(guard.is_best())
-    assert found == [False, True, True, True, True, False]
+    assert found == [False, True, True, False, True, False]  # 0.5 is below the mean 0.55 that it lifts
     assert guard.best is not None
     assert guard.best["value"] == pytest.approx(0.7)
     assert guard.best["rollout"] == 4
+
+
+def test_weights_past_their_peak_are_not_the_best() -> None:
+    guard = Guard(Limits(window=4), follow="gold")
+    kept = None
+    for rollout, gold in enumerate([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.55, 0.3]):
+        guard.update(steady(gold=gold))
+        kept = rollout if guard.is_best() else kept
+    # the mean rises once more, from 0.55 to 0.5875, while the policy falls from 0.7 to 0.55
+    assert kept == 5
+
+
+def test_a_fall_from_the_start_keeps_the_first_window() -> None:
+    guard = Guard(Limits(window=2), follow="gold")
+    found = []
+    for gold in (0.9, 0.8, 0.7, 0.6):
+        guard.update(steady(gold=gold))
+        found.append(guard.is_best())
+    assert found == [False, True, False, False]
 
 
 def test_nothing_is_best_without_a_measure() -> None:

@@ -301,7 +301,9 @@ def measured(options: argparse.Namespace) -> list[dict[str, dict[str, Any]]]:
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
         rounds.append(
             {
-                side: child("bench.grpo_step", [*shared, "--side", side], threads=options.threads)
+                side: child(
+                    "bench.grpo_step", [*shared, "--side", side], threads=options.threads, passive=False
+                )
                 for side in ("trl", "alignloop")
             }
         )

@@ -285,7 +285,7 @@ def main() -> None:
         for side in options.sides:
             print(f"seed {seed}: {side} …", file=sys.stderr, flush=True)
             call = [*shared, "--side", side, "--seed", str(seed)]
-            seeds[seed][side] = child("bench.time_to_reward", call, threads=options.threads)
+            seeds[seed][side] = child("bench.time_to_reward", call, threads=options.threads, passive=False)
     result: dict[str, Any] = {"machine": machine(options.threads), "seeds": seeds}
     if set(options.sides) == {"alignloop", "trl"}:
         result["summary"] = summary(seeds)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from alignloop.data.columns import write_records
-from alignloop.data.instructions import Split, documents, instruction_prompts
+from alignloop.data.instructions import Split, documents
 from alignloop.model.load import save_model
 from alignloop.model.tiny import tiny_model
-from alignloop.records import Demonstration, Message, Prompt
+from alignloop.records import Demonstration, Prompt
 from alignloop.run import Run
-from bench.stages import SMALL, run_stage, task_data
+from bench.stages import SMALL, run_stage, task_data, worded_prompts
 
 RUBRIC = (
     {"kind": "min_words", "limit": 7},
@@ -39,11 +39,7 @@ SHORTEST, LONGEST = 3, 18
 
 def rubric_prompts(split: Split, count: int, seed: int) -> list[Prompt]:
     """Questions under the rubric, at most three of each topic; `eval` has topics of its own."""
-    shown = instruction_prompts(split, 60 if split == "eval" else 150, 0)
-    topics = dict.fromkeys(str(prompt.provenance.details["topic"]) for prompt in shown)
-    texts = [f"{topic} {wording}" for topic in topics for wording in WORDINGS]
-    chosen = np.random.default_rng([seed, int(split == "eval")]).permutation(len(texts))[:count]
-    return [Prompt((Message("user", texts[i]),), constraints=RUBRIC) for i in chosen]
+    return worded_prompts(split, count, seed, WORDINGS, RUBRIC)
 
 
 def cut_sentences(prompts: Sequence[Prompt], seed: int) -> list[Demonstration]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,21 @@ BAND = (4, 7)
 WORDINGS = ("Answer in {} to {} words.", "Between {} and {} words, please.", "Use {} to {} words.")
 
 
-def band_prompts(split: Split, count: int, seed: int) -> list[Prompt]:
-    """Questions to be answered with a number of words within `BAND`: at most three for each topic."""
+def worded_prompts(
+    split: Split, count: int, seed: int, wordings: Sequence[str], wanted: tuple[Mapping[str, Any], ...]
+) -> list[Prompt]:
+    """Questions under the constraints, each topic once in each wording; `eval` has topics of its own."""
     shown = instruction_prompts(split, 60 if split == "eval" else 150, 0)
     topics = dict.fromkeys(str(prompt.provenance.details["topic"]) for prompt in shown)
-    texts = [f"{topic} {wording.format(*BAND)}" for topic in topics for wording in WORDINGS]
+    texts = [f"{topic} {wording}" for topic in topics for wording in wordings]
     chosen = np.random.default_rng([seed, int(split == "eval")]).permutation(len(texts))[:count]
-    wanted = ({"kind": "min_words", "limit": BAND[0]}, {"kind": "max_words", "limit": BAND[1]})
     return [Prompt((Message("user", texts[i]),), constraints=wanted) for i in chosen]
+
+
+def band_prompts(split: Split, count: int, seed: int) -> list[Prompt]:
+    """Questions to be answered with a number of words within `BAND`: at most three for each topic."""
+    wanted = ({"kind": "min_words", "limit": BAND[0]}, {"kind": "max_words", "limit": BAND[1]})
+    return worded_prompts(split, count, seed, [wording.format(*BAND) for wording in WORDINGS], wanted)
 
 
 def small_task(root: Path, *, num_prompts: int, num_held_out: int, seed: int, steps: int) -> None:

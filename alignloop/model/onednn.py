@@ -1,8 +1,8 @@
 """float32 linear layers on a CPU through oneDNN instead of MKL, where that is faster.
 
 PyTorch sends float32 matrix products on x86 to MKL, which uses half the vector width on AMD
-processors; oneDNN, which PyTorch ships as well, does not. On Intel's MKL is the faster one, most of
-all for few rows (`python bench/linears.py`). The numbers differ by rounding only.
+processors; oneDNN, which PyTorch ships as well, does not. On Intel's MKL is the faster one for most
+of a layer's shapes with few rows (`python bench/linears.py`). The numbers differ by rounding only.
 R rows, K inputs, N outputs.
 """
 

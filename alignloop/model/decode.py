@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from alignloop.errors import ModelError
 from alignloop.model.kv import Cell, Pool, Prefix
-from alignloop.model.onednn import fast_linears
+from alignloop.model.lean import use_lean_forms
+from alignloop.model.onednn import put_back, replace_forwards, use_fast_linears
+from alignloop.model.rotary import Step, attention_of
 
 DECODE = "alignloop_decode"
 
@@ -35,14 +36,6 @@ class Rules:
     scaling: float
     window: int | None
     softcap: float | None
-
-
-class Step(Protocol):
-    """One forward pass: stores the new keys and values of a layer and attends."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
-        """(H, N, D), (K, N, D), (K, N, D) → (N, H, D)."""
-        ...
 
 
 def decode_attention(
@@ -81,7 +74,7 @@ class NewPrompt:
     """A prompt to be stored. Its first `shared` tokens are those of `source`, whose keys are copied.
 
     The source is stored already or is one of the prompts before it in the same row. The `read` tokens
-    that follow it in the row see it, are run and are not stored.
+    that follow it in the row see it and are run; a lone completion's room keeps their keys.
     """
 
     prefix: Prefix
@@ -102,12 +95,14 @@ class Prefill:
             prefix, shared = prompt.prefix, prompt.shared
             part = slice(start, start + prefix.length - shared)
             after = slice(part.stop, part.stop + prompt.read)
-            keys, values = (x[:, : prefix.length] for x in prefix.stored(layer, key, value))
-            keys[:, shared:], values[:, shared:] = key[:, part], value[:, part]
+            kept = slice(part.start, after.stop) if prefix.pool.lone else part
+            length = shared + kept.stop - kept.start
+            keys, values = (x[:, :length] for x in prefix.stored(layer, key, value))
+            keys[:, shared:], values[:, shared:] = key[:, kept], value[:, kept]
             if prompt.source is not None:
                 from_keys, from_values = prompt.source.stored(layer, key, value)
                 keys[:, :shared], values[:, :shared] = from_keys[:, :shared], from_values[:, :shared]
-            if prompt.read:
+            if kept.stop < after.stop:
                 keys, values = torch.cat([keys, key[:, after]], 1), torch.cat([values, value[:, after]], 1)
             outputs.append(_causal(query[:, start : after.stop], keys, values, rules))
             start = after.stop
@@ -145,13 +140,15 @@ class _PoolStep:
 
     Attributes:
         rows: the rows of this pool, neighbours in the packed row.
-        slots, prompt, own: S, P and T this step needs of the pool's room.
+        slots, prompt, own: S, P and T this step needs of the pool's room; in a pool of lone completions
+            their tokens count as the prompt's.
         grid: int64 (S·m,), the row at each place of the grid, 0 where there is none; None if row i is
             at place i everywhere.
         places: int64 (R,), the place of each row, None likewise.
         prompt_lengths: int64 (S,).
-        own_lengths: int64 (S, m), own tokens before this step.
-        coordinates: int64 (3, R): slot, column and own length of each row.
+        own_lengths: int64 (S, m), own tokens before this step; −1 for a lone completion, whose new token
+            is the last of the prompt's.
+        coordinates: int64 (3, R): slot, column and place among the cell's tokens of each row's new token.
     """
 
     pool: Pool
@@ -184,13 +181,13 @@ class _PoolStep:
             )
         return self.biases[window]
 
-    def target(self, num_heads: int) -> Tensor:
-        """Rows of a layer's own keys, flattened to (S·K·m·T, D), that receive the new keys; int64 (K·R,)."""
+    def target(self, num_heads: int, room: int) -> Tensor:
+        """Rows of a store of keys, flattened to (S·K·m·room, D), that receive the new ones; int64 (K·R,)."""
         if num_heads not in self.targets:
             slot, column, length = self.coordinates
             head = torch.arange(num_heads, device=slot.device)[:, None]
             cell = (slot * num_heads + head) * self.pool.width + column
-            self.targets[num_heads] = (cell * self.pool.own_capacity + length).flatten()
+            self.targets[num_heads] = (cell * room + length).flatten()
         return self.targets[num_heads]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
@@ -198,9 +195,12 @@ class _PoolStep:
         num_keys, _, size = key.shape
         slots, width, repeats = self.slots, self.pool.width, query.shape[0] // num_keys
         store = self.pool.layer(layer, key, value)
-        target = self.target(num_keys)
-        store.own_keys.view(-1, size).index_copy_(0, target, key.reshape(-1, size))
-        store.own_values.view(-1, value.shape[-1]).index_copy_(0, target, value.reshape(-1, value.shape[-1]))
+        lone = self.pool.lone
+        keys = store.prompt_keys if lone else store.own_keys
+        values = store.prompt_values if lone else store.own_values
+        target = self.target(num_keys, keys.shape[-2])
+        for room, new in ((keys, key), (values, value)):
+            room.view(-1, new.shape[-1]).index_copy_(0, target, new.reshape(-1, new.shape[-1]))
         prompt_keys, prompt_values = (
             x[:slots, :, : self.prompt].flatten(0, 1) for x in (store.prompt_keys, store.prompt_values)
         )
@@ -213,18 +213,18 @@ class _PoolStep:
         shape = (slots, num_keys, width, repeats)
         query = query.reshape(num_keys, repeats, slots, width, size).permute(2, 0, 3, 1, 4).contiguous()
         per_slot, per_cell = (slots * num_keys, width * repeats), (slots * num_keys * width, repeats)
-        scores = [
-            _scaled(query.view(*per_slot, size), prompt_keys, rules.scaling).view(*shape, self.prompt),
-            _scaled(query.view(*per_cell, size), own_keys, rules.scaling).view(*shape, self.own),
-        ]
-        joint = torch.cat(scores, -1)
+        joint = _scaled(query.view(*per_slot, size), prompt_keys, rules.scaling).view(*shape, self.prompt)
+        if self.own:
+            on_own = _scaled(query.view(*per_cell, size), own_keys, rules.scaling).view(*shape, self.own)
+            joint = torch.cat([joint, on_own], -1)
         if rules.softcap is not None:
             joint = joint.div_(rules.softcap).tanh_().mul_(rules.softcap)
         joint += self.bias(rules.window, joint)
         weights = torch.softmax(joint, -1, dtype=torch.float32).to(value.dtype)
         on_prompt, on_own = weights.split([self.prompt, self.own], -1)
         out = torch.bmm(on_prompt.flatten(0, 1).flatten(1, 2), prompt_values)
-        out = out.view(*per_cell, -1).baddbmm_(on_own.flatten(0, 2), own_values)
+        if self.own:
+            out = out.view(*per_cell, -1).baddbmm_(on_own.flatten(0, 2), own_values)
         out = out.view(*shape, -1).permute(0, 2, 1, 3, 4).flatten(0, 1).flatten(1, 2)
         return out if self.places is None else out.index_select(0, self.places)
 
@@ -275,13 +275,17 @@ def _pool_step(pool: Pool, cells: Sequence[Cell], start: int, device: torch.devi
         grid = [0] * (slots * pool.width)
         for row, place in enumerate(places):
             grid[place] = row
-    coordinates = [(cell.prefix.slot, cell.column, cell.length) for cell in cells]
+    before = [cell.prefix.length if pool.lone else 0 for cell in cells]
+    coordinates = [(c.prefix.slot, c.column, b + c.length) for c, b in zip(cells, before, strict=True)]
+    if pool.lone:
+        for cell in cells:  # the new token included
+            lengths[cell.prefix.slot], own[cell.prefix.slot] = cell.prefix.length + cell.length + 1, [-1]
     return _PoolStep(
         pool=pool,
         rows=slice(start, start + len(cells)),
         slots=slots,
         prompt=max(lengths),
-        own=1 + max(cell.length for cell in cells),
+        own=0 if pool.lone else 1 + max(cell.length for cell in cells),
         grid=None if grid is None else torch.tensor(grid, device=device),
         places=None if grid is None else torch.tensor(places, device=device),
         prompt_lengths=torch.tensor(lengths, device=device),
@@ -294,7 +298,8 @@ def _pool_step(pool: Pool, cells: Sequence[Cell], start: int, device: torch.devi
 def decoding(model: PreTrainedModel) -> Iterator[None]:
     """Prepare a model for `Prefill` and `Decode` steps and put everything back on leaving.
 
-    Switches attention to `alignloop_decode`, dropout off, and float32 linear layers on a CPU to oneDNN.
+    Switches attention to `alignloop_decode`, dropout off, and modules to the same numbers in less time:
+    float32 linear layers on a CPU, norms, gated MLPs and rotary attention layers.
 
     Raises:
         ModelError: an architecture whose attention is not dispatched through transformers' interface,
@@ -314,7 +319,8 @@ def decoding(model: PreTrainedModel) -> Iterator[None]:
         raise _unsupported(model, "attention of its own")
     model.eval()
     try:
-        with fast_linears(model):
+        replaced = [*use_fast_linears(model), *use_lean_forms(model), *replace_forwards(model, attention_of)]
+        with put_back(replaced):
             yield
     finally:
         for module in training:

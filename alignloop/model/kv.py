@@ -1,7 +1,8 @@
 """Keys and values of running completions: a prompt's are stored once for all its completions.
 
 A pool holds prompts of similar length in S slots, each with m cells for completions, so that one
-matrix product per layer serves all of them. K key heads, D head size, P prompt tokens, T own tokens.
+matrix product per layer serves all of them. Where a prompt has one completion only, that one's tokens
+follow the prompt's in the same store. K key heads, D head size, P prompt tokens, T own tokens.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Cell:
 
 @dataclass(slots=True)
 class Layer:
-    """One layer's keys and values: prompts (S, K, P, D), own tokens (S, K, m, T, D)."""
+    """One layer's keys and values: prompts (S, K, P, D), own tokens (S, K, m, T, D).
+
+    In a pool of lone completions (S, K, P + T, D), and no own tokens.
+    """
 
     prompt_keys: Tensor
     prompt_values: Tensor
@@ -56,22 +60,28 @@ class Pool:
     """Slots for prompts of at most `prompt_capacity` tokens, with cells for their completions.
 
     Unused room is zero, never uninitialised: a hidden key has weight 0, and 0 · NaN would be NaN.
-    `expected_width` completions per prompt are only a name: pools of one kind share it.
+    `expected_width` completions per prompt are only a name, pools of one kind share it, but for 1: a
+    completion that stays alone.
     """
 
-    def __init__(self, prompt_capacity: int, expected_width: int) -> None:
+    def __init__(self, prompt_capacity: int, expected_width: int, *, slots: int = 0) -> None:
         self.key = (prompt_capacity, expected_width)
         self.prompt_capacity = prompt_capacity
-        self.slots, self.width, self.own_capacity = 0, 1, OWN_TOKENS
+        self.lone = expected_width == 1
+        self.slots, self.width, self.own_capacity = slots, 1, OWN_TOKENS
         self.prefixes: list[Prefix] = []
         self.layers: dict[int, Layer] = {}
 
-    def add(self, length: int) -> Prefix:
-        """Take a slot for a prompt of `length` tokens."""
+    def add(self, length: int, own: int = 0) -> Prefix:
+        """Take a slot for a prompt of `length` tokens with room for `own` ones of its lone completion."""
         used = {prefix.slot for prefix in self.prefixes}
         slot = next(number for number in range(len(used) + 1) if number not in used)
-        if slot >= self.slots:
-            self._resize(max(slot + 1, 2 * self.slots), self.width, self.own_capacity)
+        capacity = self.own_capacity
+        while self.lone and capacity < own:
+            capacity *= 2
+        if slot >= self.slots or capacity != self.own_capacity:
+            slots = self.slots if slot < self.slots else max(slot + 1, 2 * self.slots)
+            self._resize(slots, self.width, capacity)
             slot = len(self.prefixes)
         prefix = Prefix(self, slot, length)
         self.prefixes.append(prefix)
@@ -116,11 +126,19 @@ class Pool:
     def layer(self, index: int, key: Tensor, value: Tensor) -> Layer:
         """The stores of a layer, made at its first use in the shapes of `key` and `value`, (K, N, D)."""
         if index not in self.layers:
+            prompt_room, own_room = self._rooms
             self.layers[index] = Layer(
-                *(self._zeros(x, self.prompt_capacity) for x in (key, value)),
-                *(self._zeros(x, self.width, self.own_capacity) for x in (key, value)),
+                *(self._zeros(x, prompt_room) for x in (key, value)),
+                *(self._zeros(x, self.width, own_room) for x in (key, value)),
             )
         return self.layers[index]
+
+    @property
+    def _rooms(self) -> tuple[int, int]:
+        """Tokens that a slot of the prompts' store and a cell of the own tokens' store hold."""
+        if self.lone:
+            return self.prompt_capacity + self.own_capacity, 0
+        return self.prompt_capacity, self.own_capacity
 
     def _zeros(self, like: Tensor, *middle: int) -> Tensor:
         return like.new_zeros(self.slots, like.shape[0], *middle, like.shape[-1])
@@ -133,11 +151,12 @@ class Pool:
             for new_column, cell in enumerate(prefix.cells)
         ]
         sources = [prefix.slot for prefix in self.prefixes]
-        same_slots = slots == self.slots and sources == list(range(len(sources)))
+        same_prompts = slots == self.slots and sources == list(range(len(sources)))
+        same_prompts = same_prompts and not (self.lone and own_capacity != self.own_capacity)
         self.slots, self.width, self.own_capacity = slots, width, own_capacity
         longest = max((cell.length for prefix in self.prefixes for cell in prefix.cells), default=0)
         for layer in self.layers.values():
-            if not same_slots:
+            if not same_prompts:
                 layer.prompt_keys = self._moved_prompts(layer.prompt_keys, sources)
                 layer.prompt_values = self._moved_prompts(layer.prompt_values, sources)
             layer.own_keys = self._moved_cells(layer.own_keys, places, longest)
@@ -148,12 +167,12 @@ class Pool:
                 cell.column = new_column
 
     def _moved_prompts(self, old: Tensor, sources: Sequence[int]) -> Tensor:
-        new = old.new_zeros(self.slots, *old.shape[1:])
-        new[: len(sources)] = old[sources]
+        new = old.new_zeros(self.slots, old.shape[1], self._rooms[0], old.shape[-1])
+        new[: len(sources), :, : old.shape[2]] = old[sources]
         return new
 
     def _moved_cells(self, old: Tensor, places: Sequence[tuple[int, ...]], longest: int) -> Tensor:
-        new = old.new_zeros(self.slots, old.shape[1], self.width, self.own_capacity, old.shape[-1])
+        new = old.new_zeros(self.slots, old.shape[1], self.width, self._rooms[1], old.shape[-1])
         if places:
             old_slot, old_column, new_slot, new_column = torch.tensor(places, device=old.device).T
             moved = old[:, :, :, :longest].transpose(1, 2)[old_slot, old_column]

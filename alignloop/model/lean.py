@@ -1,4 +1,6 @@
-"""RMSNorms and gated MLPs that keep less for backward; no matrix product is computed twice.
+"""RMSNorms and gated MLPs that keep less for backward and take fewer passes over memory without one.
+
+No matrix product is computed twice.
 
 For each layer and token a transformers model keeps of a norm the input, the normed input and the
 output, and of the MLP gate, silu(gate), up and their product. The normed input, silu(gate) and the
@@ -35,10 +37,9 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        root = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+        normed, root = _normed(x, weight, epsilon)
         ctx.save_for_backward(x, weight, root)
-        return weight * (wide * root).to(x.dtype)
+        return normed
 
     @staticmethod
     @once_differentiable
@@ -56,6 +57,14 @@ class RMSNorm(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             to_weight = torch.mv(along.t(), root).to(weight.dtype)
         return to_x, to_weight, None
+
+
+def _normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The normed x and the reciprocal root, bit for bit as transformers' operations one by one."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    root = wide.pow(2).mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+    normed = (wide * root).to(x.dtype)
+    return normed.mul_(weight) if weight.dtype == x.dtype else weight * normed, root
 
 
 class GatedSiLU(torch.autograd.Function):
@@ -76,9 +85,10 @@ class GatedSiLU(torch.autograd.Function):
 def use_lean_forms(model: nn.Module) -> list[nn.Module]:
     """Let the norms and MLPs of `model` that are of these two forms keep less from now on.
 
-    Modules keep their weights, hooks and class; only `forward` is replaced, and where no gradient is
-    wanted or torch.compile traces it, it is the class's own. A module is recognised by what its class
-    computes on a small input, so variants (weights counted from 1, scaled gates) stay as they are.
+    Modules keep their weights, hooks and class; only `forward` is replaced, and where torch.compile
+    traces it, it is the class's own. A module is recognised by what its class computes on a small
+    input, so variants (weights counted from 1, scaled gates) stay as they are. Without a gradient the
+    numbers are the class's to the last bit.
 
     Returns:
         The modules whose `forward` was replaced now.
@@ -123,12 +133,14 @@ def _is_gated_mlp(module: nn.Module) -> bool:
 
 
 def _lean(x: Tensor) -> bool:
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.numel() > 0
+    return not torch.compiler.is_compiling() and x.numel() > 0
 
 
 def _norm_forward(module: Any, x: Tensor) -> Tensor:
     if not _lean(x) or x.dtype == torch.float64:  # which transformers rounds to float32 on the way
         return type(module).forward(module, x)
+    if not torch.is_grad_enabled():
+        return _normed(x, module.weight, module.variance_epsilon)[0]
     return RMSNorm.apply(x, module.weight, module.variance_epsilon)
 
 
@@ -136,6 +148,8 @@ def _mlp_forward(module: Any, x: Tensor) -> Tensor:
     if not _lean(x):
         return type(module).forward(module, x)
     gate, up = module.gate_proj(x), module.up_proj(x)
+    if not torch.is_grad_enabled():
+        return module.down_proj(F.silu(gate, inplace=True).mul_(up))
     product = GatedSiLU.apply(gate, up)
     with _made_again(product, gate, up):
         return module.down_proj(product)

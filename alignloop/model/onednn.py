@@ -9,9 +9,10 @@ R rows, K inputs, N outputs.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,7 @@ def use_fast_linears(model: nn.Module) -> list[nn.Module]:
 
 
 def replace_forwards(
-    model: nn.Module, forward_of: Callable[[nn.Module], Callable[[Tensor], Tensor] | None]
+    model: nn.Module, forward_of: Callable[[nn.Module], Callable[..., Any] | None]
 ) -> list[nn.Module]:
     """Give modules another `forward`; each keeps its weights, hooks and class.
 
@@ -90,7 +91,13 @@ def replace_forwards(
 @contextmanager
 def fast_linears(model: nn.Module) -> Iterator[None]:
     """`use_fast_linears` while the context lasts, put back on leaving."""
-    replaced = use_fast_linears(model)
+    with put_back(use_fast_linears(model)):
+        yield
+
+
+@contextmanager
+def put_back(replaced: Sequence[nn.Module]) -> Iterator[None]:
+    """Give modules their class's own `forward` back on leaving."""
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from alignloop.model.kv import Cell, Layer, Pool, Prefix
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import Group, Request, Scheduler
 
-FORMAT = 1
+FORMAT = 2
 
 
 def state_dict(scheduler: Scheduler) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -3,7 +3,8 @@
 A prompt runs through the model once; its completions share its keys and values. First tokens that it
 has in common with a stored prompt (a template's head, a system message) do not run again. A completion
 that ends leaves the batch at once and a waiting one takes its room, under a budget of stored tokens.
-R running completions, V vocabulary.
+As long as a completion draws the tokens of another answer that the prompt's pass read, they do not run
+again. R running completions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ numbers (45 KiB for SmolLM2-135M in float32)."""
 PREFILL_TOKENS = {"cpu": 512, "cuda": 2048}
 """Prompt tokens that go through the model in one packed row, unless one prompt alone is longer; a CPU's
 caches do not hold the activations of more, and running completions wait meanwhile."""
+
+MIN_PREFILL = 256
+"""Prompt tokens that are worth a pass of their own while many completions run."""
 
 
 class Scheduler:
@@ -140,11 +144,7 @@ class Scheduler:
         """
         starting = self._admit()
         if starting:
-            logits = torch.stack([row.group.logits for row in starting if row.group.logits is not None])
-            for row in starting:
-                if not row.group.waiting:
-                    row.group.logits = None
-            return self._advance(starting, logits)
+            return self._start(starting)
         if not self.running:
             return []
         cells = [row.cell for row in self.running if row.cell is not None]
@@ -160,6 +160,8 @@ class Scheduler:
         starting: list[Row] = []
         fresh: list[tuple[Group, NewPrompt]] = []
         packed = 0
+        if self._better_later():
+            return starting
         for group in self.groups.values():
             if not group.waiting:
                 continue
@@ -173,7 +175,7 @@ class Scheduler:
                 packed += length - shared + read
                 if fresh and packed > PREFILL_TOKENS.get(self.model.device.type, 2048):
                     break
-                group.prefix = self._pool(group).add(length)
+                group.prefix = self._pool(group).add(length, read)
                 self.reserved += length
                 fresh.append((group, NewPrompt(group.prefix, source, shared, read)))
             while group.waiting and self.reserved + group.max_tokens <= self.token_budget:
@@ -184,11 +186,35 @@ class Scheduler:
             self._prefill(fresh)
         return starting
 
+    def _better_later(self) -> bool:
+        """Whether more prompts wait than there is room for, and those that fit would make a small pass of
+        their own: a few more completions will have ended soon."""
+        room, packed, number = self.token_budget - self.reserved, 0, 0
+        for group in self.groups.values():
+            if not group.waiting:
+                continue
+            room -= len(group.request.prompt) + group.max_tokens
+            if group.prefix is not None or packed >= MIN_PREFILL or number >= len(self.running) // 8:
+                return False
+            if room < 0:
+                return True
+            packed += len(group.request.prompt) + len(group.request.given)
+            number += 1
+        return False
+
     def _pool(self, group: Group) -> Pool:
-        """The pool for prompts of this length, within a factor of two, and about as many completions."""
+        """The pool for prompts of this length, within a factor of two, and about as many completions; a
+        new one has slots for all that wait and fit."""
+        key = self._kind(group)
+        if key not in self.pools:
+            alike = sum(g.prefix is None and self._kind(g) == key for g in self.groups.values())
+            room = (self.token_budget - self.reserved) // (len(group.request.prompt) + group.max_tokens)
+            self.pools[key] = Pool(*key, slots=min(alike, room))
+        return self.pools[key]
+
+    def _kind(self, group: Group) -> tuple[int, int]:
         rows = min(len(group.request.seeds), self.token_budget // group.max_tokens)
-        key = (max(64, _power_of_two(len(group.request.prompt))), _power_of_two(rows))
-        return self.pools.setdefault(key, Pool(*key))
+        return max(64, _power_of_two(len(group.request.prompt))), _power_of_two(rows)
 
     def begin(self, group: Group) -> Row:
         """Take the next waiting completion of a group and reserve its room."""
@@ -216,11 +242,32 @@ class Scheduler:
                 logprobs = torch.log_softmax(rows.float(), -1)
                 tokens = torch.tensor(group.request.given, device=rows.device)[:, None]
                 group.given_logprobs = logprobs.gather(1, tokens)[:, 0].tolist()
-            group.logits = rows[0].float().clone()  # not a view that keeps all rows in memory
+            # not a view that keeps all rows in memory
+            group.logits = (rows if _follows(group) else rows[:1]).float().clone()
         if any(len(prompt.prefix.pool.layers) != self._num_layers for prompt in prompts):
             raise ModelError(
                 f"generation: not every layer of {type(self.model).__name__} keeps keys and values"
             )
+
+    def _start(self, starting: list[Row]) -> list[Event]:
+        """First tokens of completions; one that draws what was given goes on along it."""
+        logits = [row.group.logits for row in starting]
+        events: list[Event] = []
+        along = list(zip(starting, logits, strict=True))
+        while along:
+            places = [len(row.ids) for row, _ in along]
+            events += self._advance(
+                [row for row, _ in along],
+                torch.stack([x[place] for (_, x), place in zip(along, places, strict=True) if x is not None]),
+            )
+            along = [(row, x) for row, x in along if _drew_given(row)]
+            for row, _ in along:
+                if row.cell is not None:
+                    row.cell.length = len(row.ids)
+        for row in starting:
+            if not row.group.waiting:
+                row.group.logits = None
+        return events
 
     def _forward(
         self, ids: list[int], positions: list[int], kv_step: Step, *, keep: list[int] | None = None
@@ -317,6 +364,19 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Non
     if tokenizer is not None:
         tokens.add(tokenizer.eos_token_id)
     return frozenset(token for token in tokens if token is not None)
+
+
+def _follows(group: Group) -> bool:
+    """Whether a completion may go on along the tokens given: the prompt's pass kept their keys for it."""
+    alone = group.prefix is not None and group.prefix.pool.lone and len(group.request.seeds) == 1
+    return alone and len(group.request.given) > 1
+
+
+def _drew_given(row: Row) -> bool:
+    """Whether a completion goes on whose newest token is the given one, with logits after it."""
+    given, length = row.group.request.given, len(row.ids)
+    going = row in row.group.rows and _follows(row.group)
+    return going and length < len(given) and row.ids[-1] == given[length - 1]
 
 
 def _pool_key(row: Row) -> tuple[int, int]:

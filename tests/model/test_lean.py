@@ -152,7 +152,7 @@ def test_gradient_checkpointing_keeps_nothing_of_the_mlp(lora: LoraSettings | No
     assert_close(hidden_and_gradients(lean), expected, 1e-6)
 
 
-def test_without_gradient_and_under_compile_the_class_s_own_forward_runs(
+def test_without_gradient_the_numbers_are_the_class_s_and_under_compile_its_own_forward_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain, lean = twins()

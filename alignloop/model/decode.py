@@ -182,10 +182,10 @@ class _PoolStep:
         return self.biases[window]
 
     def target(self, num_heads: int, room: int) -> Tensor:
-        """Rows of a store of keys, flattened to (S·K·m·room, D), that receive the new ones; int64 (K·R,)."""
+        """Rows of a store of keys, flattened to (S·K·m·room, D), that receive the new ones; int64 (R·K,)."""
         if num_heads not in self.targets:
-            slot, column, length = self.coordinates
-            head = torch.arange(num_heads, device=slot.device)[:, None]
+            slot, column, length = self.coordinates[:, :, None]
+            head = torch.arange(num_heads, device=slot.device)
             cell = (slot * num_heads + head) * self.pool.width + column
             self.targets[num_heads] = (cell * room + length).flatten()
         return self.targets[num_heads]
@@ -200,7 +200,8 @@ class _PoolStep:
         values = store.prompt_values if lone else store.own_values
         target = self.target(num_keys, keys.shape[-2])
         for room, new in ((keys, key), (values, value)):
-            room.view(-1, new.shape[-1]).index_copy_(0, target, new.reshape(-1, new.shape[-1]))
+            rows = new.transpose(0, 1).reshape(-1, new.shape[-1])  # as the projections made them
+            room.view(-1, new.shape[-1]).index_copy_(0, target, rows)
         prompt_keys, prompt_values = (
             x[:slots, :, : self.prompt].flatten(0, 1) for x in (store.prompt_keys, store.prompt_values)
         )

@@ -1,9 +1,11 @@
-"""float32 matrix products of a linear layer, GFLOP/s: MKL (PyTorch's own) against oneDNN, by rows and shape.
+"""float32 matrix products of a linear layer, GFLOP/s: MKL (PyTorch's own), oneDNN, and MKL with weights
+packed beforehand, by rows and shape.
 
     python bench/linears.py [--threads 2] [--json]
 
 Shapes are those of SmolLM2-135M. Which library is faster depends on the processor's maker, which decides
 what `alignloop.model.onednn` uses. Every layer has weights of its own, so that they come from memory.
+Packed weights are for one number of rows and take as much memory again; AlignLoop does not use them.
 """
 
 from __future__ import annotations
@@ -25,23 +27,25 @@ ROWS = (4, 16, 64, 128, 256, 512, 1024)
 
 
 def rates(rows: int, outputs: int, inputs: int, *, layers: int, repeats: int) -> dict[str, float]:
-    """GFLOP/s of each library, the best of some repeats."""
+    """GFLOP/s of each way, the best of some repeats."""
     import torch
     import torch.nn.functional as F
 
     x = torch.randn(1, rows, inputs)
     weights = [torch.randn(outputs, inputs) for _ in range(layers)]
-    products: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        "mkl": lambda weight: F.linear(x, weight),
-        "onednn": lambda weight: torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], ""),
+    packed = [torch.ops.mkl._mkl_reorder_linear_weight(weight, rows) for weight in weights]
+    products: dict[str, Callable[[int], torch.Tensor]] = {
+        "mkl": lambda i: F.linear(x, weights[i]),
+        "onednn": lambda i: torch.ops.mkldnn._linear_pointwise(x, weights[i], None, "none", [], ""),
+        "packed": lambda i: torch.ops.mkl._mkl_linear(x, packed[i], weights[i], None, rows),
     }
     best = dict.fromkeys(products, float("inf"))
     with torch.no_grad():
         for _ in range(repeats):
             for name, product in products.items():
                 started = time.perf_counter()
-                for weight in weights:
-                    product(weight)
+                for layer in range(layers):
+                    product(layer)
                 best[name] = min(best[name], time.perf_counter() - started)
     return {name: 2 * rows * outputs * inputs * layers / seconds / 1e9 for name, seconds in best.items()}
 
@@ -75,10 +79,11 @@ def main() -> None:
         print(json.dumps(report))
         return
     print(", ".join(f"{name} {value}" for name, value in report["machine"].items()))
-    print("| rows | layer | MKL | oneDNN |\n|---|---|---|---|")
+    print("| rows | layer | MKL | oneDNN | MKL, packed |\n|---|---|---|---|---|")
     for row in report["products"]:
         layer = f"{row['inputs']} → {row['outputs']}"
-        print(f"| {row['rows']} | {layer} | {row['mkl']:.0f} | {row['onednn']:.0f} |")
+        cells = " | ".join(f"{row[way]:.0f}" for way in ("mkl", "onednn", "packed"))
+        print(f"| {row['rows']} | {layer} | {cells} |")
 
 
 if __name__ == "__main__":

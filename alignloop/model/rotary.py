@@ -94,8 +94,9 @@ def _forward(
         project(hidden_states)[0].unflatten(-1, (-1, module.head_dim))
         for project in (module.q_proj, module.k_proj, module.v_proj)
     )
-    parts = (rotated(query, cos, half), rotated(key, cos, half), value)
-    out = kv_step.attend(module.layer_idx, *(x.transpose(0, 1) for x in parts), rules)
+    query, key = rotated(query, cos, half), rotated(key, cos, half)
+    turned = (query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1))
+    out = kv_step.attend(module.layer_idx, *turned, rules)
     return module.o_proj(out.reshape(1, len(out), -1)), None
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from alignloop.data.columns import read_records, write_records
 from alignloop.records import Demonstration, Document
 from bench.measure import machine
-from bench.stages import metric, run_stage, task_data
+from bench.stages import metric, over_seeds, run_stage, task_data
 
 FACTS = Path(__file__).parent / "facts.jsonl"
 CAPABILITIES = ("facts", "packaged_texts", "other_texts", "demonstrations")
@@ -112,24 +112,34 @@ def curves_of(path: Path) -> dict[str, list[float]]:
     return {name: metric(Run.open(path), name) for name in ("reward", "kl", "ptx_nll", "completion_length")}
 
 
-def summary(seeds: dict[int, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean over seeds of every metric, by model."""
+def summary(seeds: dict[int, dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean over seeds of every metric, by model, and its change from the start with a 95 % t interval."""
     metrics = [found["metrics"] for found in seeds.values()]
-    models = list(metrics[0]["gold"])
-    return {
-        model: {name: statistics.fmean(row[name][model]["value"] for row in metrics) for name in metrics[0]}
-        for model in models
-    }
+    found: dict[str, dict[str, dict[str, float]]] = {model: {} for model in metrics[0]["gold"]}
+    for model, row in found.items():
+        for name in metrics[0]:
+            values = [seed[name][model]["value"] for seed in metrics]
+            starts = [seed[name]["start"]["value"] for seed in metrics]
+            change, low, high = over_seeds([a - b for a, b in zip(values, starts, strict=True)])
+            row[name] = {"value": statistics.fmean(values), "change": change, "low": low, "high": high}
+    return found
 
 
-def table(found: dict[str, dict[str, float]]) -> str:
+def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
     """The summary as Markdown."""
     lines = ["| model | gold | facts | packaged texts | other texts | demonstrations |", "|---|" + "---|" * 5]
     for model, row in found.items():
-        cells = [f"{row['gold']:.3f}", f"{row['facts']:.3f}"]
-        cells += [f"{row[name]:.2f}" for name in CAPABILITIES[1:]]
+        cells = [cell(row[name], 3 if name in ("gold", "facts") else 2) for name in ("gold", *CAPABILITIES)]
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def cell(found: dict[str, float], digits: int) -> str:
+    """A value, and the interval of its change where there is one."""
+    if found["low"] == found["high"]:
+        return f"{found['value']:.{digits}f}"
+    low, high = (f"{found[end]:+.{digits}f}" for end in ("low", "high"))
+    return f"{found['value']:.{digits}f} ({low} to {high})"
 
 
 def arguments() -> argparse.ArgumentParser:

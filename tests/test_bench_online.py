@@ -1,5 +1,6 @@
 """The benchmarks of online RL on the tiny model, in this process and without TRL: they run, and add up."""
 
+import copy
 import sys
 from pathlib import Path
 
@@ -138,6 +139,15 @@ def test_forgetting_compares_all_models(tmp_path: Path, tiny: list[str]) -> None
     assert set(result["summary"]) == {"start", "ppo", "ppo-ptx", "ppo-0.5"}
     assert len(result["seeds"][0]["curves"]["ppo-ptx"]["ptx_nll"]) >= 1
     assert forgetting.table(result["summary"]).count("\n") == 5
+    twice = {0: result["seeds"][0], 1: copy.deepcopy(result["seeds"][0])}
+    for name, models in twice[1]["metrics"].items():
+        models["start"]["value"] = models["ppo"]["value"] = 1.0
+        result["seeds"][0]["metrics"][name]["start"]["value"] = 2.0
+        result["seeds"][0]["metrics"][name]["ppo"]["value"] = 4.0
+    found = forgetting.summary(twice)["ppo"]["gold"]
+    # changes 2 and 0: mean 1, standard error 1, t quantile with one degree of freedom 12.706
+    assert [round(found[k], 2) for k in ("value", "change", "low", "high")] == [2.5, 1.0, -11.71, 13.71]
+    assert "| ppo | 2.500 (-11.706 to +13.706) |" in forgetting.table(forgetting.summary(twice))
 
 
 def test_the_watch_stands_still_while_it_measures() -> None:

@@ -135,11 +135,11 @@ def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def cell(found: dict[str, float], digits: int) -> str:
-    """A value, and the interval of its change where there is one."""
-    if found["low"] == found["high"]:
-        return f"{found['value']:.{digits}f}"
+    """A value, and the interval of its change, or the change where all seeds have the same."""
     low, high = (f"{found[end]:+.{digits}f}" for end in ("low", "high"))
-    return f"{found['value']:.{digits}f} ({low} to {high})"
+    if found["low"] != found["high"]:
+        return f"{found['value']:.{digits}f} ({low} to {high})"
+    return f"{found['value']:.{digits}f}" + (f" ({low})" if found["change"] else "")
 
 
 def arguments() -> argparse.ArgumentParser:

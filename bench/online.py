@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -159,24 +160,31 @@ def one_part(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(seeds: dict[int, dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Mean over seeds of every number, and a 95 % t interval of the rise of the gold pass rate."""
+    """Mean over seeds of every number, and 95 % intervals: of the rise of the gold pass rate (t over seeds), and
+    of the win rate over all prompts of these seeds' models, which says nothing about other seeds."""
     result: dict[str, Any] = {}
     for method in next(iter(seeds.values())):
         rows = [found[method] for found in seeds.values()]
         names = [name for name in rows[0] if not name.endswith("interval") and name != "curves"]
         result[method] = {name: statistics.fmean(row[name] for row in rows) for name in names}
         result[method]["rise_interval"] = over_seeds([r["gold"] - r["gold_before"] for r in rows])[1:]
+        widths = [high - low for low, high in (row["win_rate_interval"] for row in rows)]
+        half = math.hypot(*widths) / 2 / len(rows)  # independent prompts, so the variances add up
+        mean = result[method]["win_rate"]
+        result[method]["win_rate_interval"] = (mean - half, mean + half)
     return result
 
 
 def table(found: dict[str, Any]) -> str:
     """The summary as Markdown."""
-    head = "| method | gold before | gold | rise, 95 % over seeds | win rate | KL | words | minutes | GB |"
+    head = "| method | gold before | gold | rise, 95 % over seeds | win rate, 95 % over prompts | KL | words |"
+    head += " minutes | GB |"
     lines = [head, "|---|" + "---|" * 8]
     for method, row in found.items():
         low, high = row["rise_interval"]
         cells = [f"{row['gold_before']:.3f}", f"{row['gold']:.3f}", f"{low:+.3f} to {high:+.3f}"]
-        cells += [f"{row['win_rate']:.3f}", f"{row['kl']:.2f}", f"{row['words']:.1f}"]
+        low, high = row["win_rate_interval"]
+        cells += [f"{row['win_rate']:.3f} [{low:.3f}, {high:.3f}]", f"{row['kl']:.2f}", f"{row['words']:.1f}"]
         cells += [f"{row['minutes']:.1f}", f"{row['peak_memory_gb']:.2f}"]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

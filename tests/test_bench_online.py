@@ -189,6 +189,9 @@ def test_online_methods_from_one_start(tmp_path: Path, tiny: list[str]) -> None:
     assert set(found) == {"ppo", "dpo"}
     assert found["ppo"]["gold_before"] == found["dpo"]["gold_before"]
     assert online.table(found).count("\n") == 3
+    rows["ppo"] |= {"win_rate": 0.5, "win_rate_interval": (0.4, 0.6)}
+    pooled = online.summary({0: rows, 1: rows, 2: rows, 3: rows})["ppo"]["win_rate_interval"]
+    assert pooled == pytest.approx((0.45, 0.55))  # four times the prompts, half the width
     assert online.drawing({0: rows}).startswith("<svg")
     options = online.arguments().parse_args([*tiny, *small])
     for method in online.METHODS:  # every method's keys are ones its stage knows

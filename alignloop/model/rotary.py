@@ -43,9 +43,12 @@ def attention_of(module: nn.Module) -> Callable[..., Any] | None:
     """A replacement for the `forward` of an attention module with rotary positions, None for others.
 
     The model must be set up for decoding. Modules are left alone that have a `forward` of their own, norms
-    of queries and keys, other weights than float32 on a CPU, or compute anything else than `forward` here.
+    of queries and keys, other weights than float32 on a CPU, or compute anything else than `forward` here;
+    under autocast all are.
     """
     if "forward" in module.__dict__ or module._modules.keys() != set(_PROJECTIONS):
+        return None
+    if torch.is_autocast_enabled("cpu"):
         return None
     for weight in module.parameters():
         if type(weight) is not nn.Parameter or weight.device.type != "cpu" or weight.dtype != torch.float32:

@@ -45,6 +45,9 @@ def test_adapters_run_and_other_dtypes_are_left_alone() -> None:
         model = small_model().to(dtype)
         with decoding(model):
             assert _replaced(model) == 0
+    model = small_model()
+    with torch.autocast("cpu", torch.bfloat16), decoding(model):
+        assert _replaced(model) == 0
 
 
 def _replaced(model: torch.nn.Module) -> int:

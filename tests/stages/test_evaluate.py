@@ -90,7 +90,8 @@ def test_kl_is_the_same_from_the_engine_and_from_packed_rows(tmp_path, rows_run,
     second = evaluated(tmp_path, "two", temperature=1.0)["metrics"]["kl"]
     assert rows_run == ["packed", "packed"]
     assert second["after"] == pytest.approx(first["after"], abs=1e-4)
-    assert second["after_interval"] == pytest.approx(first["after_interval"], abs=1e-3)
+    # bootstrap-t divides by what the prompts of a resample vary by, which makes rounding larger
+    assert second["after_interval"] == pytest.approx(first["after_interval"], rel=2e-4, abs=1e-3)
 
 
 def test_log_probs_of_a_changed_distribution_are_not_taken_for_the_models_own(tmp_path, rows_run):

@@ -160,8 +160,8 @@ def one_part(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(seeds: dict[int, dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Mean over seeds of every number, and 95 % intervals: of the rise of the gold pass rate (t over seeds), and
-    of the win rate over all prompts of these seeds' models, which says nothing about other seeds."""
+    """Mean over seeds of every number, and 95 % intervals: of the rise of the gold pass rate (t over seeds),
+    and of the win rate over all prompts of these seeds' models, which says nothing about other seeds."""
     result: dict[str, Any] = {}
     for method in next(iter(seeds.values())):
         rows = [found[method] for found in seeds.values()]
@@ -177,7 +177,9 @@ def summary(seeds: dict[int, dict[str, dict[str, Any]]]) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """The summary as Markdown."""
-    head = "| method | gold before | gold | rise, 95 % over seeds | win rate, 95 % over prompts | KL | words |"
+    head = (
+        "| method | gold before | gold | rise, 95 % over seeds | win rate, 95 % over prompts | KL | words |"
+    )
     head += " minutes | GB |"
     lines = [head, "|---|" + "---|" * 8]
     for method, row in found.items():

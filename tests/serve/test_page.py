@@ -116,7 +116,9 @@ def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path
     page.on("console", lambda m: faults.append(m.text) if "Content Security" in m.text else None)
     page.on("request", lambda request: asked.append(request.url))
     page.goto(site)
-    page.wait_for_selector("#message:has-text('API 키')")  # said once the server has refused the list of models
+    page.wait_for_selector(
+        "#message:has-text('API 키')"
+    )  # said once the server has refused the list of models
     page.click("details.more summary")
     page.fill("#key", "k")
     page.fill("#max-tokens", "8")

@@ -320,8 +320,11 @@ def decoding(model: PreTrainedModel) -> Iterator[None]:
         raise _unsupported(model, "attention of its own")
     model.eval()
     try:
-        replaced = [*use_fast_linears(model), *use_lean_forms(model), *replace_forwards(model, attention_of)]
-        with put_back(replaced):
+        with (
+            put_back(use_fast_linears(model)),
+            put_back(use_lean_forms(model)),
+            put_back(replace_forwards(model, attention_of)),
+        ):
             yield
     finally:
         for module in training:

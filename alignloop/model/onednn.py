@@ -89,13 +89,6 @@ def replace_forwards(
 
 
 @contextmanager
-def fast_linears(model: nn.Module) -> Iterator[None]:
-    """`use_fast_linears` while the context lasts, put back on leaving."""
-    with put_back(use_fast_linears(model)):
-        yield
-
-
-@contextmanager
 def put_back(replaced: Sequence[nn.Module]) -> Iterator[None]:
     """Give modules their class's own `forward` back on leaving."""
     try:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from alignloop.model import onednn
-from alignloop.model.onednn import fast_linears, linear
+from alignloop.model.onednn import linear, put_back, use_fast_linears
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_a_model_computes_the_same_inside_and_is_left_as_it_was() -> None:
     model = nn.Sequential(nn.Linear(30, 40), nn.GELU(), Conv1D(20, 40), nn.Linear(20, 3, bias=False))
     x = torch.randn(5, 30)
     outside = model(x)
-    with fast_linears(model):
+    with put_back(use_fast_linears(model)):
         assert all("forward" in module.__dict__ for module in model if type(module) is not nn.GELU)
         assert torch.allclose(model(x), outside, atol=1e-5)
     assert not any("forward" in module.__dict__ for module in model.modules())
@@ -57,7 +57,7 @@ def test_a_model_computes_the_same_inside_and_is_left_as_it_was() -> None:
 def test_on_intel_a_model_is_left_to_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "cpu_is_intel", lambda: True)
     model, x = nn.Linear(30, 40), torch.randn(5, 30)
-    with fast_linears(model):
+    with put_back(use_fast_linears(model)):
         assert "forward" not in model.__dict__
     assert torch.equal(linear(x, model.weight, model.bias), model(x))
 

@@ -23,7 +23,7 @@ from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch.autograd.function import once_differentiable
 from transformers.activations import SiLUActivation
 
-from alignloop.model.onednn import replace_forwards
+from alignloop.model.onednn import once_per_module, replace_forwards
 
 _GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
@@ -107,6 +107,7 @@ def _forward_of(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     return None
 
 
+@once_per_module
 @torch.no_grad()
 def _is_rms_norm(module: nn.Module) -> bool:
     """Whether the module gives `RMSNorm` of its weight and `variance_epsilon`, to the last bit."""
@@ -118,6 +119,7 @@ def _is_rms_norm(module: nn.Module) -> bool:
     return all(own.dtype == ours.dtype and torch.equal(own, ours) for own, ours in pairs)
 
 
+@once_per_module
 @torch.no_grad()
 def _is_gated_mlp(module: nn.Module) -> bool:
     """Whether the class's forward is down(silu(gate(x)) · up(x)), run with projections that are cheap."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,9 @@ from alignloop.machine import cpu_is_intel
 # batch: its own cache and PyTorch's keep 1024 of them each, which grows to gigabytes. 64 are a step's.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+
+
+T = TypeVar("T")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -86,6 +90,20 @@ def replace_forwards(
             module.forward = forward
             replaced.append(module)
     return replaced
+
+
+def once_per_module(examine: Callable[[nn.Module], T]) -> Callable[[nn.Module], T]:
+    """What `examine` says of a module, remembered while the module lives and has the same class: what that
+    computes does not change, and generation begins anew with every reply."""
+    known: WeakKeyDictionary[nn.Module, tuple[type, T]] = WeakKeyDictionary()
+
+    @wraps(examine)
+    def remembered(module: nn.Module) -> T:
+        if module not in known or known[module][0] is not type(module):
+            known[module] = type(module), examine(module)
+        return known[module][1]
+
+    return remembered
 
 
 @contextmanager

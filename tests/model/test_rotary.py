@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from alignloop.model import rotary
 from alignloop.model.decode import decoding
 from alignloop.model.rotary import rotated
 from tests.model.helpers import CONFIGS, small_model
@@ -48,6 +49,15 @@ def test_adapters_run_and_other_dtypes_are_left_alone() -> None:
     model = small_model()
     with torch.autocast("cpu", torch.bfloat16), decoding(model):
         assert _replaced(model) == 0
+
+
+def test_a_layer_is_examined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    with decoding(model):
+        assert _replaced(model) == LAYERS
+    monkeypatch.setattr(rotary, "_Probe", None)
+    with decoding(model):
+        assert _replaced(model) == LAYERS
 
 
 def _replaced(model: torch.nn.Module) -> int:

@@ -139,7 +139,8 @@ def our_side(options: argparse.Namespace, folder: Path) -> Watch:
             max_new_tokens=options.tokens,
             max_steps=options.steps,
             learning_rate=options.learning_rate,
-            beta=0.04,
+            beta=options.beta,
+            track_kl=options.beta > 0,  # without β TRL has no reference either
             num_threads=options.threads,
             save_steps=0,
             log_samples=0,
@@ -160,7 +161,7 @@ def trl_config(options: argparse.Namespace, folder: Path) -> Any:
         max_completion_length=options.tokens,
         max_steps=options.steps,
         learning_rate=options.learning_rate,
-        beta=0.04,
+        beta=options.beta,
         use_bias_correction_kl=False,  # AlignLoop's `unbiased_kl`, which is off
         loss_type="grpo",
         epsilon=0.2,
@@ -260,6 +261,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--completions", type=int, default=8, help="of each prompt")
     parser.add_argument("--tokens", type=int, default=64, help="longest completion")
     parser.add_argument("--learning-rate", type=float, default=5e-6)
+    parser.add_argument("--beta", type=float, default=0.04, help="weight of the KL; TRL's default is 0")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sides", nargs="+", default=["alignloop", "trl"], choices=["alignloop", "trl"])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -269,7 +271,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 SHARED = ("model", "rise", "rows", "held_out", "every", "steps", "prompts", "completions", "tokens")
-SHARED += ("learning_rate", "threads")
+SHARED += ("learning_rate", "beta", "threads")
 
 
 def main() -> None:

@@ -153,6 +153,18 @@ class TurnObjective(Protocol):
     def turns(self) -> tuple[Turn, ...]: ...
 
 
+@runtime_checkable
+class IdleRows(Protocol):
+    """An objective to whose loss and gradient some completions add exactly nothing, whatever the model says.
+
+    The loop counts them in the denominator and does not run them; metrics are of the others then.
+    """
+
+    def idle(self, inputs: Inputs) -> Tensor:
+        """bool (B,), True for such a completion; from mask, group and extras only."""
+        ...
+
+
 def turns_of(objective: Objective) -> tuple[Turn, ...]:
     """The parts that are computed one after another; most objectives are one."""
     if isinstance(objective, TurnObjective):

@@ -83,6 +83,12 @@ class GRPO:
             return inputs.mask.sum().float()
         return torch.tensor(float(inputs.mask.shape[0]), device=inputs.mask.device)
 
+    def idle(self, inputs: Inputs) -> Tensor:
+        """Without a KL term a completion whose advantages are all 0 has neither loss nor gradient."""
+        if self.beta:
+            return torch.zeros(len(inputs.mask), dtype=torch.bool, device=inputs.mask.device)
+        return (extra(inputs, "advantages").masked_fill(~inputs.mask, 0.0) == 0.0).all(dim=1)
+
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
         logprobs = required(inputs.logprobs, "logprobs")
         per_token, metrics = self._surrogate(inputs, logprobs)

@@ -24,6 +24,7 @@ from alignloop.model.finite import non_finite_weight
 from alignloop.model.packed import Forward, PackedModel
 from alignloop.model.roles import ActorCritic
 from alignloop.objectives.base import (
+    IdleRows,
     Inputs,
     Mean,
     Objective,
@@ -103,9 +104,10 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     """One optimizer step; see `train`."""
     started = time.perf_counter()
     trainer.model.train()
-    learning, informing = rows_of_passes(objective, share(groups))
+    active, idle = without_idle(objective, share(groups))
+    learning, informing = rows_of_passes(objective, active)
     micro_batches = _micro_batches(trainer, learning)
-    denominator = _denominator(objective, micro_batches)
+    denominator = _denominator(objective, [*micro_batches, *_micro_batches(trainer, idle)])
     # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
     alone = informing is learning and len(micro_batches) == 1 and not torch.distributed.is_initialized()
     statistics = {}
@@ -137,6 +139,22 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     metrics = {"loss": loss, **_means(total), "learning_rate": rate, "grad_norm": grad_norm}
     metrics |= {"tokens_per_s": num_tokens / seconds, "step_s": seconds, "memory_gb": memory_gb()}
     return StepReport(trainer.step, metrics, indices)
+
+
+def without_idle(objective: Objective, groups: Sequence[Group]) -> tuple[Sequence[Group], Sequence[Group]]:
+    """Groups of the completions that can move the weights, and of the `IdleRows`, which only count.
+
+    Where all are idle one completion is kept: the step has a gradient then, of exact zeros.
+    """
+    if not isinstance(objective, IdleRows) or not groups:
+        return groups, []
+    flags = objective.idle(_known_inputs(collate(groups), torch.device("cpu"))).numpy()
+    if not flags.any():
+        return groups, []
+    flags[0] &= not flags.all()
+    parts = np.split(flags, np.cumsum([len(group.completions) for group in groups])[:-1])
+    active = [with_completions(g, ~f) for g, f in zip(groups, parts, strict=True) if not f.all()]
+    return active, [with_completions(g, f) for g, f in zip(groups, parts, strict=True) if f.any()]
 
 
 def rows_of_passes(

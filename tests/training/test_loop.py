@@ -11,6 +11,7 @@ from alignloop.errors import NonFiniteError
 from alignloop.objectives.base import Inputs, with_statistics
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.objectives.dpo import DPO
+from alignloop.objectives.grpo import GRPO, PRESETS
 from alignloop.objectives.kto import KTO
 from alignloop.objectives.orpo import ORPO
 from alignloop.objectives.sft import SFT
@@ -145,3 +146,81 @@ def test_kto_learns_from_its_own_completions_and_gets_z_from_the_others():
     norm = torch.nn.utils.get_total_norm([p.grad for p in other.model.parameters() if p.grad is not None])
     assert report.metrics["loss"] == pytest.approx(float(output.loss), rel=1e-6)
     assert report.metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
+
+
+class NothingIsIdle:
+    """An objective as it is, every completion of which runs."""
+
+    def __init__(self, objective: GRPO) -> None:
+        self.needs, self.count, self.loss = objective.needs, objective.count, objective.__call__
+
+    def __call__(self, inputs, *, denominator):
+        return self.loss(inputs, denominator=denominator)
+
+
+def rewarded(advantages, *, trainer, k=3):
+    """Groups whose completions have these advantages and the model's own log-probs, a little off."""
+    groups, _ = with_reference_logprobs(pair_groups(len(advantages), k=k), trainer.model, token_budget=100)
+    given = iter([a for row in advantages for a in row])
+    rows = []
+    for group in groups:
+        items = []
+        for item in group.completions:
+            own = item.values["reference_logprobs"]
+            values = {"advantages": np.full_like(own, next(given)), "old_logprobs": own + np.float32(0.1)}
+            items.append(replace(item, values={**item.values, **values}))
+        rows.append(replace(group, completions=tuple(items)))
+    return rows
+
+
+def run_tokens(trainer):
+    """Tokens of each pass, as they run."""
+    seen = []
+    trainer.model.hf.get_input_embeddings().register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].numel())
+    )
+    return seen
+
+
+@pytest.mark.parametrize("budget", [40, 10_000])
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if not preset.objective.beta])
+def test_completions_without_advantage_are_not_run_and_still_count(name, budget):
+    objective = PRESETS[name].objective
+    one, other = make_trainer(budget=budget), make_trainer(budget=budget)
+    rows = rewarded([(1, -1, 0), (0, 0, 0), (0.5, 0.5, -1), (0, 0, 0)], trainer=other)
+    seen, all_seen = run_tokens(one), run_tokens(other)
+    reports = [train_step(one, objective, rows), train_step(other, NothingIsIdle(objective), rows)]
+    active = [(rows[0], (0, 1)), (rows[2], (0, 1, 2))]
+    assert sum(seen) == sum(
+        len(group.prompt_ids) + sum(len(group.completions[k].ids) for k in chosen) for group, chosen in active
+    )
+    assert sum(all_seen) == sum(group.num_tokens for group in rows)
+    for metric in ("loss", "grad_norm"):
+        assert reports[0].metrics[metric] == pytest.approx(reports[1].metrics[metric], rel=1e-5), metric
+    # Adam's first step is ± the rate wherever there is a gradient, so weights would hide a wrong size
+    assert reports[0].metrics["grad_norm"] > 0
+
+
+def test_a_step_of_idle_completions_moves_by_the_optimizers_momentum_alone():
+    learned, idle = [(1, -1, 0), (0, 0, 0)], [(0, 0, 0), (0, 0, 0)]
+    one, other = make_trainer(), make_trainer()
+    rows, nothing = rewarded(learned, trainer=other), rewarded(idle, trainer=other)
+    objective = PRESETS["dr_grpo"].objective
+    seen = run_tokens(one)
+    reports = list(train(one, objective, [rows, nothing]))
+    list(train(other, NothingIsIdle(objective), [rows, nothing]))
+    assert seen[-1] == len(nothing[0].prompt_ids) + len(nothing[0].completions[0].ids)
+    assert reports[-1].metrics["grad_norm"] == 0.0
+    before = weights(make_trainer())
+    for name, tensor in weights(other).items():
+        assert torch.allclose(tensor, weights(one)[name], rtol=1e-4, atol=2e-5), name
+        assert not torch.equal(tensor, before[name])
+
+
+def test_with_a_kl_term_every_completion_runs():
+    trainer = make_trainer()
+    rows = rewarded([(0, 0, 0), (1, -1, 0)], trainer=trainer)
+    seen = run_tokens(trainer)
+    report = train_step(trainer, GRPO(beta=0.04), rows)
+    assert sum(seen) == sum(group.num_tokens for group in rows)
+    assert "kl" in report.metrics

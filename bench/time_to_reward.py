@@ -17,18 +17,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.machine import memory_gb
-from alignloop.records import message_rows
+from alignloop.records import Message, message_rows
 from bench.measure import TRL_PLAIN, child, machine
 
 KINDS = ("start_with", "exclamation", "title", "no_commas", "max_words", "ends_with_question")
 """Instructions of the task, those of the recipe `full-loop`."""
+SYSTEM = (
+    "You write short texts for the newsletter of a neighbourhood. Its readers are of all ages, so use "
+    "plain words and friendly, complete sentences. Every request names a topic and says what form the "
+    "text must have: how it has to begin or to end, which punctuation it may use, how long it may be, or "
+    "which words it needs. A program checks the form, so follow it to the letter; a text that is well "
+    "written but misses its form is thrown away. Write only the text itself: no greeting, no "
+    "introduction, no explanation and no notes about what you did, no lists and no headings unless they "
+    "are asked for. Do not repeat the request, keep to the topic, make up no names, dates or numbers, and "
+    "stop as soon as the text is complete."
+)
+"""A system prompt as services have them: prompts as long as those of bench/rollouts.py and grpo_step.py."""
 TARGET = 4.0
 """How many times sooner AlignLoop is meant to be there."""
 
@@ -70,10 +81,12 @@ class Watch:
 
 
 def prompts_of(options: argparse.Namespace, split: Any, count: int, seed: int) -> list[Any]:
-    """Prompts of the task."""
+    """Prompts of the task, with the system prompt if asked for."""
     from alignloop.data.instructions import instruction_prompts
 
-    return instruction_prompts(split, count, seed, options.kinds)
+    prompts = instruction_prompts(split, count, seed, options.kinds)
+    system = (Message("system", SYSTEM),) if options.system else ()
+    return [replace(prompt, prompt=(*system, *prompt.prompt)) for prompt in prompts]
 
 
 def pass_rate(model: Any, tokenizer: Any, prompts: Sequence[Any], tokens: int) -> float:
@@ -253,6 +266,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rise", type=float, default=0.10, help="of the held-out pass rate")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), help="of instructions")
+    parser.add_argument("--system", action="store_true", help="prompts of about 180 tokens: a system prompt")
     parser.add_argument("--rows", type=int, default=400, help="prompts to train on")
     parser.add_argument("--held-out", type=int, default=200, help="prompts of a measurement")
     parser.add_argument("--every", type=int, default=5, help="steps between measurements")
@@ -280,7 +294,7 @@ def main() -> None:
         print(json.dumps(one_side(options)))
         return
     shared = [text for w in SHARED for text in (f"--{w.replace('_', '-')}", str(getattr(options, w)))]
-    shared += ["--kinds", *options.kinds]
+    shared += ["--kinds", *options.kinds, *(["--system"] if options.system else [])]
     seeds: dict[int, dict[str, dict[str, Any]]] = {}
     for seed in options.seeds:
         seeds[seed] = {}

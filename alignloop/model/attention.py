@@ -18,6 +18,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from alignloop.data.packing import Segments, Span
+from alignloop.model import flash_cpu
 from alignloop.model.flex import packed_flex
 
 SHARED_PREFIX = "alignloop_shared_prefix"
@@ -63,11 +64,15 @@ def shared_prefix_attention(
             query, key, value, segments, scaling=scaling, window=sliding_window, softcap=softcap
         )
         return out, None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    longest = max(span.prompt_length + max(span.lengths) for span in segments.spans)
+    plain = dropout == 0.0 and softcap is None and (sliding_window is None or sliding_window >= longest)
+    if plain and flash_cpu.suits(query, key, value):
+        return flash_cpu.packed_flash(query, key, value, segments.spans, scale), None
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key = key.repeat_interleave(repeats, dim=1)
         value = value.repeat_interleave(repeats, dim=1)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # One split for the row: its backward is one concatenation, that of a slice a zero-filled row each.
     queries = query.split([size for span in segments.spans for size in _query_sizes(span)], dim=2)
     pieces = [

@@ -5,7 +5,7 @@ of the two is a flash attention of its own with the log of its normaliser; the t
 their shares of the joint normaliser. In backward each part gets the joint output and normaliser, which
 makes its gradients those of the joint softmax (as in ring attention, Liu et al. 2023, arXiv 2310.01889).
 Keys are kept once, neither copied for each completion nor repeated for grouped query heads.
-H query heads, K key heads, N tokens, D head size, Q queries.
+H query heads, K key heads, N tokens, D head size.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def suits(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """True for tensors of one float type on a CPU outside autocast."""
+    """True for tensors of one float type and head size on a CPU outside autocast."""
     return (
         query.device.type == "cpu"
         and query.dtype == key.dtype == value.dtype
+        and query.shape[-1] == value.shape[-1]
         and not torch.is_autocast_enabled("cpu")
     )
 

@@ -95,3 +95,12 @@ def test_what_it_cannot_do_goes_block_by_block(key: str, monkeypatch: pytest.Mon
     assert not called
     shared_prefix_attention(torch.nn.Identity(), *inputs, None, segments=segments, sliding_window=20)
     assert called  # a window that hides nothing
+
+
+def test_values_of_another_size_than_keys_go_block_by_block() -> None:
+    segments = row_of(LAYOUTS["short"])
+    query, key, value, _ = drawn(len(segments.group), 2, torch.float64)
+    narrow = value[..., :5]
+    out, _ = shared_prefix_attention(torch.nn.Identity(), query, key, narrow, None, segments=segments)
+    whole = flash_cpu.packed_flash(query, key, value, segments.spans, SIZE**-0.5)
+    assert torch.allclose(out, whole[..., :5], rtol=0, atol=1e-12)

@@ -266,7 +266,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rise", type=float, default=0.10, help="of the held-out pass rate")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), help="of instructions")
-    parser.add_argument("--system", action="store_true", help="prompts of about 180 tokens: a system prompt")
+    parser.add_argument("--system", action="store_true", help="prompts of about 190 tokens: a system prompt")
     parser.add_argument("--rows", type=int, default=400, help="prompts to train on")
     parser.add_argument("--held-out", type=int, default=200, help="prompts of a measurement")
     parser.add_argument("--every", type=int, default=5, help="steps between measurements")

@@ -65,9 +65,10 @@ def shared_prefix_attention(
         )
         return out, None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    longest = max(span.prompt_length + max(span.lengths) for span in segments.spans)
-    plain = dropout == 0.0 and softcap is None and (sliding_window is None or sliding_window >= longest)
-    if plain and flash_cpu.suits(query, key, value):
+    everything = sliding_window is None or all(
+        span.prompt_length + max(span.lengths) <= sliding_window for span in segments.spans
+    )
+    if dropout == 0.0 and softcap is None and everything and flash_cpu.suits(query, key, value):
         return flash_cpu.packed_flash(query, key, value, segments.spans, scale), None
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
@@ -84,11 +85,14 @@ def shared_prefix_attention(
 
 def _seen(key: Tensor, value: Tensor, segments: Segments) -> list[tuple[Tensor, Tensor]]:
     """The keys and values that each block of queries sees."""
-    sizes = [size for span in segments.spans for size in _key_sizes(span)]
+    sizes = [size for span in segments.spans for size in flash_cpu.key_sizes(span)]
     keys, values = iter(key.split(sizes, dim=2)), iter(value.split(sizes, dim=2))
     blocks = []
     for span in segments.spans:
-        keys_of, values_of = [next(keys) for _ in _key_sizes(span)], [next(values) for _ in _key_sizes(span)]
+        keys_of, values_of = (
+            [next(keys) for _ in flash_cpu.key_sizes(span)],
+            [next(values) for _ in flash_cpu.key_sizes(span)],
+        )
         if len(span.lengths) == 1:
             blocks.append((keys_of[0], values_of[0]))
         else:
@@ -102,11 +106,6 @@ def _seen(key: Tensor, value: Tensor, segments: Segments) -> list[tuple[Tensor, 
 def _query_sizes(span: Span) -> list[int]:
     """Tokens of each block of queries: the prompt with completion 1, then the other completions."""
     return [span.prompt_length + span.lengths[0], *span.lengths[1:]]
-
-
-def _key_sizes(span: Span) -> list[int]:
-    """Tokens of each piece of keys: the whole group if K = 1, else the prompt and each completion."""
-    return _query_sizes(span) if len(span.lengths) == 1 else [span.prompt_length, *span.lengths]
 
 
 def _block(

@@ -111,14 +111,18 @@ def _by_key_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Ten
     return queries, key[0][:, None].expand_as(queries), value[0][:, None].expand_as(queries)
 
 
+def key_sizes(span: Span) -> list[int]:
+    """Tokens of each piece of a group's keys: the whole group if it has one completion, else the prompt and
+    each completion."""
+    sizes = [span.prompt_length, *span.lengths]
+    return sizes if len(span.lengths) > 1 else [sum(sizes)]
+
+
 def _causal_blocks(spans: Sequence[Span]) -> Iterator[slice]:
-    """Tokens that see the earlier ones among them: a lone completion with its prompt, else each by itself."""
+    """Tokens that see the earlier ones among them and nothing else but, perhaps, their prompt."""
     for span in spans:
-        sizes = [span.prompt_length, *span.lengths]
-        if len(span.lengths) == 1:
-            sizes = [sum(sizes)]
         start = span.start
-        for size in sizes:
+        for size in key_sizes(span):
             if size:
                 yield slice(start, start + size)
             start += size
@@ -129,4 +133,4 @@ def _onto_prompts(spans: Sequence[Span]) -> Iterator[tuple[slice, slice]]:
     for span in spans:
         end = span.start + span.prompt_length
         if len(span.lengths) > 1 and span.prompt_length:
-            yield slice(span.start, end), slice(end, end + sum(span.lengths))
+            yield slice(span.start, end), slice(end, span.stop)

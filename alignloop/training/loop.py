@@ -152,9 +152,7 @@ def without_idle(objective: Objective, groups: Sequence[Group]) -> tuple[Sequenc
     if not flags.any():
         return groups, []
     flags[0] &= not flags.all()
-    parts = np.split(flags, np.cumsum([len(group.completions) for group in groups])[:-1])
-    active = [with_completions(g, ~f) for g, f in zip(groups, parts, strict=True) if not f.all()]
-    return active, [with_completions(g, f) for g, f in zip(groups, parts, strict=True) if f.any()]
+    return _parted(groups, np.split(flags, np.cumsum([len(group.completions) for group in groups])[:-1]))
 
 
 def rows_of_passes(
@@ -168,10 +166,16 @@ def rows_of_passes(
     marked = objective.statistics_rows if isinstance(objective, StepObjective) else None
     if marked is None:
         return groups, groups
-    flags = [np.asarray(group.values[marked], dtype=bool) for group in groups]
-    learning = [with_completions(g, ~f) for g, f in zip(groups, flags, strict=True) if not f.all()]
-    informing = [with_completions(g, f) for g, f in zip(groups, flags, strict=True) if f.any()]
-    return learning, informing
+    return _parted(groups, [np.asarray(group.values[marked], dtype=bool) for group in groups])
+
+
+def _parted(groups: Sequence[Group], flags: Sequence[np.ndarray]) -> tuple[list[Group], list[Group]]:
+    """Groups of the completions whose flag is False, and of the others; bool (K,) for each group."""
+    pairs = list(zip(groups, flags, strict=True))
+    return (
+        [with_completions(group, ~flag) for group, flag in pairs if not flag.all()],
+        [with_completions(group, flag) for group, flag in pairs if flag.any()],
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

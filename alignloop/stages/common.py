@@ -26,7 +26,7 @@ from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.compiled import compile_layers
 from alignloop.model.load import LoadedModel, load_model, save_model
 from alignloop.model.packed import PackedModel, ScalarHead
-from alignloop.model.precision import Precision, training_precision
+from alignloop.model.precision import Precision, spread_weights, training_precision
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
 from alignloop.run import Run
@@ -78,6 +78,8 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
     loaded = load_model(
         config.model_name_or_path, dtype=kind.weights_name, device=config.device, seed=config.seed
     )
+    if kind.rounds_what_trains:
+        spread_weights(loaded.model)
     template = agreed_template(loaded, config.chat_template)
     if config.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -14,6 +14,7 @@ from alignloop.errors import ConfigError
 from alignloop.model.adapters import LoraSettings, add_adapter, delete_others, load_adapter
 from alignloop.model.load import load_model, same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.precision import spread_weights
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy
 from alignloop.model.scorer import load_head
 from alignloop.objectives.ppo import PPO
@@ -99,6 +100,8 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
         head = None
     kind = common.base_precision(config)
     loaded = load_model(source, dtype=kind.weights_name, device=config.device, seed=config.seed)
+    if kind.rounds_what_trains:
+        spread_weights(loaded.model)
     if not same_vocabulary(loaded.tokenizer, prepared.loaded.tokenizer):
         raise ConfigError(
             f"critic_init: '{source}' has another tokenizer than the policy, so it cannot read the policy's "

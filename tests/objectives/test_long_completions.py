@@ -1,4 +1,4 @@
-"""Log-ratios of long completions: exact to float32's last digits, however large the sums they come from are."""
+"""Log-ratios of long completions: exact however large the sums are that they are differences of."""
 
 import numpy as np
 import pytest

@@ -20,6 +20,7 @@ from alignloop.data.tokenize import (
     with_mismatched,
 )
 from alignloop.errors import DataError
+from alignloop.model.tiny import CHATML
 from alignloop.records import (
     Demonstration,
     Document,
@@ -44,7 +45,7 @@ def make_tokenizer(pattern: str = "<s> $A", *, bos: str | None = "<s>", eos: str
     used = [(token, number) for token, number in SPECIAL.items() if token in pattern]
     inner.post_processor = processors.TemplateProcessing(single=pattern, special_tokens=used)
     assert [inner.token_to_id(token) for token in SPECIAL] == [*SPECIAL.values()]
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=bos, eos_token=eos)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=bos, eos_token=eos, chat_template=CHATML)
 
 
 def make_encoder(
@@ -63,10 +64,12 @@ CHAT = ids(START, "user\nhi", END, "\n", START, "assistant\n")
 
 
 def test_a_prompt_gets_the_bos_that_the_tokenizer_wants_and_only_one() -> None:
-    assert make_encoder().prompt(HI).tolist() == [BOS, *CHAT]
+    for template in ("chatml", "tokenizer"):  # one that writes the BOS, and one that does not
+        assert make_encoder(template=template).prompt(HI).tolist() == [BOS, *CHAT]
     assert make_encoder("$A").prompt(HI).tolist() == CHAT  # has a BOS token and does not put it anywhere
     assert make_encoder("$A </s>").prompt(HI).tolist() == CHAT
-    assert make_encoder("<s> $A </s>").prompt(HI).tolist() == [BOS, *CHAT]
+    assert make_encoder("<s> $A </s>", "tokenizer").prompt(HI).tolist() == [BOS, *CHAT]
+    assert make_encoder("$A </s>", "tokenizer").prompt(HI).tolist() == CHAT
     # ChatML begins with the token that this tokenizer calls its BOS
     assert make_encoder("<|im_start|> $A", bos="<|im_start|>").prompt(HI).tolist() == CHAT
     assert make_encoder().prompt(HI).dtype == np.int32
@@ -121,6 +124,8 @@ def test_the_prompt_is_trained_on_for_demonstrations_only_where_it_is_asked_for(
     assert shown.completions[0].ids.tolist() == [BOS, *CHAT, *ids("yes", END)]
     assert shown.completions[0].mask.tolist() == [True] * (1 + len(CHAT) + 4)
     assert shown.index == 0
+    assert make_encoder().group(rows[0]).prompt_ids.tolist() == [BOS, *CHAT]
+    assert make_encoder().group(rows[0]).index == 0
     assert pair.prompt_ids.tolist() == [BOS, *CHAT]
     assert [item.ids.tolist() for item in pair.completions] == [ids("a", END), ids("b", END)]
 

@@ -196,10 +196,12 @@ def _micro_batches(trainer: Trainer, groups: Sequence[Group]) -> list[_MicroBatc
 
 
 def _denominator(objective: Objective, micro_batches: Sequence[_MicroBatch]) -> Tensor:
-    """The units of the step, over all micro-batches and ranks."""
+    """The units of the step, over all micro-batches and ranks; 1 where nothing counts and the loss is 0."""
     counts = (objective.count(micro_batch.known).float() for micro_batch in micro_batches)
     total = sum(counts, torch.zeros(()))
-    return add_over_ranks(total.cpu()) if world()[1] > 1 else total  # a rank without a share has no device
+    if world()[1] > 1:
+        total = add_over_ranks(total.cpu())  # a rank without a share has no device
+    return torch.where(total > 0, total, 1.0)
 
 
 def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[str]) -> Inputs:

@@ -183,6 +183,12 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
                 f"must be a multiple of per_device_train_batch_size × gradient_accumulation_steps, "
                 f"which is {self.prompts_per_step}",
             )
+        if self.target_kl > 1:
+            raise conflict(
+                "target_kl",
+                f"{self.target_kl:g} nats per token are never reached: this key leaves a rollout early "
+                "(usual are 0.01 to 0.1); the KL per completion that adaptive kl_coef aims at is kl_target",
+            )
         if self.keep_best == "gold" and self.gold == "none":
             raise conflict("keep_best", "gold is none; name a verifier or a held-out reward model")
         if self.on_alarm == "rollback" and self.keep_best == "none":

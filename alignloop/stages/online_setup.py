@@ -84,12 +84,21 @@ class Online:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Completions with their rewards. The groups' completions hold `sampler_logprobs`."""
+    """Completions with their rewards. The groups' completions hold `sampler_logprobs`.
+
+    Attributes:
+        groups: prompts with their completions.
+        samples: the same completions as texts.
+        scores: their rewards.
+        num_zero_spread: groups drawn, kept or not, whose rewards are all equal.
+        num_undecided: groups drawn whose rewards without penalties are all equal.
+    """
 
     groups: list[Group]
     samples: list[Sample]
     scores: Scores
     num_zero_spread: int
+    num_undecided: int
 
 
 def usable_prompts(config: OnlineConfig, run: Run, encoder: Encoder) -> tuple[list[Prompt], list[np.ndarray]]:

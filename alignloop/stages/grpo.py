@@ -104,7 +104,7 @@ def with_advantages(
 
 def with_old_logprobs(online: Online, groups: list[Group]) -> list[Group]:
     """Groups with `old_logprobs`: the sampler's, or the trainer's beside the sampler's."""
-    if not online.config.corrects_sampler(bfloat16=online.trainer.autocast is not None):
+    if not online.config.corrects_sampler(bfloat16=online.roles.autocast is not None):
         old = token_values(groups, "sampler_logprobs")
         return with_values(without(groups, "sampler_logprobs"), old_logprobs=old)
     temperature = online.config.temperature

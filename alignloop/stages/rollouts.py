@@ -25,7 +25,6 @@ from alignloop.stages.online_save import Keeper
 from alignloop.stages.online_setup import Online, Rollout
 from alignloop.stages.sample import sampling_params
 from alignloop.training.distributed import add_over_ranks, on_first_rank, share, world
-from alignloop.training.loop import precision
 
 
 def sample_rollout(online: Online, keeper: Keeper) -> Rollout:
@@ -77,7 +76,7 @@ def completions(
     config = online.config
     seeds = completion_seeds(seed, len(rows), config.num_generations)
     mine = share(list(zip(rows, seeds, strict=True)))
-    with precision(online.trainer):
+    with online.roles.precision():
         done = online.engine.generate(
             [online.prompt_ids[row].tolist() for row, _ in mine],
             sampling_params(config, seed=0),
@@ -128,7 +127,7 @@ def read_tables(
     numbered = [Group(group.prompt_ids, group.completions, number) for number, group in enumerate(groups)]
     tables: dict[str, Tensor] = {}
     shared = len(groups) >= world()[1]
-    with torch.no_grad(), precision(online.trainer):
+    with torch.no_grad():
         for chunk in pack(share(numbered) if shared else numbered, online.trainer.token_budget):
             for name, values in read(collate(chunk)).items():
                 table = tables.setdefault(name, torch.zeros(mask.shape))

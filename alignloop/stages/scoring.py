@@ -31,6 +31,8 @@ def build_reward(
     *,
     max_tokens: int,
     base: common.Prepared | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
 ) -> Reward:
     """The reward of a recipe, checked against the prompts before anything is sampled.
 
@@ -39,6 +41,8 @@ def build_reward(
         prompts: what will be answered.
         max_tokens: longest completion.
         base: a LoRA policy; reward models trained with LoRA from the same start become adapters on it.
+        dtype: of reward models that are loaded, as `load_model` takes it.
+        device: where they run.
 
     Returns:
         A callable that scores samples, each part by itself.
@@ -56,7 +60,10 @@ def build_reward(
     components = [
         _component(term, max_tokens, config.overlong_buffer) for term in config.rewards if "model" not in term
     ]
-    loaded = [RewardModel(term["model"], base=base) for term in models]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    loaded = [
+        RewardModel(term["model"], dtype=dtype, device=device, base=base)  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        for term in models
+    ]
     own = loaded[0].combination if len(loaded) == 1 else Combination()
     given = config.ensemble
     return Reward(
@@ -72,15 +79,20 @@ def build_reward(
 
 
 def build_gold(
-    gold: str, prompts: Sequence[Prompt], *, base: common.Prepared | None = None
+    gold: str,
+    prompts: Sequence[Prompt],
+    *,
+    base: common.Prepared | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
 ) -> Component | None:
-    """The measure that is followed but not trained on; None for `none`. Base and errors as `build_reward`."""
+    """The measure that is followed but not trained on; None for `none`. The rest as `build_reward`."""
     if gold == "none":
         return None
     if gold in VERIFIERS:
         check_prompts([gold], prompts)
         return verifier(gold)
-    model = RewardModel(gold, base=base)
+    model = RewardModel(gold, dtype=dtype, device=device, base=base)
     return Component("gold", lambda samples: _scored(model.score, samples))
 
 

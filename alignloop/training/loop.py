@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -68,7 +67,6 @@ class Trainer:
     unsplit: int = 0
     reference: Reference | None = None
     temperature: float = 1.0
-    autocast: torch.dtype | None = None
     step: int = 0
     observe: Callable[[Inputs], None] | None = None
 
@@ -236,29 +234,20 @@ def _reference_logprobs(
         return known.extras["reference_logprobs"]
     if trainer.reference is None:
         raise ValueError("the objective needs a reference, and none was given")
-    with precision(trainer):
-        return trainer.reference(batch)
+    return trainer.reference(batch)
 
 
 def _forward(trainer: Trainer, batch: Batch, needs: frozenset[str]) -> Forward:
-    """The model's pass over a batch, in the precision it trains in."""
-    with precision(trainer):
-        return trainer.model(
-            batch,
-            logprobs="logprobs" in needs,
-            entropy="entropy" in needs,
-            scores="scores" in needs,
-            values="values" in needs,
-            prompt_logprob="prompt_logprob" in needs,
-            temperature=trainer.temperature,
-        )
-
-
-def precision(trainer: Trainer) -> AbstractContextManager:
-    """The policy's, the reference's and the sampler's, so that equal weights give equal log-probs."""
-    if trainer.autocast is None:
-        return nullcontext()
-    return torch.autocast(trainer.model.device.type, trainer.autocast)
+    """The model's pass over a batch."""
+    return trainer.model(
+        batch,
+        logprobs="logprobs" in needs,
+        entropy="entropy" in needs,
+        scores="scores" in needs,
+        values="values" in needs,
+        prompt_logprob="prompt_logprob" in needs,
+        temperature=trainer.temperature,
+    )
 
 
 def _filled(known: Inputs, reference: Tensor | None, out: Forward) -> Inputs:

@@ -96,7 +96,7 @@ def test_labels_are_found_by_their_texts_and_contradictions_average_to_a_tie():
         by_labels(labels[4:], PROMPTS[:3], answers, [("new", "old")])
 
 
-def test_win_rates_are_simultaneous_and_tested_with_holm():
+def test_win_rates_are_simultaneous():
     rng = np.random.default_rng(0)
     base = rng.normal(size=200)
     scores = {"start": base, "good": base + 0.8 + rng.normal(size=200), "same": base + rng.normal(size=200)}
@@ -121,8 +121,23 @@ def test_win_rates_cover_all_models_at_once():
         wins = latent < stats.norm.ppf(truth)
         scores = {"start": np.zeros(150), **{n: np.where(wins[:, k], 1.0, -1.0) for k, n in enumerate(names)}}
         found = simultaneous_win_rates(by_score(scores, [(n, "start") for n in names]))
-        hits += all(i.low <= t <= i.high for i, t in zip(found, truth, strict=True))
+        hits += all(i.low <= t <= i.high for (i, _), t in zip(found, truth, strict=True))
     assert 0.93 <= hits / 500 <= 0.97
+
+
+@pytest.mark.parametrize("num_models", [1, 3])
+def test_p_and_the_win_rates_interval_agree(num_models):
+    rng = np.random.default_rng(2)
+    names = [f"m{k}" for k in range(num_models)]
+    found = []
+    for _ in range(150):
+        base = rng.normal(size=80)
+        scores = {"start": base, **{n: base + rng.normal(0.25, 1, 80) for n in names}}
+        answers = {name: ["x"] * 80 for name in scores}
+        for rate in win_rates(by_score(scores, [(n, "start") for n in names]), answers):
+            found.append((rate.p < 0.05, not rate.value.low <= 0.5 <= rate.value.high))
+    assert all(p == excludes for p, excludes in found)
+    assert len(set(found)) == 2
 
 
 def test_no_length_control_where_all_verdicts_are_alike():

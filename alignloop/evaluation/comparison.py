@@ -48,6 +48,7 @@ class Measurement:
         margin: largest loss against the baseline that is acceptable, in the unit of differences; None if
             the metric is no capability.
         missing: by model, why it was not measured.
+        note: what the number cannot tell, for beside it; "" for nothing.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Measurement:
     scale: Scale = "mean"
     margin: float | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ def measurement(
     sizes: ArrayLike | None = None,
     margin: float | None = None,
     missing: Mapping[str, str] | None = None,
+    note: str = "",
 ) -> Measurement:
     """A checked `Measurement`.
 
@@ -103,6 +106,7 @@ def measurement(
         sizes: (C,), ones if not given.
         margin: acceptable loss, None for no capability.
         missing: by model, why it was not measured.
+        note: what the number cannot tell.
 
     Returns:
         The measurement.
@@ -122,7 +126,7 @@ def measurement(
         scale = "mean"  # the interval of a rate is too wide for probabilities, whose spread is smaller
     count = next(iter(counts.values()), 0)
     known = np.ones(count) if sizes is None else np.asarray(sizes, dtype=np.float64)
-    return Measurement(name, unit, higher_is_better, totals, known, scale, margin, missing or {})
+    return Measurement(name, unit, higher_is_better, totals, known, scale, margin, missing or {}, note)
 
 
 def compare(

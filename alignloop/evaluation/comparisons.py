@@ -125,12 +125,30 @@ def ask(
     return [_ask_pair(judge, prompts, answers, first, second, memory) for first, second in pairs]
 
 
-def by_score(scores: Mapping[str, Sequence[float]], pairs: Sequence[tuple[str, str]]) -> list[Verdicts]:
-    """Verdicts from rewards or verifiers: the higher score wins; position cannot matter."""
+def by_score(
+    scores: Mapping[str, Sequence[float]],
+    pairs: Sequence[tuple[str, str]],
+    answers: Mapping[str, Sequence[str]],
+) -> list[Verdicts]:
+    """Verdicts from rewards or verifiers: the higher score wins, an empty answer loses to any other.
+
+    Position cannot matter.
+
+    Args:
+        scores: (P,) by model.
+        pairs: names of the models to compare.
+        answers: (P,) by model; what a reward model gives for nothing is no judgement.
+
+    Returns:
+        Verdicts by pair of models.
+    """
+    known = {
+        name: np.where([not text.strip() for text in answers[name]], -np.inf, np.asarray(row, np.float64))
+        for name, row in scores.items()
+    }
     found = []
     for first, second in pairs:
-        a, b = (np.asarray(scores[name], dtype=np.float64) for name in (first, second))
-        wins = 0.5 + 0.5 * np.sign(a - b)
+        wins = 0.5 + 0.5 * (known[first] > known[second]) - 0.5 * (known[first] < known[second])
         found.append(Verdicts(first, second, tuple(wins.tolist()), tuple(range(len(wins)))))
     return found
 

@@ -186,7 +186,7 @@ def test_wrong_input(call, message):
 
 @pytest.mark.parametrize("num_models", [1, 3])
 def test_p_keeps_its_level_and_finds_a_difference(num_models):
-    """Under no difference p ≤ 0.05 in about 5 % of the trials; the reference for one normal series is the t-test."""
+    """Under no difference p ≤ 0.05 in about 5 % of the trials; for one normal series p is the t-test's."""
     rng = np.random.default_rng(11)
     weights = resampling_weights(100, 500, 0)
     hits, gaps = 0, []

@@ -407,3 +407,19 @@ def test_a_mute_model_is_neither_harmless_nor_obedient(place):
     values = {name: [cell["value"] for cell in row["models"].values()] for name, row in found.items()}
     assert values == {"compliance_if_safe": [0, 1], "refusal_if_unsafe": [0, 0], "degenerate": [1, 0]}
     assert "word lists" in found["refusal_if_unsafe"]["note"]
+
+
+def test_an_empty_or_missing_answer_in_a_file_was_given_and_loses(place):
+    asked = [f"Question {k}?" for k in range(4)]
+    first = [{"instruction": q, "output": o} for q, o in zip(asked, ["", None, "A 2", " "], strict=True)]
+    second = [{"instruction": q, "output": f"B {k}"} for k, q in enumerate(asked)]
+    models = [write(place / "null_a.jsonl", first), write(place / "null_b.jsonl", second)]
+    sets = [{"kind": "prompts", "path": write(place / "null_q.jsonl", [{"prompt": q} for q in asked])}]
+    keys = {"models": models, "sets": sets, "judge": "tests.stages.test_compare:undecided"}
+    run = api.run(CompareConfig(output_dir=str(place / "null-run"), **keys))
+    (win,) = run.record["results"]["win_rates"]
+    assert win["value"] == (3 + 0.5) / 4
+
+
+def undecided(pairs):
+    return [0.5 for _ in pairs]

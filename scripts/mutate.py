@@ -269,7 +269,7 @@ def _report(file: Path, trials: Iterator[Trial], number: int) -> int:
     lived = counts["lived"] + counts["not run"]
     share = 100 * lived / max(1, number)
     print(
-        f"{file}: {number} mutants, {counts['killed']} killed by a test, {counts['timeout']} by the time limit; "
+        f"{file}: {number} made, {counts['killed']} killed by a test, {counts['timeout']} by the time limit; "
         f"{lived} lived ({share:.1f} %), {counts['not run']} of them on lines that no test runs"
     )
     return int(lived > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -301,7 +302,7 @@ def _rating_rows(
 def _named(
     cells: Sequence[tuple[Measurement, Mapping[str, Cell]]], wins: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """Everything that `require` may name."""
+    """Everything that `require` may name; a name that would mean several figures is left out."""
     named: dict[str, float] = {}
     for measured, row in cells:
         for model, cell in row.items():
@@ -313,17 +314,24 @@ def _named(
                     f"{stem}.change_low": cell.difference.low,
                     f"{stem}.change_high": cell.difference.high,
                 }
-    for win in wins:
-        stems = [f"{win['model']}.win_rate_{win['judge']}"]
-        if sum(w["model"] == win["model"] for w in wins) == 1:
-            stems.append(f"{win['model']}.win_rate")
-        for stem in (*stems, f"{win['model']}.{win['set']}.win_rate_{win['judge']}"):
-            named |= {
-                stem: win["value"],
-                f"{stem}.low": win["interval"][0],
-                f"{stem}.high": win["interval"][1],
-            }
+    stems = [_stems(win, wins) for win in wins]
+    times = Counter(stem for row in stems for stem in row)
+    for win, row in zip(wins, stems, strict=True):
+        for stem in row:
+            if times[stem] == 1:  # a name of several win rates would be the last one's
+                named |= {
+                    stem: win["value"],
+                    f"{stem}.low": win["interval"][0],
+                    f"{stem}.high": win["interval"][1],
+                }
     return named
+
+
+def _stems(win: Mapping[str, Any], wins: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of a win rate, the shorter ones first; the last one names its set."""
+    model, judge = win["model"], win["judge"]
+    short = [f"{model}.win_rate"] if sum(w["model"] == model for w in wins) == 1 else []
+    return [*short, f"{model}.win_rate_{judge}", f"{model}.{win['set']}.win_rate_{judge}"]
 
 
 def _write_samples(

@@ -14,8 +14,9 @@ from alignloop.evaluation import sets, texts
 from alignloop.evaluation.choices import is_right, true_share
 from alignloop.evaluation.comparison import Measurement, measurement
 from alignloop.records import Conversation, Prompt
+from alignloop.rl.math_answers import reference_number
 from alignloop.rl.rewards import Component, Sample, checked_scores
-from alignloop.rl.verifiers import exact_match, final_number, math_reward, passes
+from alignloop.rl.verifiers import exact_match, math_reward, passes
 from alignloop.stages.candidates import Candidate
 
 Raw = Any
@@ -216,7 +217,7 @@ def _task_names(path: str) -> list[str]:
 
 def is_correct(text: str, reference: str) -> float:
     """1 if the final number is the reference's, or for a reference without one if the texts are equal."""
-    is_number = final_number(reference) is not None
+    is_number = reference_number(reference) is not None
     return math_reward(text, reference) if is_number else exact_match(text, reference)
 
 

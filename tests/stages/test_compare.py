@@ -18,6 +18,7 @@ from alignloop.model.tiny import tiny_model
 from alignloop.records import Demonstration, Message
 from alignloop.run import Run
 from alignloop.stages import candidates, judging, local
+from alignloop.stages.compare import _named
 from tests.feedback.judge.scripted import Scripted, by_taste
 
 
@@ -368,3 +369,23 @@ def test_answers_of_a_hub_model_are_those_of_its_revision(tmp_path, monkeypatch)
     snapshot["revision"] = "0a2"
     answer()
     assert len(generated) == 2
+
+
+def test_a_name_of_several_win_rates_is_no_requirement():
+    """The win rate of one set must not stand for another's: 0.3 on the hard set is not above 0.5."""
+
+    def row(name, value):
+        return {
+            "model": "dpo",
+            "judge": "gold",
+            "set": name,
+            "value": value,
+            "interval": (value - 0.1, value + 0.1),
+        }
+
+    one = _named([], [row("hard", 0.3)])
+    assert one["dpo.win_rate"] == one["dpo.win_rate_gold"] == one["dpo.hard.win_rate_gold"] == 0.3
+    two = _named([], [row("hard", 0.3), row("easy", 0.9)])
+    assert two["dpo.hard.win_rate_gold"] == 0.3
+    assert two["dpo.easy.win_rate_gold.low"] == pytest.approx(0.8)
+    assert not {"dpo.win_rate", "dpo.win_rate_gold", "dpo.win_rate_gold.low"} & two.keys()

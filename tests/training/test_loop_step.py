@@ -220,26 +220,6 @@ def test_the_temperature_divides_the_logits() -> None:
     assert train_step(trainer, SFT(), groups).metrics["loss"] == pytest.approx(total / count, rel=1e-5)
 
 
-def test_policy_and_reference_run_under_autocast_where_one_is_set() -> None:
-    for autocast in (None, torch.bfloat16):
-        trainer, seen = make_trainer(), []
-
-        def reference(batch, seen=seen):
-            seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
-            return torch.zeros(batch.mask.shape)
-
-        trainer.reference, trainer.autocast = reference, autocast
-        trainer.model.hf.get_input_embeddings().register_forward_pre_hook(
-            lambda *_, seen=seen: reference_seen(seen)
-        )
-        train_step(trainer, DPO(), pair_groups(2))
-        assert seen == [autocast, autocast]
-
-
-def reference_seen(seen: list) -> None:
-    seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
-
-
 def test_a_reference_is_run_only_where_no_log_probs_are_stored() -> None:
     groups = pair_groups(3)
     stored, _ = with_reference_logprobs(groups, make_trainer(seed=1).model, token_budget=100)

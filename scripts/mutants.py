@@ -165,11 +165,11 @@ class _Finder:
         """Keep the change of a node's text, unless it cannot be compiled."""
         start = self.offset(node.lineno, node.col_offset)  # type: ignore[attr-defined]
         end = self.offset(node.end_lineno, node.end_col_offset)  # type: ignore[attr-defined]
-        if isinstance(node, ast.expr) and not isinstance(node, ast.Constant | ast.Name):
-            text = f"({text})"
-        if isinstance(node, ast.Constant) and text[0].isdigit() and self.source[end : end + 1] == ".":
-            text = f"({text})"
-        text += "\n" * self.source.count("\n", start, end) if text.endswith(")") else ""
+        breaks = "\n" * self.source.count("\n", start, end)
+        if not isinstance(node, ast.expr):
+            text += breaks
+        elif breaks or not isinstance(node, ast.Constant | ast.Name):
+            text = f"({breaks}{text})"
         within = self.within
         body = getattr(within, "body", None)
         last = body[0].lineno - 1 if body else within.end_lineno or within.lineno

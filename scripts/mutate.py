@@ -5,8 +5,9 @@
     scripts/mutate alignloop/model/kv.py --tests tests/model       with these tests
 
 Without `--tests` those of the module's own folder are run: `tests/FOLDER/test_MODULE*.py` first, then
-the files of `tests/FOLDER` that import the module. A test that runs none of a mutant's lines is left out
-for it, unless it runs none of the file at all (it may start a program that does).
+the files of `tests/FOLDER` that import the module; all of `tests/FOLDER` where there are none. A test
+that runs none of a mutant's lines is left out for it, unless it runs none of the file at all (it may
+start a program that does).
 
 A mutant lives in a copy of the repository in a temporary folder; the working tree is never changed. The
 libraries are imported once, each mutant is tried in a fork of that process, and it is killed by the
@@ -78,14 +79,15 @@ def main() -> int:
 
 
 def mirrors(root: Path, file: Path) -> list[str]:
-    """Tests of a module: those named after it, then those in the same folder that import it."""
+    """Tests of a module: those named after it, then those in its folder that import it, else the folder."""
     folder = root / "tests" / Path(*file.parts[1:-1])
     module = ".".join(file.with_suffix("").parts)
     named = sorted(folder.glob(f"test_{file.stem}*.py"))
     others = [
         path for path in sorted(folder.rglob("test_*.py")) if path not in named and _imports(path, module)
     ]
-    return [path.relative_to(root).as_posix() for path in named + others]
+    found = named + others or [folder] * folder.is_dir()
+    return [path.relative_to(root).as_posix() for path in found]
 
 
 def _imports(path: Path, module: str) -> bool:
@@ -269,7 +271,7 @@ def _report(file: Path, trials: Iterator[Trial], number: int) -> int:
     lived = counts["lived"] + counts["not run"]
     share = 100 * lived / max(1, number)
     print(
-        f"{file}: {number} mutants, {counts['killed']} killed by a test, {counts['timeout']} by the time limit; "
+        f"{file}: {number} made, {counts['killed']} killed by a test, {counts['timeout']} by the time limit; "
         f"{lived} lived ({share:.1f} %), {counts['not run']} of them on lines that no test runs"
     )
     return int(lived > 0)

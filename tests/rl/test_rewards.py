@@ -161,7 +161,7 @@ def test_a_function_that_hangs() -> None:
         started = time.monotonic()
         with pytest.raises(EngineError, match=r"'hangs' did not answer within 0\.05 s.*row 0"):
             checked_scores(Component("hangs", slow, timeout_s=0.05), samples("abc"))  # type: ignore[arg-type]
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 2.5  # it sleeps for 3
     left = set(threading.enumerate()) - before
     assert left
     assert all(thread.daemon for thread in left)  # any other would keep the process from ending

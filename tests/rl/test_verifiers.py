@@ -72,9 +72,11 @@ def test_regex_reward():
 
 
 def test_catastrophic_pattern_is_stopped():
-    start = time.perf_counter()
+    start = (
+        time.process_time()
+    )  # the search is stopped by this process's own time, however busy the machine is
     assert regex_reward("a" * 60 + "b", r"^(a|aa)+$", timeout_s=0.2) == 0.0
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_json_schema_reward():

@@ -220,26 +220,6 @@ def test_the_temperature_divides_the_logits() -> None:
     assert train_step(trainer, SFT(), groups).metrics["loss"] == pytest.approx(total / count, rel=1e-5)
 
 
-def test_policy_and_reference_run_under_autocast_where_one_is_set() -> None:
-    for autocast in (None, torch.bfloat16):
-        trainer, seen = make_trainer(), []
-
-        def reference(batch, seen=seen):
-            seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
-            return torch.zeros(batch.mask.shape)
-
-        trainer.reference, trainer.autocast = reference, autocast
-        trainer.model.hf.get_input_embeddings().register_forward_pre_hook(
-            lambda *_, seen=seen: reference_seen(seen)
-        )
-        train_step(trainer, DPO(), pair_groups(2))
-        assert seen == [autocast, autocast]
-
-
-def reference_seen(seen: list) -> None:
-    seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
-
-
 def test_a_reference_is_run_only_where_no_log_probs_are_stored() -> None:
     groups = pair_groups(3)
     stored, _ = with_reference_logprobs(groups, make_trainer(seed=1).model, token_budget=100)
@@ -313,6 +293,31 @@ def test_a_gradient_that_is_not_finite_stops_although_the_loss_is() -> None:
 
     with pytest.raises(NonFiniteError, match=r"step 1: loss \d.*gradient norm nan"):
         train_step(make_trainer(), Steep(), pair_groups(2, k=1))
+
+
+def test_a_trainer_begins_with_the_documented_settings() -> None:
+    hf, _ = tiny_model(hidden_size=32, num_layers=1)
+    settings = OptimizerSettings()
+    trainer = Trainer(PackedModel(hf), build_optimizer(hf.parameters(), settings), settings, 5)
+    assert (trainer.token_budget, trainer.unsplit, trainer.temperature, trainer.step) == (4096, 0, 1.0, 0)
+    assert trainer.reference is trainer.observe is None
+
+
+@pytest.mark.parametrize(("unsplit", "passes"), [(0, 2), (30, 1)])
+def test_a_group_runs_in_pieces_only_above_its_limit(unsplit: int, passes: int) -> None:
+    """The budget is 10 tokens; the group has 30 and two completions."""
+    group = Group(
+        np.arange(5, 15, dtype=np.int32), (completion(np.arange(20, 30)), completion(np.arange(40, 50))), 0
+    )
+    trainer = make_trainer(budget=10)
+    trainer.unsplit = unsplit
+    groups, _ = with_reference_logprobs([group], trainer.model, token_budget=100)
+    widths: list[tuple[bool, int]] = []
+    trainer.model.hf.get_input_embeddings().register_forward_pre_hook(
+        lambda _module, args: widths.append((torch.is_grad_enabled(), args[0].numel()))
+    )
+    train_step(trainer, DPO(), groups)
+    assert [tokens for gradient, tokens in widths if gradient] == [[30], [20, 20]][passes - 1]
 
 
 def test_what_is_frozen_is_neither_measured_nor_moved() -> None:

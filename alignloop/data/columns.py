@@ -64,7 +64,7 @@ def kind_of(record: Record) -> str:
 
 def read_records(
     spec: sources.Spec,
-    kind: str | None = None,
+    kind: str | Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     strict: bool = False,
     origin: str = "unknown",
@@ -77,8 +77,9 @@ def read_records(
 
     Args:
         spec: a path, hub id, mapping or list, see `alignloop.data.sources`.
-        kind: read rows as this kind, instead of guessing. Labels are never made up: a pair becomes
-            a demonstration only where `sft_target` says so; a prompt may come from any row.
+        kind: read rows as this kind, instead of guessing; of several, as the one that most rows are, or
+            else as the first. Labels are never made up: a pair becomes a demonstration only where
+            `sft_target` says so; a prompt may come from any row.
         columns: {field: column of the file} where the names differ from those in `forms.ALIASES`.
         strict: the first unusable row is an error.
         origin: who made the labels, for rows without a provenance of their own.
@@ -90,17 +91,19 @@ def read_records(
         DataError: nothing there, a damaged file, a source without a usable row, or with `strict`
             the first unusable row.
     """
-    if kind is not None and kind not in KINDS:
-        raise DataError(f"expected {', '.join(KINDS)}", field="kind", value=kind)
+    kinds = (kind,) if isinstance(kind, str) else tuple(kind or ())
+    for name in kinds:
+        if name not in KINDS:
+            raise DataError(f"expected {', '.join(KINDS)}", field="kind", value=name)
     if origin not in builders.ORIGINS:
         raise DataError(f"expected {', '.join(builders.ORIGINS)}", field="origin", value=origin)
     mapping = forms.check_columns(columns)
     records: list[Record] = []
     dropped: list[DataError] = []
     files: dict[str, dict[str, str | int]] = {}
-    found = kind or ""
+    found = kinds[0] if len(kinds) == 1 else ""
     for source in sources.expand(spec):
-        part = _read_source(source, found, mapping, origin, guess=kind is None)
+        part = _read_source(source, (found,) if found else kinds, mapping, origin, guess=not kinds)
         if strict and part.faults:
             raise part.faults[0]
         if not part.records:
@@ -128,8 +131,9 @@ class _Part:
 
 
 def _read_source(
-    source: sources.Source, kind: str, mapping: Mapping[str, str], origin: str, *, guess: bool
+    source: sources.Source, kinds: Sequence[str], mapping: Mapping[str, str], origin: str, *, guess: bool
 ) -> _Part:
+    """Records of one source, of the kind among `kinds` that most rows are, else of the first of them."""
     digest = hashlib.sha256()
     faults: list[DataError] = []  # of the reader first, then of the records
     rows = sources.read_source(source, on_fault=faults.append)
@@ -137,7 +141,7 @@ def _read_source(
         rows = _hashed(rows, digest)
     head = list(islice(rows, _HEAD))
     looks_like = _kind_of_most(head, mapping)
-    kind = kind or looks_like
+    kind = looks_like if not kinds or looks_like in kinds else kinds[0]
     records, unusable = [], []
     for row in chain(head, rows):
         try:

@@ -105,13 +105,13 @@ def base_precision(config: TrainConfig) -> Precision:
     return training_precision(config.dtype, config.device, weights_train=not frozen)
 
 
-def read_data(config: TrainConfig, kind: str, run: Run) -> tuple[Dataset, Dataset | None]:
-    """Training and held-out records; dropped rows are noted in the run."""
+def read_data(config: TrainConfig, kind: str | Sequence[str], run: Run) -> tuple[Dataset, Dataset | None]:
+    """Training and held-out records of one of these kinds; dropped rows are noted in the run."""
     data = read_records(config.dataset, kind, config.columns, config.strict)
     run.set_rows("dataset", len(data.records))
     held_out = None
     if config.eval_dataset is not None:
-        held_out = read_records(config.eval_dataset, kind, config.columns, config.strict)
+        held_out = read_records(config.eval_dataset, data.kind, config.columns, config.strict)
         run.set_rows("eval_dataset", len(held_out.records))
     note_dropped(run, "dataset", data.dropped)
     return data, held_out

@@ -75,15 +75,15 @@ def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedM
     encoder = Encoder(loaded.tokenizer, template, config.max_length, config.overlength)  # pyright: ignore[reportArgumentType]
     whole = isinstance(config, SFTConfig) and not config.completion_only
     kind = "document" if isinstance(config, PretrainConfig) else "demonstration"
-    kind = kind if objective is None else objective.records[0]
-    data = read_records(config.dataset, kind, config.columns, config.strict)
+    kinds = (kind,) if objective is None else objective.records
+    data = read_records(config.dataset, kinds, config.columns, config.strict)
     attributes = attributes_of(data.records)
     made = tokenize(with_attributes(data.records, attributes), encoder, train_on_prompt=whole)
     groups, held_out = hold_out(made.groups, config.eval_fraction, config.seed)
     if not groups:
         raise DataError("eval_fraction leaves no row to train on", reason="no_rows")
     if config.eval_dataset is not None:
-        rows = read_records(config.eval_dataset, kind, config.columns, config.strict).records
+        rows = read_records(config.eval_dataset, data.kind, config.columns, config.strict).records
         held_out = tokenize(with_attributes(rows, attributes), encoder, train_on_prompt=whole).groups
     return StageRows(data, made, groups, held_out, template)
 

@@ -105,7 +105,7 @@ def read_rows(
     config: RewardConfig, objective: Objective, run: Run
 ) -> tuple[Dataset, Dataset | None, tuple[str, ...]]:
     """Training and held-out records, and the attributes of ratings: the head's outputs, in this order."""
-    data, held = common.read_data(config, objective.records[0], run)
+    data, held = common.read_data(config, objective.records, run)
     attributes = attributes_of(data.records)
     data = replace(data, records=with_attributes(data.records, attributes))
     if held is not None:

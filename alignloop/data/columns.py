@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from alignloop.data import builders, forms, sources
 from alignloop.data.files import sha256_of, write_whole
@@ -221,7 +222,7 @@ def _fits_columns(record: Demonstration) -> bool:
     return plain and record.trained == (len(record.prompt),)
 
 
-def _weighted_rows(record: Demonstration) -> list[dict[str, object]]:
+def _weighted_rows(record: Demonstration) -> list[dict[str, Any]]:
     """A demonstration as messages; of the assistant's turns those that are not trained say so."""
     turns = (*record.prompt, record.turn)
     return [

@@ -16,10 +16,17 @@ Origin = Literal["human", "ai", "simulated", "derived", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `role` is system, user or assistant."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: system, user or assistant.
+        content: the text.
+        thinking: the assistant's thoughts before the text.
+    """
 
     role: str
     content: str
+    thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +50,14 @@ Conversation = tuple[Message, ...]
 
 
 def message_rows(conversation: Iterable[Message]) -> list[dict[str, str]]:
-    """Messages as rows of `role` and `content`, the form of files, chat templates and APIs."""
-    return [{"role": message.role, "content": message.content} for message in conversation]
+    """Messages as rows, the form of files, chat templates and APIs.
+
+    `role` and `content` are always there; `reasoning_content` where a message has thoughts.
+    """
+    return [
+        {"role": m.role, "content": m.content} | ({"reasoning_content": m.thinking} if m.thinking else {})
+        for m in conversation
+    ]
 
 
 @dataclass(frozen=True, slots=True)

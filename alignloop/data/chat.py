@@ -421,7 +421,8 @@ def _restored(content: dict[str, Any]) -> tuple[ChatTemplate, str]:
     name, source, tokens = content["name"], content["source"], tuple(content["tokens"].items())
     if "kwargs" in content:
         values = {item.name: content[item.name] for item in fields(Findings)}
-        found = Findings(**values | {"thought": tuple(values["thought"])})
+        lists = {key: tuple(values[key]) for key in ("thought", "tool_marks")}
+        found = Findings(**values | lists)
         template = ChatTemplate(name, source, found, tokens, content["kwargs"])
         return template, template.fingerprint
     # A file of a version that knew no arguments and told no date.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from alignloop.data.chat import ChatTemplate
+from alignloop.data.dialogue import Dialogue, bare, encode_turns, render_turns, shifted
 from alignloop.data.overlength import Policy, fit
 from alignloop.data.packing import Completion, Group
+from alignloop.data.plain_text import Marks, Shielded, marks_of
 from alignloop.errors import DataError
 from alignloop.records import (
     Demonstration,
@@ -35,14 +38,6 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
 
-class Template(Protocol):
-    """What is needed of a chat template: see `alignloop.data.chat.ChatTemplate`."""
-
-    def render_prompt(self, messages: Sequence[Message]) -> str: ...
-
-    def render_completion(self, text: str) -> str: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Tokenized:
     """Groups, and the rows that were dropped with their reasons; `truncated` counts shortened groups."""
@@ -62,38 +57,103 @@ class Encoder:
     """Text to token ids, the same way in training and at inference.
 
     The prompt and the completion are encoded separately, so no token straddles their boundary and a
-    sampled continuation starts at exactly the same place.
+    sampled continuation starts at exactly the same place. Marks of the template within a message, such
+    as '<|im_end|>', are read as text (see `plain_text`).
 
     Attributes:
         tokenizer: transformers tokenizer.
         template: chat template.
         max_length: tokens of prompt and longest completion together.
         overlength: drop, truncate or error.
+        special_tokens: whether marks within a message become special tokens, for data that was rendered
+            before.
     """
 
     tokenizer: Tokenizer
-    template: Template
+    template: ChatTemplate
     max_length: int = 1024
     overlength: Policy = "truncate"
+    special_tokens: bool = False
 
-    def prompt(self, messages: Sequence[Message]) -> np.ndarray:
+    @property
+    def marks(self) -> Marks:
+        """The marks of tokenizer and template."""
+        return marks_of(self.tokenizer, self.template)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> np.ndarray:
         """int32 ids of the rendered prompt, a BOS in front if the tokenizer wants one and it has none."""
-        ids = self.tokenizer.encode(self.template.render_prompt(messages), add_special_tokens=False)
-        leading = self.tokenizer.encode("", add_special_tokens=True)[:1]
-        if leading and leading[0] == self.tokenizer.bos_token_id and ids[:1] != leading:
-            ids = leading + ids
-        return np.asarray(ids, dtype=np.int32)
+        shielded = self._shield(messages, tools)
+        text = self.template.render_prompt(shielded.messages, shielded.tools)
+        return self._begun(self.marks.encode(text, shielded.hidden))
 
-    def completion(self, text: str) -> np.ndarray:
-        """int32 ids of the completion with its end of turn."""
-        ids = self.tokenizer.encode(self.template.render_completion(text), add_special_tokens=False)
-        return np.asarray(ids, dtype=np.int32)
+    def completion(
+        self,
+        turn: str | Message,
+        prompt: Sequence[Message] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> np.ndarray:
+        """int32 ids of what the model writes after a prompt, with its end of turn.
+
+        Args:
+            turn: the assistant's text, or its message with thoughts and tool calls.
+            prompt: the messages before it; a plain question if None.
+            tools: descriptions of tools.
+        """
+        message = Message("assistant", turn) if isinstance(turn, str) else turn
+        asked = (Message("user", "?"),) if prompt is None or not len(prompt) else prompt
+        shielded = self._shield((*asked, message), tools)
+        *before, last = shielded.messages
+        text = self.template.render_completion(last, before, shielded.tools)
+        marks = self.marks
+        after = self.template.render_prompt(before, shielded.tools) if marks.depends_on_context else ""
+        return np.asarray(marks.encode(text, shielded.hidden, after=after), dtype=np.int32)
+
+    def conversation(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Dialogue:
+        """A whole conversation as tokens, with the assistant's turns in it.
+
+        A conversation with one turn of the assistant at its end has the ids of `prompt` and `completion`.
+
+        Args:
+            messages: the conversation.
+            tools: descriptions of tools.
+
+        Raises:
+            DataError: no message, or messages that the template refuses.
+        """
+        shielded = self._shield(messages, tools)
+        text, turns = render_turns(self.template, shielded.messages, shielded.tools)
+        ids, found = encode_turns(text, turns, self.marks.encode, shielded)
+        whole = self._begun(ids)
+        return Dialogue(whole, shifted(found, len(whole) - len(ids)))
+
+    def ending(self) -> np.ndarray:
+        """int32 ids of the end of an assistant's turn."""
+        return np.asarray(self.marks.encode(self.template.end), dtype=np.int32)
+
+    def begin(self, text: str, prompt: Sequence[Message]) -> np.ndarray:
+        """int32 ids of the beginning of an answer: `completion` without the end of turn."""
+        ids, end = self.completion(text, prompt), self.ending()
+        return ids[: -len(end)] if len(end) and ids[-len(end) :].tolist() == end.tolist() else ids
 
     def document(self, text: str) -> np.ndarray:
         """int32 ids of raw text, BOS in front if the tokenizer adds one, EOS at the end."""
-        ids = self.tokenizer.encode(text, add_special_tokens=True)
+        shielded = self._shield((Message("user", text),))
+        if shielded.hidden:
+            ids = self._begun(self.marks.encode(shielded.messages[0].content, shielded.hidden)).tolist()
+        else:
+            ids = self.tokenizer.encode(text, add_special_tokens=True)
         if self.tokenizer.eos_token_id is not None and ids[-1:] != [self.tokenizer.eos_token_id]:
             ids = [*ids, self.tokenizer.eos_token_id]
+        return np.asarray(ids, dtype=np.int32)
+
+    def _shield(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Shielded:
+        messages = bare(self.template, messages)
+        return Shielded(messages, tuple(tools)) if self.special_tokens else self.marks.shield(messages, tools)
+
+    def _begun(self, ids: list[int]) -> np.ndarray:
+        leading = self.tokenizer.encode("", add_special_tokens=True)[:1]
+        if leading and leading[0] == self.tokenizer.bos_token_id and ids[:1] != leading:
+            ids = leading + ids
         return np.asarray(ids, dtype=np.int32)
 
     def group(self, record: Record, index: int = 0, *, train_on_prompt: bool = False) -> Group:
@@ -114,7 +174,7 @@ class Encoder:
             raise TypeError("a document makes several groups: use tokenize")
         prompt = self.prompt(record.prompt)
         texts, values = _completions(record)
-        completions = [self.completion(text) for text in texts]
+        completions = [self.completion(text, record.prompt) for text in texts]
         where = record.provenance
         for text in texts:
             if not text.strip():

@@ -231,13 +231,16 @@ class Demonstration:
     def trained(self) -> tuple[int, ...]:
         """Places in `(*prompt, turn)` of the assistant turns to imitate.
 
-        A greeting before anybody has asked anything is context.
+        A greeting before anybody has asked anything is context, and so is a turn that says nothing.
         """
-        asked = next((k for k, m in enumerate(self.prompt) if m.role in ("user", "tool")), len(self.prompt))
+        last = len(self.prompt)
+        asked = next((k for k, m in enumerate(self.prompt) if m.role in ("user", "tool")), last)
         return tuple(
             k
             for k, m in enumerate((*self.prompt, self.turn))
-            if m.role == "assistant" and m.train is not False and (k > asked or k == len(self.prompt))
+            if m.role == "assistant"
+            and m.train is not False
+            and (k == last or (k > asked and (m.content.strip() or m.tool_calls)))
         )
 
 

@@ -215,6 +215,9 @@ class PretrainConfig(TrainConfig):
 class SFTConfig(TrainConfig):
     """Supervised fine-tuning on demonstrations."""
 
+    train_on: Literal["all", "last"] = Field(
+        "all", description="turns of the assistant that are trained: all of a conversation, or the last"
+    )
     completion_only: bool = Field(True, description="train on completions only, not on the prompts")
 
 

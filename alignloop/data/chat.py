@@ -33,7 +33,7 @@ from alignloop.data.template_builtin import BUILT_IN
 from alignloop.data.template_probe import Findings, Row, examine
 from alignloop.data.template_turn import completion, opened
 from alignloop.errors import DataError, ModelError
-from alignloop.records import Message, message_rows
+from alignloop.records import Message, message_rows, tools_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,7 +108,7 @@ class ChatTemplate:
         Args:
             messages: the conversation.
             add_generation_prompt: whether the assistant's next turn is begun.
-            tools: descriptions of tools, as OpenAI's API has them.
+            tools: descriptions of tools, as OpenAI's API has them; those of the messages if none are given.
 
         Raises:
             DataError: the template refuses these messages or passes its limits (reason
@@ -116,7 +116,7 @@ class ChatTemplate:
         """
         if self.merges_system:
             messages = _merge_system(messages)
-        return self.render_rows(template_rows(messages), add_generation_prompt, tools)
+        return self.render_rows(template_rows(messages), add_generation_prompt, tools or tools_of(messages))
 
     def render_rows(
         self, rows: Sequence[Row], add_generation_prompt: bool, tools: Sequence[Mapping[str, Any]] = ()

@@ -297,6 +297,9 @@ def _json(value: object, field: str) -> str:
 def tools(value: object, field: str) -> tuple[str, ...]:
     """Descriptions of the tools on offer, each as JSON text; null, '' and '[]' are none.
 
+    A description without the envelope `{"type": "function", "function": {…}}` gets it: that is the form
+    in which templates expect tools and in which a server's clients send them.
+
     Raises:
         DataError: no list of objects.
     """
@@ -312,7 +315,12 @@ def tools(value: object, field: str) -> tuple[str, ...]:
                 value=item,
                 reason="bad_tools",
             )
-    return tuple(_json(dict(item), f"{field}[{k}]") for k, item in enumerate(items))
+    return tuple(_json(_enveloped(item), f"{field}[{k}]") for k, item in enumerate(items))
+
+
+def _enveloped(tool: Mapping[str, object]) -> dict[str, object]:
+    bare = isinstance(tool.get("name"), str) and "function" not in tool and "type" not in tool
+    return {"type": "function", "function": dict(tool)} if bare else dict(tool)
 
 
 def history(value: object, field: str) -> Conversation:

@@ -92,7 +92,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         return limits.calculated(operator, self.binop_table[operator], left, right)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         if args and getattr(__obj, "__name__", "") == "join" and not isinstance(args[0], list):
             args = (list(limits.Rounds(args[0])), *args[1:])
         budget = limits.called(__obj, args, kwargs)

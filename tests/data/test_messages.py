@@ -25,7 +25,8 @@ from alignloop.records import (
 
 USER, BOT = Message("user", "Tide?"), Message("assistant", "High.")
 TOOL = {"name": "get_tide", "parameters": {"type": "object"}}
-TOOL_TEXT = '{"name": "get_tide", "parameters": {"type": "object"}}'
+ENVELOPE = {"type": "function", "function": TOOL}
+TOOL_TEXT = '{"type": "function", "function": {"name": "get_tide", "parameters": {"type": "object"}}}'
 CALL = ToolCall("get_tide", '{"place": "Busan"}')
 
 
@@ -260,7 +261,7 @@ def test_a_bad_history_is_refused(tmp_path):
     assert (found.field, found.reason) == ("history[0]", "bad_history")
 
 
-@pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL])])
+@pytest.mark.parametrize("tools", [[TOOL], [ENVELOPE], json.dumps([TOOL])])
 def test_tools_of_the_row_belong_to_the_conversation(tmp_path, tools):
     talk = [
         {"from": "human", "value": "Tide?"},
@@ -275,9 +276,9 @@ def test_tools_of_the_row_belong_to_the_conversation(tmp_path, tools):
         Message("assistant", "", tool_calls=(CALL,)),
         Message("tool", "1.2"),
     )
-    assert tools_of(record.prompt) == [TOOL]
+    assert tools_of(record.prompt) == [ENVELOPE]
     assert record.trained == (2, 4)  # the call is the policy's, the tool's answer is not
-    assert tools_of(read_one(tmp_path, {"prompt": "q", "tools": tools}).prompt) == [TOOL]
+    assert tools_of(read_one(tmp_path, {"prompt": "q", "tools": tools}).prompt) == [ENVELOPE]
 
 
 def test_tools_that_are_no_descriptions_are_refused(tmp_path):

@@ -73,9 +73,10 @@ class _Bounds(NodeTransformer):
         return _filter(node.node, _SLICE, [end if end is not None else nodes.Const(None) for end in ends])
 
 
-def _filter(value: nodes.Expr, name: str, args: list[nodes.Expr] | None = None) -> nodes.Filter:
-    found = nodes.Filter(value, name, args or [], [], None, None)
-    return found.set_lineno(value.lineno).set_environment(value.environment)
+def _filter(value: nodes.Node, name: str, args: list[nodes.Expr] | None = None) -> nodes.Filter:
+    made = nodes.Filter(value, name, args or [], [], None, None)  # pyright: ignore[reportCallIssue]
+    made.lineno, made.environment = value.lineno, value.environment
+    return made
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -92,7 +93,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         return limits.calculated(operator, self.binop_table[operator], left, right)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         if args and getattr(__obj, "__name__", "") == "join" and not isinstance(args[0], list):
             args = (list(limits.Rounds(args[0])), *args[1:])
         budget = limits.called(__obj, args, kwargs)

@@ -34,6 +34,8 @@ from alignloop.records import Message
 
 _FREE = range(0xE000, 0xF8FF)
 """Private use characters of Unicode, of which a conversation leaves nearly all unused."""
+_QUOTE = "\uf8ff"
+"""Private use character around secret names, never a stand-in."""
 _NOTHING = re.compile(r"(?!)")
 
 
@@ -134,17 +136,16 @@ class Marks:
     def _as_text(self, text: str, hidden: Mapping[str, str]) -> list[int]:
         if self._twin is None:
             self._twin = _Twin(self._tokenizer, self._added, self.ids)
-        ids, real = self._twin.encode(text, hidden, self._every)
-        closed = set(self.ids.values())
-        if sum(place in closed for place in ids) == real:
+        ids, clean = self._twin.encode(text, hidden, self._every)
+        if clean:
             return ids
         # The model's vocabulary has the mark as a piece: it is read as two texts, so that it is none.
-        ids = []
+        ids, clean = [], True
         for piece in re.split(f"([{re.escape(''.join(hidden))}])", text):
-            halves = (hidden[piece][:1], hidden[piece][1:]) if piece in hidden else (piece,)
-            for half in halves:
-                ids += self._twin.encode(half, {}, self._every if piece not in hidden else _NOTHING)[0]
-        if sum(place in closed for place in ids) != real:
+            for part in (hidden[piece][:1], hidden[piece][1:]) if piece in hidden else (piece,):
+                more, good = self._twin.encode(part, {}, _NOTHING if piece in hidden else self._every)
+                ids, clean = ids + more, clean and good
+        if not clean:
             raise DataError(
                 f"the tokenizer reads {', '.join(map(repr, hidden.values()))} in a message as its own mark "
                 "and cannot be kept from it; remove it from the text",
@@ -158,10 +159,13 @@ class _Twin:
     """A tokenizer with the same model, which knows the marks under names that nobody can guess."""
 
     def __init__(self, tokenizer: Any, added: Mapping[int, Any], marks: Mapping[str, int]) -> None:
-        self._slow = tokenizer if not hasattr(tokenizer, "backend_tokenizer") else None
+        self._slow: Any = tokenizer if not hasattr(tokenizer, "backend_tokenizer") else None
         key = secrets.token_hex(8)
-        self._names = {mark: f"\ue000{key}{number:x}\ue001" for number, mark in enumerate(marks)}
-        self._marks, self._ids = marks, {}
+        self._names = {mark: f"{_QUOTE}{key}{number:x}{_QUOTE}" for number, mark in enumerate(marks)}
+        self._marks, self._ids = marks, dict[int, int]()
+        # Unknown characters become <unk> in plain text too.
+        self._closed = frozenset(marks.values()) - {getattr(tokenizer, "unk_token_id", None)}
+        self._secret: frozenset[int] = frozenset()
         if self._slow is not None:
             return
         first = tokenizer.backend_tokenizer
@@ -174,33 +178,33 @@ class _Twin:
             flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized")}
             name = self._names.get(str(token), str(token))
             twin.add_tokens([tokenizers.AddedToken(name, special=False, **flags)])
-            self._ids[twin.token_to_id(name)] = place
+            number = twin.token_to_id(name)
+            assert number is not None
+            self._ids[number] = place
+            if str(token) in self._names:
+                self._secret |= {number}
 
-    def encode(self, text: str, hidden: Mapping[str, str], marks: re.Pattern[str]) -> tuple[list[int], int]:
-        """Ids of a text with stand-ins, and how many marks of the template's own it has."""
+    def encode(self, text: str, hidden: Mapping[str, str], marks: re.Pattern[str]) -> tuple[list[int], bool]:
+        """Ids of a text with stand-ins, and whether exactly the template's own marks are marks in them."""
         if self._slow is not None:
             return self._encode_slowly(text, hidden, marks)
         named, count = marks.subn(lambda found: self._names[found[0]], text)
         ids = self._twin.encode(_shown(named, hidden), add_special_tokens=False).ids
-        return [self._ids.get(place, place) for place in ids], count
+        clean = self._closed.isdisjoint(ids) and sum(place in self._secret for place in ids) == count
+        return [self._ids.get(place, place) for place in ids], clean
 
     def _encode_slowly(
         self, text: str, hidden: Mapping[str, str], marks: re.Pattern[str]
-    ) -> tuple[list[int], int]:
+    ) -> tuple[list[int], bool]:
         """The same of a tokenizer without Rust part, which reads the texts between marks one by one too."""
         ids: list[int] = []
-        place = count = 0
-        for found in marks.finditer(text):
-            ids += self._plain(_shown(text[place : found.start()], hidden))
-            ids.append(self._marks[found[0]])
-            place, count = found.end(), count + 1
-        return ids + self._plain(_shown(text[place:], hidden)), count
-
-    def _plain(self, text: str) -> list[int]:
-        assert self._slow is not None
-        if not text:
-            return []
-        return list(self._slow.encode(text, add_special_tokens=False, split_special_tokens=True))
+        place, clean = 0, True
+        for start, stop in [*(found.span() for found in marks.finditer(text)), (len(text), len(text))]:
+            between = _shown(text[place:start], hidden)
+            plain = self._slow.encode(between, add_special_tokens=False, split_special_tokens=True)
+            ids += [*(plain if between else ()), *([self._marks[text[start:stop]]] if stop > start else [])]
+            place, clean = stop, clean and self._closed.isdisjoint(plain)
+        return ids, clean
 
 
 def _shown(text: str, hidden: Mapping[str, str]) -> str:

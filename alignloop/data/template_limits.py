@@ -244,7 +244,7 @@ def bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             _filled(budget, str(value), "%", more)
         elif name in ("indent", "tojson", "wordwrap", "pprint"):
             short = name == "indent" and isinstance(value, str)
-            lines = value.count("\n") + 1 if short else _length(value)
+            lines = str(value).count("\n") + 1 if short else _length(value)
             widths = [x if isinstance(x, int) else size_of(x) for x in more]
             budget.need(_length(value) + lines * max(widths, default=4))
         found = function(*args, **kwargs)

@@ -79,6 +79,9 @@ def examine(source: str, render: Render, eos_token: str, bos_token: str, added: 
         bos_token: what a rendering may begin with.
         added: texts that are one token each.
 
+    Returns:
+        What the renderings show.
+
     Raises:
         DataError: the template cannot render one question and answer; reason `template_refused`.
     """

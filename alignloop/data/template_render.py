@@ -73,9 +73,10 @@ class _Bounds(NodeTransformer):
         return _filter(node.node, _SLICE, [end if end is not None else nodes.Const(None) for end in ends])
 
 
-def _filter(value: nodes.Expr, name: str, args: list[nodes.Expr] | None = None) -> nodes.Filter:
-    found = nodes.Filter(value, name, args or [], [], None, None)
-    return found.set_lineno(value.lineno).set_environment(value.environment)
+def _filter(value: nodes.Node, name: str, args: list[nodes.Expr] | None = None) -> nodes.Filter:
+    made = nodes.Filter(value, name, args or [], [], None, None)  # pyright: ignore[reportCallIssue]
+    made.lineno, made.environment = value.lineno, value.environment
+    return made
 
 
 class _Environment(ImmutableSandboxedEnvironment):

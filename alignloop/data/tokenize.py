@@ -111,6 +111,12 @@ class Encoder:
             turn: the assistant's text, or its message with thoughts and tool calls.
             prompt: the messages before it; a plain question if None.
             tools: descriptions of tools.
+
+        Returns:
+            The ids.
+
+        Raises:
+            DataError: the template refuses the conversation.
         """
         message = Message("assistant", turn) if isinstance(turn, str) else turn
         asked = (Message("user", "?"),) if prompt is None or not len(prompt) else prompt
@@ -129,6 +135,9 @@ class Encoder:
         Args:
             messages: the conversation.
             tools: descriptions of tools.
+
+        Returns:
+            Ids, turns, and a mask of what the assistant writes.
 
         Raises:
             DataError: no message, or messages that the template refuses.

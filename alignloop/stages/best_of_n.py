@@ -96,7 +96,7 @@ def sampled(
 ) -> list[list[str]]:
     """n answers of the sampling model to each prompt, with seeds of their own in every round."""
     loaded = load_model(sampler, dtype=config.dtype, device=config.device, seed=config.seed)
-    encoder = common.inference_encoder(loaded, config.chat_template)
+    encoder = common.inference_encoder(loaded, config.template)
     seed = config.seed
     if number > 1:
         seed = int(np.random.default_rng([config.seed, number]).integers(2**31))

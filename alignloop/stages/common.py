@@ -19,6 +19,7 @@ from alignloop.config import StageConfig, TrainConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
 from alignloop.data.trained_turns import TrainOn
 from alignloop.evaluation.bootstrap import Interval
@@ -50,15 +51,15 @@ class Prepared:
 
 
 def inference_encoder(
-    loaded: LoadedModel, chat_template: str = "tokenizer", max_length: int = 4096
+    loaded: LoadedModel, chat_template: str | TemplateChoice = "tokenizer", max_length: int = 4096
 ) -> Encoder:
     """The encoder for answers and scores: the template of training, which another may not replace.
 
     Raises:
         ConfigError: `chat_template` differs from the template the model was trained with.
     """
-    template = agreed_template(loaded, chat_template)
-    return Encoder(loaded.tokenizer, template, max_length, "truncate")  # pyright: ignore[reportArgumentType]
+    template, choice = agreed_template(loaded, chat_template), TemplateChoice.of(chat_template)
+    return Encoder(loaded.tokenizer, template, max_length, "truncate", choice.special_tokens)  # pyright: ignore[reportArgumentType]
 
 
 def set_threads(num_threads: int) -> None:
@@ -76,7 +77,7 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
     set_threads(config.num_threads)
     torch.manual_seed(config.seed)
     loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
-    template = agreed_template(loaded, config.chat_template)
+    template = agreed_template(loaded, config.template)
     autocast = torch.bfloat16 if loaded.model.dtype == torch.bfloat16 else None
     if config.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -120,7 +121,13 @@ def note_dropped(run: Run, name: str, dropped: Sequence[Exception]) -> None:
 
 def encoder(config: TrainConfig, prepared: Prepared) -> Encoder:
     """The encoder a training stage uses."""
-    return Encoder(prepared.loaded.tokenizer, prepared.template, config.max_length, config.overlength)  # pyright: ignore[reportArgumentType]
+    return Encoder(
+        prepared.loaded.tokenizer,  # pyright: ignore[reportArgumentType]
+        prepared.template,
+        config.max_length,
+        config.overlength,
+        config.special_tokens_in_content,
+    )
 
 
 def tokenized(

@@ -92,7 +92,7 @@ def open_models(config: ConstitutionConfig) -> tuple[Adviser, Adviser]:
         "seed": config.seed,
         "token_budget": config.token_budget,
     }
-    writer = open_adviser({"model": config.model_name_or_path}, chat_template=config.chat_template, **shared)
+    writer = open_adviser({"model": config.model_name_or_path}, chat_template=config.template, **shared)
     return writer, writer if config.critic is None else open_adviser(config.critic, **shared)
 
 

@@ -19,6 +19,7 @@ from huggingface_hub import try_to_load_from_cache
 import alignloop
 from alignloop.data.files import sha256_of
 from alignloop.data.packing import Group, completion
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder, tokenize
 from alignloop.evaluation.choices import Question, choice_logprobs
 from alignloop.evaluation.harness import run_tasks
@@ -62,7 +63,7 @@ class Local:
     params: SamplingParams
     dtype: str = "auto"
     device: str = "auto"
-    chat_template: str = "tokenizer"
+    chat_template: str | TemplateChoice = "tokenizer"
     token_budget: int = 8192
     _loaded: LoadedModel | None = None
     _packed: PackedModel | None = None
@@ -193,11 +194,15 @@ class Local:
         if self._memory is None:
             if is_hub_id(self.path) and identity(self.path) == self.path:
                 self.opened()  # its revision is known once the hub's cache holds it
-            scope = [identity(self.path, self.params.seed), self.chat_template, self.dtype, self.device]
+            scope = [identity(self.path, self.params.seed), *self._template(), self.dtype, self.device]
             scope += [_settings(self.params), code_of_answers()]
             name = sha256(repr(scope).encode("utf-8")).hexdigest()[:32]
             self._memory = JsonMemory(cache_dir() / "answers" / f"{name}.jsonl", scope=scope)
         return self._memory
+
+    def _template(self) -> list[object]:
+        choice = TemplateChoice.of(self.chat_template)
+        return [choice.name, json.dumps(choice.kwargs, sort_keys=True), choice.special_tokens]
 
     def opened(self) -> tuple[LoadedModel, Encoder]:
         """The model itself, loaded if it is not, and what encodes its conversations."""

@@ -41,7 +41,7 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
     loaded = load_skeleton(config.model_name_or_path)
     if isinstance(config, OnlineConfig | IterateConfig | BestOfNConfig):
         try:
-            agreed_template(loaded, config.chat_template)
+            agreed_template(loaded, config.template)
         except ConfigError as error:
             return error.findings
         size = sum(p.numel() for p in loaded.model.parameters())
@@ -72,8 +72,14 @@ def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedM
     Raises:
         UserError: rows or template cannot be used, or nothing is left to train on.
     """
-    template = agreed_template(loaded, config.chat_template)
-    encoder = Encoder(loaded.tokenizer, template, config.max_length, config.overlength)  # pyright: ignore[reportArgumentType]
+    template = agreed_template(loaded, config.template)
+    encoder = Encoder(
+        loaded.tokenizer,  # pyright: ignore[reportArgumentType]
+        template,
+        config.max_length,
+        config.overlength,
+        config.special_tokens_in_content,
+    )
     turns: dict[str, Any] = {}
     if isinstance(config, SFTConfig):
         turns = {"train_on": config.train_on, "train_on_prompt": not config.completion_only}

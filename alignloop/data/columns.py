@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from alignloop.data import builders, forms, sources
 from alignloop.data.files import sha256_of, write_whole
@@ -214,7 +215,24 @@ def record_to_row(record: Record) -> dict[str, object]:
     }
     if isinstance(record, Document):
         return {"text": record.text, "provenance": provenance}
+    if isinstance(record, Demonstration) and not _fits_columns(record):
+        return {"messages": _weighted_rows(record), "provenance": provenance}
     return {"prompt": message_rows(record.prompt), **_body(record), "provenance": provenance}
+
+
+def _fits_columns(record: Demonstration) -> bool:
+    """Whether `prompt` and `completion` say all of a demonstration: text, and trained at its end only."""
+    plain = not record.thinking and not record.tool_calls
+    return plain and record.trained == (len(record.prompt),)
+
+
+def _weighted_rows(record: Demonstration) -> list[dict[str, Any]]:
+    """A demonstration as messages; of the assistant's turns those that are not trained say so."""
+    turns = (*record.prompt, record.turn)
+    return [
+        row | ({"train": False} if turn.role == "assistant" and turn.train is False else {})
+        for row, turn in zip(message_rows(turns), turns, strict=True)
+    ]
 
 
 def _body(record: Prompt | Demonstration | Preference | Label | Rating | Ranking) -> dict[str, object]:

@@ -16,12 +16,23 @@ from typing import Literal
 from sqlalchemy import Row
 
 from alignloop.errors import UserError
-from alignloop.feedback.project import Project, conversation
+from alignloop.feedback.project import Project
 from alignloop.feedback.quality import agrees
 from alignloop.feedback.store import Store
 from alignloop.feedback.tasks import comparisons
 from alignloop.feedback.votes import Vote, item_rows, live_votes
-from alignloop.records import Demonstration, Label, Origin, Preference, Provenance, Ranking, Rating, Record
+from alignloop.records import (
+    Demonstration,
+    Label,
+    Origin,
+    Preference,
+    Provenance,
+    Ranking,
+    Rating,
+    Record,
+    as_context,
+    conversation_of,
+)
 
 NATIVE = {
     "pair": "preference",
@@ -230,11 +241,11 @@ def _each(
 
 
 def _native(task: str, vote: Vote, row: Row, source: Provenance) -> Made:
-    prompt, texts, used = conversation(row.prompt), [a["text"] for a in row.answers], [vote.judgement_id]
+    prompt, texts, used = conversation_of(row.prompt), [a["text"] for a in row.answers], [vote.judgement_id]
     if task == "ranking":
         yield Ranking(prompt, tuple(texts), tuple(vote.answer["ranks"]), source), used
     elif task == "edit":
-        yield Demonstration(prompt, vote.answer["text"], source), used
+        yield Demonstration(as_context(prompt), vote.answer["text"], source), used
     elif task == "thumbs":
         for text, good in zip(texts, vote.answer["thumbs"], strict=True):
             yield Label(prompt, text, good, source), used
@@ -254,11 +265,11 @@ def _preference(vote: Vote, row: Row, source: Provenance, filters: Filters) -> t
     chosen, rejected = texts if preference >= 0 else texts[::-1]
     margin = filters.strong_margin if abs(preference) == 2 else 0.0
     probability = 0.5 if preference == 0 else 1.0
-    return Preference(conversation(row.prompt), chosen, rejected, probability, margin, source), ""
+    return Preference(conversation_of(row.prompt), chosen, rejected, probability, margin, source), ""
 
 
 def _derived(task: str, vote: Vote, row: Row, source: Provenance) -> Made:
-    prompt, texts, used = conversation(row.prompt), [a["text"] for a in row.answers], [vote.judgement_id]
+    prompt, texts, used = conversation_of(row.prompt), [a["text"] for a in row.answers], [vote.judgement_id]
     if task == "edit":
         base = vote.answer["base"]
         if base is not None and texts[base].strip() != vote.answer["text"].strip():
@@ -297,7 +308,7 @@ def _means(
         texts = [answer["text"] for answer in row.answers]
         chosen, rejected = texts if share >= 0.5 else texts[::-1]
         record = Preference(
-            conversation(row.prompt),
+            conversation_of(row.prompt),
             chosen,
             rejected,
             max(share, 1 - share),

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ModelError
 from alignloop.model.generate import generate
 from alignloop.model.load import load_model, save_model
@@ -49,7 +50,7 @@ def export(
     name: str | None = None,
     dtype: Dtype = "float32",
     gguf: Storage | None = None,
-    chat_template: str = "tokenizer",
+    chat_template: str | TemplateChoice = "tokenizer",
 ) -> Exported:
     """Write a policy, its adapter merged, as a plain model folder with tokenizer, template and card.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alignloop.data.chat import ChatTemplate
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError, ModelError
 from alignloop.model.decode import decoding
@@ -81,7 +82,7 @@ def open_policy(
     model: str | Path,
     *,
     name: str | None = None,
-    chat_template: str = "tokenizer",
+    chat_template: str | TemplateChoice = "tokenizer",
     dtype: str = "auto",
     device: str = "auto",
 ) -> Policy:

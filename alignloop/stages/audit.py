@@ -15,7 +15,7 @@ from alignloop.evaluation import audit as core
 from alignloop.evaluation.audit import Curve, Finding
 from alignloop.evaluation.hacking import disagreements, length_share, variety
 from alignloop.evaluation.sets import read_prompts
-from alignloop.records import Conversation, Message, Prompt
+from alignloop.records import Conversation, Prompt, conversation_of
 from alignloop.rl.rewards import Sample, checked_scores
 from alignloop.run import Run
 from alignloop.stages.scoring import build_gold, build_reward
@@ -142,7 +142,7 @@ def _as_samples(
     tokenizer = AutoTokenizer.from_pretrained(target.model) if target.model.is_dir() else None
     found = []
     for number, row in enumerate(rows):
-        messages = tuple(Message(turn["role"], turn["content"]) for turn in row["prompt"])
+        messages = conversation_of(row["prompt"])
         text = str(row["completion"])
         count = len(tokenizer.encode(text)) if tokenizer is not None else len(text.split())
         found.append(Sample(known.get(messages, Prompt(messages)), text, count, True, number))

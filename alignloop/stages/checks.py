@@ -14,6 +14,7 @@ from alignloop.config import RewardConfig, StageConfig, TrainConfig
 from alignloop.data.chat import FILE as TEMPLATE_FILE
 from alignloop.data.chat import ChatTemplate, check_same, load_saved, load_template
 from alignloop.data.packing import Group
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError, ModelError
 from alignloop.machine import process_rank
 from alignloop.model.load import LoadedModel
@@ -125,23 +126,27 @@ def saved_template(loaded: LoadedModel) -> ChatTemplate | None:
     return load_saved(folder) if folder is not None and (folder / TEMPLATE_FILE).is_file() else None
 
 
-def agreed_template(loaded: LoadedModel, name: str) -> ChatTemplate:
+def agreed_template(loaded: LoadedModel, choice: str | TemplateChoice = "tokenizer") -> ChatTemplate:
     """The template to use with a model: the one it was trained with, which another may not replace.
 
     Args:
         loaded: the model.
-        name: what the recipe asks for; `tokenizer` takes the model's.
+        choice: what the recipe asks for; `tokenizer` takes the model's, with the arguments of training.
 
     Returns:
         The template, the same at inference as in training.
 
     Raises:
-        ConfigError: AL209, `name` is another template than the one the model was trained with.
+        ConfigError: AL209, another template or other arguments than the model was trained with.
     """
-    saved, asked = saved_template(loaded), load_template(name, loaded.tokenizer)
+    choice, saved = TemplateChoice.of(choice), saved_template(loaded)
     if saved is None:
-        return asked
-    if name != "tokenizer":
+        return load_template(choice.name, loaded.tokenizer, choice.kwargs)
+    if choice.name != "tokenizer" or choice.kwargs:
+        # What is not asked for is as in training, the date too.
+        asked = saved.with_kwargs(choice.kwargs)
+        if choice.name != "tokenizer":
+            asked = load_template(choice.name, loaded.tokenizer, {**saved.kwargs, **choice.kwargs})
         try:
             check_same(saved, asked)
         except ModelError as error:

@@ -19,7 +19,9 @@ from alignloop.config import RewardConfig, StageConfig, TrainConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
+from alignloop.data.trained_turns import TrainOn
 from alignloop.evaluation.bootstrap import Interval
 from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
@@ -49,15 +51,15 @@ class Prepared:
 
 
 def inference_encoder(
-    loaded: LoadedModel, chat_template: str = "tokenizer", max_length: int = 4096
+    loaded: LoadedModel, chat_template: str | TemplateChoice = "tokenizer", max_length: int = 4096
 ) -> Encoder:
     """The encoder for answers and scores: the template of training, which another may not replace.
 
     Raises:
         ConfigError: `chat_template` differs from the template the model was trained with.
     """
-    template = agreed_template(loaded, chat_template)
-    return Encoder(loaded.tokenizer, template, max_length, "truncate")  # pyright: ignore[reportArgumentType]
+    template, choice = agreed_template(loaded, chat_template), TemplateChoice.of(chat_template)
+    return Encoder(loaded.tokenizer, template, max_length, "truncate", choice.special_tokens)  # pyright: ignore[reportArgumentType]
 
 
 def set_threads(num_threads: int) -> None:
@@ -78,7 +80,7 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
     loaded = load_model(
         config.model_name_or_path, dtype=kind.weights_name, device=config.device, seed=config.seed
     )
-    template = agreed_template(loaded, config.chat_template)
+    template = agreed_template(loaded, config.template)
     if config.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     head = None
@@ -125,30 +127,49 @@ def note_dropped(run: Run, name: str, dropped: Sequence[Exception]) -> None:
 
 def encoder(config: TrainConfig, prepared: Prepared) -> Encoder:
     """The encoder a training stage uses."""
-    return Encoder(prepared.loaded.tokenizer, prepared.template, config.max_length, config.overlength)  # pyright: ignore[reportArgumentType]
+    return Encoder(
+        prepared.loaded.tokenizer,  # pyright: ignore[reportArgumentType]
+        prepared.template,
+        config.max_length,
+        config.overlength,
+        config.special_tokens_in_content,
+    )
 
 
 def tokenized(
-    config: TrainConfig, prepared: Prepared, run: Run, data: Dataset, *, train_on_prompt: bool = False
+    config: TrainConfig,
+    prepared: Prepared,
+    run: Run,
+    data: Dataset,
+    *,
+    train_on: TrainOn = "all",
+    train_on_prompt: bool = False,
 ) -> Tokenized:
-    """Tokenize a data set and note dropped and shortened rows in the run."""
-    result = tokenize(data.records, encoder(config, prepared), train_on_prompt=train_on_prompt)
+    """Tokenize a data set and note dropped and shortened rows in the run, and what the template omits."""
+    result = tokenize(
+        data.records, encoder(config, prepared), train_on=train_on, train_on_prompt=train_on_prompt
+    )
     note_dropped(run, "tokenization", result.dropped)
+    for what, count in result.left_out.items():
+        tell(run, f"{count} rows hold {what}, which chat template '{prepared.template.name}' does not render")
     if result.truncated:
         tell(run, f"{result.truncated} rows were shortened to max_length={config.max_length}")
     return result
 
 
 def hold_out(groups: list[Group], fraction: float, seed: int) -> tuple[list[Group], list[Group]]:
-    """Split off a share of the prompts for evaluation; equal prompts stay on one side."""
+    """Split off a share of the prompts for evaluation; equal prompts stay on one side.
+
+    Conversations that begin with the same question count as one prompt.
+    """
     if fraction <= 0:
         return groups, []
-    prompts = sorted({group.prompt_ids.tobytes() for group in groups})
+    prompts = sorted({group.question for group in groups})
     count = max(1, round(fraction * len(prompts)))
     chosen = {prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))[:count]}
     return (
-        [g for g in groups if g.prompt_ids.tobytes() not in chosen],
-        [g for g in groups if g.prompt_ids.tobytes() in chosen],
+        [g for g in groups if g.question not in chosen],
+        [g for g in groups if g.question in chosen],
     )
 
 
@@ -327,10 +348,17 @@ def data_summary(data: Dataset, result: Tokenized) -> Mapping[str, Any]:
         "used": len(result.groups),
         "dropped": dict(result.reasons + Counter(data.reasons)),
         "truncated": result.truncated,
-        "prompt_tokens": sum(len(g.prompt_ids) for g in result.groups),
-        "completion_tokens": sum(len(c.ids) for g in result.groups for c in g.completions),
+        "prompt_tokens": sum(g.num_tokens for g in result.groups) - counted_tokens(result.groups),
+        "completion_tokens": counted_tokens(result.groups),
+        **({"turns": result.turns} if result.turns else {}),
+        **({"left_out": dict(result.left_out)} if result.left_out else {}),
         "origins": dict(Counter(record.provenance.origin for record in data.records)),
     }
+
+
+def counted_tokens(groups: Sequence[Group]) -> int:
+    """Tokens that count in the loss."""
+    return sum(int(c.mask.sum()) for group in groups for c in group.completions)
 
 
 def counted(ids: np.ndarray) -> Completion:

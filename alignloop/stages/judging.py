@@ -15,6 +15,7 @@ from alignloop.config.ai import AdviserSource
 from alignloop.config.compare import ComparingJudge
 from alignloop.config.rl import RewardTerm
 from alignloop.config.stages import StageConfig
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError, EngineError, RunError
 from alignloop.evaluation.comparisons import Pair as Shown
 from alignloop.evaluation.comparisons import PairJudge
@@ -39,7 +40,7 @@ MAX_UNGRADED = 0.2
 def open_adviser(
     source: AdviserSource,
     *,
-    chat_template: str = "tokenizer",
+    chat_template: str | TemplateChoice = "tokenizer",
     dtype: str = "auto",
     device: str = "auto",
     seed: int = 0,

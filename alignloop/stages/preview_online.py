@@ -180,8 +180,13 @@ def make_plan(
     """Prompts as the stage reads them, and what it will run through."""
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
     limit = 0 if isinstance(config, IterateConfig) else config.max_prompts
-    template = agreed_template(loaded, config.chat_template)
-    encoder = Encoder(loaded.tokenizer, template, config.max_length)  # pyright: ignore[reportArgumentType]
+    template = agreed_template(loaded, config.template)
+    encoder = Encoder(
+        loaded.tokenizer,  # pyright: ignore[reportArgumentType]
+        template,
+        config.max_length,
+        special_tokens=config.special_tokens_in_content,
+    )
     found = [encoder.prompt(prompt.prompt) for prompt in distinct_prompts(data, limit)]
     room = config.max_length - config.max_new_tokens
     prompts = [ids for ids in found if len(ids) <= room] if isinstance(config, OnlineConfig) else found

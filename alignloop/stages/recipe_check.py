@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from alignloop.config import BestOfNConfig, PreferenceConfig, PretrainConfig, SFTConfig, TrainConfig
 from alignloop.config.rl import IterateConfig, OnlineConfig
@@ -40,7 +41,7 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
     loaded = load_skeleton(config.model_name_or_path)
     if isinstance(config, OnlineConfig | IterateConfig | BestOfNConfig):
         try:
-            agreed_template(loaded, config.chat_template)
+            agreed_template(loaded, config.template)
         except ConfigError as error:
             return error.findings
         size = sum(p.numel() for p in loaded.model.parameters())
@@ -71,20 +72,28 @@ def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedM
     Raises:
         UserError: rows or template cannot be used, or nothing is left to train on.
     """
-    template = agreed_template(loaded, config.chat_template)
-    encoder = Encoder(loaded.tokenizer, template, config.max_length, config.overlength)  # pyright: ignore[reportArgumentType]
-    whole = isinstance(config, SFTConfig) and not config.completion_only
+    template = agreed_template(loaded, config.template)
+    encoder = Encoder(
+        loaded.tokenizer,  # pyright: ignore[reportArgumentType]
+        template,
+        config.max_length,
+        config.overlength,
+        config.special_tokens_in_content,
+    )
+    turns: dict[str, Any] = {}
+    if isinstance(config, SFTConfig):
+        turns = {"train_on": config.train_on, "train_on_prompt": not config.completion_only}
     kind = "document" if isinstance(config, PretrainConfig) else "demonstration"
     kinds = (kind,) if objective is None else objective.records
     data = read_records(config.dataset, kinds, config.columns, config.strict)
     attributes = attributes_of(data.records)
-    made = tokenize(with_attributes(data.records, attributes), encoder, train_on_prompt=whole)
+    made = tokenize(with_attributes(data.records, attributes), encoder, **turns)
     groups, held_out = hold_out(made.groups, config.eval_fraction, config.seed)
     if not groups:
         raise DataError("eval_fraction leaves no row to train on", reason="no_rows")
     if config.eval_dataset is not None:
         rows = read_records(config.eval_dataset, data.kind, config.columns, config.strict).records
-        held_out = tokenize(with_attributes(rows, attributes), encoder, train_on_prompt=whole).groups
+        held_out = tokenize(with_attributes(rows, attributes), encoder, **turns).groups
     return StageRows(data, made, groups, held_out, template)
 
 

@@ -80,7 +80,9 @@ class RewardModel:
     ) -> list[list[float]]:
         """Rewards of K completions for each prompt (a conversation): all members' combination, or one's."""
         groups = [
-            Group(self.encoder.prompt(p), tuple(common.counted(self.encoder.completion(t)) for t in texts), i)
+            Group(
+                self.encoder.prompt(p), tuple(common.counted(self.encoder.completion(t, p)) for t in texts), i
+            )
             for i, (p, texts) in enumerate(zip(prompts, completions, strict=True))
         ]
         if member is not None:

@@ -49,9 +49,10 @@ BAD = [
         "empty_completion",
     ),
     (
-        {"messages": [{"role": "tool", "content": "q"}]},
+        {"messages": [{"role": "narrator", "content": "q"}]},
         "demonstration",
-        "field 'messages[0].role': value 'tool': expected the role system, user (human) or assistant (gpt)",
+        "field 'messages[0].role': value 'narrator': expected the role system, user (human), "
+        "assistant (gpt), tool (observation) or function_call",
         "unknown_role",
     ),
     (
@@ -87,7 +88,7 @@ BAD = [
     (
         {"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
         "prompt",
-        "field 'prompt': value 'assistant': a prompt must end with a user message",
+        "field 'prompt': value 'assistant': a prompt must end with a user message or a tool's answer",
         "prompt_not_user",
     ),
     (

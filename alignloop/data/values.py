@@ -121,9 +121,7 @@ def ranks(value: object, field: str, count: int) -> tuple[int, ...]:
     items = structured(value, field, list)
     assert isinstance(items, Sequence)
     meaning = f"expected {count} ranks, one for each response in its place, 1 the best, ties allowed"
-    found = tuple(
-        int(r) for r in items if not isinstance(r, bool) and isinstance(r, int | float) and r == int(r)
-    )
+    found = tuple(int(r) for r in items if _is_whole(r))
     if len(found) != len(items) or len(found) != count:
         raise DataError(meaning, field=field, value=list(items), reason="not_a_ranking")
     distinct = sorted(set(found))
@@ -135,6 +133,11 @@ def ranks(value: object, field: str, count: int) -> tuple[int, ...]:
             f"{meaning}; these are no ranking", field=field, value=list(items), reason="not_a_ranking"
         )
     return found
+
+
+def _is_whole(value: object) -> bool:
+    """Whether a value is a whole number; NaN and infinity (1e400) are none."""
+    return type(value) is int or (isinstance(value, float) and value.is_integer())
 
 
 def is_transcript(value: object) -> bool:

@@ -89,8 +89,6 @@ def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedM
     attributes = attributes_of(data.records)
     made = tokenize(with_attributes(data.records, attributes), encoder, **turns)
     groups, held_out = hold_out(made.groups, config.eval_fraction, config.seed)
-    if not groups:
-        raise DataError("eval_fraction leaves no row to train on", reason="no_rows")
     if config.eval_dataset is not None:
         rows = read_records(config.eval_dataset, data.kind, config.columns, config.strict).records
         held_out = tokenize(with_attributes(rows, attributes), encoder, **turns).groups

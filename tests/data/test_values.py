@@ -299,3 +299,10 @@ def test_bad_row_is_dropped_with_its_reason(tmp_path, row, kind, message, reason
     with pytest.raises(DataError) as caught:
         read_records(str(file), strict=True)
     assert str(caught.value) == f"{file}:3: {message}"
+
+
+@pytest.mark.parametrize("rank", [float("nan"), float("inf"), 1.5, True, "1", None])
+def test_a_rank_that_is_no_whole_number_is_refused(rank):
+    with pytest.raises(DataError) as caught:
+        read.ranks([rank, 2], "ranking", 2)
+    assert caught.value.reason == "not_a_ranking"

@@ -11,8 +11,9 @@ import torch
 
 from alignloop.errors import ModelError
 from alignloop.model.generate import generate
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
+from alignloop.model.save import save_model
 from alignloop.records import Message
 from alignloop.serve.card import Origin, model_card
 from alignloop.serve.gguf_file import Storage, write_gguf

@@ -11,7 +11,8 @@ from alignloop.config.rl import PPOConfig
 from alignloop.data.packing import Batch, Group
 from alignloop.data.tokenize import tokenize
 from alignloop.errors import ConfigError
-from alignloop.model.adapters import LoraSettings, add_adapter, delete_others, load_adapter
+from alignloop.model.adapter_load import load_adapter
+from alignloop.model.adapters import LoraSettings, add_adapter, delete_others
 from alignloop.model.load import load_model, same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy

@@ -17,7 +17,8 @@ from transformers import (
 
 from alignloop.data.chat import load_template
 from alignloop.errors import ModelError
-from alignloop.model.load import LoadedModel, load_model, save_model
+from alignloop.model.load import LoadedModel, load_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.serve.gguf_file import _split, write_gguf
 from tests.helpers_models import random_model

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from alignloop.errors import ModelError
+from alignloop.model.endings import end_texts, end_turns
 from alignloop.model.generate import generate
 from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
@@ -121,7 +122,9 @@ def _modelfile(policy: Policy, file_name: str) -> str:
     leading = tokenizer.encode("", add_special_tokens=True)[:1]
     adds_bos = bool(leading) and leading[0] == tokenizer.bos_token_id
     context = min(policy.context or MAX_CONTEXT, MAX_CONTEXT)
-    return modelfile(file_name, template, context=context, bos=str(tokenizer.bos_token) if adds_bos else "")
+    stops = end_texts(tokenizer, end_turns(policy.loaded.model, tokenizer, template))
+    bos = str(tokenizer.bos_token) if adds_bos else ""
+    return modelfile(file_name, template, context=context, bos=bos, stops=stops)
 
 
 def _default_name(origin: Origin) -> str:

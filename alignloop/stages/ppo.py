@@ -43,7 +43,7 @@ def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
         Results for run.json.
     """
     prepared = common.prepare(config)
-    check_online(config, objective, run, prepared.model)
+    check_online(config, objective, run, prepared.model, prepared.loaded, prepared.template)
     reference = frozen_copy(prepared.model) if prepared.peft is None else None
     roles = ActorCritic(
         prepared.model, peft=prepared.peft, critic=make_critic(config, prepared), reference=reference

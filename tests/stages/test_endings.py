@@ -57,7 +57,12 @@ def keys(base: Path, **more: object) -> dict[str, object]:
 @pytest.mark.parametrize("stage", ["grpo", "ppo"])
 def test_rl_from_a_base_model(base: Path, stage: str, lora_r: int) -> None:
     more = {"per_device_train_batch_size": 1, "rollout_prompts": 1, "max_steps": 1, "lora_r": lora_r}
-    more |= {"rewards": [{"verifier": "exact"}], "learning_rate": 1e-6, "max_length": 64, "num_generations": 4}
+    more |= {
+        "rewards": [{"verifier": "exact"}],
+        "learning_rate": 1e-6,
+        "max_length": 64,
+        "num_generations": 4,
+    }
     more |= {"missing_eos": "penalise", "missing_eos_value": 5.0} if stage == "ppo" else {}
     more = {key: value for key, value in more.items() if key != "num_generations" or stage == "grpo"}
     run = run_stage(stage, keys(base, **more))

@@ -119,6 +119,9 @@ def merge_adapter(model: PeftModel, name: str) -> PreTrainedModel:
         model: changed in place.
         name: of the adapter, for messages.
 
+    Returns:
+        The plain model in eval mode.
+
     Raises:
         ModelError: peft cannot merge this kind.
     """

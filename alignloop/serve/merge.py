@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from alignloop.data.chat import ChatTemplate, load_template
 from alignloop.errors import ModelError, UserError
 from alignloop.model.adapter_load import base_name, load_adapter, merge_adapter
+from alignloop.model.endings import end_turns
 from alignloop.model.load import LoadedModel, load_model, load_skeleton
 from alignloop.model.save import save_model
 from alignloop.run import RUN_FILE
@@ -51,6 +52,8 @@ def merge(model: str | Path, to: Path, *, device: str = "auto") -> float:
     whole = merge_adapter(unmerged, str(folder)).float()
     loaded = LoadedModel(whole, tokenizer, str(model), folder)
     template = template_of(loaded)
+    if template is not None:
+        end_turns(loaded.model, tokenizer, template)
     difference = 0.0
 
     def compared(made: Path) -> None:

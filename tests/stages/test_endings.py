@@ -15,6 +15,7 @@ from alignloop.model.sampling import SamplingParams
 from alignloop.model.save import save_model
 from alignloop.records import Message
 from alignloop.serve.export import export
+from alignloop.serve.merge import merge
 from alignloop.serve.served import open_policy
 from alignloop.stages.lint_ends import lint_end, lint_untrained_end
 from alignloop.stages.local import Local
@@ -98,6 +99,17 @@ def test_a_served_and_an_exported_model(base: Path, tmp_path: Path) -> None:
     assert settings["eos_token_id"] == [DOCUMENT_END, TURN_END]
     stops = [line for line in (done.folder / "Modelfile").read_text("utf-8").splitlines() if " stop " in line]
     assert stops == ['PARAMETER stop "<|im_end|>"', 'PARAMETER stop "<|endoftext|>"']
+
+
+def test_a_merged_adapter_says_what_ends_its_turns(base: Path, tmp_path: Path) -> None:
+    more = {"per_device_train_batch_size": 1, "max_steps": 1, "lora_r": 2, "learning_rate": 1e-6}
+    rows = json.dumps({"prompt": "say", "response": "okay"}) + "\n"
+    (tmp_path / "demos.jsonl").write_text(rows, encoding="utf-8")
+    made = keys(base, dataset=str(tmp_path / "demos.jsonl"), **more)
+    del made["max_new_tokens"]
+    merge(run_stage("sft", made).path, tmp_path / "merged")
+    settings = json.loads((tmp_path / "merged" / "generation_config.json").read_text(encoding="utf-8"))
+    assert settings["eos_token_id"] == [DOCUMENT_END, TURN_END]
 
 
 def test_an_end_that_is_text_is_told(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from alignloop.model.decode import decoding
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.sampling import SamplingParams, completion_seeds
 from alignloop.model.scheduler import Request
-from alignloop.model.textstream import decode
 from alignloop.records import Message
 from alignloop.run import RUN_FILE
 from alignloop.serve.engine import Engine
@@ -116,7 +115,6 @@ def open_policy(
     # What does not fit is refused, never shortened: a cut prompt would be answered wrongly.
     encoder = replace(inference_encoder(loaded, chat_template), overlength="error")
     policy = Policy(name or Path(str(model)).resolve().name, loaded, encoder, context)
-    end_with_turn(loaded, policy.template)
     with decoding(loaded.model):  # an architecture that cannot be served is told now
         pass
     return policy
@@ -140,18 +138,6 @@ def check_writes(model: str | Path) -> None:
     others = [kind for kind in kinds or () if kind.endswith(("Classification", "RewardModel", "ForReward"))]
     if others:
         raise ModelError(f"'{model}' is a {others[0]}: it scores texts and writes none; give a policy")
-
-
-def end_with_turn(loaded: LoadedModel, template: ChatTemplate) -> None:
-    """Let a completion end with the template's end of turn, even where the tokenizer's EOS is another."""
-    end = loaded.tokenizer.encode(template.end, add_special_tokens=False)
-    settings = loaded.model.generation_config
-    # A token that shows in the text would end the answer and stay in it.
-    if len(end) != 1 or settings is None or decode(loaded.tokenizer, end):
-        return
-    known = settings.eos_token_id
-    ends = known if isinstance(known, list) else [known] if known is not None else []
-    settings.eos_token_id = sorted({*ends, *end})
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from alignloop.config import AuditConfig, OnlineConfig, resolve
 from alignloop.errors import AlignLoopError, DataError, RunError
@@ -15,6 +14,7 @@ from alignloop.evaluation import audit as core
 from alignloop.evaluation.audit import Curve, Finding
 from alignloop.evaluation.hacking import disagreements, length_share, variety
 from alignloop.evaluation.sets import read_prompts
+from alignloop.model.tokenizer_load import load_tokenizer
 from alignloop.records import Conversation, Prompt, conversation_of
 from alignloop.rl.rewards import Sample, checked_scores
 from alignloop.run import Run
@@ -139,7 +139,7 @@ def _rescored(
 def _as_samples(
     rows: Sequence[Mapping[str, Any]], known: Mapping[Conversation, Prompt], target: Run
 ) -> list[Sample]:
-    tokenizer = AutoTokenizer.from_pretrained(target.model) if target.model.is_dir() else None
+    tokenizer = load_tokenizer(target.model) if target.model.is_dir() else None
     found = []
     for number, row in enumerate(rows):
         messages = conversation_of(row["prompt"])

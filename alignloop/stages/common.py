@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from alignloop.config import RewardConfig, StageConfig, TrainConfig
+from alignloop.config import BestOfNConfig, RewardConfig, StageConfig, TrainConfig
+from alignloop.config.rl import IterateConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
@@ -27,9 +28,11 @@ from alignloop.evaluation.bootstrap import Interval
 from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.compiled import compile_layers
-from alignloop.model.load import LoadedModel, load_model, save_model
+from alignloop.model.endings import end_turns
+from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.precision import Precision, training_precision
+from alignloop.model.save import save_model
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
 from alignloop.run import Run
@@ -54,7 +57,20 @@ class Prepared:
 def inference_encoder(
     loaded: LoadedModel, chat_template: str | TemplateChoice = "tokenizer", max_length: int = 4096
 ) -> Encoder:
-    """The encoder for answers and scores: the template of training, which another may not replace.
+    """The encoder for answers, with the template of training; the model's turns end with that template's.
+
+    Raises:
+        ConfigError: `chat_template` differs from the template the model was trained with.
+    """
+    made = scoring_encoder(loaded, chat_template, max_length)
+    end_turns(loaded.model, loaded.tokenizer, made.template)  # pyright: ignore[reportArgumentType]
+    return made
+
+
+def scoring_encoder(
+    loaded: LoadedModel, chat_template: str | TemplateChoice = "tokenizer", max_length: int = 4096
+) -> Encoder:
+    """The encoder of a model that scores, such as an adapter on a policy's base; its ends stay as they are.
 
     Raises:
         ConfigError: `chat_template` differs from the template the model was trained with.
@@ -69,6 +85,13 @@ def set_threads(num_threads: int) -> None:
         torch.set_num_threads(num_threads)
 
 
+def adds_embeddings(config: TrainConfig) -> bool:
+    """Whether a stage gives tokens without an embedding one: if it trains all weights, and does not sample
+    from the untrained model first."""
+    frozen = config.lora_r > 0 or (isinstance(config, RewardConfig) and config.freeze_base)
+    return not frozen and not isinstance(config, BestOfNConfig | IterateConfig)
+
+
 def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = False) -> Prepared:
     """Load the model for training, with LoRA and a scalar head where asked for.
 
@@ -79,9 +102,14 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
     torch.manual_seed(config.seed)
     kind = base_precision(config)
     loaded = load_model(
-        config.model_name_or_path, dtype=kind.weights_name, device=config.device, seed=config.seed
+        config.model_name_or_path,
+        dtype=kind.weights_name,
+        device=config.device,
+        seed=config.seed,
+        grow=adds_embeddings(config),
     )
     template = agreed_template(loaded, config.template)
+    end_turns(loaded.model, loaded.tokenizer, template)
     if config.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     head = None

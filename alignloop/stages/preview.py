@@ -20,7 +20,13 @@ from alignloop.model.load import LoadedModel, load_skeleton, resolve_device
 from alignloop.objectives.base import Objective, StepObjective
 from alignloop.objectives.odin import Odin
 from alignloop.progress import format_seconds, memory_gb
-from alignloop.stages.common import base_precision, counted_tokens, data_order, set_threads
+from alignloop.stages.common import (
+    adds_embeddings,
+    base_precision,
+    counted_tokens,
+    data_order,
+    set_threads,
+)
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
 from alignloop.stages.recipe_check import StageRows, find_traps, read_stage
 from alignloop.training.loop import rows_of_passes
@@ -124,7 +130,7 @@ def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
 def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
     """Read, tokenize, count and estimate; see `preview`."""
     set_threads(config.num_threads)
-    loaded = load_skeleton(config.model_name_or_path)
+    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
     rows = read_stage(config, objective, loaded)
     traps = find_traps(config, objective, loaded, rows)
     groups, held_out = rows.groups, rows.held_out

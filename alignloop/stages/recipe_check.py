@@ -15,7 +15,7 @@ from alignloop.errors import ConfigError, DataError
 from alignloop.model.load import LoadedModel, load_skeleton
 from alignloop.objectives.base import Objective
 from alignloop.stages.checks import agreed_template, lint_training
-from alignloop.stages.common import data_order, hold_out
+from alignloop.stages.common import adds_embeddings, data_order, hold_out
 from alignloop.stages.lint import Finding
 from alignloop.stages.lint_settings import lint_reference, lint_schedule, lint_settings
 
@@ -38,7 +38,7 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
     """
     if not read:
         return [str(finding) for finding in lint_settings(config, objective)]
-    loaded = load_skeleton(config.model_name_or_path)
+    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
     if isinstance(config, OnlineConfig | IterateConfig | BestOfNConfig):
         try:
             agreed_template(loaded, config.template)

@@ -23,8 +23,8 @@ from alignloop.data.columns import Dataset
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Tokenized, attributes_of, tokenize, with_attributes
 from alignloop.evaluation.reward_bench import summarize
-from alignloop.model.load import replace_folder
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.save import replace_folder
 from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normalize, save_head
 from alignloop.objectives.base import Objective
 from alignloop.objectives.odin import Odin

@@ -9,7 +9,7 @@ import pytest
 
 from alignloop.data.chat import load_template
 from alignloop.errors import ConfigError, ModelError
-from alignloop.model.load import save_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message
 from alignloop.serve.answer import Choice

@@ -149,7 +149,8 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 SKIPPED: Mapping[str, str] = {
     **_each(
-        "bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart prophetnet trocr whisper",
+        "bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart prophetnet trocr "
+        "whisper",
         "the decoder of an encoder-decoder",
     ),
     **_each(
@@ -191,7 +192,7 @@ def tiny_config(name: str, **fields: Any) -> PreTrainedConfig:
         if field.endswith(("layer_types", "layers_block_type")) and isinstance(kinds, list) and kinds:
             different = list(dict.fromkeys(kinds))
             chosen[field] = (different * LAYERS)[:LAYERS]
-    chosen.update(FIELDS.get(model_type, {}) | dict(more) | fields)
+    chosen.update({**FIELDS.get(model_type, {}), **more, **fields})
     return CONFIG_MAPPING[model_type](**{k: v for k, v in chosen.items() if v is not ...})
 
 

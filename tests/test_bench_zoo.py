@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -33,7 +35,8 @@ def test_windows_bind(name: str) -> None:
     """Up to the window all sizes of it give the same logits, from there on others."""
     ids = torch.arange(3, 27)[None]
     model = zoo.tiny(name)
-    wide = zoo.tiny(name, **{f: 200 for f in zoo.WINDOWS if hasattr(model.config, f)})
+    fields: dict[str, Any] = {field: 200 for field in zoo.WINDOWS if hasattr(model.config, field)}
+    wide = zoo.tiny(name, **fields)
     with torch.no_grad():
         logits, others = (m(ids, use_cache=False).logits[0] for m in (model, wide))
     assert (logits[: zoo.WINDOW] - others[: zoo.WINDOW]).abs().max() < 1e-5

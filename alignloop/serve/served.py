@@ -26,6 +26,7 @@ from alignloop.serve.protocol import ApiError, ChatRequest, CompletionRequest, G
 from alignloop.stages.checks import saved_template
 from alignloop.stages.common import inference_encoder
 from alignloop.stages.reward import HEAD_FILE
+from alignloop.stages.writers import check_writer
 
 MIN_TEMPERATURE = 1e-4
 """A lower temperature means the most probable token."""
@@ -104,6 +105,7 @@ def open_policy(
         ConfigError: `chat_template` is another than the one of training.
     """
     check_writes(model)
+    check_writer(str(model))
     loaded = load_model(model, dtype=dtype, device=device)
     saved = saved_template(loaded)
     if saved is not None and loaded.tokenizer.chat_template != saved.source:

@@ -14,8 +14,9 @@ from alignloop.data.chat import ChatTemplate
 from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError, ModelError
-from alignloop.model.decode import decoding
 from alignloop.model.load import LoadedModel, load_model
+from alignloop.model.own_numbers import check_engine
+from alignloop.model.positions import steady_positions
 from alignloop.model.sampling import SamplingParams, completion_seeds
 from alignloop.model.scheduler import Request
 from alignloop.records import Message
@@ -25,6 +26,7 @@ from alignloop.serve.protocol import ApiError, ChatRequest, CompletionRequest, G
 from alignloop.stages.checks import saved_template
 from alignloop.stages.common import inference_encoder
 from alignloop.stages.reward import HEAD_FILE
+from alignloop.stages.writers import check_writer
 
 MIN_TEMPERATURE = 1e-4
 """A lower temperature means the most probable token."""
@@ -99,10 +101,11 @@ def open_policy(
 
     Raises:
         ModelError: a reward model, critic or classifier, a tokenizer whose chat template is not the one
-            of training, or an architecture the engine cannot run.
+            of training, or a model whose own numbers the engine does not give.
         ConfigError: `chat_template` is another than the one of training.
     """
     check_writes(model)
+    check_writer(str(model))
     loaded = load_model(model, dtype=dtype, device=device)
     saved = saved_template(loaded)
     if saved is not None and loaded.tokenizer.chat_template != saved.source:
@@ -110,13 +113,11 @@ def open_policy(
             f"'{model}': its tokenizer's chat template is not the one the model was trained with; "
             "restore chat_template.jinja"
         )
-    config = loaded.model.config.get_text_config(decoder=True)
-    context = getattr(config, "max_position_embeddings", None)
+    context = steady_positions(loaded.model.config)
     # What does not fit is refused, never shortened: a cut prompt would be answered wrongly.
     encoder = replace(inference_encoder(loaded, chat_template), overlength="error")
     policy = Policy(name or Path(str(model)).resolve().name, loaded, encoder, context)
-    with decoding(loaded.model):  # an architecture that cannot be served is told now
-        pass
+    check_engine(loaded.model)  # a model that cannot be served is told now
     return policy
 
 

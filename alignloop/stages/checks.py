@@ -19,6 +19,7 @@ from alignloop.errors import ConfigError, ModelError
 from alignloop.machine import process_rank
 from alignloop.model.load import LoadedModel
 from alignloop.model.packed import PackedModel
+from alignloop.model.positions import max_positions
 from alignloop.objectives.base import Objective
 from alignloop.run import Run
 from alignloop.stages.lint import Finding, enforce, lint_boundary, lint_groups, special_tokens
@@ -77,13 +78,12 @@ def lint_training(
     """Everything that settings, tokenizer and tokenized rows show; the model may be without values."""
     tokenizer: Any = loaded.tokenizer
     size = sum(p.numel() for p in loaded.model.parameters())
-    shape = loaded.model.config.get_text_config()
     return [
         *lint_settings(config, objective, num_parameters=size),
         *lint_groups(groups, special_tokens(tokenizer, template.end), held_out=held_out),
         *lint_boundary(groups, tokenizer),
         *lint_end(loaded, template),
-        *lint_data_settings(config, objective, groups, num_positions=shape.max_position_embeddings),
+        *lint_data_settings(config, objective, groups, num_positions=max_positions(loaded.model.config)),
     ]
 
 

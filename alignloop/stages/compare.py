@@ -215,13 +215,13 @@ def _verdicts(
             ]
             for model, texts in answers.items()
         }
-        found["gold"] = by_score(scores, every)
+        found["gold"] = by_score(scores, every, answers)
     if config.reward_model is not None:
         model = RewardModel(config.reward_model, dtype=config.dtype, device=config.device)
         rows = model.score(prompts, [list(texts) for texts in zip(*answers.values(), strict=True)])
         scores = {name: [row[i] for row in rows] for i, name in enumerate(answers)}
         measured.append(measurement(f"{one.name}.reward", scores, unit="reward"))
-        found["reward"] = by_score(scores, every)
+        found["reward"] = by_score(scores, every, answers)
     if config.labels is not None:
         labels = [
             r for r in read_records(config.labels, kind="preference").records if isinstance(r, Preference)
@@ -262,6 +262,7 @@ def _metric_row(measured: Measurement, cells: Mapping[str, Cell]) -> dict[str, A
         "scale": measured.scale,
         "margin": measured.margin,
         "num_prompts": len(measured.sizes),
+        "note": measured.note,
         "models": models,
     }
 

@@ -181,4 +181,5 @@ def test_settings_ask_for_what_the_libraries_know() -> None:
         "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
         "OMP_NUM_THREADS": "2",
         "MKL_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",
     }

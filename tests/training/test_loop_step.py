@@ -320,6 +320,14 @@ def test_a_group_runs_in_pieces_only_above_its_limit(unsplit: int, passes: int) 
     assert [tokens for gradient, tokens in widths if gradient] == [[30], [20, 20]][passes - 1]
 
 
+def test_a_rank_without_a_share_makes_an_empty_step() -> None:
+    trainer = make_trainer()
+    before = weights(trainer)
+    metrics = train_step(trainer, SFT(), []).metrics
+    assert (metrics["loss"], metrics["grad_norm"], metrics["tokens_per_s"], trainer.step) == (0, 0, 0, 1)
+    assert all(torch.equal(before[name], weight) for name, weight in weights(trainer).items())
+
+
 def test_several_short_groups_in_a_pass_above_the_limit_stay_whole() -> None:
     """`unsplit` speaks of one group; two in one pass are not to be cut, or one of them would be lost."""
     losses = []

@@ -200,7 +200,7 @@ def hold_out(groups: list[Group], fraction: float, seed: int) -> tuple[list[Grou
     if len(prompts) < 2:
         raise DataError(
             f"eval_fraction {fraction:g}: the {len(groups)} rows have one prompt, and rows of one prompt stay "
-            "together, so none would be left to train on; set eval_fraction: 0 or give an eval_dataset",
+            "together: none would be left to train on; set eval_fraction: 0 or give an eval_dataset",
             reason="no_rows",
         )
     count = min(max(1, round(fraction * len(prompts))), len(prompts) - 1)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from alignloop.data import values as read
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 

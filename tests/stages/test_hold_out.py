@@ -14,7 +14,7 @@ def groups(*prompts: int) -> list[Group]:
 
 def test_rows_of_one_prompt_leave_nothing_to_train_on() -> None:
     """50 rows of one prompt were all held out, and training "finished" with loss 0."""
-    with pytest.raises(DataError, match="eval_fraction 0.1: the 50 rows have one prompt"):
+    with pytest.raises(DataError, match=r"eval_fraction 0\.1: the 50 rows have one prompt"):
         hold_out(groups(*[7] * 50), 0.1, 0)
     assert hold_out(groups(7, 7), 0.0, 0)[1] == []
 

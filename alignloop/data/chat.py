@@ -72,7 +72,7 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str]
 
 
 def _added(tokenizer: PreTrainedTokenizerBase | None) -> Container[str]:
-    return frozenset() if tokenizer is None else frozenset(tokenizer.get_added_vocab())
+    return frozenset() if tokenizer is None else frozenset(tokenizer.get_added_vocab())  # pyright: ignore
 
 
 def _own(tokenizer: PreTrainedTokenizerBase | None) -> str:

@@ -12,7 +12,15 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config.section import ModelPath, Path, ReferencePath, RewardPath, Section, TemplateConfig
+from alignloop.config.section import (
+    ModelPath,
+    Path,
+    ReferencePath,
+    RewardPath,
+    Section,
+    TemplateConfig,
+    conflict,
+)
 
 
 class DataSource(TypedDict, total=False):

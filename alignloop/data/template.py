@@ -180,11 +180,21 @@ class ChatTemplate:
         """
         return _with_kwargs(self, json.dumps(kwargs, sort_keys=True)) if kwargs else self
 
+    @property
+    def portable(self) -> str:
+        """The jinja text for other programs, with the arguments as defaults; a date is not among them."""
+        defaults = "".join(
+            f"{{%- if {key} is not defined %}}{{%- set {key} = {value!r} %}}{{%- endif %}}"
+            for key, value in self.kwargs.items()
+            if key != DATE
+        )
+        return defaults + self.source
+
     def save(self, folder: Path) -> None:
         """Write the template into a model folder, for AlignLoop and as Hugging Face's jinja file."""
         content = {"name": self.name, "source": self.source, "tokens": dict(self.tokens)}
         content |= {"kwargs": dict(self.kwargs), **asdict(self.found), "fingerprint": self.fingerprint}
-        write_whole(folder / "chat_template.jinja", [self.source])
+        write_whole(folder / "chat_template.jinja", [self.portable])
         write_whole(folder / FILE, [json.dumps(content, ensure_ascii=False, indent=2) + "\n"])
 
 

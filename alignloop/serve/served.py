@@ -104,7 +104,7 @@ def open_policy(
     check_writes(model)
     loaded = load_model(model, dtype=dtype, device=device)
     saved = saved_template(loaded)
-    if saved is not None and loaded.tokenizer.chat_template != saved.source:
+    if saved is not None and loaded.tokenizer.chat_template != saved.portable:
         raise ModelError(
             f"'{model}': its tokenizer's chat template is not the one the model was trained with; "
             "restore chat_template.jinja"

@@ -199,7 +199,10 @@ def _renderings(record: Record, chat: ChatTemplate) -> list[tuple[str, str, str]
     elif isinstance(record, Label):
         names = ["good" if record.desirable else "bad"]
     texts = completion_texts(record)
-    return [(name, prompt, chat.render_completion(text)) for name, text in zip(names, texts, strict=True)]
+    return [
+        (name, prompt, chat.render_completion(text, record.prompt))
+        for name, text in zip(names, texts, strict=True)
+    ]
 
 
 def _pieces(text: str, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:

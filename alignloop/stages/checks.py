@@ -26,6 +26,7 @@ from alignloop.stages.lint import Finding, enforce, lint_boundary, lint_groups, 
 from alignloop.stages.lint_ends import lint_end, lint_untrained_end
 from alignloop.stages.lint_model import lint_head, lint_reference_values, lint_weights
 from alignloop.stages.lint_settings import lint_data_settings, lint_schedule, lint_settings
+from alignloop.stages.lint_template import lint_template
 from alignloop.training.loop import Reference
 
 
@@ -80,6 +81,7 @@ def lint_training(
     size = sum(p.numel() for p in loaded.model.parameters())
     return [
         *lint_settings(config, objective, num_parameters=size),
+        *lint_template(template),
         *lint_groups(groups, special_tokens(tokenizer, template.end), held_out=held_out),
         *lint_boundary(groups, tokenizer),
         *lint_end(loaded, template),

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
+
 app = typer.Typer(add_completion=False)
 
 
@@ -24,6 +26,7 @@ def serve(
         str | None, typer.Option(envvar="ALIGNLOOP_API_KEY", help="ask for this key", show_default=False)
     ] = None,
     chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
+    chat_template_kwargs: Annotated[str, TEMPLATE_KWARGS] = "{}",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     max_tokens: Annotated[int, typer.Option(min=1, help="longest completion")] = 1024,
@@ -46,6 +49,7 @@ def serve(
     from alignloop.serve.server import listen, run
     from alignloop.serve.votes import open_votes
 
+    choice = template_choice(chat_template, chat_template_kwargs)
     names = name or [Path(model).resolve().name for model in models]
     if len(names) != len(models) or len(set(names)) != len(names):
         raise UserError(f"give each of the {len(models)} models a --name of its own")
@@ -53,7 +57,7 @@ def serve(
     # Before the models are loaded, which takes long: a taken port is told at once.
     listening = listen(host, port)
     policies = [
-        open_policy(model, name=one, chat_template=chat_template, dtype=dtype, device=device)
+        open_policy(model, name=one, chat_template=choice, dtype=dtype, device=device)
         for model, one in zip(models, names, strict=True)
     ]
     limits = Limits(max_tokens, max_choices, max_open, max_body, timeout, token_budget)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Required
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config.section import ModelPath, TemplateConfig, TemplatePath, path_or
+from alignloop.config.section import ModelPath, TemplateConfig, TemplatePath, conflict, path_or
 from alignloop.config.stages import (
     DATASET,
     Dataset,
@@ -16,7 +16,6 @@ from alignloop.config.stages import (
     SamplingConfig,
     StageConfig,
     TrainConfig,
-    conflict,
 )
 
 RubricPath = Annotated[str, path_or("default")]

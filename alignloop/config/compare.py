@@ -8,11 +8,10 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.ai import ADVISER, AdviserSource, RubricPath
-from alignloop.config.section import ModelPath, Path, TemplateConfig, path_or
+from alignloop.config.section import ModelPath, Path, TemplateConfig, conflict, path_or
 from alignloop.config.stages import (
     SamplingConfig,
     StageConfig,
-    conflict,
 )
 
 SetKind = Literal[

@@ -7,14 +7,13 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config.section import Path, Section, path_or
+from alignloop.config.section import Path, Section, conflict, path_or
 from alignloop.config.stages import (
     DATASET,
     ROLLOUT_SAVE_S,
     Dataset,
     SamplingConfig,
     TrainConfig,
-    conflict,
 )
 
 VerifierName = Literal["constraints", "math", "regex", "json_schema", "exact"]

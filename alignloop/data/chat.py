@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignloop.data.template import FILE, ChatTemplate, checked, day_of_run, examined
+from alignloop.data.template import FILE, ChatTemplate, checked, examined
 from alignloop.data.template_builtin import BUILT_IN
 from alignloop.data.template_probe import Findings
 from alignloop.errors import ModelError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NAMES = ("tokenizer", "chatml", "alpaca", "plain")
-__all__ = ["FILE", "NAMES", "ChatTemplate", "check_same", "day_of_run", "load_saved", "load_template"]
+__all__ = ["FILE", "NAMES", "ChatTemplate", "check_same", "load_saved", "load_template"]
 
 
 def load_template(
@@ -72,7 +72,7 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str]
 
 
 def _added(tokenizer: PreTrainedTokenizerBase | None) -> Container[str]:
-    return frozenset() if tokenizer is None else frozenset(tokenizer.get_added_vocab())
+    return frozenset() if tokenizer is None else frozenset(map(str, tokenizer.added_tokens_decoder.values()))
 
 
 def _own(tokenizer: PreTrainedTokenizerBase | None) -> str:

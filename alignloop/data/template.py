@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 
 from alignloop.data import template_render
 from alignloop.data.files import write_whole
+from alignloop.data.template_choice import today
 from alignloop.data.template_probe import Findings, Row, examine
 from alignloop.data.template_turn import completion, opened
 from alignloop.errors import DataError, ModelError
@@ -159,6 +159,10 @@ class ChatTemplate:
 
         return completion(self.found, message, given, whole)
 
+    def whole_text(self, generated: str) -> str:
+        """Text that a model wrote after a prompt, with the beginning of its thoughts that the prompt has."""
+        return opened(self.found, generated)
+
     def parse_completion(self, generated: str) -> str:
         """The assistant's text out of what a model wrote: the inverse of `render_completion`.
 
@@ -176,11 +180,21 @@ class ChatTemplate:
         """
         return _with_kwargs(self, json.dumps(kwargs, sort_keys=True)) if kwargs else self
 
+    @property
+    def portable(self) -> str:
+        """The jinja text for other programs, with the arguments as defaults; a date is not among them."""
+        defaults = "".join(
+            f"{{%- if {key} is not defined %}}{{%- set {key} = {value!r} %}}{{%- endif %}}"
+            for key, value in self.kwargs.items()
+            if key != DATE
+        )
+        return defaults + self.source
+
     def save(self, folder: Path) -> None:
         """Write the template into a model folder, for AlignLoop and as Hugging Face's jinja file."""
         content = {"name": self.name, "source": self.source, "tokens": dict(self.tokens)}
         content |= {"kwargs": dict(self.kwargs), **asdict(self.found), "fingerprint": self.fingerprint}
-        write_whole(folder / "chat_template.jinja", [self.source])
+        write_whole(folder / "chat_template.jinja", [self.portable])
         write_whole(folder / FILE, [json.dumps(content, ensure_ascii=False, indent=2) + "\n"])
 
 
@@ -243,7 +257,7 @@ def checked(name: str, source: str, kwargs: Mapping[str, Any]) -> dict[str, Any]
             near = get_close_matches(key, usable, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; it uses {', '.join(usable) or 'none'}"
             raise ModelError(f"chat_template_kwargs: chat template '{name}' does not use '{key}'{hint}")
-    day = kwargs.get(DATE, _day[-1] if _day else datetime.now(UTC).date().isoformat())
+    day = kwargs.get(DATE, today())
     try:
         datetime.fromisoformat(str(day))
     except ValueError:
@@ -288,17 +302,3 @@ def examined(
         raise ModelError(
             f"chat template '{name}' cannot render a question and its answer: {error.message}"
         ) from error
-
-
-_day: list[str] = []
-"""Days of the runs under way, the outermost first."""
-
-
-@contextmanager
-def day_of_run(day: str) -> Iterator[None]:
-    """Let templates that tell the date tell this day, in ISO form; an outer run's day goes before."""
-    _day.append(_day[-1] if _day else day)
-    try:
-        yield
-    finally:
-        _day.pop()

@@ -223,7 +223,7 @@ def _add_tokenizer(
     leading = tokenizer.encode("", add_special_tokens=True)[:1]
     writer.add_add_bos_token(bool(leading) and leading[0] == tokenizer.bos_token_id)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(template.source)
+    writer.add_chat_template(template.portable)
 
 
 def _token_table(described: Mapping[str, Any], num_rows: int) -> tuple[list[str], list[int]]:

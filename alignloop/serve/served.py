@@ -73,9 +73,7 @@ class Policy:
     @property
     def template(self) -> ChatTemplate:
         """How messages become text."""
-        template = self.encoder.template
-        assert isinstance(template, ChatTemplate)
-        return template
+        return self.encoder.template
 
 
 def open_policy(
@@ -106,7 +104,7 @@ def open_policy(
     check_writes(model)
     loaded = load_model(model, dtype=dtype, device=device)
     saved = saved_template(loaded)
-    if saved is not None and loaded.tokenizer.chat_template != saved.source:
+    if saved is not None and loaded.tokenizer.chat_template != saved.portable:
         raise ModelError(
             f"'{model}': its tokenizer's chat template is not the one the model was trained with; "
             "restore chat_template.jinja"
@@ -169,14 +167,26 @@ class Served:
             ApiError: over a limit, or messages the template refuses.
         """
         messages: Sequence[Message] = body.conversation
+        encoder = replace(self.policy.encoder, template=self.template(body))
         try:
-            prompt = self.policy.encoder.prompt(messages).tolist()
+            prompt = encoder.prompt(messages).tolist()
         except DataError as error:
             raise ApiError(400, str(error), param="messages") from error
         if body.top_logprobs and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true", param="top_logprobs")
         max_tokens = body.max_completion_tokens or body.max_tokens
         return self._requests(body, [prompt], max_tokens, num_best=body.top_logprobs or 0)
+
+    def template(self, body: ChatRequest) -> ChatTemplate:
+        """The template with a request's arguments.
+
+        Raises:
+            ApiError: arguments that the template does not use, or with which it fails.
+        """
+        try:
+            return self.policy.template.with_kwargs(body.chat_template_kwargs or {})
+        except ModelError as error:
+            raise ApiError(400, str(error), param="chat_template_kwargs") from error
 
     def completion_requests(self, body: CompletionRequest) -> list[Request]:
         """The engine's requests for raw prompts, one each.

@@ -13,7 +13,7 @@ from alignloop.errors import AlignLoopError, UserError
 from alignloop.model.generate import stream
 from alignloop.model.sampling import SamplingParams
 from alignloop.records import Conversation, Demonstration, Message, Provenance, as_context
-from alignloop.serve.answer import Choice
+from alignloop.serve.choice import Choice
 from alignloop.serve.served import Policy
 from alignloop.serve.votes import ANNOTATOR, Comparison, Thumb, Verdict, Vote, VoteBox, append_row
 
@@ -233,19 +233,23 @@ def _quit(_: str) -> None:
 
 
 def pieces(policy: Policy, prompt: Sequence[Message], params: SamplingParams) -> Generator[str, None, None]:
-    """The texts of an answer as they come, without what the template puts around it.
+    """The texts of an answer as they come, thoughts with their marks, less what the template puts around.
 
     Raises:
         DataError: messages that the template refuses, or that fill the model's context.
     """
     loaded, template = policy.loaded, policy.template
-    choice = Choice(template.lead, template.trims)
+    choice, thinks = Choice(template.found), False
     ids = policy.encoder.prompt(prompt).tolist()
     with closing(stream(loaded.model, loaded.tokenizer, ids, params)) as events:
         for event in events:
-            piece = choice.take(event.text, final=event.finish is not None)
-            if piece:
-                yield piece
+            thinking, text = choice.take(event.text, final=event.finish is not None)
+            if thinking:
+                yield thinking if thinks else f"{template.found.thought[0]}\n{thinking}"
+                thinks = True
+            if text:
+                yield f"\n{template.found.thought[1]}\n\n{text}" if thinks else text
+                thinks = False
 
 
 def joined(lines: Iterable[str]) -> Iterator[str]:

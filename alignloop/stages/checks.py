@@ -24,6 +24,7 @@ from alignloop.run import Run
 from alignloop.stages.lint import Finding, enforce, lint_boundary, lint_groups, special_tokens
 from alignloop.stages.lint_model import lint_head, lint_reference_values, lint_weights
 from alignloop.stages.lint_settings import lint_data_settings, lint_schedule, lint_settings
+from alignloop.stages.lint_template import lint_template
 from alignloop.training.loop import Reference
 
 
@@ -78,6 +79,7 @@ def lint_training(
     shape = loaded.model.config.get_text_config()
     return [
         *lint_settings(config, objective, num_parameters=size),
+        *lint_template(template),
         *lint_groups(groups, special_tokens(tokenizer, template.end), held_out=held_out),
         *lint_boundary(groups, tokenizer),
         *lint_data_settings(config, objective, groups, num_positions=shape.max_position_embeddings),

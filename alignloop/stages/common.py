@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
 from alignloop.run import Run
 from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
+from alignloop.stages.lint import enforce
+from alignloop.stages.lint_template import lint_texts
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.distributed import any_rank, on_first_rank, wait_for_all
 from alignloop.training.loop import Reference, Trainer, evaluate, train_step
@@ -140,11 +143,13 @@ def tokenized(
     train_on_prompt: bool = False,
 ) -> Tokenized:
     """Tokenize a data set and note dropped and shortened rows in the run, and what the template omits."""
-    result = tokenize(
-        data.records, encoder(config, prepared), train_on=train_on, train_on_prompt=train_on_prompt
-    )
+    reader = encoder(config, prepared)
+    result = tokenize(data.records, reader, train_on=train_on, train_on_prompt=train_on_prompt)
+    enforce(lint_texts(data.records, reader), partial(tell, run))
     note_dropped(run, "tokenization", result.dropped)
     for what, count in result.left_out.items():
+        if what == "thoughts" and reader.template.found.closes:
+            continue  # that is AL404
         tell(run, f"{count} rows hold {what}, which chat template '{prepared.template.name}' does not render")
     if result.truncated:
         tell(run, f"{result.truncated} rows were shortened to max_length={config.max_length}")

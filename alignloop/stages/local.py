@@ -95,12 +95,14 @@ class Local:
             order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
             missing, ids = [missing[place] for place in order], [ids[place] for place in order]
             others = [list(given[i]) for i in missing] if given else []
-            longest = self.params.max_tokens
+            longest, whole = self.params.max_tokens, encoder.template.whole_text
             with SamplingProgress(len(missing), longest, description=self.name) as progress:
 
                 def done(place: int, _index: int, sampled: Sampled) -> None:
                     self._keep_logprobs(memory, ids[place], sampled, others[place] if others else None)
-                    memory.put(keys[missing[place]], {"text": sampled.text.strip(), "ids": sampled.ids})
+                    memory.put(
+                        keys[missing[place]], {"text": whole(sampled.text).strip(), "ids": sampled.ids}
+                    )
                     progress.ended(len(sampled.ids))
 
                 generate(

@@ -18,6 +18,7 @@ from alignloop.stages.checks import agreed_template, lint_training
 from alignloop.stages.common import data_order, hold_out
 from alignloop.stages.lint import Finding
 from alignloop.stages.lint_settings import lint_reference, lint_schedule, lint_settings
+from alignloop.stages.lint_template import lint_texts
 
 _BUILT_IN_REFERENCES = ("auto", "none", "start")
 
@@ -63,7 +64,12 @@ class StageRows:
     tokenized: Tokenized
     groups: list[Group]
     held_out: list[Group]
-    template: ChatTemplate
+    encoder: Encoder
+
+    @property
+    def template(self) -> ChatTemplate:
+        """How the rows become text."""
+        return self.encoder.template
 
 
 def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedModel) -> StageRows:
@@ -94,14 +100,14 @@ def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedM
     if config.eval_dataset is not None:
         rows = read_records(config.eval_dataset, kind, config.columns, config.strict).records
         held_out = tokenize(with_attributes(rows, attributes), encoder, **turns).groups
-    return StageRows(data, made, groups, held_out, template)
+    return StageRows(data, made, groups, held_out, encoder)
 
 
 def find_traps(
     config: TrainConfig, objective: Objective | None, loaded: LoadedModel, rows: StageRows
 ) -> tuple[str, ...]:
     """What the linter says of a stage's settings and rows."""
-    findings = _reference(config, loaded)
+    findings = _reference(config, loaded) + lint_texts(rows.data.records, rows.encoder)
     findings += lint_training(config, objective, loaded, rows.template, rows.groups, rows.held_out)
     findings += lint_schedule(config, data_order(config, rows.groups).num_steps)
     return tuple(str(finding) for finding in findings)

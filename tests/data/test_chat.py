@@ -5,7 +5,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from alignloop.data.chat import FILE, check_same, day_of_run, load_saved, load_template
+from alignloop.data.chat import FILE, check_same, load_saved, load_template
+from alignloop.data.template_choice import day_of_run
 from alignloop.errors import DataError, ModelError
 from alignloop.records import Message
 

@@ -85,9 +85,11 @@ class LocalAdviser:
         seeds: Sequence[Sequence[int]],
         give: OnReply,
     ) -> None:
+        whole = self.encoder.template.whole_text
+
         def done(row: int, _index: int, sampled: Sampled) -> None:
             number, prompt = rows[row]
-            give(number, Reply(sampled.text.strip(), (), "", len(prompt), len(sampled.ids)))
+            give(number, Reply(whole(sampled.text).strip(), (), "", len(prompt), len(sampled.ids)))
 
         generate(
             self.loaded.model,

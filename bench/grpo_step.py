@@ -213,7 +213,7 @@ def trl_side(options: argparse.Namespace) -> dict[str, Any]:
             max_steps=options.steps,
             learning_rate=LEARNING_RATE,
             beta=BETA,
-            use_bias_correction_kl=False,  # AlignLoop's `unbiased_kl`, which is off
+            use_bias_correction_kl=True,  # AlignLoop's `unbiased_kl`
             loss_type="grpo",
             temperature=1.0,
             top_k=0,

@@ -8,14 +8,10 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.ai import ADVISER, AdviserSource, RubricPath
+from alignloop.config.section import ModelPath, Path, TemplateConfig, conflict, path_or
 from alignloop.config.stages import (
-    ModelPath,
-    Path,
     SamplingConfig,
     StageConfig,
-    TemplatePath,
-    conflict,
-    path_or,
 )
 
 SetKind = Literal[
@@ -30,6 +26,8 @@ SetKind = Literal[
     "lm_eval",
 ]
 SET_KINDS: tuple[str, ...] = get_args(SetKind)
+BUILT_IN = "builtin"
+"""Path of a harmlessness set that names AlignLoop's own requests."""
 FunctionPath = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
 
 
@@ -64,7 +62,7 @@ class ComparingJudge(AdviserSource, total=False):
     certificate: Required[Annotated[str, path_or("none")]]
 
 
-class CompareConfig(StageConfig, SamplingConfig):
+class CompareConfig(StageConfig, SamplingConfig, TemplateConfig):
     """Any number of models on any number of sets, with intervals, win rates and the alignment tax."""
 
     models: tuple[ModelEntry | ModelPath, ...] = Field(
@@ -78,11 +76,9 @@ class CompareConfig(StageConfig, SamplingConfig):
         min_length=1,
         description="{kind: …, path: …, name: …, rows: …, margin: …, scorer: module:function}; kinds: "
         + ", ".join(SET_KINDS)
-        + "; a margin makes it a capability whose loss is judged",
-        json_schema_extra={"format": "path"},
-    )
-    chat_template: TemplatePath = Field(
-        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
+        + "; a margin makes it a capability whose loss is judged; harmlessness has a set of its own, "
+        "path: builtin",
+        json_schema_extra={"format": "path", "words": [BUILT_IN]},
     )
     reward_model: Path | None = Field(None, description="reward model that scores answers, null for none")
     labels: Path | None = Field(None, description="people's preferences between these answers, null for none")

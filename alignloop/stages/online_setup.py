@@ -21,6 +21,8 @@ from alignloop.rl.rewards import Component, Reward, Sample, Scores
 from alignloop.rl.rollout import Engine, LocalEngine
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.lint import enforce
+from alignloop.stages.lint_template import lint_template, lint_texts
 from alignloop.stages.sample import read_prompts
 from alignloop.stages.scoring import build_gold, build_reward
 from alignloop.training.loop import Trainer
@@ -84,12 +86,21 @@ class Online:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Completions with their rewards. The groups' completions hold `sampler_logprobs`."""
+    """Completions with their rewards. The groups' completions hold `sampler_logprobs`.
+
+    Attributes:
+        groups: prompts with their completions.
+        samples: the same completions as texts.
+        scores: their rewards.
+        num_zero_spread: groups drawn, kept or not, whose rewards are all equal.
+        num_undecided: groups drawn whose rewards without penalties are all equal.
+    """
 
     groups: list[Group]
     samples: list[Sample]
     scores: Scores
     num_zero_spread: int
+    num_undecided: int
 
 
 def usable_prompts(config: OnlineConfig, run: Run, encoder: Encoder) -> tuple[list[Prompt], list[np.ndarray]]:
@@ -100,6 +111,7 @@ def usable_prompts(config: OnlineConfig, run: Run, encoder: Encoder) -> tuple[li
     """
     prompts = read_prompts(config, config.max_prompts, run)
     room = config.max_length - config.max_new_tokens
+    enforce([*lint_template(encoder.template), *lint_texts(prompts, encoder)], run.warn)
     ids = [encoder.prompt(prompt.prompt) for prompt in prompts]
     kept = [i for i, tokens in enumerate(ids) if len(tokens) <= room]
     if len(kept) < len(ids):

@@ -57,11 +57,9 @@ def build_reward(
     weights = {term.get("weight", 1.0) for term in models}
     if len(weights) > 1:
         raise ConfigError("rewards: members of an ensemble have one weight; the models' weights differ")
-    components: list[Component] = []
-    for term in config.rewards:
-        if "model" not in term:
-            part = _component(term, max_tokens, config.overlong_buffer)
-            components.append(_unique(part, components))
+    components = [
+        _component(term, max_tokens, config.overlong_buffer) for term in config.rewards if "model" not in term
+    ]
     loaded = [
         RewardModel(term["model"], dtype=dtype, device=device, base=base)  # pyright: ignore[reportTypedDictNotRequiredAccess]
         for term in models
@@ -131,11 +129,3 @@ def _component(term: RewardTerm, max_tokens: int, buffer: int) -> Component:
         return function(term["function"], weight=weight, timeout_s=term.get("timeout_s", 60.0))
     assert "penalty" in term
     return penalty(term["penalty"], weight=weight, max_tokens=max_tokens, buffer=buffer)
-
-
-def _unique(part: Component, others: Sequence[Component]) -> Component:
-    """The part under a name of its own: `score`, `score_2`, …."""
-    taken = [other.name.rpartition("_")[0] if other.name[-1].isdigit() else other.name for other in others]
-    count = taken.count(part.name)
-    name = f"{part.name}_{count + 1}" if count else part.name
-    return Component(name, part.score, part.weight, part.timeout_s)

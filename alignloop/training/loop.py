@@ -105,7 +105,8 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     active, idle = without_idle(objective, share(groups))
     learning, informing = rows_of_passes(objective, active)
     micro_batches = _micro_batches(trainer, learning)
-    denominator = _denominator(objective, [*micro_batches, *_micro_batches(trainer, idle)])
+    units = _units(objective, [*micro_batches, *_micro_batches(trainer, idle)])
+    denominator = torch.where(units > 0, units, 1.0)
     # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
     alone = informing is learning and len(micro_batches) == 1 and not torch.distributed.is_initialized()
     statistics = {}
@@ -121,6 +122,8 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
         if alone and isinstance(objective, StepObjective):
             with torch.no_grad():
                 statistics = dict(objective.step_statistics(filled))
+        if not units:  # every completion is masked: the loss is 0 whatever the statistics are
+            statistics = {name: Mean(mean.sum, mean.count.clamp(min=1)) for name, mean in statistics.items()}
         output: Output = turn.loss(with_statistics(filled, statistics), denominator=denominator)
         output.loss.backward()
         finish_backward()
@@ -193,7 +196,7 @@ def _micro_batches(trainer: Trainer, groups: Sequence[Group]) -> list[_MicroBatc
     return made
 
 
-def _denominator(objective: Objective, micro_batches: Sequence[_MicroBatch]) -> Tensor:
+def _units(objective: Objective, micro_batches: Sequence[_MicroBatch]) -> Tensor:
     """The units of the step, over all micro-batches and ranks."""
     counts = (objective.count(micro_batch.known).float() for micro_batch in micro_batches)
     total = sum(counts, torch.zeros(()))

@@ -1,4 +1,4 @@
-"""Log-ratios of long completions: exact however large the sums are that they are differences of."""
+"""Log-ratios of long completions: exact to float32's last digits, however large the sums behind them."""
 
 import numpy as np
 import pytest

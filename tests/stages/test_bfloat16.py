@@ -17,12 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alignloop.config import resolve
+from alignloop.objectives.base import Inputs
 from alignloop.records import Message, Prompt
 from alignloop.rl.rewards import Sample
 from alignloop.run import Run
 from alignloop.stages import common, ppo
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.scoring import build_reward
+from alignloop.training import loop
 from tests.stages.task import LETTERS, recipe, run_stage
 
 OFFLINE = ("model_name_or_path", "output_dir", "max_length", "num_threads")
@@ -255,3 +257,36 @@ def test_a_reward_model_scores_in_the_recipes_type(tmp_path: Path) -> None:
         assert found[dtype].tolist() == [row[0] for row in expected]
     assert found["float32"].tolist() != found["bfloat16"].tolist()
     assert found["bfloat16"] == pytest.approx(found["float32"], abs=0.1)
+
+
+@pytest.mark.parametrize("stage", ["ppo", "grpo", "rloo"])
+@pytest.mark.parametrize("lora_r", [0, 4])
+def test_losses_read_float32_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, lora_r: int
+) -> None:
+    """Log-probs, values, advantages and returns are float32, and not bfloat16 numbers stored as such."""
+    seen: list[Inputs] = []
+    fill = loop.fill_inputs
+
+    def filled(*args: Any) -> Inputs:
+        seen.append(fill(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(loop, "fill_inputs", filled)
+    keys = recipe(tmp_path, max_steps=2, num_iterations=1, num_generations=4, dtype="bfloat16", lora_r=lora_r)
+    rows = list(run_stage(stage, keys).metrics())
+    assert all(type(row["loss"]) is float for row in rows)
+    found: dict[str, list[torch.Tensor]] = {}
+    for inputs in seen:
+        own = {"logprobs": inputs.logprobs, "values": inputs.values, "reference": inputs.reference_logprobs}
+        for name, tensor in {**own, **inputs.extras}.items():
+            if tensor is not None:
+                assert tensor.dtype == torch.float32, name
+                whole = tensor.shape == inputs.mask.shape  # else a statistic of the step
+                found.setdefault(name, []).append(tensor.detach()[inputs.mask] if whole else tensor[None])
+    wanted = {"logprobs", "advantages", "old_logprobs", "sampler_logprobs"}
+    wanted |= {"values", "old_values", "returns"} if stage == "ppo" else set()
+    assert wanted <= set(found)
+    for name in wanted:
+        numbers = torch.cat(found[name])
+        assert not torch.equal(numbers, numbers.bfloat16().float()), name

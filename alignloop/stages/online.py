@@ -176,7 +176,7 @@ def check_gap(online: Online, gap: Mismatch | None, rollout: int) -> None:
     """
     found = None
     if gap is not None:
-        found = beyond_rounding(gap, bfloat16=online.trainer.autocast is not None)
+        found = beyond_rounding(gap, bfloat16=online.roles.autocast is not None)
     if not any_rank(found is not None):
         return
     model = online.prepared.loaded.model

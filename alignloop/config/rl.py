@@ -7,16 +7,13 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from alignloop.config.section import Path, Section, conflict, path_or
 from alignloop.config.stages import (
     DATASET,
     ROLLOUT_SAVE_S,
     Dataset,
-    Path,
     SamplingConfig,
-    Section,
     TrainConfig,
-    conflict,
-    path_or,
 )
 
 VerifierName = Literal["constraints", "math", "regex", "json_schema", "exact"]

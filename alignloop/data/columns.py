@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from alignloop.data import builders, forms, sources
 from alignloop.data.files import sha256_of, write_whole
@@ -64,7 +65,7 @@ def kind_of(record: Record) -> str:
 
 def read_records(
     spec: sources.Spec,
-    kind: str | None = None,
+    kind: str | Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     strict: bool = False,
     origin: str = "unknown",
@@ -77,8 +78,9 @@ def read_records(
 
     Args:
         spec: a path, hub id, mapping or list, see `alignloop.data.sources`.
-        kind: read rows as this kind, instead of guessing. Labels are never made up: a pair becomes
-            a demonstration only where `sft_target` says so; a prompt may come from any row.
+        kind: read rows as this kind, instead of guessing; of several, as the one that most rows are, or
+            else as the first. Labels are never made up: a pair becomes a demonstration only where
+            `sft_target` says so; a prompt may come from any row.
         columns: {field: column of the file} where the names differ from those in `forms.ALIASES`.
         strict: the first unusable row is an error.
         origin: who made the labels, for rows without a provenance of their own.
@@ -90,17 +92,19 @@ def read_records(
         DataError: nothing there, a damaged file, a source without a usable row, or with `strict`
             the first unusable row.
     """
-    if kind is not None and kind not in KINDS:
-        raise DataError(f"expected {', '.join(KINDS)}", field="kind", value=kind)
+    kinds = (kind,) if isinstance(kind, str) else tuple(kind or ())
+    for name in kinds:
+        if name not in KINDS:
+            raise DataError(f"expected {', '.join(KINDS)}", field="kind", value=name)
     if origin not in builders.ORIGINS:
         raise DataError(f"expected {', '.join(builders.ORIGINS)}", field="origin", value=origin)
     mapping = forms.check_columns(columns)
     records: list[Record] = []
     dropped: list[DataError] = []
     files: dict[str, dict[str, str | int]] = {}
-    found = kind or ""
+    found = kinds[0] if len(kinds) == 1 else ""
     for source in sources.expand(spec):
-        part = _read_source(source, found, mapping, origin, guess=kind is None)
+        part = _read_source(source, (found,) if found else kinds, mapping, origin, guess=not kinds)
         if strict and part.faults:
             raise part.faults[0]
         if not part.records:
@@ -128,8 +132,9 @@ class _Part:
 
 
 def _read_source(
-    source: sources.Source, kind: str, mapping: Mapping[str, str], origin: str, *, guess: bool
+    source: sources.Source, kinds: Sequence[str], mapping: Mapping[str, str], origin: str, *, guess: bool
 ) -> _Part:
+    """Records of one source, of the kind among `kinds` that most rows are, else of the first of them."""
     digest = hashlib.sha256()
     faults: list[DataError] = []  # of the reader first, then of the records
     rows = sources.read_source(source, on_fault=faults.append)
@@ -137,7 +142,7 @@ def _read_source(
         rows = _hashed(rows, digest)
     head = list(islice(rows, _HEAD))
     looks_like = _kind_of_most(head, mapping)
-    kind = kind or looks_like
+    kind = looks_like if not kinds or looks_like in kinds else kinds[0]
     records, unusable = [], []
     for row in chain(head, rows):
         try:
@@ -210,7 +215,24 @@ def record_to_row(record: Record) -> dict[str, object]:
     }
     if isinstance(record, Document):
         return {"text": record.text, "provenance": provenance}
+    if isinstance(record, Demonstration) and not _fits_columns(record):
+        return {"messages": _weighted_rows(record), "provenance": provenance}
     return {"prompt": message_rows(record.prompt), **_body(record), "provenance": provenance}
+
+
+def _fits_columns(record: Demonstration) -> bool:
+    """Whether `prompt` and `completion` say all of a demonstration: text, and trained at its end only."""
+    plain = not record.thinking and not record.tool_calls
+    return plain and record.trained == (len(record.prompt),)
+
+
+def _weighted_rows(record: Demonstration) -> list[dict[str, Any]]:
+    """A demonstration as messages; of the assistant's turns those that are not trained say so."""
+    turns = (*record.prompt, record.turn)
+    return [
+        row | ({"train": False} if turn.role == "assistant" and turn.train is False else {})
+        for row, turn in zip(message_rows(turns), turns, strict=True)
+    ]
 
 
 def _body(record: Prompt | Demonstration | Preference | Label | Rating | Ranking) -> dict[str, object]:

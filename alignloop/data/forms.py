@@ -3,7 +3,7 @@
 | columns | record |
 |---|---|
 | text | Document |
-| prompt, or instruction with optional input; optional system, answer, constraints | Prompt |
+| prompt, or instruction with optional input; optional system, history, tools, answer, constraints | Prompt |
 | a prompt and completion (response, output); messages that end with the assistant | Demonstration |
 | chosen and rejected, as text, messages or whole dialogues with a common beginning | Preference |
 | response_a, response_b and preference (A, B or tie) | Preference |
@@ -19,6 +19,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from alignloop.data import messages
 from alignloop.data import values as read
 from alignloop.errors import DataError
 
@@ -26,6 +27,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "text": ("text", "본문", "문서"),
     "messages": ("messages", "conversations", "대화"),
     "system": ("system", "system_prompt", "시스템"),
+    "tools": ("tools", "functions"),
+    "history": ("history",),
     "prompt": ("prompt", "question", "query", "프롬프트", "질문"),
     "instruction": ("instruction", "지시", "지시문", "명령"),
     "input": ("input", "context", "입력"),
@@ -66,7 +69,18 @@ DETAILS = (
 
 _FIELD_OF = {alias: field for field, aliases in ALIASES.items() for alias in aliases}
 _OPTIONAL = frozenset(
-    ("text", "system", "input", "answer", "constraints", "probability", "margin", "sft_target")
+    (
+        "text",
+        "system",
+        "input",
+        "answer",
+        "constraints",
+        "probability",
+        "margin",
+        "sft_target",
+        "tools",
+        "history",
+    )
 )
 
 
@@ -223,4 +237,4 @@ def is_answered(fields: Fields) -> bool:
     """Whether the row's messages end with the assistant."""
     if not fields.has("messages"):
         return False
-    return read.conversation(*fields.get("messages"))[-1].role == "assistant"
+    return messages.conversation(*fields.get("messages"))[-1].role == "assistant"

@@ -58,7 +58,7 @@ def decode_attention(
     # under autocast the rotary embedding leaves queries and keys in float32
     query, key = query.to(value.dtype), key.to(value.dtype)
     rules = masked(Rules(scale, sliding_window, softcap), attention_mask, module)
-    out = attend(layer, query[0], key[0], value[0], rules)
+    out = attend(layer, query[0], key[0], value[0], rules)  # pyright: ignore[reportCallIssue]
     # some architectures view the heads as one, as transformers' own functions let them
     return out.unsqueeze(0).contiguous(), None
 

@@ -106,7 +106,7 @@ def _forward(
     )
     query, key = rotated(query, cos, half), rotated(key, cos, half)
     turned = (query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1))
-    out = attend(module.layer_idx, *turned, masked(rules, attention_mask, module))
+    out = attend(module.layer_idx, *turned, masked(rules, attention_mask, module))  # pyright: ignore[reportCallIssue]
     return module.o_proj(out.reshape(1, len(out), -1)), None
 
 

@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -22,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignloop.errors import DataError, ModelError, NonFiniteError, UserError
 from alignloop.model.decode import Decode, NewPrompt, Prefill, decoding
+from alignloop.model.endings import turn_end
 from alignloop.model.kv import Pool, close, common_start
 from alignloop.model.positions import steady_positions
 from alignloop.model.requests import Event, Finish, Group, Request, Row, Sampled
@@ -74,7 +76,7 @@ class Scheduler:
         config = base.config.get_text_config(decoder=True)
         self._num_layers = config.num_hidden_layers
         self._max_positions = steady_positions(config)
-        self._eos = _end_tokens(base, tokenizer)
+        self._ends = turn_end(base, tokenizer)
 
     def __enter__(self) -> Self:
         self._context.enter_context(decoding(self.model))
@@ -120,7 +122,10 @@ class Scheduler:
         if self.tokenizer is None and (params.stop or self.text):
             raise UserError("generation: text and stop strings need a tokenizer")
         number, self.next_number = self.next_number, self.next_number + 1
-        eos = self._eos if params.eos is None else frozenset(params.eos)
+        eos = frozenset(self._ends.tokens if params.eos is None else params.eos)
+        if params.eos is None and self._ends.texts and self.tokenizer is not None:
+            stop = tuple(dict.fromkeys([*params.stop, *self._ends.texts]))
+            request = replace(request, params=replace(params, stop=stop))
         if request.seeds:
             waiting = deque(range(len(request.seeds)))
             self.groups[number] = Group(number, request, max_tokens, eos, waiting)
@@ -312,7 +317,7 @@ class Scheduler:
             )
         row.ids.append(token)
         row.logprobs.append(logprob)
-        if row.stream is not None:
+        if row.stream is not None and token not in group.eos:
             row.stream.add(token)
         finish: Finish | None = None
         if token in group.eos:
@@ -336,7 +341,7 @@ class Scheduler:
             row.stream.close()
             text = row.stream.text
         elif self.tokenizer is not None:
-            text = decode(self.tokenizer, row.ids)
+            text = decode(self.tokenizer, row.ids[:-1] if finish == "eos" else row.ids)
         return Sampled(row.ids, row.logprobs, text, finish, row.group.given_logprobs)
 
     def _remove(self, row: Row) -> None:
@@ -359,15 +364,6 @@ class Scheduler:
             pool.drop(group.prefix)
             if not pool.prefixes:
                 del self.pools[pool.key]
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
-    """Tokens that end a completion: the model's generation settings' and the tokenizer's."""
-    found = model.generation_config.eos_token_id if model.generation_config is not None else None
-    tokens = set(found) if isinstance(found, list) else {found}
-    if tokenizer is not None:
-        tokens.add(tokenizer.eos_token_id)
-    return frozenset(token for token in tokens if token is not None)
 
 
 def _follows(group: Group) -> bool:

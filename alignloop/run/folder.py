@@ -20,6 +20,7 @@ from typing import IO, Any, Literal
 
 import yaml
 
+from alignloop.data.template_choice import day_of_run
 from alignloop.errors import AlignLoopError, RunError
 from alignloop.machine import memory_gb, process_rank, reset_peak_memory
 from alignloop.run.environment import environment, is_alive, process_start
@@ -104,6 +105,8 @@ class Run:
         if process_rank() > 0:
             follower = cls(path, _new_record(path, stage, config, seed, name))
             follower._follows = True
+            if (path / RUN_FILE).is_file():  # a run that goes on keeps its day on every rank
+                follower._record["created"] = _read_record(path)["created"]
             return follower
         inputs = inputs or {}
         links = [parent if isinstance(parent, Parent) else parent.as_parent() for parent in parents]
@@ -293,11 +296,15 @@ class Run:
             self._lock = None
 
     def __enter__(self) -> Run:
+        # Chat templates tell the day on which the run was made, also when it goes on later.
+        self._day = day_of_run(str(self._record["created"])[:10])
+        self._day.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._day.__exit__(kind, error, trace)
         try:
             if self._lock is not None and self._record["status"] == "running":
                 if isinstance(error, KeyboardInterrupt):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from alignloop.records import Conversation, Message
 
@@ -38,6 +38,7 @@ class ChatMessage(Strict):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
+    reasoning_content: str | None = Field(default=None, description="not OpenAI's; an answer's thoughts")
     name: str | None = None
     refusal: None = None
 
@@ -96,6 +97,9 @@ class ChatRequest(GenerationRequest):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    chat_template_kwargs: dict[str, JsonValue] | None = Field(
+        default=None, description="not OpenAI's; arguments for the template, such as enable_thinking"
+    )
 
     @property
     def conversation(self) -> Conversation:
@@ -104,6 +108,7 @@ class ChatRequest(GenerationRequest):
             Message(
                 "system" if m.role == "developer" else m.role,
                 m.content if isinstance(m.content, str) else "".join(part.text for part in m.content),
+                m.reasoning_content or "",
             )
             for m in self.messages
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alignloop.data.chat import ChatTemplate
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError, ModelError
 from alignloop.model.load import LoadedModel, load_model
@@ -18,7 +19,6 @@ from alignloop.model.own_numbers import check_engine
 from alignloop.model.positions import steady_positions
 from alignloop.model.sampling import SamplingParams, completion_seeds
 from alignloop.model.scheduler import Request
-from alignloop.model.textstream import decode
 from alignloop.records import Message
 from alignloop.run import RUN_FILE
 from alignloop.serve.engine import Engine
@@ -74,16 +74,14 @@ class Policy:
     @property
     def template(self) -> ChatTemplate:
         """How messages become text."""
-        template = self.encoder.template
-        assert isinstance(template, ChatTemplate)
-        return template
+        return self.encoder.template
 
 
 def open_policy(
     model: str | Path,
     *,
     name: str | None = None,
-    chat_template: str = "tokenizer",
+    chat_template: str | TemplateChoice = "tokenizer",
     dtype: str = "auto",
     device: str = "auto",
 ) -> Policy:
@@ -108,7 +106,7 @@ def open_policy(
     check_writer(str(model))
     loaded = load_model(model, dtype=dtype, device=device)
     saved = saved_template(loaded)
-    if saved is not None and loaded.tokenizer.chat_template != saved.source:
+    if saved is not None and loaded.tokenizer.chat_template != saved.portable:
         raise ModelError(
             f"'{model}': its tokenizer's chat template is not the one the model was trained with; "
             "restore chat_template.jinja"
@@ -117,7 +115,6 @@ def open_policy(
     # What does not fit is refused, never shortened: a cut prompt would be answered wrongly.
     encoder = replace(inference_encoder(loaded, chat_template), overlength="error")
     policy = Policy(name or Path(str(model)).resolve().name, loaded, encoder, context)
-    end_with_turn(loaded, policy.template)
     check_engine(loaded.model)  # a model that cannot be served is told now
     return policy
 
@@ -142,18 +139,6 @@ def check_writes(model: str | Path) -> None:
         raise ModelError(f"'{model}' is a {others[0]}: it scores texts and writes none; give a policy")
 
 
-def end_with_turn(loaded: LoadedModel, template: ChatTemplate) -> None:
-    """Let a completion end with the template's end of turn, even where the tokenizer's EOS is another."""
-    end = loaded.tokenizer.encode(template.end, add_special_tokens=False)
-    settings = loaded.model.generation_config
-    # A token that shows in the text would end the answer and stay in it.
-    if len(end) != 1 or settings is None or decode(loaded.tokenizer, end):
-        return
-    known = settings.eos_token_id
-    ends = known if isinstance(known, list) else [known] if known is not None else []
-    settings.eos_token_id = sorted({*ends, *end})
-
-
 @dataclass(frozen=True, slots=True)
 class Served:
     """A policy with the engine that runs it."""
@@ -169,14 +154,26 @@ class Served:
             ApiError: over a limit, or messages the template refuses.
         """
         messages: Sequence[Message] = body.conversation
+        encoder = replace(self.policy.encoder, template=self.template(body))
         try:
-            prompt = self.policy.encoder.prompt(messages).tolist()
+            prompt = encoder.prompt(messages).tolist()
         except DataError as error:
             raise ApiError(400, str(error), param="messages") from error
         if body.top_logprobs and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true", param="top_logprobs")
         max_tokens = body.max_completion_tokens or body.max_tokens
         return self._requests(body, [prompt], max_tokens, num_best=body.top_logprobs or 0)
+
+    def template(self, body: ChatRequest) -> ChatTemplate:
+        """The template with a request's arguments.
+
+        Raises:
+            ApiError: arguments that the template does not use, or with which it fails.
+        """
+        try:
+            return self.policy.template.with_kwargs(body.chat_template_kwargs or {})
+        except ModelError as error:
+            raise ApiError(400, str(error), param="chat_template_kwargs") from error
 
     def completion_requests(self, body: CompletionRequest) -> list[Request]:
         """The engine's requests for raw prompts, one each.

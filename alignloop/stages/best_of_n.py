@@ -18,7 +18,7 @@ from alignloop.errors import DataError
 from alignloop.model.load import load_model
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.sft import SFT
-from alignloop.records import Demonstration, Prompt, Provenance, Record
+from alignloop.records import Demonstration, Prompt, Provenance, Record, as_context
 from alignloop.rl.rewards import check_prompts
 from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import RUN_FILE, Run, write_atomically
@@ -96,7 +96,7 @@ def sampled(
 ) -> list[list[str]]:
     """n answers of the sampling model to each prompt, with seeds of their own in every round."""
     loaded = load_model(sampler, dtype=config.dtype, device=config.device, seed=config.seed)
-    encoder = common.inference_encoder(loaded, config.chat_template)
+    encoder = common.inference_encoder(loaded, config.template)
     seed = config.seed
     if number > 1:
         seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
@@ -146,7 +146,7 @@ def best(
             if texts[i]:
                 details = {**prompt.provenance.details, "reward": float(values[i]), "scorer": scorer}
                 where = Provenance(prompt.provenance.file, prompt.provenance.line, "derived", details)
-                found.append(Demonstration(prompt.prompt, texts[i], where))
+                found.append(Demonstration(as_context(prompt.prompt), texts[i], where))
     if not found:
         raise DataError("every prompt's answers have the same reward, so none is best", reason="no_rows")
     return found

@@ -130,7 +130,7 @@ def answers_of(
 ) -> list[list[Sampled]]:
     """The model's answers, with seeds of their own in every round."""
     loaded = load_model(model, dtype=config.dtype, device=config.device, seed=config.seed)
-    encoder = common.inference_encoder(loaded, config.chat_template)
+    encoder = common.inference_encoder(loaded, config.template)
     seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
     return sample_over_ranks(
         loaded,

@@ -11,7 +11,8 @@ from alignloop.config.rl import PPOConfig
 from alignloop.data.packing import Batch, Group
 from alignloop.data.tokenize import tokenize
 from alignloop.errors import ConfigError
-from alignloop.model.adapters import LoraSettings, add_adapter, delete_others, load_adapter
+from alignloop.model.adapter_load import load_adapter
+from alignloop.model.adapters import LoraSettings, add_adapter, delete_others
 from alignloop.model.load import load_model, same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy
@@ -42,7 +43,7 @@ def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
         Results for run.json.
     """
     prepared = common.prepare(config)
-    check_online(config, objective, run, prepared.model)
+    check_online(config, objective, run, prepared.model, prepared.loaded, prepared.template)
     reference = frozen_copy(prepared.model) if prepared.peft is None else None
     roles = ActorCritic(
         prepared.model, peft=prepared.peft, critic=make_critic(config, prepared), reference=reference

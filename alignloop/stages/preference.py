@@ -37,7 +37,7 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
             does not fit the policy, or a silent trap was found (docs/lint.md).
     """
     common.check_settings(config, objective)
-    data, held = common.read_data(config, objective.records[0], run)
+    data, held = common.read_data(config, objective.records, run)
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
     groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)

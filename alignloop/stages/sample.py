@@ -32,7 +32,7 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     common.set_threads(config.num_threads)
     prompts = read_prompts(config, config.max_prompts, run)
     loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
-    encoder = common.inference_encoder(loaded, config.chat_template)
+    encoder = common.inference_encoder(loaded, config.template)
     params = sampling_params(config, config.seed)
     with common.stop_requests() as stop:
         kept = Kept(run, run.path / "sampling", config.rollout_save_s, stop)

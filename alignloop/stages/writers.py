@@ -15,7 +15,7 @@ from alignloop.config import (
     SamplingConfig,
     StageConfig,
 )
-from alignloop.model.adapters import base_name
+from alignloop.model.adapter_load import base_name
 from alignloop.model.load import SMOLLM2, TINY, find_folder
 from alignloop.model.own_numbers import check_shape
 from alignloop.stages.candidates import is_recorded, is_url

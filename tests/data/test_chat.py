@@ -1,10 +1,12 @@
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from alignloop.data.chat import FILE, check_same, load_saved, load_template
+from alignloop.data.template_choice import day_of_run
 from alignloop.errors import DataError, ModelError
 from alignloop.records import Message
 
@@ -83,7 +85,7 @@ def test_own_template_renders_as_transformers_does(name, adds_bos):
     for prompt in (HI, CHAT):
         rows = [{"role": m.role, "content": m.content} for m in prompt]
         whole = [*rows, {"role": "assistant", "content": "네, 좋아요."}]
-        if name != "llama3":  # its date differs there from day to day, and here never
+        if name != "llama3":  # its date differs there from day to day
             expected = tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True)
             assert template.render_prompt(prompt) == expected
             assert template.render((*prompt, Message("assistant", "네, 좋아요."))) == (
@@ -117,9 +119,23 @@ def test_what_is_found_out_about_a_template(name, lead, end, tail, trims, merges
     assert template.parse_completion("Yes") == "Yes"  # cut off before the end
 
 
-def test_llama3_like_rendering_has_no_date_of_today():
-    template = load_template("tokenizer", make_tokenizer(LIKE_LLAMA3))
-    assert template.render_prompt(HI) == "<s>Day 26<|eot|>[user]\n\n안녕?<|eot|>[assistant]\n\n"
+def test_the_date_a_template_tells_is_that_of_the_run_and_is_kept(tmp_path):
+    tokenizer = make_tokenizer(LIKE_LLAMA3)
+    with day_of_run("2031-05-17"), day_of_run("2040-01-01"):  # a run within a run has its day
+        template = load_template("tokenizer", tokenizer)
+    assert template.kwargs == {"strftime_now": "2031-05-17"}
+    assert template.render_prompt(HI) == "<s>Day 17<|eot|>[user]\n\n안녕?<|eot|>[assistant]\n\n"
+    template.save(tmp_path)
+    assert load_saved(tmp_path).render_prompt(HI) == template.render_prompt(HI)
+    fixed = load_template("tokenizer", tokenizer, {"strftime_now": "2024-07-26"})
+    assert "Day 26" in fixed.render_prompt(HI)
+    with pytest.raises(ModelError, match="such as 2026-01-31, not 'soon'"):
+        load_template("tokenizer", tokenizer, {"strftime_now": "soon"})
+    today = datetime.now(UTC).date()
+    assert load_template("tokenizer", tokenizer).kwargs["strftime_now"] in (
+        today.isoformat(),
+        (today + timedelta(days=1)).isoformat(),  # midnight between the two lines
+    )
 
 
 def test_system_text_goes_into_the_first_question_where_there_is_no_system_role():
@@ -209,7 +225,7 @@ def test_templates_that_cannot_be_used(tmp_path):
         load_template("alpaca", make_tokenizer(eos=None))
     with pytest.raises(ModelError, match="cannot render a question and its answer"):
         load_template("tokenizer", make_tokenizer("{{ messages[5].content }}"))
-    with pytest.raises(ModelError, match="cannot render a question and its answer"):
+    with pytest.raises(ModelError, match="cannot be read"):
         load_template("tokenizer", make_tokenizer("{% for %}"))
     with pytest.raises(ModelError, match="does not render each message once"):
         load_template("tokenizer", make_tokenizer("{{ messages[0].content }}"))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import transformers as hf
 
-from tests.helpers_models import rounding_bound
+from tests.helpers_models import exact_copy, rounding_bound
 
 VOCABULARY = 400
 SHAPE = {
@@ -166,4 +164,4 @@ def assert_own_logprobs(
 
     allowed = rounding_bound(model, read, length=len(prompt) + len(ids))
     assert allowed < 2e-3  # else this could not fail
-    assert (torch.tensor(logprobs) - read(copy.deepcopy(model).double())).abs().max() < allowed
+    assert (torch.tensor(logprobs) - read(exact_copy(model))).abs().max() < allowed

@@ -13,8 +13,9 @@ from alignloop.errors import ConfigError, DataError, EngineError, ModelError, Us
 from alignloop.evaluation.gate import RequirementError
 from alignloop.evaluation.sets import BUILT_IN_REQUESTS
 from alignloop.feedback.judge.adviser import Reply
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Demonstration, Message
 from alignloop.run import Run

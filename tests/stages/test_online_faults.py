@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from alignloop.data.chat import load_template
 from alignloop.errors import ConfigError, EngineError, ModelError, NonFiniteError, RunError
-from alignloop.model.load import save_model
 from alignloop.model.packed import ScalarHead
+from alignloop.model.save import save_model
 from alignloop.model.scheduler import Sampled
 from alignloop.model.scorer import HEAD_FILE
 from alignloop.model.tiny import tiny_model, train_tokenizer

@@ -56,7 +56,7 @@ class LocalAdviser:
         open_: dict[SamplingParams, list[tuple[int, np.ndarray]]] = defaultdict(list)
         for number, ask in enumerate(asks):
             prompt = self.encoder.prompt(ask.messages)
-            labels = [completion(self._label(choice)) for choice in ask.choices]
+            labels = [completion(self.encoder.begin(choice, ask.messages)) for choice in ask.choices]
             longest = max((len(label.ids) for label in labels), default=ask.max_tokens)
             if len(prompt) + longest > self.context:
                 give(number, Reply(fault="too_long"))
@@ -68,10 +68,6 @@ class LocalAdviser:
         for params, rows in open_.items():
             self._write(rows, params, [[asks[number].seed] for number, _ in rows], give)
         return replies
-
-    def _label(self, choice: str) -> list[int]:
-        lead = getattr(self.encoder.template, "lead", "")
-        return self.encoder.tokenizer.encode(lead + choice, add_special_tokens=False)
 
     def _choose(self, groups: Sequence[Group], give: OnReply) -> None:
         for chunk in pack(groups, self.token_budget):
@@ -89,9 +85,11 @@ class LocalAdviser:
         seeds: Sequence[Sequence[int]],
         give: OnReply,
     ) -> None:
+        whole = self.encoder.template.whole_text
+
         def done(row: int, _index: int, sampled: Sampled) -> None:
             number, prompt = rows[row]
-            give(number, Reply(sampled.text.strip(), (), "", len(prompt), len(sampled.ids)))
+            give(number, Reply(whole(sampled.text).strip(), (), "", len(prompt), len(sampled.ids)))
 
         generate(
             self.loaded.model,

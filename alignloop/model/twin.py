@@ -13,22 +13,12 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from alignloop.model.head import FOREIGN
+
 VOCABULARY = 96
 LARGEST = 50_000_000
 """Parameters of a twin at most."""
 MOST_LAYERS = 12
-FOREIGN = (
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What code of an architecture raises that is asked for something it was not made for."""
-
 _SMALL: Mapping[str, int] = {
     "vocab_size": VOCABULARY,
     "intermediate_size": 96,

@@ -16,7 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from alignloop.data import builders, forms, sources
+from alignloop.data import builders, forms, published, sources
 from alignloop.data.files import sha256_of, write_whole
 from alignloop.errors import DataError
 from alignloop.records import (
@@ -45,12 +45,27 @@ class Dataset:
         dropped: a fault for each unusable row.
         kind: of all records, a key of `records.KINDS`.
         files: by path or hub id, `sha256` of its bytes (of its rows for a hub id) and `rows` read.
+        unused: columns that no record came from, with the number of rows that have them.
+        against_scores: rows whose chosen answer has the lower score of the two.
     """
 
     records: list[Record]
     dropped: list[DataError]
     kind: str
     files: dict[str, dict[str, str | int]] = field(default_factory=dict)
+    unused: dict[str, int] = field(default_factory=dict)
+    against_scores: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know of columns that were not read, as sentences."""
+        found = [f"columns that were not read: {forms.described(self.unused)}"] if self.unused else []
+        if self.against_scores:
+            found.append(
+                f"{len(self.against_scores)} rows prefer the answer with the lower score, the first: "
+                f"{self.against_scores[0]}; are chosen and rejected swapped?"
+            )
+        return found
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -102,6 +117,8 @@ def read_records(
     records: list[Record] = []
     dropped: list[DataError] = []
     files: dict[str, dict[str, str | int]] = {}
+    unused: Counter[str] = Counter()
+    contrary: list[str] = []
     found = kinds[0] if len(kinds) == 1 else ""
     for source in sources.expand(spec):
         part = _read_source(source, (found,) if found else kinds, mapping, origin, guess=not kinds)
@@ -111,12 +128,14 @@ def read_records(
             raise _no_usable_row(source.path, part)
         found = part.kind
         dropped += part.faults
+        unused += part.unused
+        contrary += part.against_scores
         records.extend(sources.repeat(part.records, source.weight))
         known = files.setdefault(source.path, {"sha256": part.sha256, "rows": 0})
         known["rows"] = int(known["rows"]) + part.rows
     if not records:
         raise DataError("the weights leave no row", field="weight")
-    return Dataset(records, dropped, found, files)
+    return Dataset(records, dropped, found, files, dict(unused), contrary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +148,8 @@ class _Part:
     faults: list[DataError]
     rows: int
     sha256: str
+    unused: Counter[str]
+    against_scores: list[str]
 
 
 def _read_source(
@@ -144,19 +165,27 @@ def _read_source(
     looks_like = _kind_of_most(head, mapping)
     kind = looks_like if not kinds or looks_like in kinds else kinds[0]
     records, unusable = [], []
+    unused: Counter[str] = Counter()
+    contrary: list[str] = []
     for row in chain(head, rows):
         try:
-            fields = forms.fields_of(row.values, mapping)
-            if guess:
-                found = forms.guess_kind(fields)
-                kind = kind or found
-                _check_kind(found, kind)
-            records.append(builders.build(kind, fields, row.file, row.line, origin))
+            for values in published.rows_of(row.values, kind):
+                fields = forms.fields_of(values, mapping)
+                if guess:
+                    found = forms.guess_kind(fields)
+                    kind = kind or found
+                    _check_kind(found, kind)
+                records.append(builders.build(kind, fields, row.file, row.line, origin))
+                unused.update(fields.unused)
+                if kind == "preference" and forms.against_scores(values):
+                    contrary.append(f"{row.file}:{row.line}")
         except DataError as fault:
             unusable.append(_placed(fault, row))
     identity = sha256_of(Path(source.path)) if source.split is None else digest.hexdigest()
     everything = sorted(faults + unusable, key=lambda fault: fault.line)
-    return _Part(kind, looks_like, records, everything, len(records) + len(everything), identity)
+    return _Part(
+        kind, looks_like, records, everything, len(records) + len(everything), identity, unused, contrary
+    )
 
 
 def _hashed(rows: Iterable[sources.Row], digest: hashlib._Hash) -> Iterator[sources.Row]:
@@ -170,7 +199,8 @@ def _kind_of_most(rows: Iterable[sources.Row], mapping: Mapping[str, str]) -> st
     votes: Counter[str] = Counter()
     for row in rows:
         with suppress(DataError):
-            votes[forms.guess_kind(forms.fields_of(row.values, mapping))] += 1
+            for values in published.rows_of(row.values, ""):
+                votes[forms.guess_kind(forms.fields_of(values, mapping))] += 1
     return votes.most_common(1)[0][0] if votes else ""
 
 

@@ -150,6 +150,8 @@ def read_data(config: TrainConfig, kind: str | Sequence[str], run: Run) -> tuple
         held_out = read_records(config.eval_dataset, data.kind, config.columns, config.strict)
         run.set_rows("eval_dataset", len(held_out.records))
     note_dropped(run, "dataset", data.dropped)
+    for note in data.notes:
+        tell(run, f"dataset: {note}")
     return data, held_out
 
 

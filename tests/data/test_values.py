@@ -12,6 +12,7 @@ CHATS = {
     "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Tea?\n\nAssistant: Yes, please.",
     "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Tea?\n\nAssistant: No.\n\nNever.",
 }
+SIDES = "expected A, B or tie (or left/right, model_a/model_b, 0/1 with 0 the first, …)"
 BAD = [
     (
         {"prompt": "", "response": "a"},
@@ -107,13 +108,13 @@ BAD = [
     (
         {"prompt": "q", "response_A": "x", "response_B": "y", "preference": "C"},
         "preference",
-        "field 'preference': value 'C': expected 'A', 'B' or 'tie'",
+        f"field 'preference': value 'C': {SIDES}",
         "unknown_label",
     ),
     (
-        {"prompt": "q", "response_A": "x", "response_B": "y", "preference": 1},
+        {"prompt": "q", "response_A": "x", "response_B": "y", "preference": 2},
         "preference",
-        "field 'preference': value 1: expected 'A', 'B' or 'tie'",
+        f"field 'preference': value 2: {SIDES}",
         "unknown_label",
     ),
     (

@@ -33,6 +33,7 @@ from transformers.utils import logging as hf_logging
 from alignloop.errors import ModelError
 from alignloop.machine import bf16_is_native, cache_dir
 from alignloop.model.adapters import base_name
+from alignloop.model.cast import cast
 
 SMOLLM2 = "smollm2-135m-instruct"
 TINY = "tiny"
@@ -144,7 +145,8 @@ def load_model(
 
 def _moved(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
     """The model on its device, in its dtype (transformers' own annotation of `to` confuses type checkers)."""
-    return model.to(device=device, dtype=dtype)
+    cast(model, dtype)
+    return model.to(device)
 
 
 def load_skeleton(name_or_path: str | Path) -> LoadedModel:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alignloop.data.packing import Group, collate, completion
-from alignloop.model.packed import PackedModel
+from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.rope import length_kinds
 from bench import zoo
 from tests.model.test_packed import gradients, relative, separate_logprobs
@@ -96,8 +96,6 @@ def test_a_short_row_is_the_same_after_and_beside_a_long_one(name: str) -> None:
 
 
 def test_scores_and_values_are_read_from_each_kinds_own_rows() -> None:
-    from alignloop.model.packed import ScalarHead
-
     groups = some_groups(*MIXED)
     packed = PackedModel(zoo.tiny("phi3-longrope"), head=ScalarHead(32))
 

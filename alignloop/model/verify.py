@@ -109,7 +109,7 @@ def own_logprobs(hf: PreTrainedModel) -> Own:
     groups = _probe(min(vocabulary, head_transform(hf).vocabulary or vocabulary, 1000))
     batch = collate(groups).to(hf.device)
     rows = [(g.prompt_ids, c.ids) for g in groups for c in g.completions]
-    with torch.no_grad(), as_published(hf), in_float32(hf):
+    with torch.no_grad(), torch.autocast(hf.device.type, enabled=False), as_published(hf), in_float32(hf):
         try:
             tables = [_table(hf, *row) for row in rows]
         except FOREIGN as error:
@@ -253,7 +253,7 @@ def _fault(hf: PreTrainedModel, own: Own, read: Read, *, packed: bool) -> str | 
     training = [module for module in hf.modules() if module.training]
     hf.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(hf.device.type, enabled=False):
             with in_float32(hf):
                 off, where = _difference(read(own.batch, packed), own.logprobs), ""
                 if own.windowed is not None and off <= own.tolerance:

@@ -8,7 +8,6 @@ from alignloop.data.columns import read_records
 from alignloop.data.messages import conversation, unread_keys
 from alignloop.errors import DataError
 from alignloop.records import (
-    Demonstration,
     Label,
     Message,
     Preference,
@@ -17,7 +16,6 @@ from alignloop.records import (
     conversation_of,
     message_rows,
     tools_of,
-    with_tools,
 )
 
 USER, BOT = Message("user", "Tide?"), Message("assistant", "High.")
@@ -360,18 +358,3 @@ def test_a_system_column_may_be_one_system_message(tmp_path):
 )
 def test_a_row_without_a_question_is_a_fault(tmp_path, row):
     assert fault(tmp_path, row).reason == "empty_prompt"
-
-
-RECORDS = [
-    Demonstration((*TURNS[:2], BOT, TURNS[3]), "High."),
-    Demonstration((*TURNS[:2], Message("assistant", "Blue.", train=False), TURNS[3]), "High."),
-    Demonstration((*TURNS[:2], BOT, TURNS[3]), "High.", train=False),
-    Demonstration((USER,), "High.", thinking="Hm."),
-    Demonstration(with_tools((USER,), (TOOL_TEXT,)), "", tool_calls=(CALL,)),
-    Demonstration(
-        with_tools((USER, Message("assistant", "", "Hm.", (CALL,)), Message("tool", "1.2")), (TOOL_TEXT,)),
-        "High.",
-    ),
-    Prompt(with_tools((USER,), (TOOL_TEXT,)), answer="7"),
-    Preference((USER, Message("assistant", "", "Hm.", (CALL,)), Message("tool", "1.2")), "a", "b"),
-]

@@ -6,12 +6,28 @@ from alignloop.data.columns import read_records, record_to_row, write_records
 from alignloop.records import (
     Demonstration,
     Message,
+    Preference,
+    Prompt,
     Provenance,
     plain_rows,
     with_tools,
     written,
 )
-from tests.data.test_messages import BOT, CALL, TOOL_TEXT, USER, turn
+from tests.data.test_messages import BOT, CALL, TOOL_TEXT, TURNS, USER, turn
+
+RECORDS = [
+    Demonstration((*TURNS[:2], BOT, TURNS[3]), "High."),
+    Demonstration((*TURNS[:2], Message("assistant", "Blue.", train=False), TURNS[3]), "High."),
+    Demonstration((*TURNS[:2], BOT, TURNS[3]), "High.", train=False),
+    Demonstration((USER,), "High.", thinking="Hm."),
+    Demonstration(with_tools((USER,), (TOOL_TEXT,)), "", tool_calls=(CALL,)),
+    Demonstration(
+        with_tools((USER, Message("assistant", "", "Hm.", (CALL,)), Message("tool", "1.2")), (TOOL_TEXT,)),
+        "High.",
+    ),
+    Prompt(with_tools((USER,), (TOOL_TEXT,)), answer="7"),
+    Preference((USER, Message("assistant", "", "Hm.", (CALL,)), Message("tool", "1.2")), "a", "b"),
+]
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=range(len(RECORDS)))

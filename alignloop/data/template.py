@@ -111,9 +111,10 @@ class ChatTemplate:
             DataError: the template refuses these messages or passes its limits (reason
                 `template_refused`).
         """
+        tools = tools or tools_of(messages)
         if self.merges_system:
             messages = _merge_system(messages)
-        return self.render_rows(template_rows(messages), add_generation_prompt, tools or tools_of(messages))
+        return self.render_rows(template_rows(messages), add_generation_prompt, tools)
 
     def render_rows(
         self, rows: Sequence[Row], add_generation_prompt: bool, tools: Sequence[Mapping[str, Any]] = ()

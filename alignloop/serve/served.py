@@ -13,6 +13,7 @@ from pathlib import Path
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder
+from alignloop.data.tool_use import rendered
 from alignloop.errors import DataError, ModelError
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.own_numbers import check_engine
@@ -155,6 +156,8 @@ class Served:
         """
         messages: Sequence[Message] = body.conversation
         encoder = replace(self.policy.encoder, template=self.template(body))
+        if body.tools and not rendered(encoder.template).offers:
+            raise ApiError(400, "this model's chat template does not render tools", param="tools")
         try:
             prompt = encoder.prompt(messages).tolist()
         except DataError as error:

@@ -15,7 +15,9 @@ from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message
 from alignloop.serve.choice import Choice
-from alignloop.serve.served import open_policy
+from alignloop.serve.engine import Engine
+from alignloop.serve.protocol import ChatRequest
+from alignloop.serve.served import Limits, Served, open_policy
 from alignloop.stages.reward import HEAD_FILE
 
 
@@ -115,3 +117,29 @@ def test_thoughts_come_apart_from_the_answer(
     told = [choice.take(p, final=i == len(pieces) - 1) for i, p in enumerate(pieces)]
     assert ("".join(t for t, _ in told), "".join(t for _, t in told)) == (thoughts, text)
     assert (choice.thinking, choice.text) == (thoughts, text)
+
+
+def test_tools_and_their_answers_are_given_to_the_template(tmp_path: Path) -> None:
+    source = (
+        "{% if tools %}{{ 'offers ' + (tools | tojson) + ';' }}{% endif %}{% for m in messages %}"
+        "{{ m.role + ':' + m.content }}{% for call in m.tool_calls or [] %}"
+        "{{ call.function.name + ' ' + (call.function.arguments | tojson) }}{% endfor %}{{ ';' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    (tmp_path / "tools.jinja").write_text(source, encoding="utf-8")
+    policy = open_policy(trained(tmp_path / "m", str(tmp_path / "tools.jinja")))
+    served = Served(policy, Engine(policy.loaded.model, policy.loaded.tokenizer), Limits())
+    call = {"id": "c1", "type": "function", "function": {"name": "tide", "arguments": '{"at":"Busan"}'}}
+    body = {
+        "tools": [{"type": "function", "function": {"name": "tide"}}],
+        "messages": [
+            {"role": "user", "content": "Tide?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "1.2 m", "tool_call_id": "c1"},
+        ],
+    }
+    (request,) = served.chat_requests(ChatRequest.model_validate(body))
+    assert policy.loaded.tokenizer.decode(list(request.prompt)) == (
+        'offers [{"type": "function", "function": {"name": "tide"}}];user:Tide?;'
+        'assistant:tide {"at": "Busan"};tool:1.2 m;assistant:'
+    )

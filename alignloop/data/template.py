@@ -31,7 +31,7 @@ from alignloop.data.template_choice import today
 from alignloop.data.template_probe import Findings, Row, examine
 from alignloop.data.template_turn import completion, opened
 from alignloop.errors import DataError, ModelError
-from alignloop.records import Message, message_rows
+from alignloop.records import Message, message_rows, tools_of
 
 FILE = "alignloop_template.json"
 """Written beside `chat_template.jinja` in a model folder."""
@@ -102,7 +102,7 @@ class ChatTemplate:
         Args:
             messages: the conversation.
             add_generation_prompt: whether the assistant's next turn is begun.
-            tools: descriptions of tools, as OpenAI's API has them.
+            tools: descriptions of tools, as OpenAI's API has them; those of the messages if none are given.
 
         Returns:
             The text.
@@ -113,7 +113,7 @@ class ChatTemplate:
         """
         if self.merges_system:
             messages = _merge_system(messages)
-        return self.render_rows(template_rows(messages), add_generation_prompt, tools)
+        return self.render_rows(template_rows(messages), add_generation_prompt, tools or tools_of(messages))
 
     def render_rows(
         self, rows: Sequence[Row], add_generation_prompt: bool, tools: Sequence[Mapping[str, Any]] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,8 @@ from alignloop.data.dialogue import Dialogue, bare, encode_turns, render_turns, 
 from alignloop.data.overlength import Policy, fit
 from alignloop.data.packing import Completion, Group
 from alignloop.data.plain_text import Marks, Shielded, marks_of
+from alignloop.data.tool_use import check, left_out
+from alignloop.data.trained_turns import Made, TrainOn, demonstration_groups
 from alignloop.errors import DataError
 from alignloop.records import (
     Demonstration,
@@ -26,6 +28,7 @@ from alignloop.records import (
     Ranking,
     Rating,
     Record,
+    tools_of,
 )
 
 
@@ -40,11 +43,21 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """Groups, and the rows that were dropped with their reasons; `truncated` counts shortened groups."""
+    """What became of records.
+
+    Attributes:
+        groups: tokenized rows.
+        dropped: a fault for each row that made none.
+        truncated: how many groups were shortened.
+        turns: how many turns of the assistant the demonstrations train.
+        left_out: how many rows hold what the template does not render, by what that is.
+    """
 
     groups: list[Group]
     dropped: list[DataError]
     truncated: int = 0
+    turns: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def reasons(self) -> Counter[str]:
@@ -156,7 +169,9 @@ class Encoder:
         return np.asarray(ids, dtype=np.int32)
 
     def _shield(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Shielded:
+        check(self.template, messages)
         messages = bare(self.template, messages)
+        tools = tools or tools_of(messages)
         return Shielded(messages, tuple(tools)) if self.special_tokens else self.marks.shield(messages, tools)
 
     def _begun(self, ids: list[int]) -> np.ndarray:
@@ -166,7 +181,7 @@ class Encoder:
         return np.asarray(ids, dtype=np.int32)
 
     def group(self, record: Record, index: int = 0, *, train_on_prompt: bool = False) -> Group:
-        """One record as a group.
+        """One record as a group, of a demonstration its last turn.
 
         Args:
             record: any kind but `Document` and `Prompt`.
@@ -181,62 +196,95 @@ class Encoder:
         """
         if isinstance(record, Document):
             raise TypeError("a document makes several groups: use tokenize")
-        prompt = self.prompt(record.prompt)
-        texts, values = _completions(record)
-        completions = [self.completion(text, record.prompt) for text in texts]
-        where = record.provenance
-        for text in texts:
-            if not text.strip():
-                raise DataError(
-                    "the completion is empty", file=where.file, line=where.line, reason="empty_completion"
-                )
-        try:
-            fitted = fit(
-                prompt.tolist(),
-                [c.tolist() for c in completions],
-                self.max_length,
-                self.overlength,
-                bos_token_id=self.tokenizer.bos_token_id,
+        return _made(self, record, index, "last", train_on_prompt).groups[0]
+
+
+def _made(encoder: Encoder, record: Record, index: int, train_on: TrainOn, train_on_prompt: bool) -> Made:
+    """The groups of a record.
+
+    Raises:
+        DataError: it cannot be trained on; with its place.
+    """
+    try:
+        if isinstance(record, Demonstration):
+            return demonstration_groups(
+                encoder, record, index, train_on=train_on, train_on_prompt=train_on_prompt
             )
-        except DataError as error:
-            raise DataError(
-                error.message, file=where.file, line=where.line, field="prompt", reason=error.reason
-            ) from None
-        prompt = np.asarray(fitted.prompt_ids, dtype=np.int32)
-        completions = [np.asarray(ids, dtype=np.int32) for ids in fitted.completions]
-        if train_on_prompt and isinstance(record, Demonstration):
-            whole = np.concatenate([prompt, completions[0]])
-            return Group(np.zeros(0, np.int32), (_counted(whole),), index, values)
-        return Group(prompt, tuple(_counted(ids) for ids in completions), index, values)
+        return _compared(encoder, record, index)
+    except DataError as error:
+        where = record.provenance
+        raise DataError(
+            error.message,
+            file=error.file or where.file,
+            line=error.line or where.line,
+            field=error.field or ("prompt" if error.reason == "overlength" else ""),
+            value=error.value,
+            reason=error.reason,
+        ) from None
 
 
-def tokenize(records: Iterable[Record], encoder: Encoder, *, train_on_prompt: bool = False) -> Tokenized:
+def _compared(encoder: Encoder, record: Record, index: int) -> Made:
+    """The one group of answers that are compared or judged: each of them the last turn."""
+    texts, values = _completions(record)
+    assert not isinstance(record, Document)
+    prompt = encoder.prompt(record.prompt)
+    completions = [encoder.completion(text, record.prompt) for text in texts]
+    if any(not text.strip() for text in texts):
+        raise DataError("the completion is empty", reason="empty_completion")
+    fitted = fit(
+        prompt.tolist(),
+        [c.tolist() for c in completions],
+        encoder.max_length,
+        encoder.overlength,
+        bos_token_id=encoder.tokenizer.bos_token_id,
+    )
+    cut = fitted.prompt_truncated or any(fitted.truncated)
+    counted = tuple(_counted(np.asarray(ids, dtype=np.int32)) for ids in fitted.completions)
+    key = prompt.tobytes() if fitted.prompt_truncated else b""
+    return Made([Group(np.asarray(fitted.prompt_ids, dtype=np.int32), counted, index, values, key)], 0, cut)
+
+
+def tokenize(
+    records: Iterable[Record],
+    encoder: Encoder,
+    *,
+    train_on: TrainOn = "all",
+    train_on_prompt: bool = False,
+) -> Tokenized:
     """Every record as groups; documents longer than `max_length` become several.
+
+    Args:
+        records: of any kinds.
+        encoder: text to tokens.
+        train_on: for demonstrations, which turns of the assistant are trained.
+        train_on_prompt: for demonstrations, count the prompt's tokens too.
 
     Raises:
         DataError: nothing is left, or the first overlong row under overlength 'error'.
     """
     groups: list[Group] = []
     dropped: list[DataError] = []
-    truncated = 0
+    truncated = turns = 0
+    lost: Counter[str] = Counter()
     last: Record | None = None
     for index, record in enumerate(records):
         last = record
         if isinstance(record, Document):
             pieces = document_pieces(encoder.document(record.text), encoder.max_length)
-            groups += [Group(np.zeros(0, np.int32), (_counted(piece),), index) for piece in pieces]
+            key = pieces[0].tobytes() if len(pieces) > 1 else b""
+            groups += [Group(np.zeros(0, np.int32), (_counted(piece),), index, key=key) for piece in pieces]
             continue
         try:
-            group = encoder.group(record, index, train_on_prompt=train_on_prompt)
+            made = _made(encoder, record, index, train_on, train_on_prompt)
         except DataError as error:
             if encoder.overlength == "error" and error.reason == "overlength":
                 raise
             dropped.append(error)
             continue
-        if encoder.overlength == "truncate":
-            longest = max(len(item.ids) for item in group.completions)
-            truncated += len(group.prompt_ids) + longest >= encoder.max_length
-        groups.append(group)
+        truncated += made.truncated
+        turns += made.turns
+        lost.update(_left_out(encoder, record))
+        groups += made.groups
     if not groups:
         reasons = ", ".join(
             f"{count}× {reason}" for reason, count in Counter(e.reason for e in dropped).items()
@@ -246,7 +294,14 @@ def tokenize(records: Iterable[Record], encoder: Encoder, *, train_on_prompt: bo
         raise DataError(
             f"no row is left to train on ({reasons or 'no rows'}){example}", file=where, reason="no_rows"
         )
-    return Tokenized(groups, dropped, truncated)
+    return Tokenized(groups, dropped, truncated, turns, lost)
+
+
+def _left_out(encoder: Encoder, record: Record) -> tuple[str, ...]:
+    """What the template does not render of a record."""
+    if isinstance(record, Demonstration):
+        return left_out(encoder.template, (*record.prompt, record.turn), record.trained)
+    return () if isinstance(record, Document) else left_out(encoder.template, record.prompt, ())
 
 
 def document_pieces(ids: np.ndarray, max_length: int) -> list[np.ndarray]:
@@ -294,8 +349,6 @@ def _counted(ids: np.ndarray) -> Completion:
 
 def _completions(record: Record) -> tuple[list[str], dict[str, Any]]:
     """The texts to compare, in the row order objectives expect, and the group's values."""
-    if isinstance(record, Demonstration):
-        return [record.completion], {}
     if isinstance(record, Preference):
         return [record.chosen, record.rejected], {"probability": record.probability, "margin": record.margin}
     if isinstance(record, Label):
@@ -336,5 +389,5 @@ def with_mismatched(groups: Sequence[Group], seed: int = 0) -> list[Group]:
             "desirable": np.asarray([group.values["desirable"][0], False]),  # pyright: ignore[reportIndexIssue]
             "mismatched": np.asarray([False, True]),
         }
-        result.append(Group(group.prompt_ids, (group.completions[0], other), group.index, values))
+        result.append(replace(group, completions=(group.completions[0], other), values=values))
     return result

@@ -12,7 +12,7 @@ from typing import Literal
 from alignloop.errors import AlignLoopError, UserError
 from alignloop.model.generate import stream
 from alignloop.model.sampling import SamplingParams
-from alignloop.records import Conversation, Demonstration, Message, Provenance
+from alignloop.records import Conversation, Demonstration, Message, Provenance, as_context
 from alignloop.serve.choice import Choice
 from alignloop.serve.served import Policy
 from alignloop.serve.votes import ANNOTATOR, Comparison, Thumb, Verdict, Vote, VoteBox, append_row
@@ -216,7 +216,7 @@ class Talk:
             raise UserError("the last answer is empty; /retry gives another one")
         prompt = self.prompt(turn.question, self.turns[:-1])
         where = Provenance(origin="ai", details={"annotator": ANNOTATOR, "model": turn.models[turn.kept]})
-        append_row(Path(name).expanduser(), Demonstration(prompt, answer, where))
+        append_row(Path(name).expanduser(), Demonstration(as_context(prompt), answer, where))
         self._line(f"added to {name}")
 
     def _last(self) -> Turn:

@@ -18,7 +18,7 @@ from alignloop.errors import DataError
 from alignloop.model.load import load_model
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.sft import SFT
-from alignloop.records import Demonstration, Prompt, Provenance, Record
+from alignloop.records import Demonstration, Prompt, Provenance, Record, as_context
 from alignloop.rl.rewards import check_prompts
 from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import RUN_FILE, Run, write_atomically
@@ -69,7 +69,7 @@ def one_round(
         check_prompts([] if name is None else [name], prompts)
 
         def choose() -> None:
-            rewards = score(config.reward_model, prompts, answers)
+            rewards = score(config, prompts, answers)
             chosen = best(prompts, answers, rewards, config.keep_per_prompt, config.reward_model)
             file.parent.mkdir(exist_ok=True)
             write_atomically(curve_file, json.dumps(reward_curve(rewards, config.n)))
@@ -119,13 +119,14 @@ def verifier_of(reward_model: str) -> str | None:
     return name if name in VERIFIERS else None
 
 
-def score(reward_model: str, prompts: Sequence[Prompt], answers: list[list[str]]) -> list[list[float]]:
+def score(config: BestOfNConfig, prompts: Sequence[Prompt], answers: list[list[str]]) -> list[list[float]]:
     """Rewards of every answer, by a trained model or by a verifier."""
-    name = verifier_of(reward_model)
+    name = verifier_of(config.reward_model)
     if name is not None:
         check = VERIFIERS[name]
         return [[check(text, p) for text in texts] for p, texts in zip(prompts, answers, strict=True)]
-    return RewardModel(reward_model).score([p.prompt for p in prompts], answers)
+    model = RewardModel(config.reward_model, dtype=config.dtype, device=config.device)
+    return model.score([p.prompt for p in prompts], answers)
 
 
 def best(
@@ -145,7 +146,7 @@ def best(
             if texts[i]:
                 details = {**prompt.provenance.details, "reward": float(values[i]), "scorer": scorer}
                 where = Provenance(prompt.provenance.file, prompt.provenance.line, "derived", details)
-                found.append(Demonstration(prompt.prompt, texts[i], where))
+                found.append(Demonstration(as_context(prompt.prompt), texts[i], where))
     if not found:
         raise DataError("every prompt's answers have the same reward, so none is best", reason="no_rows")
     return found

@@ -160,7 +160,10 @@ def compared(
     """
     answers = [[one.text.strip() for one in row] for row in done]
     samples = to_samples(prompts, done)
-    rewards = build_reward(config, prompts, max_tokens=config.max_new_tokens)(samples).total
+    reward = build_reward(
+        config, prompts, max_tokens=config.max_new_tokens, dtype=config.dtype, device=config.device
+    )
+    rewards = reward(samples).total
     table = rewards.reshape(len(prompts), config.num_generations)
     rows: list[Record] = []
     for prompt, texts, values in zip(prompts, answers, table, strict=True):

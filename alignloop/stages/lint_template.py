@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.normal import completion_texts
 from alignloop.data.template_probe import Findings
-from alignloop.data.template_turn import drops_thoughts, split, without_end
+from alignloop.data.template_turn import as_text, drops_thoughts, split, without_end
 from alignloop.data.tokenize import Encoder
-from alignloop.records import Document, Message, Prompt, Record
+from alignloop.records import Demonstration, Document, Message, Prompt, Record
 from alignloop.stages.lint import Finding
 
 
@@ -39,7 +39,7 @@ def lint_texts(records: Sequence[Record], encoder: Encoder) -> list[Finding]:
         marked += marks.occur_in(_foreign(record)) or marks.occur_in(_written(record, found), assistant=True)
         if isinstance(record, Document | Prompt):
             continue
-        texts = completion_texts(record)
+        texts = _answers(record, found)
         thoughtless += bool(found.opening) and any(
             split(found, text) is None and found.thought[0] not in text for text in texts
         )
@@ -83,6 +83,11 @@ def _about_thoughts(thoughtless: int, dropped: int, encoder: Encoder) -> list[Fi
         fix = "set chat_template_kwargs, such as enable_thinking: true, or remove the thoughts"
         found.append(Finding("AL404", "warning", sentence, fix))
     return found
+
+
+def _answers(record: Record, found: Findings) -> Sequence[str]:
+    """The answers of a record, thoughts in a field of their own between the template's marks."""
+    return (as_text(found, record.turn),) if isinstance(record, Demonstration) else completion_texts(record)
 
 
 def _foreign(record: Record) -> Iterable[str]:

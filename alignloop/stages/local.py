@@ -27,12 +27,13 @@ from alignloop.evaluation.likelihood import sequence_logprobs
 from alignloop.evaluation.memory import JsonMemory
 from alignloop.machine import cache_dir
 from alignloop.model.generate import generate
-from alignloop.model.load import TINY, LoadedModel, fingerprint, load_model
+from alignloop.model.load import TINY, LoadedModel, load_model
 from alignloop.model.packed import PackedModel
 from alignloop.model.sampling import SamplingParams
+from alignloop.model.save import fingerprint
 from alignloop.model.scheduler import Sampled
 from alignloop.progress import SamplingProgress
-from alignloop.records import Conversation, Document
+from alignloop.records import Conversation, Document, plain_rows
 from alignloop.stages import common
 
 Unmeasured = str
@@ -85,7 +86,7 @@ class Local:
             An answer for each prompt, in order.
         """
         memory = self._open()
-        keys = [_key("sampled", _plain(prompt)) for prompt in prompts]
+        keys = [_key("sampled", plain_rows(prompt)) for prompt in prompts]
         missing = [i for i, key in enumerate(keys) if memory.get(key) is None]
         if missing:
             loaded, encoder = self.opened()
@@ -145,7 +146,7 @@ class Local:
         return self._remembered(keys, compute)
 
     def choices(self, questions: Sequence[Question]) -> list[list[float]] | Unmeasured:
-        keys = [_key("choices", [_plain(q.prompt), list(q.choices)]) for q in questions]
+        keys = [_key("choices", [plain_rows(q.prompt), list(q.choices)]) for q in questions]
 
         def compute(missing: Sequence[int]) -> list[list[float]]:
             _, encoder = self.opened()
@@ -228,7 +229,7 @@ class Local:
 
 def seed_of(prompt: Conversation, seed: int) -> int:
     """A prompt's own seed, whatever other prompts are asked beside it."""
-    shown = repr([seed, _plain(prompt)]).encode("utf-8", "surrogatepass")
+    shown = repr([seed, plain_rows(prompt)]).encode("utf-8", "surrogatepass")
     return int.from_bytes(sha256(shown).digest()[:7], "big")
 
 
@@ -273,7 +274,3 @@ def _key(kind: str, value: object) -> list[object]:
 
 def _given_key(prompt: Sequence[int], ids: Sequence[int]) -> list[object]:
     return _key("logprobs", [list(prompt), list(ids)])
-
-
-def _plain(prompt: Conversation) -> list[list[str]]:
-    return [[message.role, message.content] for message in prompt]

@@ -23,8 +23,8 @@ from alignloop.data.columns import Dataset
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Tokenized, attributes_of, tokenize, with_attributes
 from alignloop.evaluation.reward_bench import summarize
-from alignloop.model.load import replace_folder
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.save import replace_folder
 from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normalize, save_head
 from alignloop.objectives.base import Objective
 from alignloop.objectives.odin import Odin
@@ -105,7 +105,7 @@ def read_rows(
     config: RewardConfig, objective: Objective, run: Run
 ) -> tuple[Dataset, Dataset | None, tuple[str, ...]]:
     """Training and held-out records, and the attributes of ratings: the head's outputs, in this order."""
-    data, held = common.read_data(config, objective.records[0], run)
+    data, held = common.read_data(config, objective.records, run)
     attributes = attributes_of(data.records)
     data = replace(data, records=with_attributes(data.records, attributes))
     if held is not None:

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from alignloop.data.files import write_whole
 from alignloop.data.packing import Group, collate, completion
 from alignloop.errors import AlignLoopError
+from alignloop.model.cast import cast
 from alignloop.model.generate import generate
 from alignloop.model.head import FOREIGN, first_line
 from alignloop.model.packed import PackedModel
@@ -111,7 +112,9 @@ def packed_side(packed: PackedModel) -> Side:
 def wider(model: Any, run: Callable[[Any], Any]) -> Any:
     """What `run` gives on the model in the next wider type; on the model itself where that does not run."""
     try:
-        return run(copy.deepcopy(model).to(WIDER[model.dtype]))
+        other = copy.deepcopy(model)
+        cast(other, WIDER[model.dtype])
+        return run(other)
     except FOREIGN:
         return run(model)
 
@@ -204,10 +207,10 @@ def row(name: str, dtype: torch.dtype) -> dict[str, str]:
         text = f"WRONG: {type(error).__name__}: {first_line(error)}"
         cells, rows = dict.fromkeys(COLUMNS[:2], text), "crashed"
     try:
-        return {**line, "rows": rows, **cells, **sampled(model)}
+        return line | {"rows": rows} | cells | sampled(model)
     except FOREIGN as error:  # the model itself does not run
         text = f"refused: {first_line(error)}" if rows == "refused" else f"WRONG: {first_line(error)}"
-        return {**line, "rows": rows, **cells, **dict.fromkeys(COLUMNS[2:], text)}
+        return line | {"rows": rows} | cells | dict.fromkeys(COLUMNS[2:], text)
 
 
 def wrong(lines: Sequence[Mapping[str, str]]) -> list[str]:

@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/results/bfloat16.md")
     options = parser.parse_args()
     kept: dict[str, Any] = (
-        json.loads(options.out.read_text()) if options.out.exists() else {"runs": [], "drift": []}
+        json.loads(options.out.read_text("utf-8")) if options.out.exists() else {"runs": [], "drift": []}
     )
     with tempfile.TemporaryDirectory() as name:
         measure(kept, Path(name), options)

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from alignloop.model.cast import cast
+
 VOCABULARY = 128
 WINDOW = 8
 """Tokens that a layer with a sliding window, chunks or an index sees."""
@@ -212,4 +214,5 @@ def tiny(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **fiel
         for parameter in model.parameters():
             if parameter.dim() < 2:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model.to(dtype)
+    cast(model, dtype)
+    return model

@@ -61,6 +61,7 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path, help="modules of the package")
     parser.add_argument("--sample", type=int, default=0, help="try this many mutants; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
+    parser.add_argument("--minutes", type=float, default=0, help="stop the sample after so long; 0 for never")
     parser.add_argument("--tests", nargs="+", default=[], help="test files, folders or pytest's node ids")
     parser.add_argument(
         "--timeout", type=float, default=0, help="seconds a mutant; 0 for 20 and 5 times the tests'"
@@ -77,7 +78,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copied = Path(folder).resolve() / root.name
         _copy(root, copied)
-        return _report(_try_all(copied, mutants, tests, options.timeout), len(mutants))
+        trials = _try_all(copied, mutants, tests, options.timeout)
+        return _report(_until(trials, options.minutes), len(mutants))
 
 
 def mirrors(root: Path, file: Path) -> list[str]:
@@ -120,8 +122,7 @@ def _chosen(mutants: list[tuple[Path, Mutant]], options: argparse.Namespace) -> 
         first, _, last = options.lines.partition("-")
         mutants = [(file, m) for file, m in mutants if int(first) <= m.line <= int(last or first)]
     if options.sample and options.sample < len(mutants):
-        numbers = sorted(random.Random(options.seed).sample(range(len(mutants)), options.sample))
-        mutants = [mutants[number] for number in numbers]
+        mutants = random.Random(options.seed).sample(mutants, options.sample)
     return mutants
 
 
@@ -161,10 +162,20 @@ def _try_all(
         outcome = "not run"
         if reached:
             (root / file).write_text(changed, encoding="utf-8")
-            code = _fork(lambda reached=reached: _run(tests, _Selected(reached)), timeout)
+            chosen = sorted({name.split("::")[0] for name in reached})
+            code = _fork(lambda some=chosen, names=reached: _run(some, _Selected(names)), timeout)
             (root / file).write_text(source, encoding="utf-8")
             outcome = {0: "lived", NO_TESTS: "not run", None: "timeout"}.get(code, "killed")
         yield Trial(file, mutant, outcome, *_difference(source, changed))
+
+
+def _until(trials: Iterator[Trial], minutes: float) -> Iterator[Trial]:
+    """Trials that end before the time is over; a sample comes in random order, so they stand for all."""
+    started = time.monotonic()
+    for trial in trials:
+        yield trial
+        if minutes and time.monotonic() - started > 60 * minutes:
+            return
 
 
 def _reaching(ran: dict[str, Any], file: str, mutant: Mutant) -> set[str]:
@@ -211,7 +222,9 @@ def _fork(work: Any, timeout: float) -> int | None:
 
 
 def _run(tests: Sequence[str], *plugins: Any) -> int:
-    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=list(plugins))
+    # nobody reads what an assertion compared
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain"]
+    return pytest.main([*options, *tests], plugins=list(plugins))
 
 
 @dataclass(slots=True)

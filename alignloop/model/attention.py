@@ -77,14 +77,7 @@ def shared_prefix_attention(
     Raises:
         NotImplementedError: no layout, sinks, or a mask of the layer's own.
     """
-    if segments is None:
-        raise NotImplementedError("its layers do not hand the layout on to their attention")
-    if s_aux is not None:
-        raise NotImplementedError("its attention has sinks")
-    if isinstance(attention_mask, Window):
-        sliding_window = min(attention_mask.size, sliding_window or attention_mask.size)
-    elif attention_mask is not None:
-        raise NotImplementedError("its attention layers make masks of their own")
+    segments, sliding_window = _understood(segments, s_aux, attention_mask, sliding_window)
     if query.is_cuda and dropout == 0.0:
         out = packed_flex(
             query, key, value, segments, scaling=scaling, window=sliding_window, softcap=softcap
@@ -108,6 +101,24 @@ def shared_prefix_attention(
         for q, (k, v) in zip(queries, _seen(key, value, segments), strict=True)
     ]
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _understood(
+    segments: Segments | None,
+    s_aux: Tensor | None,
+    attention_mask: Tensor | Window | None,
+    sliding_window: int | None,
+) -> tuple[Segments, int | None]:
+    """The layout and the window of a layer; raises NotImplementedError for what is not known here."""
+    if segments is None:
+        raise NotImplementedError("its layers do not hand the layout on to their attention")
+    if s_aux is not None:
+        raise NotImplementedError("its attention has sinks")
+    if isinstance(attention_mask, Window):
+        return segments, min(attention_mask.size, sliding_window or attention_mask.size)
+    if attention_mask is not None:
+        raise NotImplementedError("its attention layers make masks of their own")
+    return segments, sliding_window
 
 
 def _seen(key: Tensor, value: Tensor, segments: Segments) -> list[tuple[Tensor, Tensor]]:

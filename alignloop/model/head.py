@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -105,11 +106,13 @@ def as_published(hf: PreTrainedModel) -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Seen:
-    """What the hooks gave and got: hidden states (1, M, h), the head's input, its raw output (1, M, V)."""
+    """What the hooks gave and got: hidden states (1, M, h), the head's input, its raw output (1, M, V), and
+    whether what the head itself gave was its input times its weight."""
 
     hidden: Tensor | None = None
     entering: list[Tensor] = field(default_factory=list)
     raw: Tensor | None = None
+    is_product: bool = False
 
 
 def _examine(hf: PreTrainedModel) -> LogitTransform:
@@ -120,7 +123,7 @@ def _examine(hf: PreTrainedModel) -> LogitTransform:
     seen = _Seen()
     hooks = [
         decoder_of(hf).register_forward_hook(lambda _m, _i, out: _replace_hidden(seen, out)),
-        head.register_forward_hook(lambda _m, inputs, out: _replace_raw(seen, inputs, out)),  # pyright: ignore[reportArgumentType]
+        head.register_forward_hook(lambda m, inputs, out: _replace_raw(seen, m, inputs, out)),  # pyright: ignore[reportArgumentType]
     ]
     vocabulary = hf.config.get_text_config(decoder=True).vocab_size
     ids = torch.arange(len(_VALUES), device=hf.device)[None] % vocabulary
@@ -138,6 +141,8 @@ def _examine(hf: PreTrainedModel) -> LogitTransform:
             f"{name} does not compute its logits from its decoder's last hidden states in its vocabulary "
             "head; its log-probs cannot be trained here"
         )
+    if not seen.is_product:
+        raise ModelError(f"{name} has a vocabulary head that is more than a product with its weights")
     if logits.requires_grad:
         raise ModelError(f"{name} has trained weights between its vocabulary head and its logits")
     before = _scale_before(seen.hidden, seen.entering[0])
@@ -166,9 +171,13 @@ def _replace_hidden(seen: _Seen, output: Any) -> Any:
     return output
 
 
-def _replace_raw(seen: _Seen, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+def _replace_raw(seen: _Seen, head: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
     """Raw logits of which each column holds every value once."""
     seen.entering.append(inputs[0].detach())
+    few = inputs[0].detach().flatten(0, -2)[:2]
+    product = F.linear(few.to(head.weight.dtype), head.weight, getattr(head, "bias", None)).detach()
+    off = (output.detach().flatten(0, -2)[:2] - product).abs().max()
+    seen.is_product = bool(off <= 16 * torch.finfo(head.weight.dtype).eps * product.abs().max())
     rows, columns = output.shape[-2:]
     values = torch.tensor(_VALUES, dtype=torch.float32, device=output.device)
     place = torch.arange(rows, device=output.device)[:, None] + torch.arange(columns, device=output.device)

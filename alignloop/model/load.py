@@ -24,6 +24,7 @@ from transformers.utils import logging as hf_logging
 from alignloop.errors import ModelError, first_line
 from alignloop.machine import bf16_is_native
 from alignloop.model.adapter_load import base_name, fit_vocabulary, merged
+from alignloop.model.cast import cast
 from alignloop.model.gguf_load import from_gguf, gguf_tokenizer
 from alignloop.model.smollm2 import SMOLLM2, smollm2_folder
 from alignloop.model.tokenizer_load import fit_tokens, load_tokenizer
@@ -142,7 +143,8 @@ def _read(name: str, where: torch.device, kind: torch.dtype, seed: int) -> Loade
 
 def _moved(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
     """The model on its device, in its dtype (transformers' own annotation of `to` confuses type checkers)."""
-    return model.to(device=device, dtype=dtype)
+    cast(model, dtype)
+    return model.to(device)
 
 
 def load_skeleton(name_or_path: str | Path, *, grow: bool = False) -> LoadedModel:

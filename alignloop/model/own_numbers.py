@@ -113,7 +113,7 @@ def _compare(model: PreTrainedModel, probe: Probe) -> None:
             gap = _largest_gap(model, prompts, probe)
     if gap > ROUNDING_NATS:
         raise refused(
-            f"the local engine does not give {name}'s own log-probs, they differ by up to {gap:.2g} nats where "
+            f"the local engine does not give {name}'s own log-probs, they differ by {gap:.2g} nats where "
             f"rounding explains {ROUNDING_NATS}"
         )
 

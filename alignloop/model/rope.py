@@ -67,7 +67,9 @@ def length_kinds(hf: PreTrainedModel) -> LengthKinds | None:
                 )
             found = frequencies.kinds()
             if kinds is not None and (kinds.limit, kinds.each) != (found.limit, found.each):
-                raise ModelError(f"{type(hf).__name__} chooses rotary frequencies by length in two ways")
+                raise ModelError(
+                    f"{type(hf).__name__} has layers with rotary frequencies that change at different lengths"
+                )
             kinds = found if kinds is None else _both(kinds, found)
     return kinds
 
@@ -113,4 +115,4 @@ class _Frequencies:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.change(middle) else (middle, high)
-        return LengthKinds(low, self.change(_FAR, _FAR - 1), lambda: self.angles(_SHORT))
+        return LengthKinds(low, self.change(_FAR, high), lambda: self.angles(_SHORT))

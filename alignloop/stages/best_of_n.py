@@ -27,6 +27,7 @@ from alignloop.stages.answers import ANSWERS_FILE, sample_over_ranks
 from alignloop.stages.best_answers import reward_curve
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
+from alignloop.stages.stopping import stop_requests
 from alignloop.stages.unfinished import Kept
 from alignloop.training.distributed import on_first_rank
 
@@ -75,7 +76,7 @@ def one_round(
             write_atomically(curve_file, json.dumps(reward_curve(rewards, config.n)))
             write_records(file, [*earlier, *chosen])
 
-        with common.stop_requests() as stop:
+        with stop_requests() as stop:
             kept = Kept(run, run.path / "sampling", config.rollout_save_s, stop)
             answers = sampled(config, prompts, sampler, number, kept)
         on_first_rank(choose)

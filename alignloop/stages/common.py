@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +22,6 @@ from alignloop.data.packing import Completion, Group
 from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
 from alignloop.data.trained_turns import TrainOn
-from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import Interval
 from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
@@ -40,6 +37,7 @@ from alignloop.run import Run
 from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts
+from alignloop.stages.stopping import stop_requests
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.distributed import any_rank, on_first_rank, wait_for_all
 from alignloop.training.loop import Reference, Trainer, evaluate, train_step
@@ -188,36 +186,11 @@ def tokenized(
     note_dropped(run, "tokenization", result.dropped)
     for what, count in result.left_out.items():
         if what == "thoughts" and reader.template.found.closes:
-            continue  # that is AL404
+            continue  # the linter tells of these
         tell(run, f"{count} rows hold {what}, which chat template '{prepared.template.name}' does not render")
     if result.truncated:
         tell(run, f"{result.truncated} rows were shortened to max_length={config.max_length}")
     return result
-
-
-def hold_out(groups: list[Group], fraction: float, seed: int) -> tuple[list[Group], list[Group]]:
-    """Split off a share of the prompts for evaluation; equal prompts stay on one side.
-
-    Conversations that begin with the same question count as one prompt. One prompt at least is trained on.
-
-    Raises:
-        DataError: all rows have one prompt, so that none would be left to train on.
-    """
-    if fraction <= 0:
-        return groups, []
-    prompts = sorted({group.question for group in groups})
-    if len(prompts) < 2:
-        raise DataError(
-            f"eval_fraction {fraction:g}: the {len(groups)} rows have one prompt, and rows of one prompt stay "
-            "together: none would be left to train on; set eval_fraction: 0 or give an eval_dataset",
-            reason="no_rows",
-        )
-    count = min(max(1, round(fraction * len(prompts))), len(prompts) - 1)
-    chosen = {prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))[:count]}
-    return (
-        [g for g in groups if g.question not in chosen],
-        [g for g in groups if g.question in chosen],
-    )
 
 
 def fit(
@@ -333,30 +306,6 @@ def optimizer_settings(config: TrainConfig, num_steps: int) -> OptimizerSettings
         adam_epsilon=config.adam_epsilon,
         max_grad_norm=config.max_grad_norm,
     )
-
-
-@contextmanager
-def stop_requests() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set an event that is looked at between steps; a second one stops at once.
-
-    Between steps weights and optimizer belong together, so the checkpoint written then is exact.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def save_policy(prepared: Prepared, folder: Path) -> None:

@@ -28,6 +28,7 @@ from alignloop.stages.best_answers import to_samples
 from alignloop.stages.preference import preference
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.scoring import build_reward
+from alignloop.stages.stopping import stop_requests
 from alignloop.stages.unfinished import Kept
 from alignloop.training.distributed import on_first_rank
 
@@ -105,7 +106,7 @@ def sample_round(
         DataError: every prompt's answers are worth the same.
         KeyboardInterrupt: a stop was asked for; the unfinished answers are saved.
     """
-    with common.stop_requests() as stop:
+    with stop_requests() as stop:
         kept = Kept(run, pairs.with_name(f"{number + 1}-sampling"), config.rollout_save_s, stop)
         done = answers_of(config, prompts, model, number, kept)
 

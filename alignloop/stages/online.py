@@ -25,6 +25,7 @@ from alignloop.stages.checks import tell
 from alignloop.stages.online_save import Keeper, keep_best, restore, save, save_best, state_of
 from alignloop.stages.online_setup import Online, Place, Rollout, num_rollouts
 from alignloop.stages.rollouts import measure, sample_rollout, sample_rows
+from alignloop.stages.stopping import stop_requests
 from alignloop.training.distributed import any_rank, on_first_rank
 from alignloop.training.loop import train_step
 
@@ -54,7 +55,7 @@ def train_online(
     total = num_rollouts(config, len(online.prompts))
     history: list[dict[str, float]] = []
     with (
-        common.stop_requests() as stop,
+        stop_requests() as stop,
         Progress(trainer.num_steps, description=online.run.stage, start=trainer.step) as progress,
     ):
         while place.rollout < total and trainer.step < trainer.num_steps and not place.ended:
@@ -185,8 +186,8 @@ def check_gap(online: Online, gap: Mismatch | None, rollout: int) -> None:
     if dropout:
         advice = f"set {', '.join(dropout)} to 0 in the model's config.json, as dropout trains another model"
     raise ModelError(
-        f"rollout {rollout}: log-probs of {type(model).__name__} in training differ from those it was sampled "
-        f"with {found or 'on another rank'}; the run would learn from another model's samples: {advice}"
+        f"rollout {rollout}: log-probs of {type(model).__name__} in training differ from those it was "
+        f"sampled with {found or 'on another rank'}; the run would learn from another model's samples: {advice}"
     )
 
 

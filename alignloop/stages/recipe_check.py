@@ -15,7 +15,8 @@ from alignloop.errors import ConfigError, DataError
 from alignloop.model.load import LoadedModel, load_skeleton
 from alignloop.objectives.base import Objective
 from alignloop.stages.checks import agreed_template, lint_training
-from alignloop.stages.common import adds_embeddings, data_order, hold_out
+from alignloop.stages.common import adds_embeddings, data_order
+from alignloop.stages.held_out import hold_out
 from alignloop.stages.lint import Finding
 from alignloop.stages.lint_settings import lint_reference, lint_schedule, lint_settings
 from alignloop.stages.lint_template import lint_texts

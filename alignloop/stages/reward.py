@@ -23,7 +23,6 @@ from alignloop.data.columns import Dataset
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Tokenized, attributes_of, tokenize, with_attributes
 from alignloop.evaluation.reward_bench import summarize
-from alignloop.model.load import replace_folder
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normalize, save_head
 from alignloop.objectives.base import Objective
@@ -33,6 +32,7 @@ from alignloop.run import RUN_FILE, Run
 from alignloop.stages import common
 from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
+from alignloop.storage import replace_folder, writing
 from alignloop.training.distributed import is_first_rank, wait_for_all
 
 _NORMALIZED_ON = 512
@@ -205,13 +205,14 @@ def assemble(config: RewardConfig, members: Sequence[Path], folder: Path) -> Non
     """The members' adapters and heads as one model folder."""
     scratch = folder.with_name(".model-assembled")
     shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(reward_folder(members[0]), scratch)
-    for number, member in enumerate(members[1:], 2):
-        own = scratch / f"member_{number}"
-        own.mkdir()
-        for name in ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE):
-            shutil.copy2(reward_folder(member) / name, own / name)
-    facts = {"schema": 1, "members": len(members), "combine": config.combine}
-    facts["uwo_coefficient"] = config.uwo_coefficient
-    (scratch / REWARD_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    replace_folder(scratch, folder)
+    with writing(folder):
+        shutil.copytree(reward_folder(members[0]), scratch)
+        for number, member in enumerate(members[1:], 2):
+            own = scratch / f"member_{number}"
+            own.mkdir()
+            for name in ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE):
+                shutil.copy2(reward_folder(member) / name, own / name)
+        facts = {"schema": 1, "members": len(members), "combine": config.combine}
+        facts["uwo_coefficient"] = config.uwo_coefficient
+        (scratch / REWARD_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        replace_folder(scratch, folder)

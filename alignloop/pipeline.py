@@ -276,8 +276,7 @@ def _check_origin(checkpoint: Path, run: Run) -> None:
             "it); go on in its own run folder, or start from that run's weights by model_name_or_path"
         )
     refuse_other_origin(str(checkpoint), {"origin": state["origin"]}, {"origin": run.origin}, run.may_change)
-    rules = {key: rule for key, rule in run.may_change.items() if rule == "free"}
-    longer = changes(state["origin"], run.origin, rules)
+    longer = changes(state["origin"], run.origin, run.may_change)
     if longer:
         run.continue_from(str(checkpoint), longer)
 

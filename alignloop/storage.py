@@ -15,12 +15,12 @@ import shutil
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from alignloop.errors import AlignLoopError, DiskError, RunError
+from alignloop.errors import AlignLoopError, DiskError, RunError, UserError
 
 T = TypeVar("T")
 
@@ -133,23 +133,24 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
-def read_state(path: Path, shape: type[T], *, remedy: str) -> T:
+def read_state(path: Path, shape: type[T], *, remedy: str, error: type[UserError] = RunError) -> T:
     """Content of a JSON file that AlignLoop wrote, checked against its shape.
 
     Args:
         path: the file.
         shape: a type that pydantic checks strictly, such as a TypedDict or `list[str]`.
         remedy: what a person can do if the file is damaged, the end of the sentence.
+        error: what is raised, such as ModelError for a file of a model.
 
     Raises:
-        RunError: the file is missing, unreadable, cut short, no JSON, or of another shape.
+        UserError: the file is missing, unreadable, cut short, no JSON, or of another shape.
     """
     try:
         return checked(json.loads(path.read_bytes()), shape)
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {_strerror(error)}; {remedy}") from error
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {_fault(error)}; {remedy}") from error
+    except OSError as found:
+        raise error(f"{path} cannot be read: {_strerror(found)}; {remedy}") from found
+    except (ValueError, RecursionError) as found:
+        raise error(f"{path} is damaged: {_fault(found)}; {remedy}") from found
 
 
 def checked(value: object, shape: type[T]) -> T:
@@ -161,7 +162,7 @@ def checked(value: object, shape: type[T]) -> T:
     return _adapter(shape).validate_python(value, strict=True)
 
 
-def has_shape(value: object, shape: type[Any]) -> bool:
+def has_shape(value: object, shape: type[T]) -> TypeGuard[T]:
     """Whether a value that was read from a file has the shape that its reader relies on."""
     try:
         checked(value, shape)

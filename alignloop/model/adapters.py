@@ -6,17 +6,19 @@ adapters off. Hu et al. 2021, arXiv 2106.09685, through the peft library.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired
 
 import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import ModelError
+from alignloop.storage import read_state
 
 ALL_LINEAR = "all-linear"
 
@@ -91,10 +93,23 @@ def using(model: PeftModel, name: str) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
+class AdapterFile(TypedDict):
+    """The keys of an adapter_config.json that are read here."""
+
+    base_model_name_or_path: NotRequired[str | None]
+
+
 def base_name(folder: Path) -> str | None:
-    """Name or path of the model an adapter was trained on; None if the folder does not tell."""
+    """Name or path of the model an adapter was trained on; None if the folder does not tell.
+
+    Raises:
+        ModelError: adapter_config.json is damaged.
+    """
     file = folder / "adapter_config.json"
-    return json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"] if file.is_file() else None
+    if not file.is_file():
+        return None
+    remedy = "save the adapter again"
+    return read_state(file, AdapterFile, remedy=remedy, error=ModelError).get("base_model_name_or_path")
 
 
 def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str) -> PeftModel:

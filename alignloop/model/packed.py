@@ -7,6 +7,7 @@ states: N for a packed row, more where the fallback runs padded rows.
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from alignloop.model import attention
 from alignloop.model.lean import use_lean_forms
 from alignloop.model.logprobs import LogitTransform, token_logprobs, transform_of
 from alignloop.model.onednn import use_fast_linears
+from alignloop.model.precision import autocast_to, in_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,9 @@ class Forward:
 class ScalarHead(nn.Module):
     """A linear head h → A with an output gain and bias that are set after training, not learned.
 
-    Weights start from N(0, 1/(h+1)) (Stiennon et al. 2020) drawn from a seed, the bias from 0.
+    Weights start from N(0, 1/(h+1)) (Stiennon et al. 2020) drawn from a seed, the bias from 0. The head
+    computes in float32 (float64 for float64 weights) whatever the model around it computes in: bfloat16
+    keeps 8 bits, so it would round a reward or value of 66 to a multiple of 0.5.
     """
 
     def __init__(self, hidden_size: int, num_outputs: int = 1, *, seed: int = 0) -> None:
@@ -59,8 +63,11 @@ class ScalarHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(R, h) → float32 (R, A)."""
-        raw = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
-        return raw * self.gain + self.shift
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+            raw = torch.nn.functional.linear(hidden.to(dtype), weight, bias)
+            return raw * self.gain + self.shift
 
 
 class PackedModel(nn.Module):
@@ -70,14 +77,21 @@ class PackedModel(nn.Module):
         hf: the transformers model (LoRA layers injected in place, if any).
         head: scalar head for reward models and critics, or None.
         shared_prefix: True if packed rows are used; False if the padded fallback is.
+        autocast: type of the matrix products, None where it is the weights'; `hidden` and `forward` enter it.
     """
 
     def __init__(
-        self, hf: PreTrainedModel, *, head: ScalarHead | None = None, shared_prefix: bool | None = None
+        self,
+        hf: PreTrainedModel,
+        *,
+        head: ScalarHead | None = None,
+        shared_prefix: bool | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.hf = hf
         self.head = head
+        self.autocast = autocast
         self.transform = transform_of(hf.config.get_text_config())
         use_fast_linears(hf)
         use_lean_forms(hf)
@@ -91,10 +105,20 @@ class PackedModel(nn.Module):
         """Device of the parameters."""
         return self.hf.device
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type of the matrix products."""
+        return self.autocast or self.hf.dtype
+
+    def precision(self) -> AbstractContextManager[None]:
+        """The context this model computes in, for what runs `hf` itself: the sampler of an online stage."""
+        return autocast_to(self.autocast, self.device)
+
     def restore_attention(self) -> None:
         """Give the transformers model its own attention back, for generation or saving."""
         self.hf.set_attn_implementation(self._plain)
 
+    @in_precision
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states, (R, h), after the model's final norm."""
         decoder = self.hf.get_decoder()
@@ -122,6 +146,7 @@ class PackedModel(nn.Module):
         bias = getattr(head, "bias", None)
         return token_logprobs(hidden, head.weight, targets, bias=bias, transform=transform, entropy=entropy)
 
+    @in_precision
     def forward(
         self,
         batch: Batch,

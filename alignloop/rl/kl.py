@@ -103,12 +103,14 @@ def mismatch(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, *, cap: f
     Args:
         logprobs: (B, T), nats, under the trainer's policy with the weights that sampled.
         sampler_logprobs: (B, T), nats, as the engine reported them.
-        mask: bool (B, T), at least one True.
+        mask: bool (B, T); without a True nothing differs.
         cap: bound of the truncated importance weight.
 
     Returns:
         Plain numbers, computed in float64.
     """
+    if not mask.any():
+        return Mismatch(0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
     difference = (logprobs - sampler_logprobs)[mask].double()
     ratio = bounded_ratio(difference)
     return Mismatch(

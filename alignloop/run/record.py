@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal, NotRequired, Protocol, TypeVar
 
 from pydantic import ConfigDict
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import RunError
-from alignloop.storage import read_state
+from alignloop.storage import has_shape, read_state
 
+T = TypeVar("T")
 RUN_FILE = "run.json"
 SCHEMA = 1
 Status = Literal["running", "finished", "failed", "interrupted"]
@@ -93,3 +94,27 @@ class _Schema(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # pyright: ignore[reportGeneralTypeIssues]
 
     schema: int
+
+
+def result_of(run: _Run, name: str, shape: type[T]) -> T:
+    """One of a run's results.
+
+    Raises:
+        RunError: run.json does not have it, or in another shape.
+    """
+    value = run.record["results"].get(name)
+    if not has_shape(value, shape):
+        raise RunError(
+            f"{run.path / RUN_FILE} is damaged: its results have no usable '{name}'; move the folder "
+            f"{run.path} away and the same command makes it again"
+        )
+    return value
+
+
+class _Run(Protocol):
+    """What is read of a `Run` here."""
+
+    path: Path
+
+    @property
+    def record(self) -> dict[str, Any]: ...

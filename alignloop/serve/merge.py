@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 
 from alignloop.data.chat import ChatTemplate, load_template
 from alignloop.errors import ModelError, UserError
+from alignloop.model.adapters import base_name
 from alignloop.model.load import LoadedModel, load_model, load_skeleton, save_model
 from alignloop.run import RUN_FILE
 from alignloop.stages.checks import saved_template
@@ -119,9 +119,13 @@ def probe_logits(model: PreTrainedModel | PeftModel, tokens: LoadedModel) -> tor
 
 
 def _base_name(folder: Path) -> str:
-    return str(
-        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    )
+    name = base_name(folder)
+    if not name:
+        raise ModelError(
+            f"adapter '{folder}' does not name the model it was trained on (base_model_name_or_path in "
+            "adapter_config.json); write it there"
+        )
+    return name
 
 
 def _with_adapter(base: LoadedModel, folder: Path) -> PeftModel:

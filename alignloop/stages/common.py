@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from alignloop.config import StageConfig, TrainConfig, may_change, path_values
+from alignloop.config import RewardConfig, StageConfig, TrainConfig, may_change, path_values
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
@@ -27,6 +27,7 @@ from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.compiled import compile_layers
 from alignloop.model.load import LoadedModel, load_model, save_model
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.precision import Precision, training_precision
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
 from alignloop.run import Run, find_inputs
@@ -47,7 +48,6 @@ class Prepared:
     model: PackedModel
     template: ChatTemplate
     peft: PeftModel | None
-    autocast: torch.dtype | None
 
 
 def inference_encoder(
@@ -71,21 +71,23 @@ def set_threads(num_threads: int) -> None:
 def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = False) -> Prepared:
     """Load the model for training, with LoRA and a scalar head where asked for.
 
-    In bfloat16 the weights of full fine-tuning stay float32 and the matrix products run in bfloat16.
+    The types are those of `base_precision`.
     """
     check_settings(config)
     set_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
+    kind = base_precision(config)
+    loaded = load_model(
+        config.model_name_or_path, dtype=kind.weights_name, device=config.device, seed=config.seed
+    )
     template = agreed_template(loaded, config.chat_template)
-    autocast = torch.bfloat16 if loaded.model.dtype == torch.bfloat16 else None
     if config.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     head = None
     if num_outputs:
         size = loaded.model.config.get_text_config().hidden_size
         head = ScalarHead(size, num_outputs, seed=config.seed).to(loaded.model.device)
-    model = PackedModel(loaded.model, head=head)
+    model = PackedModel(loaded.model, head=head, autocast=kind.autocast)
     peft = None
     if config.lora_r:
         settings = LoraSettings(
@@ -94,11 +96,15 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
         peft = add_adapter(loaded.model, settings, seed=config.seed)
     elif freeze_base:
         loaded.model.requires_grad_(False)
-    elif autocast is not None:
-        loaded.model.float()
     if config.torch_compile:
         compile_layers(loaded.model)
-    return Prepared(loaded, model, template, peft, autocast)
+    return Prepared(loaded, model, template, peft)
+
+
+def base_precision(config: TrainConfig) -> Precision:
+    """The types of the recipe's model, which its reference, critic and reward models on it share."""
+    frozen = bool(config.lora_r) or (isinstance(config, RewardConfig) and config.freeze_base)
+    return training_precision(config.dtype, config.device, weights_train=not frozen)
 
 
 def read_data(config: TrainConfig, kind: str, run: Run) -> tuple[Dataset, Dataset | None]:
@@ -254,7 +260,6 @@ def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference:
         token_budget=config.tokens_per_pass(prepared.model.device.type),
         unsplit=config.tokens_unsplit(prepared.model.device.type),
         reference=reference,
-        autocast=prepared.autocast,
     )
 
 

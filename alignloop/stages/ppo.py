@@ -97,7 +97,8 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
         source, head = config.model_name_or_path, new_head(size)
     else:
         head = None
-    loaded = load_model(source, dtype=config.dtype, device=config.device, seed=config.seed)
+    kind = common.base_precision(config)
+    loaded = load_model(source, dtype=kind.weights_name, device=config.device, seed=config.seed)
     if not same_vocabulary(loaded.tokenizer, prepared.loaded.tokenizer):
         raise ConfigError(
             f"critic_init: '{source}' has another tokenizer than the policy, so it cannot read the policy's "
@@ -107,7 +108,7 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
         head = load_head(reward_folder(source))
     if config.lora_r:
         add_adapter(loaded.model, settings, seed=config.seed + 1)
-    model = PackedModel(loaded.model, head=head.to(device))
+    model = PackedModel(loaded.model, head=head.to(device), autocast=kind.autocast)
     # the vocabulary is of no use to a critic, unless the input embeddings are the same weights
     if not config.lora_r and not loaded.model.config.tie_word_embeddings:
         loaded.model.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
@@ -132,7 +133,10 @@ def critic_on_base(prepared: common.Prepared, head: ScalarHead) -> PackedModel:
     peft.set_adapter(POLICY)
     for name, parameter in peft.named_parameters():
         parameter.requires_grad_("lora_" in name)
-    return PackedModel(model, head=head.to(model.device), shared_prefix=prepared.model.shared_prefix)
+    start = prepared.model
+    return PackedModel(
+        model, head=head.to(model.device), shared_prefix=start.shared_prefix, autocast=start.autocast
+    )
 
 
 def with_advantages(online: Online, rollout: Rollout) -> tuple[list[Group], dict[str, float]]:

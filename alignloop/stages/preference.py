@@ -79,9 +79,10 @@ def _other_reference(config: PreferenceConfig, prepared: common.Prepared) -> Pac
     skeleton = load_skeleton(config.reference)
     its = (skeleton.model.config, skeleton.tokenizer)
     enforce(lint_reference((start.model.config, start.tokenizer), its, name=config.reference), str)
-    other = load_model(config.reference, dtype=config.dtype, device=config.device, seed=config.seed)
+    kind = common.base_precision(config)
+    other = load_model(config.reference, dtype=kind.weights_name, device=config.device, seed=config.seed)
     enforce(lint_weights(other.model), str)
-    return PackedModel(other.model.float() if prepared.peft is None else other.model)
+    return PackedModel(other.model, autocast=kind.autocast)
 
 
 _FROM = {True: "from the cache", False: "computed once"}
@@ -102,7 +103,6 @@ def _logprobs(
         model,
         token_budget=config.tokens_per_pass(model.device.type),
         cache=common.reference_cache() if config.precompute_ref_log_probs else None,
-        autocast=prepared.autocast,
         name=name,
     )
     return everything[: len(groups)], everything[len(groups) :], cached

@@ -27,7 +27,7 @@ from alignloop.objectives.base import Objective
 from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.best_of_n import verifier_of
 from alignloop.stages.checks import agreed_template
-from alignloop.stages.common import data_order, set_threads
+from alignloop.stages.common import base_precision, data_order, set_threads
 from alignloop.stages.lint_settings import lint_schedule, lint_settings
 from alignloop.stages.online_setup import num_rollouts, num_steps
 from alignloop.stages.preview import (
@@ -147,8 +147,7 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
     traps = tuple(map(str, found))
     process = memory_gb() * 1e9
     wanted, lora = resolve_dtype(config.dtype, device), lora_settings(config)
-    dtype = wanted if lora is not None else torch.float32
-    autocast = torch.bfloat16 if wanted == torch.bfloat16 else None
+    dtype, autocast = base_precision(config)
     groups = [answered(ids, config.max_new_tokens, 1) for ids in plan.prompts[:64]]
     costs = measure_costs(
         loaded.model.config, groups, dtype=dtype, autocast=autocast, device=device, lora=lora

@@ -29,6 +29,7 @@ from alignloop.objectives.base import Objective
 from alignloop.objectives.odin import Odin
 from alignloop.rl.rewards import combined
 from alignloop.run import RUN_FILE, Run
+from alignloop.run.record import result_of
 from alignloop.stages import common
 from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
@@ -162,7 +163,7 @@ def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict
     if is_first_rank():
         assemble(config, [part.path for part in members], run.model)
     wait_for_all()
-    std = float(np.mean([part.record["results"]["reward_std"] for part in members]))
+    std = float(np.mean([result_of(part, "reward_std", float) for part in members]))
     results: dict[str, Any] = {"members": [_row(number, part) for number, part in enumerate(members, 1)]}
     data, held, _ = read_rows(config, objective, run)
     model = RewardModel(run.path, dtype=config.dtype, device=config.device)
@@ -194,8 +195,8 @@ def train_member(config: RewardConfig, run: Run, objective: Objective, number: i
 
 def _row(number: int, part: Run) -> dict[str, Any]:
     """What the report shows of a member."""
-    results = part.record["results"]
-    held = results.get("held_out", {})
+    results = {"loss": result_of(part, "loss", float)}
+    held = part.record["results"].get("held_out", {})
     low, high = held.get("accuracy_interval") or (None, None)
     shown = {"accuracy": held.get("accuracy"), "low": low, "high": high} if held else {}
     return {"member": number, "seed": part.record["seed"], "loss": results["loss"], **shown}

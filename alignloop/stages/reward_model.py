@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.data.packing import Group
 from alignloop.errors import ModelError
@@ -18,6 +18,7 @@ from alignloop.model.packed import PackedModel
 from alignloop.model.scorer import HEAD_FILE, Scorer, load_head
 from alignloop.rl.rewards import combined
 from alignloop.stages import common
+from alignloop.storage import read_state
 
 REWARD_FILE = "reward.json"
 
@@ -29,6 +30,15 @@ class Combination:
     members: int = 1
     combine: Literal["mean", "min", "uwo"] = "mean"
     uwo_coefficient: float = 0.5
+
+
+class Facts(TypedDict):
+    """reward.json of an ensemble."""
+
+    schema: int
+    members: int
+    combine: Literal["mean", "min", "uwo"]
+    uwo_coefficient: float
 
 
 class RewardModel:
@@ -109,11 +119,15 @@ def reward_folder(path: str | Path) -> Path:
 
 
 def read_combination(folder: Path) -> Combination:
-    """What the folder's reward.json says; a single model has none."""
+    """What the folder's reward.json says; a single model has none.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
     if not (folder / REWARD_FILE).is_file():
         return Combination()
-    facts = json.loads((folder / REWARD_FILE).read_text(encoding="utf-8"))
-    return Combination(**{field.name: facts[field.name] for field in fields(Combination)})
+    facts = read_state(folder / REWARD_FILE, Facts, remedy="train the reward model again", error=ModelError)
+    return Combination(facts["members"], facts["combine"], facts["uwo_coefficient"])
 
 
 def fits_on(folder: Path, base: common.Prepared) -> bool:
@@ -136,7 +150,7 @@ def _members(model: Any, folder: Path, members: int) -> Scorer:
     for name, place in zip(names, member_folders(folder, members), strict=True):
         peft = load_adapter(peft, place, name=name)
     peft.eval().requires_grad_(False)
-    return Scorer(_heads(model, folder, members, None), tuple(names), peft)
+    return Scorer(_heads(model, folder, members), tuple(names), peft)
 
 
 def _on(base: common.Prepared, folder: Path, members: int) -> Scorer:
@@ -147,15 +161,18 @@ def _on(base: common.Prepared, folder: Path, members: int) -> Scorer:
     names = [f"reward_{taken + number}" for number in range(1, members + 1)]
     for name, place in zip(names, member_folders(folder, members), strict=True):
         load_adapter(peft, place, name=name)
-    heads = _heads(base.loaded.model, folder, members, base.model.shared_prefix)
+    heads = _heads(base.loaded.model, folder, members, base.model)
     return Scorer(heads, tuple(names), peft)
 
 
-def _heads(model: Any, folder: Path, members: int, shared_prefix: bool | None) -> tuple[PackedModel, ...]:
-    """A packed model for each member; only the heads are new."""
+def _heads(
+    model: Any, folder: Path, members: int, like: PackedModel | None = None
+) -> tuple[PackedModel, ...]:
+    """A packed model for each member, run as `like` is; only the heads are new."""
     packed: list[PackedModel] = []
     for place in member_folders(folder, members):
         head = load_head(place).to(model.device).requires_grad_(False)
-        packed.append(PackedModel(model, head=head, shared_prefix=shared_prefix))
-        shared_prefix = packed[0].shared_prefix
+        known = like or (packed[0] if packed else None)
+        shared, autocast = (known.shared_prefix, known.autocast) if known else (None, None)
+        packed.append(PackedModel(model, head=head, shared_prefix=shared, autocast=autocast))
     return tuple(packed)

@@ -48,7 +48,7 @@ def load_unfinished(folder: Path, key: Sequence[int], run: Run) -> Unfinished | 
     if not has_shape(state, UnfinishedState) or not resume.is_ours(state["generation"]):
         tell(run, f"the unfinished rollout is sampled again: {folder} was saved by another version")
         return None
-    return Unfinished(state, dict(found.tensors))
+    return Unfinished({**state}, dict(found.tensors))
 
 
 @dataclass

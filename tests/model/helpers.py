@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import transformers as hf
+
+from tests.helpers_models import rounding_bound
 
 VOCABULARY = 400
 SHAPE = {
@@ -60,3 +64,24 @@ def plain_logprobs(model: hf.PreTrainedModel, prompt: list[int], ids: list[int])
     with torch.no_grad():
         logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
     return torch.log_softmax(logits.double(), -1)
+
+
+def assert_own_logprobs(
+    model: hf.PreTrainedModel, prompt: list[int], ids: list[int], logprobs: list[float]
+) -> None:
+    """Assert that a completion's log-probs, in nats, are the model's own up to what rounding may do.
+
+    Args:
+        model: in float32.
+        prompt: token ids before the completion.
+        ids: the completion's.
+        logprobs: one for each of `ids`.
+    """
+    taken = torch.tensor(ids)[:, None]
+
+    def read(some_model: hf.PreTrainedModel) -> torch.Tensor:
+        return plain_logprobs(some_model, prompt, ids).gather(1, taken).squeeze(1)
+
+    allowed = rounding_bound(model, read, length=len(prompt) + len(ids))
+    assert allowed < 2e-3  # else this could not fail
+    assert (torch.tensor(logprobs) - read(copy.deepcopy(model).double())).abs().max() < allowed

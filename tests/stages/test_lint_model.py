@@ -50,6 +50,20 @@ def test_stored_log_probs_of_other_weights():
     assert codes(lint_reference_values(model, other, None)) == [("AL301", "error")]
 
 
+def test_stored_log_probs_in_bfloat16_are_read_in_bfloat16():
+    model, groups = make_trainer().model, pair_groups(3)
+    with torch.no_grad():
+        model.hf.model.norm.weight.fill_(100.0)  # pyright: ignore[reportArgumentType]
+    model.autocast = torch.bfloat16
+    own, _ = with_reference_logprobs(groups, model, token_budget=99)
+    assert lint_reference_values(model, own, None) == []
+    other, _ = with_reference_logprobs(groups, make_trainer(seed=3).model, token_budget=99)
+    assert codes(lint_reference_values(model, other, None)) == [("AL301", "error")]
+    model.autocast = None  # a reading in another type is no small thing
+    (finding,) = lint_reference_values(model, own, None)
+    assert finding.code == "AL301"
+
+
 def lora_model():
     hf, _ = tiny_model(hidden_size=32, num_layers=2)
     peft = add_adapter(hf, LoraSettings(r=4))

@@ -159,6 +159,6 @@ def test_any_verifier_chooses_the_best(tmp_path: Path) -> None:
     chosen = read_records(str(run.path), kind="demonstration").records
     assert chosen
     assert all(re.match("[a-m]", record.completion) for record in chosen)
-    (tmp_path / "prompts.jsonl").write_text(rows[0].replace("^[a-m]", "three") + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match="no number"):
+    (tmp_path / "prompts.jsonl").write_text(rows[0].replace("^[a-m]", r"\\frac") + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no expression"):
         api.run(BestOfNConfig(output_dir=str(tmp_path / "math"), reward_model="math", **keys))

@@ -154,9 +154,8 @@ def may_change(config: type[StageConfig]) -> dict[str, Literal["free", "longer"]
     rules: dict[str, Literal["free", "longer"]] = {}
     for key, field in config.model_fields.items():
         extra = field.json_schema_extra
-        mark = extra.get("resume") if isinstance(extra, dict) else None
-        if mark == "free" or mark == "longer":
-            rules[key] = mark
+        if isinstance(extra, dict) and "resume" in extra:
+            rules[key] = typing.cast(Literal["free", "longer"], extra["resume"])
     return rules
 
 

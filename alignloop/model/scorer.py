@@ -88,8 +88,11 @@ def save_head(head: ScalarHead, folder: Path) -> None:
     """
     scratch = folder / f".{HEAD_FILE}"
     with writing(folder / HEAD_FILE):
-        save_file({k: v.contiguous() for k, v in head.state_dict().items()}, scratch)
-        scratch.replace(folder / HEAD_FILE)
+        try:
+            save_file({k: v.contiguous() for k, v in head.state_dict().items()}, scratch)
+            scratch.replace(folder / HEAD_FILE)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def load_head(folder: Path) -> ScalarHead:

@@ -6,6 +6,7 @@ AlignLoopError
 │   ├── ConfigError         a recipe key or value; may carry several findings at once
 │   ├── ModelError          a model folder, tokenizer or chat template that cannot be used
 │   └── RunError            an output folder that belongs to another run, a damaged checkpoint
+│       └── DiskError       a full disk, a used-up quota, a folder that is not writable
 ├── NonFiniteError          loss or gradient became NaN or infinite: exit code 3
 └── EngineError             a reward function, endpoint or worker failed: exit code 4
 """
@@ -76,6 +77,10 @@ class ModelError(UserError):
 
 class RunError(UserError):
     """A run folder that cannot be used: another run's, locked, or without an intact checkpoint."""
+
+
+class DiskError(RunError):
+    """A file could not be written; what was written before is whole."""
 
 
 class NonFiniteError(AlignLoopError):

@@ -13,7 +13,7 @@ PACKAGE = "alignloop"
 
 # A file imports only from its own or an earlier line.
 LAYERS = (
-    ("errors", "records", "machine"),
+    ("errors", "records", "machine", "storage"),
     ("data",),
     ("objectives",),
     ("model",),

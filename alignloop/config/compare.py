@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.ai import ADVISER, AdviserSource, RubricPath
-from alignloop.config.section import ModelPath, Path, TemplateConfig, conflict, path_or
+from alignloop.config.fields import conflict, path_or
+from alignloop.config.section import ModelPath, Path, TemplateConfig
 from alignloop.config.stages import (
     SamplingConfig,
     StageConfig,

@@ -6,17 +6,10 @@ from datetime import date
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from alignloop.config.fields import path_or
 from alignloop.data.template_choice import TemplateChoice
-
-
-def path_or(*words: str) -> FieldInfo:
-    """Marks a text as a path, so that its content counts in a run's fingerprint; `words` are none."""
-    extra: dict[str, JsonValue] = {"format": "path"}
-    return Field(json_schema_extra={**extra, "words": list(words)} if words else extra)
-
 
 Path = Annotated[str, path_or()]
 """A file, a folder, a run folder, or `@name` of an earlier stage of the same recipe."""
@@ -38,11 +31,6 @@ class Section(BaseModel):
         if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
             raise PydanticCustomError("bool", "true and false are no value of this key")
         return value
-
-
-def conflict(key: str, message: str) -> PydanticCustomError:
-    """An error about two keys that do not go together, reported at the line of `key`."""
-    return PydanticCustomError("conflict", "{message}", {"key": key, "message": message})
 
 
 class TemplateConfig(Section):

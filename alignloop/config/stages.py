@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from alignloop.config.fields import conflict, free, longer
 from alignloop.config.section import (
     ModelPath,
     Path,
@@ -19,7 +20,6 @@ from alignloop.config.section import (
     RewardPath,
     Section,
     TemplateConfig,
-    conflict,
 )
 
 
@@ -48,14 +48,17 @@ ROLLOUT_SAVE_S = "seconds between saves of an unfinished sampling; 0 saves one o
 class StageConfig(Section):
     """Where a stage writes and on what it computes."""
 
-    output_dir: Path = Field(description="run folder to write; must be new or the same run's")
+    output_dir: Path = Field(
+        description="run folder to write; must be new or the same run's",
+        json_schema_extra={"format": "path", "resume": "free"},
+    )
     seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything random in this stage")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
     )
-    num_threads: int = Field(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
-    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
+    num_threads: int = free(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = free(
         (), description="send metrics there as well; the run folder has them in any case"
     )
 
@@ -87,11 +90,11 @@ class RowsConfig(Section):
 class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     """Everything that trains: rows, lengths, batches, optimizer, LoRA, logging, checkpoints."""
 
-    eval_dataset: Dataset | None = Field(None, description=f"held-out rows: {DATASET}")
+    eval_dataset: Dataset | None = free(None, description=f"held-out rows: {DATASET}")
     eval_fraction: float = Field(
         0.0, ge=0, le=0.5, description="share of the prompts held out for evaluation"
     )
-    eval_steps: int = Field(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
+    eval_steps: int = free(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
     shuffle: bool = Field(True, description="new order of the rows in every epoch, from the seed")
     max_length: int = Field(1024, ge=8, description="longest prompt + completion, in tokens")
     overlength: Literal["drop", "truncate", "error"] = Field(
@@ -102,14 +105,14 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
         8, ge=1, description="prompts with all their completions per accumulation unit and device"
     )
     gradient_accumulation_steps: int = Field(1, ge=1, description="accumulation units per optimizer step")
-    token_budget: int | None = Field(
+    token_budget: int | None = free(
         None,
         ge=64,
         description="tokens per packed forward pass; bounds memory, does not change the result; "
         "null is 1024 on a CPU, 8192 on a GPU, where one longer prompt with its completions still fits",
     )
-    num_train_epochs: float = Field(1.0, gt=0, description="passes over the rows, unless max_steps is set")
-    max_steps: int = Field(-1, ge=-1, description="optimizer steps in all; -1 follows num_train_epochs")
+    num_train_epochs: float = longer(1.0, gt=0, description="passes over the rows, unless max_steps is set")
+    max_steps: int = longer(-1, ge=-1, description="optimizer steps in all; -1 follows num_train_epochs")
     learning_rate: float = Field(2e-5, gt=0, description="highest learning rate")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="shape of the decay after warm-up; linear and cosine end at 0"
@@ -121,8 +124,8 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay of the variance")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's ε")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 does not clip")
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
-    torch_compile: bool = Field(False, description="compile the layers: slow first steps, faster on a GPU")
+    gradient_checkpointing: bool = free(False, description="recompute activations: less memory, slower")
+    torch_compile: bool = free(False, description="compile the layers: slow first steps, faster on a GPU")
 
     lora_r: int = Field(0, ge=0, description="rank of the LoRA adapters; 0 trains all weights")
     lora_alpha: float = Field(32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r")
@@ -131,9 +134,9 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
         "all-linear", description="names of the linear layers that get adapters, or all-linear"
     )
 
-    logging_steps: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")
-    save_steps: int = Field(100, ge=0, description="steps between checkpoints; 0 writes one on Ctrl-C only")
-    save_total_limit: int = Field(2, ge=1, description="checkpoints kept, the newest")
+    logging_steps: int = free(1, ge=1, description="steps between lines of metrics.jsonl")
+    save_steps: int = free(100, ge=0, description="steps between checkpoints; 0 writes one on Ctrl-C only")
+    save_total_limit: int = free(2, ge=1, description="checkpoints kept, the newest")
 
     def tokens_per_pass(self, device_type: str) -> int:
         """`token_budget`, or its default on a device (cpu, cuda).
@@ -211,7 +214,7 @@ class SampleConfig(StageConfig, ModelConfig, RowsConfig, SamplingConfig):
     num_samples: int = Field(4, ge=2, le=5, description="answers per prompt")
     max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
     token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
-    rollout_save_s: float = Field(60.0, ge=0, description=ROLLOUT_SAVE_S)
+    rollout_save_s: float = free(60.0, ge=0, description=ROLLOUT_SAVE_S)
 
 
 class FeedbackConfig(StageConfig, RowsConfig):
@@ -334,7 +337,7 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
     keep_per_prompt: int = Field(1, ge=1, description="best answers kept per prompt")
     rounds: int = Field(1, ge=1, description="rounds of sampling and training, each from the start model")
     max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
-    rollout_save_s: float = Field(600.0, ge=0, description=ROLLOUT_SAVE_S)
+    rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
 
     @model_validator(mode="after")
     def _keeps_fewer_than_n(self) -> BestOfNConfig:

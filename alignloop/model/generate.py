@@ -9,6 +9,7 @@ from typing import Any
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import UserError
 from alignloop.model import resume
@@ -23,9 +24,16 @@ OnStep = Callable[[int], None]
 """Called after each step with the number of tokens drawn in it, before `OnDone` for what ended with it."""
 
 
+class UnfinishedState(TypedDict):
+    """What JSON can hold of an unfinished generation; `done`: prompt, completion, fields of `Sampled`."""
+
+    generation: dict[str, Any]
+    done: list[tuple[int, int, dict[str, Any]]] | list[list[Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A generation between two of its steps: what JSON can hold, and tensors for safetensors."""
+    """A generation between two of its steps: an `UnfinishedState`, and tensors for safetensors."""
 
     state: dict[str, Any]
     tensors: dict[str, Tensor]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from pathlib import Path
 
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from alignloop.storage import replace_folder, writing
 
 
 def save_model(
@@ -29,38 +30,25 @@ def save_model(
         tokenizer: saved with it.
         folder: replaced if it exists.
         extra: writes further files, such as the chat template and the scalar head.
+
+    Raises:
+        DiskError: disk full or not writable; an earlier model in the folder stays.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        model.save_pretrained(str(scratch))
-        if isinstance(model, PeftModel):
-            settings = model.get_base_model().generation_config
-            if isinstance(settings, GenerationConfig):
-                settings.save_pretrained(str(scratch))
-        tokenizer.save_pretrained(str(scratch))
-        if extra is not None:
-            extra(scratch)
-        replace_folder(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def replace_folder(made: Path, target: Path) -> None:
-    """Sync every file of `made`, then put it in the place of `target` by rename."""
-    for file in (p for p in made.rglob("*") if p.is_file()):
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    os.chmod(made, 0o755)
-    old = target.with_name(f".{target.name}-old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    made.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            model.save_pretrained(str(scratch))
+            if isinstance(model, PeftModel):
+                settings = model.get_base_model().generation_config
+                if isinstance(settings, GenerationConfig):
+                    settings.save_pretrained(str(scratch))
+            tokenizer.save_pretrained(str(scratch))
+            if extra is not None:
+                extra(scratch)
+            replace_folder(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def fingerprint(folder: Path) -> str:

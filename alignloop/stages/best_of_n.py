@@ -29,6 +29,7 @@ from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.stopping import stop_requests
 from alignloop.stages.unfinished import Kept
+from alignloop.storage import read_state
 from alignloop.training.distributed import on_first_rank
 
 
@@ -88,7 +89,8 @@ def one_round(
     common.check_rows(config, objective, run, prepared, result.groups)
     summary = common.fit(config, objective, run, prepared, result.groups)
     common.save_policy(prepared, run.path / "model")
-    curve = json.loads(curve_file.read_text(encoding="utf-8"))
+    remedy = f"remove {file}, and the same command samples again"
+    curve = read_state(curve_file, list[dict[str, float]], remedy=remedy)
     return {**summary, "best_of_n": curve, "data": common.data_summary(data, result)}
 
 

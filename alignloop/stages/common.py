@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from alignloop.config import BestOfNConfig, RewardConfig, StageConfig, TrainConfig
+from alignloop.config import (
+    BestOfNConfig,
+    RewardConfig,
+    StageConfig,
+    TrainConfig,
+    may_change,
+    path_values,
+)
 from alignloop.config.rl import IterateConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
@@ -22,6 +29,7 @@ from alignloop.data.packing import Completion, Group
 from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
 from alignloop.data.trained_turns import TrainOn
+from alignloop.errors import RunError
 from alignloop.evaluation.bootstrap import Interval
 from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
@@ -33,16 +41,17 @@ from alignloop.model.precision import Precision, spread_weights, training_precis
 from alignloop.model.save import save_model
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
-from alignloop.run import Run
+from alignloop.run import Run, find_inputs
+from alignloop.run.continuation import refuse_other_origin
 from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts
 from alignloop.stages.stopping import stop_requests
-from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
+from alignloop.training.checkpoint import Restored, load_checkpoint, save_checkpoint
 from alignloop.training.distributed import any_rank, on_first_rank, wait_for_all
 from alignloop.training.loop import Reference, Trainer, evaluate, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
-from alignloop.training.stream import GroupStream
+from alignloop.training.stream import GroupStream, rows_digest
 
 
 @dataclass(slots=True)
@@ -218,8 +227,10 @@ def fit(
         "modules": {"model": prepared.model},
         "optimizers": {"model": trainer.optimizer},
     }
+    trained_on = {"origin": run.origin, "rows": rows_digest(groups)}
     restored = load_checkpoint(run.checkpoints, **parts)
     if restored is not None:
+        check_origin(run, restored, trained_on, stream.num_steps)
         trainer.step = restored.step
         for skipped in restored.skipped:
             tell(run, f"damaged checkpoint passed over: {skipped}")
@@ -242,10 +253,36 @@ def fit(
             due = config.save_steps and trainer.step % config.save_steps == 0 and not last
             stopped = any_rank(stop.is_set())
             if due or stopped:
-                save_checkpoint(run.checkpoints, step=trainer.step, keep=config.save_total_limit, **parts)
+                more = {"state": trained_on, "keep": config.save_total_limit}
+                save_checkpoint(run.checkpoints, step=trainer.step, **more, **parts)
             if stopped:
                 raise KeyboardInterrupt
     return summary(list(run.metrics()), stream.num_steps)
+
+
+def check_origin(run: Run, restored: Restored, wanted: Mapping[str, Any], num_steps: int) -> None:
+    """Refuse a checkpoint that was trained with other settings or on other rows than the run's own.
+
+    Args:
+        run: the run that goes on.
+        restored: the checkpoint; one without an origin was written by an earlier version.
+        wanted: {"origin", "rows"} of the run.
+        num_steps: optimizer steps of the run.
+
+    Raises:
+        RunError: naming what differs, or that the run would have ended before this step.
+    """
+
+    def check() -> None:
+        name = f"{run.checkpoints}/step-{restored.step:08d}"
+        refuse_other_origin(name, restored.state, wanted, run.may_change)
+        if restored.step > num_steps:
+            raise RunError(
+                f"{name} has made {restored.step} steps already and the recipe asks for {num_steps}; raise "
+                "max_steps or num_train_epochs, or go on from an earlier checkpoint"
+            )
+
+    on_first_rank(check)
 
 
 def check_rows(
@@ -326,7 +363,19 @@ def part_of(folder: Path, *, stage: str, config: StageConfig, name: str = "") ->
     When it ends it is complete for every rank.
     """
     keys = config.model_dump(mode="json")
-    with Run.create(folder, stage=stage, config=keys, seed=config.seed, name=name) as part:
+    inputs, parents = find_inputs(path_values(config))
+    # Files of the run around it count by content: that run is not finished, its own check covers the rest.
+    around = folder.resolve()
+    with Run.create(
+        folder,
+        stage=stage,
+        config=keys,
+        seed=config.seed,
+        inputs=inputs,
+        parents=[parent for parent in parents if not around.is_relative_to(Path(parent.path).resolve())],
+        name=name,
+        may_change=may_change(type(config)),
+    ) as part:
         yield part
     wait_for_all()
 

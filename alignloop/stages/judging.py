@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.ai import AdviserSource
 from alignloop.config.compare import ComparingJudge
@@ -32,6 +33,7 @@ from alignloop.model.save import fingerprint
 from alignloop.rl.rewards import Component, Sample
 from alignloop.run import write_atomically
 from alignloop.stages import common
+from alignloop.storage import read_state
 
 CERTIFICATE_FILE = "certificate.json"
 MAX_UNGRADED = 0.2
@@ -89,6 +91,33 @@ def account_row(name: str, account: Account) -> dict[str, Any]:
     return {"judge": name, **asdict(account)}
 
 
+class MeasureRow(TypedDict):
+    """A `Measure` in certificate.json."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    threshold: float
+    passed: bool
+
+
+class CertificateRow(TypedDict):
+    """A `Certificate` in certificate.json."""
+
+    judge: str
+    identity: str
+    measures: list[MeasureRow]
+    overridden: list[str]
+
+
+class CertificateFile(TypedDict):
+    """certificate.json of a judge run."""
+
+    certificates: list[CertificateRow]
+
+
 def write_certificate(certificates: Sequence[Certificate], folder: Path) -> None:
     """Keep the certificates of a run's judges."""
     content = {"schema": 1, "certificates": [asdict(c) | {"failed": c.failed} for c in certificates]}
@@ -103,21 +132,18 @@ def read_certificates(path: str | Path) -> list[Certificate]:
         RunError: there are none, or the file is damaged.
     """
     file = Path(path) / CERTIFICATE_FILE if Path(path).is_dir() else Path(path)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return [
-            Certificate(
-                row["judge"],
-                row["identity"],
-                tuple(Measure(**m) for m in row["measures"]),
-                tuple(row["overridden"]),
-            )
-            for row in content["certificates"]
-        ]
-    except FileNotFoundError as error:
-        raise RunError(f"{path}: no certificate here; it comes from a run of stage judge") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} is damaged: {error}") from error
+    if not file.exists():
+        raise RunError(f"{path}: no certificate here; it comes from a run of stage judge")
+    content = read_state(file, CertificateFile, remedy="run the stage judge again")
+    return [
+        Certificate(
+            row["judge"],
+            row["identity"],
+            tuple(Measure(**m) for m in row["measures"]),
+            tuple(row["overridden"]),
+        )
+        for row in content["certificates"]
+    ]
 
 
 def judge_component(term: RewardTerm) -> Component:

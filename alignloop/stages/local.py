@@ -26,6 +26,7 @@ from alignloop.evaluation.harness import run_tasks
 from alignloop.evaluation.likelihood import sequence_logprobs
 from alignloop.evaluation.memory import JsonMemory
 from alignloop.machine import cache_dir
+from alignloop.model.adapter_load import base_name
 from alignloop.model.generate import generate
 from alignloop.model.load import TINY, LoadedModel, load_model
 from alignloop.model.packed import PackedModel
@@ -252,7 +253,7 @@ def identity(path: str, seed: int = 0) -> str:
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
         return fingerprint(folder)
-    base = str(json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path"))
+    base = str(base_name(folder))
     return f"{fingerprint(folder)} on {identity(base, seed)}"
 
 

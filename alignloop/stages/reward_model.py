@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.data.packing import Group
 from alignloop.errors import ModelError
@@ -19,6 +19,7 @@ from alignloop.model.scorer import HEAD_FILE, Scorer, load_head
 from alignloop.model.tokenizer_load import load_tokenizer
 from alignloop.rl.rewards import combined
 from alignloop.stages import common
+from alignloop.storage import read_state
 
 REWARD_FILE = "reward.json"
 
@@ -30,6 +31,15 @@ class Combination:
     members: int = 1
     combine: Literal["mean", "min", "uwo"] = "mean"
     uwo_coefficient: float = 0.5
+
+
+class Facts(TypedDict):
+    """reward.json of an ensemble."""
+
+    schema: int
+    members: int
+    combine: Literal["mean", "min", "uwo"]
+    uwo_coefficient: float
 
 
 class RewardModel:
@@ -112,11 +122,15 @@ def reward_folder(path: str | Path) -> Path:
 
 
 def read_combination(folder: Path) -> Combination:
-    """What the folder's reward.json says; a single model has none."""
+    """What the folder's reward.json says; a single model has none.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
     if not (folder / REWARD_FILE).is_file():
         return Combination()
-    facts = json.loads((folder / REWARD_FILE).read_text(encoding="utf-8"))
-    return Combination(**{field.name: facts[field.name] for field in fields(Combination)})
+    facts = read_state(folder / REWARD_FILE, Facts, remedy="train the reward model again", error=ModelError)
+    return Combination(facts["members"], facts["combine"], facts["uwo_coefficient"])
 
 
 def fits_on(folder: Path, base: common.Prepared) -> bool:

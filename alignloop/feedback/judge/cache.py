@@ -77,7 +77,7 @@ class Cached:
             return Reply(**body | {"probabilities": tuple(body["probabilities"])})
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             self.account.num_damaged += 1
             path.unlink(missing_ok=True)
             return None

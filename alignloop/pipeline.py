@@ -162,7 +162,14 @@ def _reused(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say, 
 
 
 def call_runner(stage: StagePlan, run: Run) -> Mapping[str, Any]:
-    """Call the stage's function: `(config, run)`, or `(config, run, objective)` where it has one."""
+    """Call the stage's function: `(config, run)`, or `(config, run, objective)` where it has one.
+
+    Raises:
+        ModelError: the stage would sample from a model that the local engine cannot generate from.
+    """
+    from alignloop.stages.writers import check_writers
+
+    check_writers(stage.config)
     function = load_function(stage.spec.runner)
     if stage.objective is None:
         return function(stage.config, run)

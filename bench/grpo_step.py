@@ -97,7 +97,9 @@ def our_side(options: argparse.Namespace) -> dict[str, Any]:
     from bench.workload import useful_flops
 
     loaded, frozen = (load_model(options.model, dtype="float32", device=options.device) for _ in range(2))
-    sizes, model, parts = architecture(loaded.model), PackedModel(loaded.model), Parts(options.device)
+    products = torch.bfloat16 if options.bfloat16 else None
+    model, reference = (PackedModel(side.model, autocast=products) for side in (loaded, frozen))
+    sizes, parts = architecture(loaded.model), Parts(options.device)
     settings = OptimizerSettings(learning_rate=LEARNING_RATE, lr_scheduler_type="constant")
     trainer = Trainer(
         model,
@@ -105,8 +107,7 @@ def our_side(options: argparse.Namespace) -> dict[str, Any]:
         settings,
         options.steps,
         token_budget=options.token_budget,
-        reference=parts.timed("reference", frozen_reference(PackedModel(frozen.model))),
-        autocast=torch.bfloat16 if options.bfloat16 else None,
+        reference=parts.timed("reference", frozen_reference(reference)),
     )
     marks, flops, gaps = [mark(options.device)], [], []
     for step in range(options.steps):
@@ -138,7 +139,6 @@ def rollout(
     from alignloop.model.generate import generate
     from alignloop.model.sampling import SamplingParams
     from alignloop.rl.advantages import group_advantages
-    from alignloop.training.loop import precision
 
     prompts = [
         loaded.tokenizer.apply_chat_template(
@@ -147,7 +147,7 @@ def rollout(
         for text in questions(step, options.prompts)
     ]
     params = SamplingParams(max_tokens=options.tokens, eos=(), seed=options.seed + step)
-    with parts("rollout"), precision(trainer):
+    with parts("rollout"), trainer.model.precision():
         rows = generate(loaded.model, loaded.tokenizer, prompts, params, n=options.completions)
     with parts("reward"):
         rewards = torch.tensor([even_share(one.ids) for row in rows for one in row], dtype=torch.float64)
@@ -213,7 +213,7 @@ def trl_side(options: argparse.Namespace) -> dict[str, Any]:
             max_steps=options.steps,
             learning_rate=LEARNING_RATE,
             beta=BETA,
-            use_bias_correction_kl=False,  # AlignLoop's `unbiased_kl`, which is off
+            use_bias_correction_kl=True,  # AlignLoop's `unbiased_kl`
             loss_type="grpo",
             temperature=1.0,
             top_k=0,

@@ -111,13 +111,14 @@ def build(
     if method == "dpo-lora":
         peft = add_adapter(hf, LORA)
         seed_adapter(peft)
-    model = PackedModel(hf, head=head)
+    products = None if device == "cpu" else torch.bfloat16
+    model = PackedModel(hf, head=head, autocast=products)
     reference = None
     if method == "dpo-lora":
         reference = adapter_reference(model, peft)
     elif method in ("dpo", "ipo", "kto", "grpo"):
         frozen = load_model(model_name, dtype="float32", device=device).model
-        reference = frozen_reference(PackedModel(frozen))
+        reference = frozen_reference(PackedModel(frozen, autocast=products))
     settings = OptimizerSettings(learning_rate=learning_rate_of(method), lr_scheduler_type="constant")
     optimizer = build_optimizer(model.parameters(), settings)
     if compiled:
@@ -130,7 +131,6 @@ def build(
         token_budget=token_budget,
         unsplit=max(token_budget, 4096),
         reference=reference,
-        autocast=None if device == "cpu" else torch.bfloat16,
     ), sizes
 
 

@@ -175,7 +175,7 @@ def trl_config(options: argparse.Namespace, folder: Path) -> Any:
         max_steps=options.steps,
         learning_rate=options.learning_rate,
         beta=options.beta,
-        use_bias_correction_kl=False,  # AlignLoop's `unbiased_kl`, which is off
+        use_bias_correction_kl=True,  # AlignLoop's `unbiased_kl`
         loss_type="grpo",
         epsilon=0.2,
         temperature=1.0,

@@ -186,7 +186,8 @@ def compare_grpo(objective: GRPO, loss_type: str) -> tuple[float, float]:
         off_policy_mask_threshold=None, use_vllm=False, _entropy_bonus_enabled=False,
         max_completion_length=objective.constant_length, current_gradient_accumulation_steps=1,
         args=SimpleNamespace(
-            delta=None, use_bias_correction_kl=objective.unbiased_kl, steps_per_generation=1
+            delta=objective.delta or None, use_bias_correction_kl=objective.unbiased_kl,
+            steps_per_generation=1,
         ),
         _get_per_token_logps_and_entropies=lambda *_, **__: (inputs.logprobs, zeros, None),
     )  # fmt: skip
@@ -212,8 +213,9 @@ CASES: dict[str, Callable[[], tuple[float, float]]] = {
     "kto": compare_kto,
     "orpo (odds-ratio term)": compare_orpo,
     "simpo": compare_simpo,
-    "grpo": lambda: compare_grpo(GRPO(), "grpo"),
+    "grpo": lambda: compare_grpo(GRPO(unbiased_kl=False), "grpo"),
     "grpo unbiased_kl": lambda: compare_grpo(GRPO(unbiased_kl=True), "grpo"),
+    "grpo delta": lambda: compare_grpo(GRPO(delta=1.3), "grpo"),
     "dr_grpo": lambda: compare_grpo(preset("dr_grpo").objective, "dr_grpo"),
     "dapo": lambda: compare_grpo(preset("dapo").objective, "dapo"),
     "gspo": lambda: compare_grpo(preset("gspo").objective, "grpo"),

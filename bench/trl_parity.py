@@ -142,7 +142,12 @@ CASES: dict[str, Case] = {
     "simpo": Case("dpo", SimPO(beta=2.5, gamma=1.4), {"beta": 2.5, "simpo_gamma": 1.4}, trainer="simpo"),
     "ranking": Case("ranking", BradleyTerry()),
     # ratio and k3 are powers of e: far away a rounding of the log-probs would be a difference
-    "grpo": Case("grpo", GRPO(beta=our_side.KL_BETA), distance=0.05),
+    "grpo": Case(
+        "grpo",
+        GRPO(beta=our_side.KL_BETA, unbiased_kl=False),
+        {"use_bias_correction_kl": False},
+        distance=0.05,
+    ),
     "grpo unbiased_kl": Case(
         "grpo",
         GRPO(beta=our_side.KL_BETA, unbiased_kl=True),

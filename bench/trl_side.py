@@ -270,7 +270,7 @@ def _settings(method: str) -> dict[str, Any]:
             "num_generations": SHAPES["grpo"].completions,
             "steps_per_generation": 1,
             "beta": KL_BETA,
-            "use_bias_correction_kl": False,  # AlignLoop's `unbiased_kl`, which is off
+            "use_bias_correction_kl": True,  # AlignLoop's `unbiased_kl`
             "loss_type": "grpo",
             "epsilon": 0.2,
             "shuffle_dataset": False,

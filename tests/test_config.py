@@ -210,6 +210,61 @@ def test_an_alias_beside_its_key() -> None:
         assert config.learning_rate == 0.5  # pyright: ignore
 
 
+def test_the_keys_of_a_ppo_recipe_of_old() -> None:
+    old = {
+        "output_dir": "o",
+        "dataset": "a.jsonl",
+        "rewards": [{"verifier": "exact"}],
+        "batch_size": 64,
+        "mini_batch_size": 16,
+        "ppo_epochs": 2,
+        "adap_kl_ctrl": False,
+        "init_kl_coef": 0.2,
+        "target": 5.0,
+        "horizon": 5000,
+        "cliprange": 0.1,
+        "vf_coef": 0.3,
+        "use_peft": True,
+        "resume_from_checkpoint": True,
+    }
+    notices: list[str] = []
+    config, objective = resolve("ppo", old, notice=notices.append)
+    assert (config.rollout_prompts, config.per_device_train_batch_size, config.num_iterations) == (64, 16, 2)
+    assert (config.kl_controller, config.kl_coef, config.kl_target, config.kl_horizon) == (
+        "fixed",
+        0.2,
+        5.0,
+        5000,
+    )
+    assert (objective.epsilon, objective.value_coefficient, config.lora_r) == (0.1, 0.3, 16)
+    assert "call: 'resume_from_checkpoint: true' is so anyway" in notices
+    config, _ = resolve("ppo", {**old, "lora_r": 4})
+    assert config.lora_r == 4
+    with pytest.raises(ConfigError, match=r"target_kl: 6 nats per token are never reached.*kl_target"):
+        resolve("ppo", {**old, "target_kl": 6.0})
+    with pytest.raises(ConfigError, match=r"'resume_from_checkpoint' is not supported: .*--resume"):
+        resolve("ppo", {**old, "resume_from_checkpoint": "runs/x/checkpoint-10"})
+
+
+def test_the_keys_of_a_grpo_recipe_of_trl() -> None:
+    keys = {"output_dir": "o", "dataset": "a.jsonl", "rewards": [{"verifier": "exact"}], "epsilon": 0.1}
+    keys |= {"scale_rewards": "batch", "loss_type": "dapo", "mask_truncated_completions": True, "delta": 1.5}
+    config, objective = resolve("grpo", {**keys, "importance_sampling_level": "sequence"})
+    assert (config.advantage, config.missing_eos) == ("group_mean_batch_std", "mask")
+    assert (objective.loss_aggregation, objective.epsilon_low, objective.ratio_level) == (
+        "token_mean",
+        0.1,
+        "sequence",
+    )
+    config, _ = resolve("grpo", {**keys, "scale_rewards": False})
+    assert config.advantage == "group_mean"
+    each = {**keys, "scale_rewards": "group", "multi_objective_aggregation": "normalize_then_sum"}
+    config, _ = resolve("grpo", each)
+    assert config.normalize_each_reward is True
+    with pytest.raises(ConfigError, match=r"normalize_each_reward: .*kl_coef"):
+        resolve("grpo", {**each, "kl_coef": 0.1})
+
+
 def test_overrides() -> None:
     words = ["a=1e-5", "b=[1, x]", "c=@sft", "d=", "e='1'", "f=x: y", "g=true", "h=p=q", "a=2"]
     assert {key: entry.value for key, entry in parse_overrides(words).items()} == {

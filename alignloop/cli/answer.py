@@ -110,13 +110,14 @@ def reward_term(text: str) -> Any:
 
     import yaml
 
+    from alignloop.config.recipe_file import read_yaml
     from alignloop.config.rl import PenaltyName, VerifierName
     from alignloop.errors import ConfigError
 
     if text.lstrip().startswith("{"):
         try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            return read_yaml(text)
+        except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"--reward {text}: not readable as YAML") from error
     if text in get_args(VerifierName):
         return {"verifier": text}

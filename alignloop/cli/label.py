@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -305,8 +306,13 @@ def plan(
             "are known; give --curve points, or train on labels so far"
         )
     else:
+        known_to = (
+            f"± {fitted.half_width:.3f}"
+            if math.isfinite(fitted.half_width)
+            else f"(its error is unknown: any {cost.MIN_POINTS} points lie on such a curve, give one more)"
+        )
         typer.echo(
-            f"reward-model accuracy expected {made.accuracy:.3f} ± {2 * fitted.residual:.3f} "
+            f"reward-model accuracy expected {made.accuracy:.3f} {known_to} "
             f"({fitted.ceiling:.3f} − {fitted.scale:.3f}·n^−{fitted.exponent:.2f} from {len(points)} points)"
         )
 

@@ -46,8 +46,8 @@ def serve(
     from alignloop.errors import UserError
     from alignloop.serve.app import LOCAL_HOSTS, create_app
     from alignloop.serve.served import Limits, open_policy
-    from alignloop.serve.server import listen, run
     from alignloop.serve.votes import open_votes
+    from alignloop.web.server import listen, run
 
     choice = template_choice(chat_template, chat_template_kwargs)
     names = name or [Path(model).resolve().name for model in models]
@@ -66,4 +66,7 @@ def serve(
     if host not in LOCAL_HOSTS and api_key is None:
         print("Anybody who can reach this address can use it; set --api-key.", file=sys.stderr)
     application = create_app(policies, limits=limits, api_key=api_key, allowed_hosts=hosts, votes=box)
-    run(application, listening, say=lambda line: print(f"{', '.join(names)}: {line}", flush=True))
+    place, used = listening.getsockname()[:2]
+    address = f"http://{f'[{place}]' if ':' in place else place}:{used}/v1"
+    print(f"{', '.join(names)}: listening on {address}", flush=True)
+    run(application, listening, body_s=limits.seconds)

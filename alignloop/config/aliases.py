@@ -11,10 +11,28 @@ def _same(value: Any) -> Any:
 
 
 class Alias(NamedTuple):
-    """The key used here, and how the other tool's value becomes ours."""
+    """What another tool's key is called here.
+
+    Attributes:
+        key: the key used here.
+        convert: makes the value used here out of the other tool's.
+        beside: taken only where this key is set too; "" for anywhere.
+        yields: whether it is left out where the key itself is set and the value is true.
+    """
 
     key: str
     convert: Callable[[Any], Any] = _same
+    beside: str = ""
+    yields: bool = False
+
+
+def _choice(**values: Any) -> Callable[[Any], Any]:
+    """A conversion of single values; others stay, for the key's own check. Booleans are `true`, `false`."""
+
+    def convert(value: Any) -> Any:
+        return values.get(str(value).lower(), value)
+
+    return convert
 
 
 def _inverted(value: Any) -> Any:
@@ -44,9 +62,24 @@ _SYNONYMS = {
     "eval_fraction": "val_size val_set_size split_dataset_ratio",
     "eval_steps": "eval_every eval_interval",
     "max_length": "cutoff_len sequence_len max_seq_length max_seq_len max_len seq_len block_size",
-    "per_device_train_batch_size": "micro_batch_size batch_size train_batch_size micro_train_batch_size",
+    "per_device_train_batch_size": "micro_batch_size train_batch_size micro_train_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation grad_accum accumulate_grad_batches",
     "num_train_epochs": "epochs num_epochs max_epochs n_epochs",
+    "num_iterations": "ppo_epochs num_ppo_epochs mu",
+    "kl_target": "target",
+    "kl_horizon": "horizon",
+    "epsilon": "cliprange clip_range clip_eps",
+    "epsilon_low": "epsilon clip_ratio_low",
+    "epsilon_high": "clip_ratio_high",
+    "value_epsilon": "cliprange_value value_clip",
+    "value_coefficient": "vf_coef vf_coeff",
+    "entropy_coefficient": "entropy_coef ent_coef entropy_coeff",
+    "reward_clip": "score_clip cliprange_reward reward_clip_range",
+    "normalize_reward": "use_score_scaling",
+    "critic_learning_rate": "critic_lr",
+    "lam": "gae_lambda lambd",
+    "ratio_level": "importance_sampling_level",
+    "unbiased_kl": "use_bias_correction_kl",
     "max_steps": "steps num_steps train_steps total_steps",
     "learning_rate": "lr actor_learning_rate",
     "lr_scheduler_type": "lr_scheduler lr_schedule scheduler",
@@ -75,6 +108,36 @@ _SYNONYMS = {
 
 ALIASES: Mapping[str, tuple[Alias, ...]] = {
     **{word: (Alias(key),) for key, words in _SYNONYMS.items() for word in words.split()},
+    "batch_size": (
+        Alias("rollout_prompts", beside="mini_batch_size"),
+        Alias("per_device_train_batch_size"),
+    ),
+    "mini_batch_size": (Alias("per_device_train_batch_size"),),
+    "adap_kl_ctrl": (Alias("kl_controller", _choice(true="adaptive", false="fixed")),),
+    "use_peft": (Alias("lora_r", _choice(true=16, false=0), yields=True),),
+    "mask_truncated_completions": (Alias("missing_eos", _choice(true="mask", false="keep")),),
+    "scale_rewards": (
+        Alias(
+            "advantage",
+            _choice(
+                true="group_std",
+                group="group_std",
+                batch="group_mean_batch_std",
+                false="group_mean",
+                none="group_mean",
+            ),
+        ),
+    ),
+    "multi_objective_aggregation": (
+        Alias("normalize_each_reward", _choice(normalize_then_sum=True, sum_then_normalize=False)),
+    ),
+    "loss_type": (
+        Alias(
+            "loss_aggregation",
+            _choice(grpo="sequence_mean", dapo="token_mean", bnpo="token_mean", dr_grpo="constant"),
+        ),
+        Alias("loss"),
+    ),
     "kl_coef": (Alias("beta"),),
     "init_kl_coef": (Alias("kl_coef"), Alias("beta")),
     "kl_coeff": (Alias("kl_coef"), Alias("beta")),
@@ -103,7 +166,28 @@ REFUSED: Mapping[str, str] = {
     "padding_free": "rows are always packed without padding",
     "push_to_hub": "nothing is uploaded",
     "max_prompt_length": "set max_length; prompts are cut from the left with overlength: truncate",
+    "resume_from_checkpoint": "a run in the same output_dir goes on by itself, or from --resume PATH",
+    "kl_penalty": "the KL in the reward is k1; kl_estimator chooses that of the loss",
+    "whiten_rewards": "whiten_advantages makes the advantages' mean 0 and variance 1",
+    "reward_funcs": "name the parts under rewards, for example `rewards: [{function: module:name}]`",
+    "reward_weights": "each part of rewards has its weight",
+    "early_stopping": "set target_kl: a rollout is left early above this approx_kl per token",
     "optim": "the optimizer is AdamW",
     "optimizer": "the optimizer is AdamW",
 }
 """Keys that are understood but cannot be honoured, with what to do instead."""
+
+ANYWAY: Mapping[str, Any] = {
+    "resume_from_checkpoint": True,
+    "packing": True,
+    "sample_packing": True,
+    "padding_free": True,
+    "pad_to_sequence_len": False,
+    "fp16": False,
+    "load_in_4bit": False,
+    "load_in_8bit": False,
+    "trust_remote_code": False,
+    "push_to_hub": False,
+    "early_stopping": False,
+}
+"""Keys of `REFUSED` with the value that asks for what happens anyway; it is accepted with a notice."""

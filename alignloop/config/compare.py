@@ -26,6 +26,8 @@ SetKind = Literal[
     "lm_eval",
 ]
 SET_KINDS: tuple[str, ...] = get_args(SetKind)
+BUILT_IN = "builtin"
+"""Path of a harmlessness set that names AlignLoop's own requests."""
 FunctionPath = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
 
 
@@ -74,8 +76,9 @@ class CompareConfig(StageConfig, SamplingConfig, TemplateConfig):
         min_length=1,
         description="{kind: …, path: …, name: …, rows: …, margin: …, scorer: module:function}; kinds: "
         + ", ".join(SET_KINDS)
-        + "; a margin makes it a capability whose loss is judged",
-        json_schema_extra={"format": "path"},
+        + "; a margin makes it a capability whose loss is judged; harmlessness has a set of its own, "
+        "path: builtin",
+        json_schema_extra={"format": "path", "words": [BUILT_IN]},
     )
     reward_model: Path | None = Field(None, description="reward model that scores answers, null for none")
     labels: Path | None = Field(None, description="people's preferences between these answers, null for none")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from alignloop.config.aliases import ALIASES, REFUSED
+from alignloop.config.aliases import ALIASES, ANYWAY, REFUSED
 from alignloop.config.findings import Findings
 from alignloop.config.recipe_file import Entries, Entry, located
 from alignloop.config.registry import STAGES, StageSpec, find_stage
@@ -202,13 +202,20 @@ def rename_aliases(
     """Keys of other tools under the names used here; what cannot be honoured becomes a finding."""
     renamed: Entries = {}
     for key, entry in entries.items():
-        alias = next((a for a in ALIASES.get(key, ()) if a.key in known), None)
+        candidates = [a for a in ALIASES.get(key, ()) if a.key in known]
+        alias = next((a for a in candidates if not a.beside or a.beside in entries), None)
         name, value = key, entry.value
+        if key not in known and alias is not None and alias.yields and entry.value and alias.key in entries:
+            continue
         if key not in known and alias is not None:
             name, value = alias.key, alias.convert(entry.value)
             if notice is not None:
                 shown = "" if value is entry.value else f": {value}"
                 notice(f"{entry.where or 'call'}: '{key}' is read as '{name}{shown}'")
+        elif key not in known and key in ANYWAY and entry.value is ANYWAY[key]:
+            if notice is not None:
+                notice(f"{entry.where or 'call'}: '{key}: {str(entry.value).lower()}' is so anyway")
+            continue
         elif key not in known and key in REFUSED:
             findings.add(entry.where, f"'{key}' is not supported: {REFUSED[key]}")
             continue

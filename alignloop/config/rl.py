@@ -18,8 +18,14 @@ from alignloop.config.stages import (
 
 VerifierName = Literal["constraints", "math", "regex", "json_schema", "exact"]
 PenaltyName = Literal["length", "repetition", "overlong"]
-Advantage = Literal["group_std", "group_mean", "leave_one_out", "batch", "token"]
-ADVANTAGE = "baseline and scale of advantages; token is REINFORCE++'s, with the KL paid token by token"
+Advantage = Literal["group_std", "group_mean", "group_mean_batch_std", "leave_one_out", "batch", "token"]
+ADVANTAGE = (
+    "baseline and scale of advantages; group_mean_batch_std divides by the whole rollout's standard "
+    "deviation, token is REINFORCE++'s, with the KL paid token by token"
+)
+DYNAMIC_SAMPLING = (
+    "replace groups whose completions are all worth the same, penalties left aside, by further prompts"
+)
 GoldPath = Annotated[str, path_or("none", "constraints", "math", "regex", "json_schema", "exact")]
 
 
@@ -118,6 +124,11 @@ class GuardConfig(Section):
 class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     """Rollouts: prompts are answered by the policy itself, scored and learned from."""
 
+    missing_eos: Literal["keep", "replace", "penalise", "mask"] = Field(
+        "keep",
+        description="reward of a completion cut at max_new_tokens: its own, a fixed one, or minus one; mask "
+        "keeps it as a baseline and trains on none of its tokens",
+    )
     num_generations: int = Field(8, ge=1, description="completions per prompt")
     rollout_prompts: int = Field(
         8, ge=1, description="prompts per rollout; a multiple of batch size × accumulation steps"
@@ -169,6 +180,12 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
                 f"must be a multiple of per_device_train_batch_size × gradient_accumulation_steps, "
                 f"which is {self.prompts_per_step}",
             )
+        if self.target_kl > 1:
+            raise conflict(
+                "target_kl",
+                f"{self.target_kl:g} nats per token are never reached: this key leaves a rollout early "
+                "(usual are 0.01 to 0.1); the KL per completion that adaptive kl_coef aims at is kl_target",
+            )
         if self.keep_best == "gold" and self.gold == "none":
             raise conflict("keep_best", "gold is none; name a verifier or a held-out reward model")
         if self.on_alarm == "rollback" and self.keep_best == "none":
@@ -189,10 +206,13 @@ class GRPOConfig(OnlineConfig):
     """Group-relative policy optimization: no critic, completions of a prompt are each other's baseline."""
 
     advantage: Advantage = Field("group_std", description=ADVANTAGE)
-    dynamic_sampling: bool = Field(
-        False, description="replace groups whose completions are all worth the same by further prompts"
-    )
+    dynamic_sampling: bool = Field(False, description=DYNAMIC_SAMPLING)
     max_sampling_rounds: int = Field(3, ge=1, description="rounds of dynamic sampling, at most")
+    normalize_each_reward: bool = Field(
+        False,
+        description="standardise every part of the reward in its group before they are added, and the sum "
+        "over the rollout (GDPO), so that no part drowns another one",
+    )
 
     @model_validator(mode="after")
     def _groups(self) -> GRPOConfig:
@@ -201,6 +221,21 @@ class GRPOConfig(OnlineConfig):
                 "num_generations",
                 "a group of one completion has no baseline; sample at least 2 per prompt (AL210)",
             )
+        if self.normalize_each_reward:
+            if self.advantage != "group_std":
+                raise conflict(
+                    "normalize_each_reward", "has a scale of its own; leave advantage at group_std"
+                )
+            for key in ("kl_coef", "reward_clip", "normalize_reward"):
+                if getattr(self, key):
+                    raise conflict(
+                        "normalize_each_reward", f"parts are not added before, so {key} has no place"
+                    )
+            if self.missing_eos in ("replace", "penalise"):
+                raise conflict(
+                    "normalize_each_reward",
+                    f"missing_eos: {self.missing_eos} changes the sum; use keep or mask",
+                )
         return self
 
 
@@ -213,9 +248,7 @@ class DrGRPOConfig(GRPOConfig):
 class DAPOConfig(GRPOConfig):
     """DAPO: dynamic sampling, asymmetric clipping, token mean; add `penalty: overlong` to the rewards."""
 
-    dynamic_sampling: bool = Field(
-        True, description="replace groups whose completions are all worth the same by further prompts"
-    )
+    dynamic_sampling: bool = Field(True, description=DYNAMIC_SAMPLING)
 
 
 class RLOOConfig(GRPOConfig):

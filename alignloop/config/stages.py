@@ -128,7 +128,7 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     lora_alpha: float = Field(32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
     lora_target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="names of the layers that get adapters, or all-linear"
+        "all-linear", description="names of the linear layers that get adapters, or all-linear"
     )
 
     logging_steps: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")

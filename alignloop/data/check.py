@@ -66,7 +66,7 @@ def check(data: Dataset, *, threshold: float = 0.8) -> Check:
         dropped=data.dropped,
         findings=findings,
         diversity=diversity(data.records),
-        warnings=warnings(data.records),
+        warnings=[*data.notes, *warnings(data.records)],
         turns=turns_of(data.records),
     )
 

@@ -79,6 +79,10 @@ class Marks:
         self._every = _any_of(closed)
         self._added = added
         self._twin: _Twin | None = None
+        # Such a mark is looked for in normalised text, where wide letters may make one.
+        self._normalised = {
+            place for place, token in added.items() if str(token) in closed and token.normalized
+        }
         self.depends_on_context = self._encode("\na") != self._encode("\n") + self._encode("a")
 
     def _encode(self, text: str) -> list[int]:
@@ -125,13 +129,22 @@ class Marks:
         Raises:
             DataError: the tokenizer makes a mark of plain text whatever is done (`special_token_in_text`).
         """
-        encode = self._encode if not hidden else lambda part: self._as_text(part, hidden)
+        encode = self._directly if not hidden else lambda part: self._as_text(part, hidden)
         if not after or not self.depends_on_context:
             return encode(text)
         starts = [found.start() for found in self._every.finditer(after)]
         before = after[starts[-1] :] if starts else after[-64:]
         ids, whole = encode(before), encode(before + text)
         return whole[len(ids) :] if whole[: len(ids)] == ids else encode(text)
+
+    def _directly(self, text: str) -> list[int]:
+        """Ids of a text in which every mark is the template's own."""
+        ids = self._encode(text)
+        if self._normalised:
+            made = sum(place in self._normalised for place in ids)
+            if made > sum(self.ids[found[0]] in self._normalised for found in self._every.finditer(text)):
+                return self._as_text(text, {})
+        return ids
 
     def _as_text(self, text: str, hidden: Mapping[str, str]) -> list[int]:
         if self._twin is None:
@@ -141,14 +154,15 @@ class Marks:
             return ids
         # The model's vocabulary has the mark as a piece: it is read as two texts, so that it is none.
         ids, clean = [], True
-        for piece in re.split(f"([{re.escape(''.join(hidden))}])", text):
+        for piece in re.split(f"([{re.escape(''.join(hidden))}])", text) if hidden else [text]:
             for part in (hidden[piece][:1], hidden[piece][1:]) if piece in hidden else (piece,):
                 more, good = self._twin.encode(part, {}, _NOTHING if piece in hidden else self._every)
                 ids, clean = ids + more, clean and good
         if not clean:
+            found = ", ".join(map(repr, hidden.values())) or "a text"
             raise DataError(
-                f"the tokenizer reads {', '.join(map(repr, hidden.values()))} in a message as its own mark "
-                "and cannot be kept from it; remove it from the text",
+                f"the tokenizer reads {found} in a message as its own mark and cannot be kept from it; "
+                "remove it from the text",
                 field="prompt",
                 reason="special_token_in_text",
             )
@@ -183,6 +197,7 @@ class _Twin:
             self._ids[number] = place
             if str(token) in self._names:
                 self._secret |= {number}
+        self._closed -= self._ids.keys()  # numbers beyond the model's vocabulary, which it cannot give
 
     def encode(self, text: str, hidden: Mapping[str, str], marks: re.Pattern[str]) -> tuple[list[int], bool]:
         """Ids of a text with stand-ins, and whether exactly the template's own marks are marks in them."""

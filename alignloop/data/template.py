@@ -273,7 +273,7 @@ def checked(name: str, source: str, kwargs: Mapping[str, Any]) -> dict[str, Any]
 def _with_kwargs(template: ChatTemplate, kwargs: str) -> ChatTemplate:
     settings = checked(template.name, template.source, {**template.kwargs, **json.loads(kwargs)})
     end = template.end  # what is no end of the template's own came from the tokenizer
-    tokens = {"eos_token": end, **dict(template.tokens)}
+    tokens = {"bos_token": "", "eos_token": end, **dict(template.tokens)}
     found = examined(template.name, template.source, template.tokens, settings, tokens, {end})
     return replace(template, kwargs=settings, found=found)
 

@@ -137,5 +137,5 @@ def _literal(found: Findings, turn: Message) -> str:
     elif parts is not None and found.closes:
         text = parts[1]
     text = text.strip() if found.trims else text
-    lead = "" if found.thought[0] and found.thought[0] in found.lead else found.lead
+    lead = "" if any(mark and mark in found.lead for mark in found.thought) else found.lead
     return lead + text + found.end

@@ -19,8 +19,16 @@ INPUT_MARK = "\n\nInput:\n"
 _GOOD = frozenset(("good", "true", "1", "1.0", "+1", "desirable", "좋아요", "좋음", "👍"))
 _BAD = frozenset(("bad", "false", "0", "0.0", "-1", "-1.0", "undesirable", "싫어요", "나쁨", "👎"))
 _LABELS = "good/bad, true/false, 1/0 or 좋아요/싫어요"
-_SIDES = {"a": "a", "b": "b", "response_a": "a", "response_b": "b"}
-_SIDES |= dict.fromkeys(("tie", "equal", "same", "=", "무승부", "동점", "비슷"), "tie")
+_FIRST = "a response_a model_a left answer_a answer1 response1 first > a>b a>>b 왼쪽 가"
+_SECOND = "b response_b model_b right answer_b answer2 response2 second < b>a b>>a 오른쪽 나"
+_TIE = "tie equal same = a=b draw both neither bothbad both_bad 무승부 동점 비슷"
+_SIDES: dict[object, str] = {
+    **dict.fromkeys(_FIRST.split(), "a"),
+    **dict.fromkeys(_SECOND.split(), "b"),
+    **dict.fromkeys([*_TIE.split(), "tie (bothbad)", "tie (both bad)", "both bad", "no preference"], "tie"),
+    **{"0": "a", "1": "b", "0.0": "a", "1.0": "b", 0: "a", 1: "b"},
+}
+"""How tools write which of two answers is better; of numbers 0 is the first."""
 _TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
 
@@ -77,9 +85,16 @@ def truth(value: object, field: str) -> bool:
 
 def side(value: object, field: str) -> str:
     """`a`, `b` or `tie`."""
-    found = _SIDES.get(value.strip().casefold()) if isinstance(value, str) else None
+    plain = value.strip().casefold() if isinstance(value, str) else value
+    known = isinstance(plain, str | int | float) and not isinstance(plain, bool)
+    found = _SIDES.get(plain) if known else None
     if found is None:
-        raise DataError("expected 'A', 'B' or 'tie'", field=field, value=value, reason="unknown_label")
+        raise DataError(
+            "expected A, B or tie (or left/right, model_a/model_b, 0/1 with 0 the first, …)",
+            field=field,
+            value=value,
+            reason="unknown_label",
+        )
     return found
 
 
@@ -121,9 +136,7 @@ def ranks(value: object, field: str, count: int) -> tuple[int, ...]:
     items = structured(value, field, list)
     assert isinstance(items, Sequence)
     meaning = f"expected {count} ranks, one for each response in its place, 1 the best, ties allowed"
-    found = tuple(
-        int(r) for r in items if not isinstance(r, bool) and isinstance(r, int | float) and r == int(r)
-    )
+    found = tuple(int(r) for r in items if _is_whole(r))
     if len(found) != len(items) or len(found) != count:
         raise DataError(meaning, field=field, value=list(items), reason="not_a_ranking")
     distinct = sorted(set(found))
@@ -135,6 +148,11 @@ def ranks(value: object, field: str, count: int) -> tuple[int, ...]:
             f"{meaning}; these are no ranking", field=field, value=list(items), reason="not_a_ranking"
         )
     return found
+
+
+def _is_whole(value: object) -> bool:
+    """Whether a value is a whole number; NaN and infinity (1e400) are none."""
+    return type(value) is int or (isinstance(value, float) and value.is_integer())
 
 
 def is_transcript(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Intervals and tests for means over prompts.
+"""Intervals for means over prompts, and the p-values that belong to them.
 
 N values in C clusters (prompts), S series (models) measured on the same prompts, R bootstrap replicates.
 Values of one prompt are correlated (two orders, several samples), so prompts are drawn, never values.
@@ -6,7 +6,6 @@ Values of one prompt are correlated (two orders, several samples), so prompts ar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -173,13 +172,32 @@ def resampled_errors(totals: Array, sizes: Array, weights: Array) -> tuple[Array
 def studentised(totals: Array, sizes: Array, weights: Array, level: float) -> tuple[Array, Array]:
     """Bootstrap-t interval of each series: (C, S), (C,), (R, C) → (S,), (S,)."""
     mean, error = totals.sum(0) / sizes.sum(), standard_error(totals, sizes)
+    t = _replicates_of_t(totals, sizes, weights)
+    low_t, high_t = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return mean - high_t * error, mean - low_t * error
+
+
+def _replicates_of_t(totals: Array, sizes: Array, weights: Array) -> Array:
+    """(mean* − mean) / error* of each replicate and series: (C, S), (C,), (R, C) → (R, S)."""
+    mean, error = totals.sum(0) / sizes.sum(), standard_error(totals, sizes)
     means, errors = resampled_errors(totals, sizes, weights)
     # A replicate without spread has no t; it stands for an arbitrarily large one on its side.
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (means - mean) / errors
-    t = np.where(errors > 1e-12 * (np.abs(mean) + error), t, np.sign(means - mean) * 1e3)
-    low_t, high_t = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return mean - high_t * error, mean - low_t * error
+    return np.where(errors > 1e-12 * (np.abs(mean) + error), t, np.sign(means - mean) * 1e3)
+
+
+def studentised_p(totals: Array, sizes: Array, weights: Array) -> Array:
+    """Level at which the bootstrap-t interval of each series touches 0: (C, S), (C,), (R, C) → (S,).
+
+    (1 + hits) / (1 + R) of the replicates' t beyond mean / error, doubled.
+    """
+    mean, error = totals.sum(0) / sizes.sum(), standard_error(totals, sizes)
+    t = _replicates_of_t(totals, sizes, weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = np.where(mean == 0, 0.0, mean / error)
+    hits = np.where(own > 0, (t >= own).sum(0), (t <= own).sum(0))
+    return np.where(own == 0, 1.0, np.minimum(1.0, 2 * (1 + hits) / (1 + len(weights))))
 
 
 def wilson(
@@ -192,13 +210,28 @@ def wilson(
     """
     width = bounds[1] - bounds[0]
     rate = (totals.sum(0) / sizes.sum() - bounds[0]) / width
-    error = standard_error(totals, sizes) / width
-    spread = rate * (1 - rate)
-    effective = np.divide(spread, error**2, out=np.full_like(rate, len(sizes)), where=error**2 > 1e-18)
+    spread, effective = rate * (1 - rate), _effective(totals, sizes, rate, width)
     z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
     centre = (rate + z2 / (2 * effective)) / (1 + z2 / effective)
     half = np.sqrt(z2 * (spread / effective + z2 / (4 * effective**2))) / (1 + z2 / effective)
     return bounds[0] + width * (centre - half), bounds[0] + width * (centre + half)
+
+
+def score_z(totals: Array, sizes: Array, *, rate: float = 0.5) -> float:
+    """(p − rate)/√(rate(1 − rate)/n*): the normal quantile at which Wilson's interval touches `rate`.
+
+    (C,), (C,) → one number; n* as in `wilson`.
+    """
+    found = totals[:, None].sum(0) / sizes.sum()
+    effective = _effective(totals[:, None], sizes, found, 1.0)
+    return float(((found - rate) / np.sqrt(rate * (1 - rate) / effective))[0])
+
+
+def _effective(totals: Array, sizes: Array, rate: Array, width: float) -> Array:
+    """n* of `wilson`, (S,)."""
+    error = standard_error(totals, sizes) / width
+    many = np.full_like(rate, len(sizes))
+    return np.divide(rate * (1 - rate), error**2, out=many, where=error**2 > 1e-18)
 
 
 def simultaneous_intervals(
@@ -238,131 +271,25 @@ def simultaneous_intervals(
 
 def max_t(table: Array, weights: Array, level: float) -> float:
     """The critical value of `simultaneous_intervals`: (C, S), (R, C) → one number."""
+    largest = largest_t(table, weights)
+    return float(np.quantile(largest, level)) if len(largest) else 0.0
+
+
+def largest_t(table: Array, weights: Array) -> Array:
+    """max_s |m*_s − m_s| / e*_s of each replicate: (C, S), (R, C) → (R,), or (0,) where no series varies."""
     means, errors = resampled_errors(table, np.ones(len(table)), weights)
     varied = standard_error(table, np.ones(len(table))) > 0
     if not varied.any():
-        return 0.0
+        return np.empty(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(means - table.mean(0))[:, varied] / errors[:, varied]
-    return float(np.quantile(np.nan_to_num(t, nan=0.0, posinf=1e3).max(1), level))
+    return np.nan_to_num(t, nan=0.0, posinf=1e3).max(1)
 
 
-def paired_interval(
-    first: ArrayLike,
-    second: ArrayLike,
-    clusters: Sequence[object] | None = None,
-    *,
-    level: float = 0.95,
-    replicates: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Mean of first − second, value by value on the same prompts, studentised.
-
-    Args:
-        first: (N,) values of one model.
-        second: (N,) values of the other on the same prompts.
-        clusters: (N,) prompt of each value; every value its own prompt if not given.
-        level: nominal coverage.
-        replicates: R.
-        seed: of the bootstrap.
-
-    Returns:
-        The mean difference with its interval.
-
-    Raises:
-        DataError: as `mean_interval`, or unequal lengths.
-    """
-    return mean_interval(_differences(first, second), clusters, level=level, replicates=replicates, seed=seed)
-
-
-def sign_test(first: ArrayLike, second: ArrayLike) -> float:
-    """Exact two-sided sign test on paired values, for yes/no values McNemar's exact test.
-
-    p = min(1, 2·P(X ≤ min(wins, losses))), X ~ Binomial(wins + losses, ½); pairs that tie say nothing.
-    The pairs must be independent: one per prompt.
-
-    Args:
-        first: (N,) values of one model.
-        second: (N,) values of the other on the same prompts.
-
-    Returns:
-        p-value.
-
-    Raises:
-        DataError: unequal lengths.
-    """
-    difference = _differences(first, second)
-    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
-    tail = sum(math.comb(wins + losses, k) for k in range(min(wins, losses) + 1))
-    return float(min(1.0, 2 * tail / 2 ** (wins + losses)))
-
-
-def permutation_test(
-    first: ArrayLike,
-    second: ArrayLike,
-    clusters: Sequence[object] | None = None,
-    *,
-    permutations: int = 10_000,
-    seed: int = 0,
-) -> float:
-    """Two-sided test that first and second are exchangeable within each prompt.
-
-    The signs of the prompts' summed differences are flipped: all 2^C ways up to 2^C ≤ `permutations`,
-    else that many random ones with p = (1 + hits) / (1 + permutations), which is valid at any number.
-
-    Args:
-        first: (N,) values of one model.
-        second: (N,) values of the other on the same prompts.
-        clusters: (N,) prompt of each value; every value its own prompt if not given.
-        permutations: sign patterns at most.
-        seed: of the random ones.
-
-    Returns:
-        p-value.
-
-    Raises:
-        DataError: as `paired_interval`.
-    """
-    totals, _ = cluster_sums(_differences(first, second), clusters)
-    totals = totals[totals != 0]
-    observed = abs(totals.sum()) - 1e-12 * np.abs(totals).sum()
-    if 2 ** len(totals) <= permutations:
-        signs = 1 - 2 * ((np.arange(2 ** len(totals))[:, None] >> np.arange(len(totals))) & 1)
-        return float(np.mean(np.abs(signs @ totals) >= observed))
-    rng = np.random.default_rng(seed)
-    hits = 0
-    for start in range(0, permutations, 1000):
-        count = min(1000, permutations - start)
-        signs = 1 - 2 * rng.integers(0, 2, size=(count, len(totals)))
-        hits += int(np.sum(np.abs(signs @ totals) >= observed))
-    return (1 + hits) / (1 + permutations)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: reject where the adjusted p ≤ α, family-wise error ≤ α (Holm 1979).
-
-    Args:
-        p_values: one per hypothesis.
-
-    Returns:
-        Adjusted p-values in the same order.
-
-    Raises:
-        DataError: a p-value outside 0…1.
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise DataError("p-values lie between 0 and 1", field="p_values")
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))
-    return adjusted.tolist()
-
-
-def _differences(first: ArrayLike, second: ArrayLike) -> Array:
-    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if first.shape != second.shape:
-        raise DataError(
-            f"{first.size} values against {second.size}: paired values are needed", field="values"
-        )
-    return first - second
+def simultaneous_p(table: Array, weights: Array) -> Array:
+    """Level at which each interval of `simultaneous_intervals` touches 0: (C, S), (R, C) → (S,)."""
+    mean, error = table.mean(0), standard_error(table, np.ones(len(table)))
+    largest = largest_t(table, weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = np.where(mean == 0, 0.0, np.abs(mean) / error)
+    return (1 + (largest[:, None] >= own).sum(0)) / (1 + len(largest))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -19,12 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import (
     Interval,
-    holm,
     mean_interval,
-    permutation_test,
     rate_interval,
+    resampling_weights,
     simultaneous_intervals,
+    simultaneous_p,
+    studentised_p,
 )
+from alignloop.evaluation.normals import agreeing, correlation_of, largest_normal, p_of_largest
 from alignloop.evaluation.planner import prompts_for_difference
 
 Array = NDArray[np.float64]
@@ -42,11 +43,12 @@ class Measurement:
         higher_is_better: None where neither is.
         totals: (C,) by model; every model has the same prompts in the same order.
         sizes: (C,), ones for scores; the same for all models, or prompts could not be paired.
-        scale: "rate" for totals between 0 and 1, "mean" for others, "log" if exp of the mean is shown
-            (perplexity); differences on the log scale are relative: exp(difference) − 1.
+        scale: "rate" for totals that are 0 or 1, "mean" for others (probabilities too), "log" if exp of
+            the mean is shown (perplexity); differences on the log scale are relative: exp(difference) − 1.
         margin: largest loss against the baseline that is acceptable, in the unit of differences; None if
             the metric is no capability.
         missing: by model, why it was not measured.
+        note: what the number cannot tell, for beside it; "" for nothing.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Measurement:
     scale: Scale = "mean"
     margin: float | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class Cell:
     Attributes:
         value: with an interval of its own.
         difference: from the baseline, intervals of all models holding at once; None for the baseline.
-        p: permutation test of no difference, Holm-adjusted over the models.
+        p: of no difference, for all models at once; below 1 − level where `difference` excludes 0.
         verdict: better, worse, or no difference shown; "" for the baseline and where nothing is better.
         tax: of a capability; None otherwise.
         more_prompts: prompts that would decide an undecided tax, had the model lost nothing.
@@ -90,6 +93,7 @@ def measurement(
     sizes: ArrayLike | None = None,
     margin: float | None = None,
     missing: Mapping[str, str] | None = None,
+    note: str = "",
 ) -> Measurement:
     """A checked `Measurement`.
 
@@ -98,10 +102,11 @@ def measurement(
         values: (C,) total of each prompt by model.
         unit: of the values.
         higher_is_better: None where neither is.
-        scale: rate, mean or log.
+        scale: rate, mean or log; rate becomes mean where a total is neither 0 nor 1.
         sizes: (C,), ones if not given.
         margin: acceptable loss, None for no capability.
         missing: by model, why it was not measured.
+        note: what the number cannot tell.
 
     Returns:
         The measurement.
@@ -117,9 +122,11 @@ def measurement(
     for model, v in totals.items():
         if v.ndim != 1 or not np.isfinite(v).all():
             raise DataError(f"{model} has values that are no finite numbers", field=name)
+    if scale == "rate" and any(((v != 0) & (v != 1)).any() for v in totals.values()):
+        scale = "mean"  # the interval of a rate is too wide for probabilities, whose spread is smaller
     count = next(iter(counts.values()), 0)
     known = np.ones(count) if sizes is None else np.asarray(sizes, dtype=np.float64)
-    return Measurement(name, unit, higher_is_better, totals, known, scale, margin, missing or {})
+    return Measurement(name, unit, higher_is_better, totals, known, scale, margin, missing or {}, note)
 
 
 def compare(
@@ -132,7 +139,7 @@ def compare(
         baseline: name of the model the others are compared with; without it there are values only.
         level: of the intervals.
         replicates: of the bootstrap.
-        seed: of the bootstrap and the permutations.
+        seed: of the bootstrap.
 
     Returns:
         A cell for every model that was measured.
@@ -148,13 +155,12 @@ def compare(
     if baseline not in cells or not others:
         return cells
     table = np.stack([measured.totals[m] - measured.totals[baseline] for m in others], axis=1)
-    intervals = differences(table, measured.sizes, measured.scale, level, replicates, seed)
-    p = holm([permutation_test(column, np.zeros(len(column)), seed=seed) for column in table.T])
-    for model, interval, adjusted, column in zip(others, intervals, p, table.T, strict=True):
+    found = differences(table, measured.sizes, measured.scale, level, replicates, seed)
+    for model, (interval, p), column in zip(others, found, table.T, strict=True):
         cell = replace(
             cells[model],
             difference=interval,
-            p=adjusted,
+            p=p,
             verdict=_verdict(interval, measured.higher_is_better),
         )
         if measured.margin is not None and measured.higher_is_better is not None:
@@ -167,8 +173,10 @@ def compare(
 
 def differences(
     table: Array, sizes: Array, scale: Scale, level: float = 0.95, replicates: int = 2000, seed: int = 0
-) -> list[Interval]:
-    """Mean differences from the baseline with intervals that hold for all models at once.
+) -> list[tuple[Interval, float]]:
+    """Mean differences from the baseline with intervals and p-values that hold for all models at once.
+
+    A p-value is the level at which its own interval touches 0, so the two never contradict each other.
 
     Rates: Bonett & Price (2012), made simultaneous: two prompts, one won and one lost, are added, so that
     models without a discordant prompt do not get an interval of width 0; the critical value is that of
@@ -184,7 +192,7 @@ def differences(
         seed: of the bootstrap.
 
     Returns:
-        One interval per model.
+        One interval and p-value per model.
 
     Raises:
         DataError: fewer than 2 prompts.
@@ -192,17 +200,16 @@ def differences(
     if len(table) < 2:
         raise DataError("an interval needs at least 2 prompts", field="values", value=len(table))
     if scale == "rate":
-        return _rate_differences(table, level, seed)
-    linear = linearised(table, sizes)
-    if linear.shape[1] == 1:
-        found = [mean_interval(linear[:, 0], level=level, replicates=replicates, seed=seed)]
+        found, p = _rate_differences(table, level, seed)
     else:
-        found = simultaneous_intervals(linear, level=level, replicates=replicates, seed=seed)
-    if scale == "mean":
-        return found
-    return [
-        replace(i, value=math.expm1(i.value), low=math.expm1(i.low), high=math.expm1(i.high)) for i in found
-    ]
+        found, p = _mean_differences(linearised(table, sizes), level, replicates, seed)
+    if scale == "log":
+        found = [
+            replace(i, value=math.expm1(i.value), low=math.expm1(i.low), high=math.expm1(i.high))
+            for i in found
+        ]
+    excludes = np.array([not i.low <= 0 <= i.high for i in found])
+    return list(zip(found, agreeing(p, excludes, level), strict=True))
 
 
 def linearised(table: Array, sizes: Array) -> Array:
@@ -231,36 +238,29 @@ def alignment_tax(difference: Interval, margin: float, *, higher_is_better: bool
     return "beyond the margin" if losses[1] > margin else "undecided"
 
 
-def largest_normal(correlation: Array, level: float, *, draws: int = 10_000, seed: int = 0) -> float:
-    """The `level` quantile of max |Z_s|, Z normal with this correlation (S, S); exact for one."""
-    if len(correlation) == 1:
-        return NormalDist().inv_cdf((1 + level) / 2)
-    values, vectors = np.linalg.eigh(correlation)
-    root = vectors * np.sqrt(np.clip(values, 0, None))
-    z = np.random.default_rng(seed).standard_normal((draws, len(correlation))) @ root.T
-    return float(np.quantile(np.abs(z).max(1), level))
-
-
-def correlation_of(table: Array) -> Array:
-    """Correlation of the columns of (C, S); a column without spread is correlated with none."""
-    centred = table - table.mean(0)
-    norms = np.sqrt((centred**2).sum(0))
-    scaled = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 1e-12)
-    found = scaled.T @ scaled
-    np.fill_diagonal(found, 1.0)
-    return found
-
-
-def _rate_differences(table: Array, level: float, seed: int) -> list[Interval]:
+def _rate_differences(table: Array, level: float, seed: int) -> tuple[list[Interval], Array]:
     count = len(table) + 2
     mean = table.sum(0) / count
     error = np.sqrt(np.clip(((table**2).sum(0) + 2) / count - mean**2, 0, None) / count)
-    critical = largest_normal(correlation_of(table), level, seed=seed)
+    correlation = correlation_of(table)
+    critical = largest_normal(correlation, level, seed=seed)
     low, high = np.clip(mean - critical * error, -1, 1), np.clip(mean + critical * error, -1, 1)
-    return [
+    intervals = [
         Interval(float(v), float(a), float(b), level, len(table), "Bonett-Price")
         for v, a, b in zip(table.mean(0), low, high, strict=True)
     ]
+    return intervals, p_of_largest(correlation, mean / error, seed=seed)
+
+
+def _mean_differences(
+    linear: Array, level: float, replicates: int, seed: int
+) -> tuple[list[Interval], Array]:
+    weights = resampling_weights(len(linear), replicates, seed)
+    if linear.shape[1] == 1:
+        interval = mean_interval(linear[:, 0], level=level, replicates=replicates, seed=seed)
+        return [interval], studentised_p(linear, np.ones(len(linear)), weights)
+    intervals = simultaneous_intervals(linear, level=level, replicates=replicates, seed=seed)
+    return intervals, simultaneous_p(linear, weights)
 
 
 def _value(measured: Measurement, totals: Array, level: float, replicates: int, seed: int) -> Interval:

@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from alignloop.errors import DataError, EngineError
-from alignloop.evaluation.bootstrap import Interval, cluster_sums, holm, permutation_test
-from alignloop.evaluation.comparison import correlation_of, largest_normal
+from alignloop.evaluation.bootstrap import Interval, cluster_sums, score_z
+from alignloop.evaluation.normals import agreeing, correlation_of, largest_normal, p_of_largest
 from alignloop.evaluation.planner import prompts_for_win_rate
 from alignloop.evaluation.ratings import Comparison, ModelRating, bradley_terry
 from alignloop.evaluation.winrate import LengthControlled, length_controlled_win_rate, win_rate
@@ -78,7 +78,7 @@ class WinRate:
     Attributes:
         model, against: names.
         value: win rate, ties ½.
-        p: permutation test against ½, Holm-adjusted.
+        p: of a win rate of ½, for all pairs at once; below 1 − level where `value` excludes ½.
         length_controlled: predicted win rate at equal length; None where the fit is degenerate.
         verdicts: what it rests on.
         needed: prompts that would tell the measured win rate from ½ with 80 % power; None at exactly ½.
@@ -125,12 +125,30 @@ def ask(
     return [_ask_pair(judge, prompts, answers, first, second, memory) for first, second in pairs]
 
 
-def by_score(scores: Mapping[str, Sequence[float]], pairs: Sequence[tuple[str, str]]) -> list[Verdicts]:
-    """Verdicts from rewards or verifiers: the higher score wins; position cannot matter."""
+def by_score(
+    scores: Mapping[str, Sequence[float]],
+    pairs: Sequence[tuple[str, str]],
+    answers: Mapping[str, Sequence[str]],
+) -> list[Verdicts]:
+    """Verdicts from rewards or verifiers: the higher score wins, an empty answer loses to any other.
+
+    Position cannot matter.
+
+    Args:
+        scores: (P,) by model.
+        pairs: names of the models to compare.
+        answers: (P,) by model; what a reward model gives for nothing is no judgement.
+
+    Returns:
+        Verdicts by pair of models.
+    """
+    known = {
+        name: np.where([not text.strip() for text in answers[name]], -np.inf, np.asarray(row, np.float64))
+        for name, row in scores.items()
+    }
     found = []
     for first, second in pairs:
-        a, b = (np.asarray(scores[name], dtype=np.float64) for name in (first, second))
-        wins = 0.5 + 0.5 * np.sign(a - b)
+        wins = 0.5 + 0.5 * (known[first] > known[second]) - 0.5 * (known[first] < known[second])
         found.append(Verdicts(first, second, tuple(wins.tolist()), tuple(range(len(wins)))))
     return found
 
@@ -193,32 +211,29 @@ def win_rates(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[WinRate]:
-    """Win rates of all pairs with simultaneous Wilson intervals and Holm-adjusted tests.
+    """Win rates of all pairs with Wilson intervals and p-values that hold for all of them at once.
 
     Args:
         verdicts: of each pair of models.
         answers: (P,) by model, for their lengths in characters.
         level: nominal coverage of all intervals together.
-        seed: of the critical value and the permutations.
+        seed: of the critical value.
 
     Returns:
         One per pair that has verdicts on at least 2 prompts.
     """
     usable = [v for v in verdicts if len(set(v.prompts)) >= 2]
-    intervals = simultaneous_win_rates(usable, level=level, seed=seed)
-    tests = holm(
-        [permutation_test(v.scores, np.full(len(v.scores), 0.5), v.prompts, seed=seed) for v in usable]
-    )
+    found = simultaneous_win_rates(usable, level=level, seed=seed)
     return [
         WinRate(v.first, v.second, interval, p, _length_controlled(v, answers, level), v, _needed(v, level))
-        for v, interval, p in zip(usable, intervals, tests, strict=True)
+        for v, (interval, p) in zip(usable, found, strict=True)
     ]
 
 
 def simultaneous_win_rates(
     verdicts: Sequence[Verdicts], *, level: float = 0.95, seed: int = 0
-) -> list[Interval]:
-    """Clustered Wilson intervals that hold for all pairs at once.
+) -> list[tuple[Interval, float]]:
+    """Clustered Wilson intervals that hold for all pairs at once, and the p-values that belong to them.
 
     The critical value is that of the largest of correlated normals, their correlation being that of the
     pairs' scores over prompts; for one pair it is Wilson's interval.
@@ -229,15 +244,22 @@ def simultaneous_win_rates(
         seed: of the critical value.
 
     Returns:
-        One interval per pair.
+        One interval and p-value per pair.
     """
     if not verdicts:
         return []
     count = 1 + max(place for v in verdicts for place in v.prompts)
     table = np.stack([_by_prompt(v, count) for v in verdicts], axis=1)
-    each = 2 * NormalDist().cdf(largest_normal(correlation_of(table), level, seed=seed)) - 1
-    found = [win_rate(v.scores, v.prompts, level=each) for v in verdicts]
-    return [replace(interval, level=level, method="wilson max-z") for interval in found]
+    correlation = correlation_of(table)
+    each = 2 * NormalDist().cdf(largest_normal(correlation, level, seed=seed)) - 1
+    found = [
+        replace(win_rate(v.scores, v.prompts, level=each), level=level, method="wilson max-z")
+        for v in verdicts
+    ]
+    z = np.array([score_z(*cluster_sums(v.scores, v.prompts)) for v in verdicts])
+    excludes = np.array([not i.low <= 0.5 <= i.high for i in found])
+    p = p_of_largest(correlation, z, seed=seed)
+    return list(zip(found, agreeing(p, excludes, level), strict=True))
 
 
 def ratings(

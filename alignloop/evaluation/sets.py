@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from alignloop.data import messages as dialogues
 from alignloop.data import values as read
@@ -26,6 +27,9 @@ from alignloop.data.sources import Row, Spec, read_rows
 from alignloop.errors import DataError
 from alignloop.evaluation.choices import LETTERS, Question
 from alignloop.records import Document, Message, Prompt, Provenance, Record, with_tools
+
+BUILT_IN_REQUESTS = Path(__file__).with_name("harmlessness.jsonl")
+"""52 requests in English and Korean: harmful ones, benign ones, and bait: benign ones in alarming words."""
 
 _SAFE: Mapping[object, bool] = {"safe": True, "unsafe": False, "harmless": True, "harmful": False}
 

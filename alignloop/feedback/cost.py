@@ -24,12 +24,18 @@ NORMAL_975 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """acc(n) = ceiling − scale·n^(−exponent), with the residual standard deviation of its fit."""
+    """acc(n) = ceiling − scale·n^(−exponent).
+
+    `residual` is the standard deviation of the points around it, `half_width` the 95 % interval that follows
+    for one further point; both are NaN where there are no more points than the curve has parameters, since
+    any three points lie on such a curve.
+    """
 
     ceiling: float
     scale: float
     exponent: float
     residual: float
+    half_width: float
 
     def accuracy(self, num_labels: float) -> float:
         """Expected held-out accuracy after `num_labels` labels."""
@@ -85,10 +91,16 @@ def fit_learning_curve(points: Sequence[tuple[float, float]]) -> LearningCurve:
         residuals = accuracies - (ceiling - scale * falling)
         error = float(residuals @ residuals)
         if best is None or error < best[0]:
-            spread = math.sqrt(error / max(len(points) - MIN_POINTS, 1))
-            best = (error, LearningCurve(ceiling, scale, float(exponent), spread))
+            free = len(points) - MIN_POINTS
+            spread = math.sqrt(error / free) if free else math.nan
+            width = spread * _T_QUANTILES[min(free, len(_T_QUANTILES)) - 1] if free else math.nan
+            best = (error, LearningCurve(ceiling, scale, float(exponent), spread, width))
     assert best is not None
     return best[1]
+
+
+_T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""97.5 % quantiles of Student's t with 1, 2, … degrees of freedom; the last one for more."""
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -7,6 +7,7 @@ request: preferences implied by scores or rankings often differ from those peopl
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,9 @@ class Filters:
         gold: keep judgements on hidden gold items.
         adjudicated_only_final: where the owner has decided, leave the annotators' votes out.
         strong_margin: margin of A ≫ B, in reward units; A > B has 0.
+
+    Raises:
+        UserError: a number that is not finite or out of its range.
     """
 
     votes: Literal["each", "mean"] = "each"
@@ -89,6 +93,14 @@ class Filters:
     gold: bool = False
     adjudicated_only_final: bool = True
     strong_margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        numbers = {"min_agreement": 1.0, "min_seconds": math.inf, "strong_margin": math.inf}
+        for name, most in numbers.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 <= value <= most):
+                bounds = "from 0 to 1" if most == 1 else "of at least 0"
+                raise UserError(f"{name} is {value}; expected a number {bounds}")
 
 
 @dataclass(frozen=True, slots=True)

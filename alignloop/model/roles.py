@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from peft import PeftModel
@@ -51,6 +51,15 @@ class ActorCritic(nn.Module):
     def device(self) -> torch.device:
         """Device of the policy."""
         return self.policy.device
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """Type of the policy's matrix products, None where it is the weights'."""
+        return self.policy.autocast
+
+    def precision(self) -> AbstractContextManager[None]:
+        """The context the policy computes in, for the sampler."""
+        return self.policy.precision()
 
     @property
     def peft(self) -> PeftModel | None:
@@ -187,4 +196,4 @@ class ActorCritic(nn.Module):
 def frozen_copy(model: PackedModel) -> PackedModel:
     """The same weights in a second model that is never trained."""
     plain = copy.deepcopy(model.hf).eval().requires_grad_(False)
-    return PackedModel(plain, shared_prefix=model.shared_prefix)
+    return PackedModel(plain, shared_prefix=model.shared_prefix, autocast=model.autocast)

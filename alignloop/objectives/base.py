@@ -223,6 +223,25 @@ def sequence_mean(per_token: Tensor, mask: Tensor) -> Tensor:
     return sequence_sum(per_token, mask) / mask.sum(-1).clamp(min=1)
 
 
+def log_ratios(inputs: Inputs) -> Tensor:
+    """log π − log ref of each completion, summed over its counted tokens, (B,), nats.
+
+    The difference is taken token by token. Two float32 sums over 10⁴ tokens are known to about 10⁻³ nats
+    each, and their difference no better, however near the two models are.
+
+    Args:
+        inputs: with `logprobs` and `reference_logprobs`.
+
+    Returns:
+        With gradient in the policy's log-probs.
+
+    Raises:
+        ValueError: one of them was not given.
+    """
+    reference = required(inputs.reference_logprobs, "reference_logprobs")
+    return sequence_sum(required(inputs.logprobs, "logprobs") - reference, inputs.mask)
+
+
 def mean_of(values: Tensor, mask: Tensor | None = None) -> Mean:
     """A metric: sum and number of the elements of any tensor, detached; only where `mask` if given."""
     values = values.detach()

@@ -13,6 +13,7 @@ from alignloop.objectives.base import (
     Inputs,
     Output,
     group_count,
+    log_ratios,
     pair_metrics,
     pairs,
     required,
@@ -56,9 +57,7 @@ class DPO:
 
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
         logprobs = required(inputs.logprobs, "logprobs")
-        logprob = sequence_sum(logprobs, inputs.mask)
-        reference = sequence_sum(required(inputs.reference_logprobs, "reference_logprobs"), inputs.mask)
-        rewards = self.beta * (logprob - reference)
+        rewards = self.beta * log_ratios(inputs)
         chosen, rejected = pairs(rewards)
         chosen_tokens, rejected_tokens = pairs(inputs.mask.sum(-1))
         # R-DPO, arXiv 2403.19159: a longer chosen completion is explained by its length, not its quality
@@ -67,7 +66,9 @@ class DPO:
         loss = p * self._loss(logit) + (1 - p) * self._loss(-logit)
         # RPO, arXiv 2404.19733, equation 1
         loss = loss - self.rpo_alpha * pairs(sequence_mean(logprobs, inputs.mask))[0]
-        return Output(loss.sum() / denominator, pair_metrics(inputs, rewards, logprob))
+        return Output(
+            loss.sum() / denominator, pair_metrics(inputs, rewards, sequence_sum(logprobs, inputs.mask))
+        )
 
     def _loss(self, logit: Tensor) -> Tensor:
         """ℓ of the chosen completion's logit, its label wrong with probability ε."""

@@ -40,7 +40,10 @@ class GRPO:
         (arXiv 2506.13585).
     unbiased_kl: the KL is weighted with π/π_old, with gradient, token by token. The samples are π_old's, and
         k3's value and gradient then are those of KL(π‖ref) in expectation (DeepSeek-V3.2, arXiv 2512.02556,
-        section 3.1). TRL has it on since 1.16.
+        section 3.1); False is equation 3 as printed, whose k3 has another gradient.
+    delta: two-sided clip: where A < 0 the ratio is bounded by this too, so that a token the policy has come
+        to like cannot take an unbounded loss (INTELLECT-2, arXiv 2505.07291, equation 1).
+    entropy_coefficient: c of a bonus c·H(π) per token.
 
     With `extras["sampler_logprobs"]`, of another engine or precision that sampled, the surrogate is weighted
     with min(π_old/π_sampler, cap), without gradient. One unit is a completion, or a token in token_mean.
@@ -57,6 +60,10 @@ class GRPO:
     ] = "ppo"
     epsilon_low: Annotated[float, Field(gt=0, le=1, description="the ratio is clipped below 1 − this")] = 0.2
     epsilon_high: Annotated[float, Field(gt=0, description="the ratio is clipped above 1 + this")] = 0.2
+    delta: Annotated[
+        float, Field(ge=0, description="bound of the ratio where A < 0, if above 1 + epsilon_high; 0: none")
+    ] = 0.0
+    entropy_coefficient: Annotated[float, Field(ge=0, description="weight of the entropy bonus")] = 0.0
     beta: Annotated[float, Field(ge=0, description="weight of the KL; 0 needs no reference")] = 0.04
     kl_estimator: Annotated[
         Literal["k1", "k2", "k3"],
@@ -64,7 +71,7 @@ class GRPO:
     ] = "k3"
     unbiased_kl: Annotated[
         bool, Field(description="weight the KL with π/π_old, so that k3 has the gradient of the KL")
-    ] = False
+    ] = True
     constant_length: Annotated[
         int, Field(gt=0, description="tokens that constant divides by: the generation budget")
     ] = 256
@@ -76,7 +83,8 @@ class GRPO:
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"logprobs"} | ({"reference_logprobs"} if self.beta else set()))
+        entropy = {"entropy"} if self.entropy_coefficient else set()
+        return frozenset({"logprobs"} | entropy | ({"reference_logprobs"} if self.beta else set()))
 
     def count(self, inputs: Inputs) -> Tensor:
         if self.loss_aggregation == "token_mean":
@@ -84,8 +92,8 @@ class GRPO:
         return torch.tensor(float(inputs.mask.shape[0]), device=inputs.mask.device)
 
     def idle(self, inputs: Inputs) -> Tensor:
-        """Without a KL term a completion whose advantages are all 0 has neither loss nor gradient."""
-        if self.beta:
+        """Without KL and entropy a completion whose advantages are all 0 has neither loss nor gradient."""
+        if self.beta or self.entropy_coefficient:
             return torch.zeros(len(inputs.mask), dtype=torch.bool, device=inputs.mask.device)
         return (extra(inputs, "advantages").masked_fill(~inputs.mask, 0.0) == 0.0).all(dim=1)
 
@@ -99,8 +107,10 @@ class GRPO:
                 kl = kl * bounded_ratio(logprobs - extra(inputs, "old_logprobs"))
             per_token = per_token + self.beta * kl
             metrics["kl"] = mean_of(kl, inputs.mask)
-        if inputs.entropy is not None:
-            metrics["entropy"] = mean_of(inputs.entropy, inputs.mask)
+        if inputs.entropy is not None or self.entropy_coefficient:
+            entropy = required(inputs.entropy, "entropy")
+            per_token = per_token - self.entropy_coefficient * entropy
+            metrics["entropy"] = mean_of(entropy, inputs.mask)
         return Output(self._aggregate(per_token, inputs.mask).sum() / denominator, metrics)
 
     def _surrogate(self, inputs: Inputs, logprobs: Tensor) -> tuple[Tensor, dict[str, Mean]]:
@@ -112,9 +122,10 @@ class GRPO:
             log_ratio = sequence_mean(log_ratio, mask)[:, None].expand_as(logprobs)
         ratio = bounded_ratio(log_ratio)
         clipped = ratio.clamp(1 - self.epsilon_low, 1 + self.epsilon_high)
-        binding = clipped * advantages < ratio * advantages
+        bounded = ratio.clamp(max=self.delta) if self.delta else ratio
         if self.clip == "ppo":
-            loss = -torch.minimum(ratio * advantages, clipped * advantages)
+            loss = -torch.minimum(bounded * advantages, clipped * advantages)
+            binding = -loss != ratio * advantages
         else:
             binding, loss = clipped != ratio, -clipped.detach() * advantages * logprobs
         metrics = {
@@ -142,7 +153,7 @@ class Preset(NamedTuple):
     """A published method: its loss, and the key `advantage` of the stage it goes with."""
 
     objective: GRPO
-    advantage: Literal["group_std", "group_mean", "leave_one_out", "batch", "token"]
+    advantage: Literal["group_std", "group_mean", "group_mean_batch_std", "leave_one_out", "batch", "token"]
 
 
 PRESETS: dict[str, Preset] = {

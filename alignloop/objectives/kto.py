@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from alignloop.objectives.base import Inputs, Mean, Output, extra, mean_of, required, sequence_sum
+from alignloop.objectives.base import Inputs, Mean, Output, extra, log_ratios, mean_of, required, sequence_sum
 
 REFERENCE_POINT = "mismatched_log_ratio"
 """Name of the step statistic that z is made of."""
@@ -41,10 +41,10 @@ class KTO:
 
     def step_statistics(self, inputs: Inputs) -> Mapping[str, Mean]:
         """Log-ratio summed over the mismatched rows, and how many they are."""
-        return {REFERENCE_POINT: mean_of(_log_ratio(inputs), extra(inputs, "mismatched"))}
+        return {REFERENCE_POINT: mean_of(log_ratios(inputs), extra(inputs, "mismatched"))}
 
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
-        log_ratio = _log_ratio(inputs)
+        log_ratio = log_ratios(inputs)
         z = extra(inputs, REFERENCE_POINT).clamp(min=0)
         own, desirable = ~extra(inputs, "mismatched"), extra(inputs, "desirable")
         advantage = self.beta * (log_ratio - z)
@@ -64,13 +64,6 @@ class KTO:
             "reference_point": mean_of(z),
         }
         return Output(torch.where(own, loss, 0.0).sum() / denominator, metrics)
-
-
-def _log_ratio(inputs: Inputs) -> Tensor:
-    log_ratio = required(inputs.logprobs, "logprobs") - required(
-        inputs.reference_logprobs, "reference_logprobs"
-    )
-    return sequence_sum(log_ratio, inputs.mask)
 
 
 def weight_advice(objective: KTO, *, num_desirable: int, num_undesirable: int) -> str | None:

@@ -17,6 +17,7 @@ from alignloop.objectives.base import (
     bounded_ratio,
     extra,
     group_count,
+    log_ratios,
     mean_of,
     required,
     same_group,
@@ -71,8 +72,7 @@ class Listwise:
             per_group = same_group(group).sum(-1)
             loss = sequence_mean(per_token, inputs.mask) / per_group
         else:
-            reference = required(inputs.reference_logprobs, "reference_logprobs")
-            s = self.beta * (logprob - sequence_sum(reference, inputs.mask))
+            s = self.beta * log_ratios(inputs)
             terms = plackett_luce_terms if self.method == "plackett_luce" else lipo_lambda_terms
             loss, metrics = terms(s, ranks, group), ranking_metrics(s, ranks, group)
         better = same_group(group) & (ranks[:, None] < ranks[None, :])

@@ -161,7 +161,7 @@ def _row(row: Mapping[str, Json], models: Sequence[str]) -> Row:
     relative = row.get("scale") == "log"
     if margin is not None:
         hints.append(f"margin {_percent(margin) if share or relative else rounded(margin)}")
-    hints.append(f"{rounded(number(row.get('num_prompts')))} rows")
+    hints += [f"{rounded(number(row.get('num_prompts')))} rows", text(row.get("note"))]
     cells = mapping(row.get("models"))
     entries = tuple(_entry(mapping(cells.get(name)), share=share, relative=relative) for name in models)
     return Row(visible(text(row.get("name"))), visible(", ".join(hint for hint in hints if hint)), entries)

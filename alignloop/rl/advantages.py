@@ -14,18 +14,20 @@ from torch import Tensor
 
 from alignloop.errors import EngineError, UserError
 
-AdvantageKind = Literal["group_std", "group_mean", "leave_one_out", "batch"]
+AdvantageKind = Literal["group_std", "group_mean", "group_mean_batch_std", "leave_one_out", "batch"]
 
 
 class MissingEOS(NamedTuple):
     """What a completion without an end-of-sequence token scores.
 
     Attributes:
-        rule: keep: its score; replace: `value` instead of it; penalise: its score − `value`.
+        rule: keep: its score; replace: `value` instead of it; penalise: its score − `value`; mask: its score,
+            which counts in the group's baseline, while its tokens count nowhere (DAPO, arXiv 2503.14476,
+            section 3.4, overlong filtering).
         value: in reward units. Stiennon et al. (arXiv 2009.01325) replace with −1.
     """
 
-    rule: Literal["keep", "replace", "penalise"]
+    rule: Literal["keep", "replace", "penalise", "mask"]
     value: float = 0.0
 
 
@@ -142,6 +144,8 @@ def group_advantages(rewards: Tensor, group: Tensor, *, kind: AdvantageKind) -> 
 
     group_std: (r − mean)/(std + 1e-4), std with ddof = 1 (GRPO, arXiv 2402.03300).
     group_mean: r − mean (Dr. GRPO, arXiv 2503.20783).
+    group_mean_batch_std: (r − mean)/(std + 1e-4), std over all completions of all prompts with ddof = 1
+        (Lite PPO, arXiv 2508.08221).
     leave_one_out: r − mean of the others (RLOO, arXiv 2402.14740).
     batch: (r − mean)/(std + 1e-4) over all completions of all prompts (REINFORCE++, arXiv 2501.03262).
 
@@ -165,11 +169,37 @@ def group_advantages(rewards: Tensor, group: Tensor, *, kind: AdvantageKind) -> 
         advantages = _standardise(rewards, group)
     elif kind == "group_mean":
         advantages = rewards - mean
+    elif kind == "group_mean_batch_std":
+        spread = rewards.std() if len(rewards) > 1 else rewards.new_zeros(())
+        advantages = (rewards - mean) / (spread + 1e-4)
     else:
         # r − (n·mean − r)/(n − 1) = (r − mean)·n/(n − 1)
         advantages = (rewards - mean) * size / (size - 1)
     # exactly 0, where the mean of equal numbers may be a rounding error away from them
     return torch.where(zero_spread(rewards, group)[group], 0.0, advantages)
+
+
+def decoupled_advantages(parts: Tensor, weights: Tensor, group: Tensor) -> Tensor:
+    """Every part of a reward standardised in its group, their weighted sum standardised over the rollout.
+
+    Σ_k w_k·(r_k − mean_k)/(std_k + 1e-4) within a group, then (a − mean)/(std + 1e-4) over all completions,
+    so that no part drowns another one (GDPO, arXiv 2601.05242).
+
+    Args:
+        parts: (K, B), reward units, the parts of the reward.
+        weights: (K,).
+        group: int64 (B,), prompt number of each row, from 0.
+
+    Returns:
+        (B,).
+
+    Raises:
+        UserError: a group of one completion (two are needed for a baseline).
+        EngineError: a reward is NaN or infinite.
+    """
+    standard = torch.stack([group_advantages(part, group, kind="group_std") for part in parts])
+    total = (weights.to(standard)[:, None] * standard).sum(0)
+    return group_advantages(total, torch.zeros_like(group), kind="batch")
 
 
 def zero_spread(rewards: Tensor, group: Tensor) -> Tensor:

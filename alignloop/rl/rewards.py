@@ -13,6 +13,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from alignloop.errors import EngineError, UserError
 from alignloop.records import Prompt
 from alignloop.rl.advantages import MissingEOS, sequence_scores
+from alignloop.rl.scores import Scores, unique_names
 from alignloop.rl.verifiers import VERIFIERS, check_prompt
 
 
@@ -43,35 +45,33 @@ class Sample:
     row: int = 0
 
 
+MODEL = "model"
+"""Name of the ensemble's joined part."""
+
+RESERVED = (MODEL, "std")
+"""Names that no part may have: `reward_std` is a metric of its own."""
+
 Scorer = Callable[[Sequence[Sample]], Sequence[float]]
 """Scores a batch of completions, one number each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One part of a reward; `timeout_s` bounds a call of a user's function, None has no limit."""
+    """One part of a reward.
+
+    Attributes:
+        name: for metrics and messages; parts may share one.
+        score: gives one number for each completion.
+        weight: factor in the sum.
+        timeout_s: bounds a call of a user's function in seconds; None has no limit.
+        is_penalty: whether it says nothing about how good an answer is (see `Scores.judged`).
+    """
 
     name: str
     score: Scorer
     weight: float = 1.0
     timeout_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What a rollout is worth.
-
-    Attributes:
-        total: float64 (B,), what is learned from, in reward units.
-        raw: float64 (B,), the weighted sum before the rule for a missing EOS, clipping and normalisation.
-        components: float64 (B,) by name, unweighted.
-        spread: float64 (B,), standard deviation over the ensemble's members; None without one.
-    """
-
-    total: np.ndarray
-    raw: np.ndarray
-    components: Mapping[str, np.ndarray]
-    spread: np.ndarray | None = None
+    is_penalty: bool = False
 
 
 @dataclass
@@ -129,19 +129,23 @@ class Reward:
             EngineError: a part raised, ran out of time, or returned a wrong count or a number that is
                 not finite; the message names part and completion.
         """
-        parts = {part.name: checked_scores(part, samples) for part in self.components}
+        own = [checked_scores(part, samples) for part in self.components]
+        names = unique_names([part.name for part in self.components], [*RESERVED, *self._member_names])
         raw = np.zeros(len(samples))
-        for part in self.components:
-            raw += part.weight * parts[part.name]
+        for part, values in zip(self.components, own, strict=True):
+            raw += part.weight * values
+        parts = dict(zip(names, own, strict=True))
+        weights = {name: part.weight for name, part in zip(names, self.components, strict=True)}
+        penalties = [name for name, part in zip(names, self.components, strict=True) if part.is_penalty]
         spread = None
         if self.ensemble:
             members = np.stack([checked_scores(member, samples) for member in self.ensemble])
-            joined = combined(members, self.combine, self.uwo_coefficient)
-            raw += self.ensemble_weight * joined
-            parts["model"] = joined
+            parts[MODEL] = combined(members, self.combine, self.uwo_coefficient)
+            weights[MODEL] = self.ensemble_weight
+            raw += self.ensemble_weight * parts[MODEL]
             if len(members) > 1:
                 spread = members.std(axis=0, ddof=1)
-                parts |= {part.name: row for part, row in zip(self.ensemble, members, strict=True)}
+                parts |= dict(zip(self._member_names, members, strict=True))
         finished = torch.tensor([sample.finished for sample in samples])
         total = sequence_scores(
             torch.from_numpy(raw.copy()), finished, missing_eos=self.missing_eos, clip=self.clip
@@ -149,7 +153,11 @@ class Reward:
         if self.moments is not None:
             self.moments.update(total)
             total = self.moments.normalized(total)
-        return Scores(total, raw, parts, spread)
+        return Scores(total, raw, parts, spread, weights, tuple(penalties))
+
+    @property
+    def _member_names(self) -> list[str]:
+        return [part.name for part in self.ensemble]
 
     def state_dict(self) -> dict[str, float]:
         """The running moments, for a checkpoint."""
@@ -199,17 +207,14 @@ def penalty(
     Raises:
         UserError: no such penalty.
     """
+    part = partial(Component, name, weight=weight, is_penalty=True)
     if name == "length":
-        return Component(name, lambda samples: [-s.num_tokens / max_tokens for s in samples], weight)
+        return part(lambda samples: [-s.num_tokens / max_tokens for s in samples])
     if name == "repetition":
-        return Component(name, lambda samples: [-repetition(s.completion, ngram) for s in samples], weight)
+        return part(lambda samples: [-repetition(s.completion, ngram) for s in samples])
     if name == "overlong":
         free = max_tokens - buffer
-        return Component(
-            name,
-            lambda samples: [-min(1.0, max(0.0, (s.num_tokens - free) / buffer)) for s in samples],
-            weight,
-        )
+        return part(lambda samples: [-min(1.0, max(0.0, (s.num_tokens - free) / buffer)) for s in samples])
     raise UserError(f"unknown penalty '{name}'; accepted are length, repetition, overlong")
 
 

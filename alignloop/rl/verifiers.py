@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
-from typing import Any
 
 import regex
 
 from alignloop.errors import DataError, UserError
 from alignloop.records import Prompt
 from alignloop.rl.constraints import checked, echoes, is_answer, satisfied
-
-_NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*[1-9]\d*(?![\d.]))?|[-+]?\.\d+"
-_EXPRESSION_RE = re.compile(r"\\(?!boxed\b)[A-Za-z]|\^")
-_NUMBER_RE = re.compile(rf"(?<![\w.])(?:{_NUMBER})|(?<=[\w.])\d+(?:\.\d+)?", re.ASCII)
+from alignloop.rl.math_answers import check_reference, same_answer
 
 
 def instruction_reward(
@@ -67,73 +61,17 @@ def passes(completion: str, constraints: Sequence[Mapping[str, object]], *, prom
     return instruction_reward(completion, constraints, prompt=prompt) == 1.0
 
 
-def final_number(text: str) -> Fraction | None:
-    r"""The answer of a worked solution as an exact number, or None.
-
-    It is the number in the last \boxed{…}, else the first one after the last `####`, else the last
-    number of the text. Thousands separators, signs (− too), decimals and fractions a/b are understood;
-    a unit, `$` or `%` beside the number is ignored.
-    """
-    text = unicodedata.normalize("NFKC", text).replace("−", "-").replace("⁄", "/")
-    boxed = re.findall(r"\\boxed\s*\{([^{}]*)\}", text)
-    if boxed:
-        found = _NUMBER_RE.findall(boxed[-1])[:1]
-    elif "####" in text:
-        found = _NUMBER_RE.findall(text.rsplit("####", 1)[1])[:1]
-    else:
-        found = _NUMBER_RE.findall(text)[-1:]
-    return Fraction(re.sub(r"[,\s]", "", found[0])) if found else None
-
-
 def math_reward(completion: str, answer: str) -> float:
-    """1 if the completion's final number equals the answer's, compared as exact rationals, else 0.
-
-    An answer with a LaTeX command or a power (but no `####`) is compared by `symbolic_reward`.
+    """1 if the completion's final answer equals the reference's, else 0; the rules are `rl.math_answers`'.
 
     Args:
         completion: the model's solution.
-        answer: the reference; read like the completion.
+        answer: the reference; read by the same rules as the completion.
 
     Returns:
-        Reward, 0 or 1.
-
-    Raises:
-        DataError: the reference answer holds no number and no expression.
-        UserError: it is an expression and math-verify is not installed.
+        Reward, 0 or 1; 0 for a reference that `check_reference` refuses.
     """
-    if "####" not in answer and _EXPRESSION_RE.search(answer):
-        return symbolic_reward(completion, answer)
-    expected = final_number(answer)
-    if expected is None:
-        raise DataError("the reference answer holds no number", field="answer", value=answer)
-    return float(final_number(completion) == expected)
-
-
-def symbolic_reward(completion: str, answer: str, *, timeout_s: int = 5) -> float:
-    r"""1 if the completion's last expression is mathematically equal to the answer's, else 0; by math-verify.
-
-    Args:
-        completion: the model's solution; LaTeX between dollars or in \boxed{…}, or a plain expression.
-        answer: the reference in LaTeX, with or without dollars.
-        timeout_s: limit of reading and of comparing, beyond which they are unequal; in the main thread only.
-
-    Returns:
-        Reward, 0 or 1.
-
-    Raises:
-        DataError: the reference is no expression.
-        UserError: the package math-verify is not installed.
-    """
-    try:
-        from math_verify import parse, verify
-    except ImportError as error:
-        raise UserError("answers in LaTeX need: pip install 'alignloop[verifiers]'") from error
-    limit: Any = timeout_s if threading.current_thread() is threading.main_thread() else None  # by a signal
-    bare = "$" not in answer and "\\boxed" not in answer
-    expected = parse(f"${answer}$" if bare else answer, parsing_timeout=limit)
-    if all(isinstance(one, str) for one in expected):  # read as text only
-        raise DataError("the reference answer is no expression", field="answer", value=answer)
-    return float(verify(expected, parse(completion, parsing_timeout=limit), timeout_seconds=limit))
+    return float(same_answer(completion, answer))
 
 
 def regex_reward(completion: str, pattern: str, *, timeout_s: float = 1.0) -> float:
@@ -218,7 +156,9 @@ def check_prompt(prompt: Prompt, verifier: str) -> None:
     """
     if verifier not in VERIFIERS:
         raise UserError(f"unknown verifier '{verifier}'; accepted are {', '.join(VERIFIERS)}")
-    if verifier == "constraints":
+    if verifier == "math":
+        check_reference(_answer(prompt))
+    elif verifier == "constraints":
         if not prompt.constraints:
             raise DataError("the verifier 'constraints' needs constraints", field="constraints")
         for constraint in prompt.constraints:

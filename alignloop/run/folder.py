@@ -103,11 +103,7 @@ class Run:
         """
         path = Path(output_dir)
         if process_rank() > 0:
-            follower = cls(path, _new_record(path, stage, config, seed, name))
-            follower._follows = True
-            if (path / RUN_FILE).is_file():  # a run that goes on keeps its day on every rank
-                follower._record["created"] = _read_record(path)["created"]
-            return follower
+            return cls._follower(path, _new_record(path, stage, config, seed, name))
         inputs = inputs or {}
         links = [parent if isinstance(parent, Parent) else parent.as_parent() for parent in parents]
         work = work_sha256(stage, config, inputs, links)
@@ -132,6 +128,15 @@ class Run:
         recipe = yaml.safe_dump(plain(dict(config)), allow_unicode=True, sort_keys=False)
         write_atomically(path / "recipe.yaml", recipe)
         return run
+
+    @classmethod
+    def _follower(cls, path: Path, record: dict[str, Any]) -> Run:
+        """A run of another rank than the first: it writes nothing."""
+        follower = cls(path, record)
+        follower._follows = True
+        if (path / RUN_FILE).is_file():  # a run that goes on keeps its day on every rank
+            follower._record["created"] = _read_record(path)["created"]
+        return follower
 
     @classmethod
     def open(cls, path: str | Path) -> Run:

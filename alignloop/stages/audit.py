@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from alignloop.config import AuditConfig, OnlineConfig, resolve
 from alignloop.errors import AlignLoopError, DataError, RunError
@@ -15,6 +14,7 @@ from alignloop.evaluation import audit as core
 from alignloop.evaluation.audit import Curve, Finding
 from alignloop.evaluation.hacking import disagreements, length_share, variety
 from alignloop.evaluation.sets import read_prompts
+from alignloop.model.tokenizer_load import load_tokenizer
 from alignloop.records import Conversation, Prompt, conversation_of
 from alignloop.rl.rewards import Sample, checked_scores
 from alignloop.run import Run
@@ -139,7 +139,7 @@ def _rescored(
 def _as_samples(
     rows: Sequence[Mapping[str, Any]], known: Mapping[Conversation, Prompt], target: Run
 ) -> list[Sample]:
-    tokenizer = AutoTokenizer.from_pretrained(target.model) if target.model.is_dir() else None
+    tokenizer = load_tokenizer(target.model) if target.model.is_dir() else None
     found = []
     for number, row in enumerate(rows):
         messages = conversation_of(row["prompt"])
@@ -153,7 +153,7 @@ def _disagree(
     settings: OnlineConfig, asked: Sequence[Sample], rows: Sequence[Mapping[str, Any]], count: int
 ) -> tuple[list[dict[str, Any]], list[Finding]]:
     prompts = [sample.prompt for sample in asked]
-    gold = build_gold(settings.gold, prompts) if asked else None
+    gold = build_gold(settings.gold, prompts, dtype=settings.dtype, device=settings.device) if asked else None
     if gold is None or not all(isinstance(row.get("reward"), int | float) for row in rows):
         return [], [Finding("disagreement", "unknown", "no gold for the kept completions")]
     values, proxy = checked_scores(gold, asked), [float(row["reward"]) for row in rows]
@@ -178,7 +178,13 @@ def _canaries(settings: OnlineConfig, asked: Sequence[Sample], seed: int) -> lis
     last = last[-_CANARY_PROMPTS:]
     if len(last) < 2:
         raise DataError("fewer than 2 different prompts were kept", field="samples", value=len(last))
-    reward = build_reward(settings, [sample.prompt for sample in last], max_tokens=settings.max_new_tokens)
+    reward = build_reward(
+        settings,
+        [sample.prompt for sample in last],
+        max_tokens=settings.max_new_tokens,
+        dtype=settings.dtype,
+        device=settings.device,
+    )
     longest = max(asked, key=lambda sample: len(sample.completion))
 
     def scores(texts: Sequence[tuple[str, int]]) -> list[float]:

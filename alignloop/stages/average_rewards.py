@@ -18,8 +18,10 @@ from alignloop.data.columns import read_records
 from alignloop.data.tokenize import tokenize
 from alignloop.errors import ModelError
 from alignloop.evaluation.reward_bench import summarize
-from alignloop.model.load import LoadedModel, load_model, same_vocabulary, save_model
+from alignloop.model.load import LoadedModel, load_model, same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.precision import training_precision
+from alignloop.model.save import save_model
 from alignloop.model.scorer import group_scores, load_head, normalize, save_head
 from alignloop.run import Run
 from alignloop.stages import common
@@ -50,7 +52,8 @@ def average_rewards(config: AverageRewardsConfig, run: Run) -> dict[str, Any]:
         for parameter in average.model.parameters():
             parameter.div_(len(folders))
     head = mean_head(heads)
-    model = PackedModel(average.model, head=head.to(average.model.device))
+    products = training_precision(config.dtype, config.device, weights_train=True).autocast
+    model = PackedModel(average.model, head=head.to(average.model.device), autocast=products)
     results: dict[str, Any] = {"num_models": len(folders), "head_similarity": similarity(heads)}
     encoder = common.inference_encoder(replace(average, path=reward_folder(config.models[0])))
     if config.dataset is not None:
@@ -72,15 +75,15 @@ def places(path: str) -> Iterator[Path]:
 
 
 def summed(folders: list[Path], config: AverageRewardsConfig) -> tuple[LoadedModel, list[ScalarHead]]:
-    """A model whose weights are the sum of all of them, and their heads; two models in memory at once.
+    """A model whose float32 weights are the sum of all, and their heads; two models in memory at once.
 
     Raises:
         ModelError: they do not fit each other.
     """
-    total = load_model(folders[0], dtype=config.dtype, device=config.device, seed=config.seed)
+    total = load_model(folders[0], dtype="float32", device=config.device, seed=config.seed)
     heads = [load_head(folder) for folder in folders]
     for number, folder in enumerate(folders[1:], 1):
-        other = load_model(folder, dtype=config.dtype, device=config.device, seed=config.seed)
+        other = load_model(folder, dtype="float32", device=config.device, seed=config.seed)
         own, more = dict(total.model.named_parameters()), dict(other.model.named_parameters())
         shapes = [{name: p.shape for name, p in part.items()} for part in (own, more)]
         if shapes[0] != shapes[1] or heads[0].weight.shape != heads[number].weight.shape:

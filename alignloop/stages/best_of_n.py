@@ -27,6 +27,7 @@ from alignloop.stages.answers import ANSWERS_FILE, sample_over_ranks
 from alignloop.stages.best_answers import reward_curve
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
+from alignloop.stages.stopping import stop_requests
 from alignloop.stages.unfinished import Kept
 from alignloop.training.distributed import on_first_rank
 
@@ -69,13 +70,13 @@ def one_round(
         check_prompts([] if name is None else [name], prompts)
 
         def choose() -> None:
-            rewards = score(config.reward_model, prompts, answers)
+            rewards = score(config, prompts, answers)
             chosen = best(prompts, answers, rewards, config.keep_per_prompt, config.reward_model)
             file.parent.mkdir(exist_ok=True)
             write_atomically(curve_file, json.dumps(reward_curve(rewards, config.n)))
             write_records(file, [*earlier, *chosen])
 
-        with common.stop_requests() as stop:
+        with stop_requests() as stop:
             kept = Kept(run, run.path / "sampling", config.rollout_save_s, stop)
             answers = sampled(config, prompts, sampler, number, kept)
         on_first_rank(choose)
@@ -119,13 +120,14 @@ def verifier_of(reward_model: str) -> str | None:
     return name if name in VERIFIERS else None
 
 
-def score(reward_model: str, prompts: Sequence[Prompt], answers: list[list[str]]) -> list[list[float]]:
+def score(config: BestOfNConfig, prompts: Sequence[Prompt], answers: list[list[str]]) -> list[list[float]]:
     """Rewards of every answer, by a trained model or by a verifier."""
-    name = verifier_of(reward_model)
+    name = verifier_of(config.reward_model)
     if name is not None:
         check = VERIFIERS[name]
         return [[check(text, p) for text in texts] for p, texts in zip(prompts, answers, strict=True)]
-    return RewardModel(reward_model).score([p.prompt for p in prompts], answers)
+    model = RewardModel(config.reward_model, dtype=config.dtype, device=config.device)
+    return model.score([p.prompt for p in prompts], answers)
 
 
 def best(

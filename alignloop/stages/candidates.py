@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from alignloop.data.columns import read_records
+from alignloop.data.builders import build
+from alignloop.data.forms import ALIASES, fields_of
+from alignloop.data.sources import Row, read_rows
 from alignloop.errors import ConfigError, DataError, EngineError, ModelError
 from alignloop.evaluation.choices import Question
 from alignloop.feedback.judge.adviser import Adviser, Ask
 from alignloop.feedback.judge.cache import Cached
 from alignloop.feedback.judge.endpoint import EndpointAdviser, EndpointSettings, read_key
 from alignloop.model.sampling import SamplingParams
-from alignloop.records import Conversation, Demonstration, Document
+from alignloop.records import Conversation, Demonstration, Document, Prompt
 from alignloop.stages.answers import ANSWERS_FILE, read_answers
 from alignloop.stages.local import Unmeasured, seed_of
 
@@ -130,8 +132,25 @@ class Recorded:
     def _read(self) -> dict[Conversation, str]:
         if Path(self.path).is_dir():
             return {prompt.prompt: texts[0].strip() for prompt, texts in read_answers(self.path)}
-        records = read_records(self.path, kind="demonstration").records
-        return {r.prompt: r.completion.strip() for r in records if isinstance(r, Demonstration)}
+        return dict(_answer_in(row) for row in read_rows(self.path))
+
+
+def _answer_in(row: Row) -> tuple[Conversation, str]:
+    """Prompt and answer of a row; an answer that is empty or null was given, and is empty."""
+    fields = fields_of(row.values, {})
+    asked = any(name.casefold() in ALIASES["completion"] for name in fields.row)
+    try:
+        record = build("demonstration", fields, row.file, row.line, "unknown")
+        assert isinstance(record, Demonstration)
+        return record.prompt, record.completion.strip()
+    except DataError as error:
+        if not asked or error.reason not in ("empty_completion", "missing_field"):
+            raise DataError(
+                error.message, file=row.file, line=row.line, field=error.field, reason=error.reason
+            ) from None
+        prompt = build("prompt", fields, row.file, row.line, "unknown")
+        assert isinstance(prompt, Prompt)
+        return prompt.prompt, ""
 
 
 def open_served(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +14,8 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from alignloop.config import StageConfig, TrainConfig
+from alignloop.config import BestOfNConfig, RewardConfig, StageConfig, TrainConfig
+from alignloop.config.rl import IterateConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
@@ -27,14 +26,18 @@ from alignloop.evaluation.bootstrap import Interval
 from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.compiled import compile_layers
-from alignloop.model.load import LoadedModel, load_model, save_model
+from alignloop.model.endings import end_turns
+from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.precision import Precision, spread_weights, training_precision
+from alignloop.model.save import save_model
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
 from alignloop.run import Run
 from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts
+from alignloop.stages.stopping import stop_requests
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.distributed import any_rank, on_first_rank, wait_for_all
 from alignloop.training.loop import Reference, Trainer, evaluate, train_step
@@ -50,13 +53,25 @@ class Prepared:
     model: PackedModel
     template: ChatTemplate
     peft: PeftModel | None
-    autocast: torch.dtype | None
 
 
 def inference_encoder(
     loaded: LoadedModel, chat_template: str | TemplateChoice = "tokenizer", max_length: int = 4096
 ) -> Encoder:
-    """The encoder for answers and scores: the template of training, which another may not replace.
+    """The encoder for answers, with the template of training; the model's turns end with that template's.
+
+    Raises:
+        ConfigError: `chat_template` differs from the template the model was trained with.
+    """
+    made = scoring_encoder(loaded, chat_template, max_length)
+    end_turns(loaded.model, loaded.tokenizer, made.template)  # pyright: ignore[reportArgumentType]
+    return made
+
+
+def scoring_encoder(
+    loaded: LoadedModel, chat_template: str | TemplateChoice = "tokenizer", max_length: int = 4096
+) -> Encoder:
+    """The encoder of a model that scores, such as an adapter on a policy's base; its ends stay as they are.
 
     Raises:
         ConfigError: `chat_template` differs from the template the model was trained with.
@@ -71,24 +86,40 @@ def set_threads(num_threads: int) -> None:
         torch.set_num_threads(num_threads)
 
 
+def adds_embeddings(config: TrainConfig) -> bool:
+    """Whether a stage gives tokens without an embedding one: if it trains all weights, and does not sample
+    from the untrained model first."""
+    frozen = config.lora_r > 0 or (isinstance(config, RewardConfig) and config.freeze_base)
+    return not frozen and not isinstance(config, BestOfNConfig | IterateConfig)
+
+
 def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = False) -> Prepared:
     """Load the model for training, with LoRA and a scalar head where asked for.
 
-    In bfloat16 the weights of full fine-tuning stay float32 and the matrix products run in bfloat16.
+    The types are those of `base_precision`.
     """
     check_settings(config)
     set_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
+    kind = base_precision(config)
+    loaded = load_model(
+        config.model_name_or_path,
+        dtype=kind.weights_name,
+        device=config.device,
+        seed=config.seed,
+        grow=adds_embeddings(config),
+    )
+    if kind.rounds_what_trains:
+        spread_weights(loaded.model)
     template = agreed_template(loaded, config.template)
-    autocast = torch.bfloat16 if loaded.model.dtype == torch.bfloat16 else None
+    end_turns(loaded.model, loaded.tokenizer, template)
     if config.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     head = None
     if num_outputs:
         size = loaded.model.config.get_text_config().hidden_size
         head = ScalarHead(size, num_outputs, seed=config.seed).to(loaded.model.device)
-    model = PackedModel(loaded.model, head=head)
+    model = PackedModel(loaded.model, head=head, autocast=kind.autocast)
     peft = None
     if config.lora_r:
         settings = LoraSettings(
@@ -97,22 +128,28 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
         peft = add_adapter(loaded.model, settings, seed=config.seed)
     elif freeze_base:
         loaded.model.requires_grad_(False)
-    elif autocast is not None:
-        loaded.model.float()
     if config.torch_compile:
         compile_layers(loaded.model)
-    return Prepared(loaded, model, template, peft, autocast)
+    return Prepared(loaded, model, template, peft)
 
 
-def read_data(config: TrainConfig, kind: str, run: Run) -> tuple[Dataset, Dataset | None]:
-    """Training and held-out records; dropped rows are noted in the run."""
+def base_precision(config: TrainConfig) -> Precision:
+    """The types of the recipe's model, which its reference, critic and reward models on it share."""
+    frozen = bool(config.lora_r) or (isinstance(config, RewardConfig) and config.freeze_base)
+    return training_precision(config.dtype, config.device, weights_train=not frozen)
+
+
+def read_data(config: TrainConfig, kind: str | Sequence[str], run: Run) -> tuple[Dataset, Dataset | None]:
+    """Training and held-out records of one of these kinds; dropped rows are noted in the run."""
     data = read_records(config.dataset, kind, config.columns, config.strict)
     run.set_rows("dataset", len(data.records))
     held_out = None
     if config.eval_dataset is not None:
-        held_out = read_records(config.eval_dataset, kind, config.columns, config.strict)
+        held_out = read_records(config.eval_dataset, data.kind, config.columns, config.strict)
         run.set_rows("eval_dataset", len(held_out.records))
     note_dropped(run, "dataset", data.dropped)
+    for note in data.notes:
+        tell(run, f"dataset: {note}")
     return data, held_out
 
 
@@ -149,27 +186,11 @@ def tokenized(
     note_dropped(run, "tokenization", result.dropped)
     for what, count in result.left_out.items():
         if what == "thoughts" and reader.template.found.closes:
-            continue  # that is AL404
+            continue  # the linter tells of these
         tell(run, f"{count} rows hold {what}, which chat template '{prepared.template.name}' does not render")
     if result.truncated:
         tell(run, f"{result.truncated} rows were shortened to max_length={config.max_length}")
     return result
-
-
-def hold_out(groups: list[Group], fraction: float, seed: int) -> tuple[list[Group], list[Group]]:
-    """Split off a share of the prompts for evaluation; equal prompts stay on one side.
-
-    Conversations that begin with the same question count as one prompt.
-    """
-    if fraction <= 0:
-        return groups, []
-    prompts = sorted({group.question for group in groups})
-    count = max(1, round(fraction * len(prompts)))
-    chosen = {prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))[:count]}
-    return (
-        [g for g in groups if g.question not in chosen],
-        [g for g in groups if g.question in chosen],
-    )
 
 
 def fit(
@@ -250,7 +271,6 @@ def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference:
         token_budget=config.tokens_per_pass(prepared.model.device.type),
         unsplit=config.tokens_unsplit(prepared.model.device.type),
         reference=reference,
-        autocast=prepared.autocast,
     )
 
 
@@ -286,30 +306,6 @@ def optimizer_settings(config: TrainConfig, num_steps: int) -> OptimizerSettings
         adam_epsilon=config.adam_epsilon,
         max_grad_norm=config.max_grad_norm,
     )
-
-
-@contextmanager
-def stop_requests() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set an event that is looked at between steps; a second one stops at once.
-
-    Between steps weights and optimizer belong together, so the checkpoint written then is exact.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def save_policy(prepared: Prepared, folder: Path) -> None:

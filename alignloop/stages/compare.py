@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -214,13 +215,13 @@ def _verdicts(
             ]
             for model, texts in answers.items()
         }
-        found["gold"] = by_score(scores, every)
+        found["gold"] = by_score(scores, every, answers)
     if config.reward_model is not None:
         model = RewardModel(config.reward_model, dtype=config.dtype, device=config.device)
         rows = model.score(prompts, [list(texts) for texts in zip(*answers.values(), strict=True)])
         scores = {name: [row[i] for row in rows] for i, name in enumerate(answers)}
         measured.append(measurement(f"{one.name}.reward", scores, unit="reward"))
-        found["reward"] = by_score(scores, every)
+        found["reward"] = by_score(scores, every, answers)
     if config.labels is not None:
         labels = [
             r for r in read_records(config.labels, kind="preference").records if isinstance(r, Preference)
@@ -261,6 +262,7 @@ def _metric_row(measured: Measurement, cells: Mapping[str, Cell]) -> dict[str, A
         "scale": measured.scale,
         "margin": measured.margin,
         "num_prompts": len(measured.sizes),
+        "note": measured.note,
         "models": models,
     }
 
@@ -301,7 +303,7 @@ def _rating_rows(
 def _named(
     cells: Sequence[tuple[Measurement, Mapping[str, Cell]]], wins: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """Everything that `require` may name."""
+    """Everything that `require` may name; a name that would mean several figures is left out."""
     named: dict[str, float] = {}
     for measured, row in cells:
         for model, cell in row.items():
@@ -313,17 +315,24 @@ def _named(
                     f"{stem}.change_low": cell.difference.low,
                     f"{stem}.change_high": cell.difference.high,
                 }
-    for win in wins:
-        stems = [f"{win['model']}.win_rate_{win['judge']}"]
-        if sum(w["model"] == win["model"] for w in wins) == 1:
-            stems.append(f"{win['model']}.win_rate")
-        for stem in (*stems, f"{win['model']}.{win['set']}.win_rate_{win['judge']}"):
-            named |= {
-                stem: win["value"],
-                f"{stem}.low": win["interval"][0],
-                f"{stem}.high": win["interval"][1],
-            }
+    stems = [_stems(win, wins) for win in wins]
+    times = Counter(stem for row in stems for stem in row)
+    for win, row in zip(wins, stems, strict=True):
+        for stem in row:
+            if times[stem] == 1:  # a name of several win rates would be the last one's
+                named |= {
+                    stem: win["value"],
+                    f"{stem}.low": win["interval"][0],
+                    f"{stem}.high": win["interval"][1],
+                }
     return named
+
+
+def _stems(win: Mapping[str, Any], wins: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of a win rate, the shorter ones first; the last one names its set."""
+    model, judge = win["model"], win["judge"]
+    short = [f"{model}.win_rate"] if sum(w["model"] == model for w in wins) == 1 else []
+    return [*short, f"{model}.win_rate_{judge}", f"{model}.{win['set']}.win_rate_{judge}"]
 
 
 def _write_samples(

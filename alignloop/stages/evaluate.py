@@ -13,6 +13,7 @@ from alignloop.data.columns import read_records
 from alignloop.data.tokenize import tokenize
 from alignloop.evaluation import gate
 from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interval
+from alignloop.evaluation.comparisons import by_score
 from alignloop.evaluation.likelihood import kl_on_samples, perplexity
 from alignloop.evaluation.winrate import win_rate
 from alignloop.machine import release_memory
@@ -77,7 +78,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     if gold is not None:
         rates = [rate_interval((np.asarray(side) == 1.0).astype(float), level=level) for side in gold]
         metrics["gold_pass_rate"] = common.before_after(rates, "share", higher=True)
-        results["win_rate"] = _rate(win_rate(_wins(*gold), level=level))
+        results["win_rate"] = _rate(win_rate(_wins(*gold, before, after), level=level))
     rewards = None
     if config.reward_model is not None:
         scorer = RewardModel(config.reward_model, dtype=config.dtype, device=config.device)
@@ -89,7 +90,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         metrics["reward_model_score"] = common.before_after(
             [mean_interval(r, **resampled) for r in rewards], "reward", higher=True
         )
-        results["win_rate_reward"] = _rate(win_rate(_wins(*rewards), level=level))
+        results["win_rate_reward"] = _rate(win_rate(_wins(*rewards, before, after), level=level))
     words = [[float(len(text.split())) for text in side.answers] for side in (before, after)]
     metrics["length"] = common.before_after(
         [mean_interval(w, **resampled) for w in words], "words", higher=None
@@ -143,9 +144,13 @@ def _gold(prompts: Sequence[Prompt], before: Side, after: Side) -> tuple[list[fl
     return one, two
 
 
-def _wins(before: Sequence[float], after: Sequence[float]) -> list[float]:
-    """1 where the new model is better, 0 where it is worse, ½ for a tie."""
-    return [0.5 + 0.5 * ((b > a) - (b < a)) for a, b in zip(before, after, strict=True)]
+def _wins(
+    scores_before: Sequence[float], scores_after: Sequence[float], before: Side, after: Side
+) -> Sequence[float]:
+    """1 where the new model is better, 0 where it is worse, ½ for a tie; an empty answer loses."""
+    scores = {"before": scores_before, "after": scores_after}
+    answers = {"before": before.answers, "after": after.answers}
+    return by_score(scores, [("after", "before")], answers)[0].scores
 
 
 def _likelihoods(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from alignloop.config.rl import GRPOConfig
@@ -12,7 +13,14 @@ from alignloop.errors import ConfigError
 from alignloop.model.adapters import delete_others
 from alignloop.model.roles import POLICY, ActorCritic, frozen_copy
 from alignloop.objectives.grpo import GRPO
-from alignloop.rl.advantages import group_advantages, per_token, rewards_to_come, token_rewards, whiten
+from alignloop.rl.advantages import (
+    decoupled_advantages,
+    group_advantages,
+    per_token,
+    rewards_to_come,
+    token_rewards,
+    whiten,
+)
 from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.kl import sequence_kl
 from alignloop.run import Run
@@ -35,7 +43,7 @@ def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
         Results for run.json.
     """
     prepared = common.prepare(config)
-    check_online(config, objective, run, prepared.model)
+    check_online(config, objective, run, prepared.model, prepared.loaded, prepared.template)
     follows_kl = bool(objective.beta or config.kl_coef or config.kl_budget or config.track_kl)
     if config.reference_refresh and not follows_kl:
         raise ConfigError("reference_refresh: nothing reads the reference; set beta, kl_coef or track_kl")
@@ -45,7 +53,7 @@ def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
     online = set_up(config, run, prepared, roles, rounds=rounds)
 
     def prepare(online: Online, rollout: Rollout) -> tuple[list[Group], dict[str, float]]:
-        return with_advantages(online, rollout, config.advantage, follows_kl=follows_kl)
+        return with_advantages(online, rollout, config, follows_kl=follows_kl)
 
     results = train_online(online, lambda _: objective, prepare)
     if prepared.peft is not None:
@@ -55,10 +63,10 @@ def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
 
 
 def with_advantages(
-    online: Online, rollout: Rollout, kind: Any, *, follows_kl: bool
+    online: Online, rollout: Rollout, config: GRPOConfig, *, follows_kl: bool
 ) -> tuple[list[Group], dict[str, float]]:
     """Groups with `advantages`, `old_logprobs` and, where the KL is followed, `reference_logprobs`."""
-    groups, config = rollout.groups, online.config
+    groups = rollout.groups
     if not groups:
         return [], {}
     mask, temperature = token_mask(groups), config.temperature
@@ -75,12 +83,18 @@ def with_advantages(
     rewards = torch.from_numpy(rollout.scores.total)
     logprobs, beta = token_values(groups, "sampler_logprobs"), online.kl.beta
     reference = tables.get("reference_logprobs", logprobs)  # without one the KL counts for nothing
-    if kind == "token":
+    if config.normalize_each_reward:
+        scores = rollout.scores
+        parts = torch.from_numpy(np.stack([scores.components[name] for name in scores.weights]))
+        weights = torch.tensor(list(scores.weights.values()))
+        advantages = decoupled_advantages(parts, weights, group_numbers(groups))
+        tables["advantages"] = per_token(advantages.float(), mask)
+    elif config.advantage == "token":
         returns = rewards_to_come(token_rewards(rewards.float(), logprobs, reference, mask, beta=beta), mask)
         tables["advantages"] = whiten(returns, mask)
     else:
         rewards = rewards - beta * sequence_kl(logprobs, reference, mask)
-        advantages = group_advantages(rewards, group_numbers(groups), kind=kind)
+        advantages = group_advantages(rewards, group_numbers(groups), kind=config.advantage)
         tables["advantages"] = per_token(advantages.float(), mask)
     if config.kl_coef:
         metrics["kl_coef"] = beta
@@ -90,7 +104,7 @@ def with_advantages(
 
 def with_old_logprobs(online: Online, groups: list[Group]) -> list[Group]:
     """Groups with `old_logprobs`: the sampler's, or the trainer's beside the sampler's."""
-    if not online.config.corrects_sampler(bfloat16=online.trainer.autocast is not None):
+    if not online.config.corrects_sampler(bfloat16=online.roles.autocast is not None):
         old = token_values(groups, "sampler_logprobs")
         return with_values(without(groups, "sampler_logprobs"), old_logprobs=old)
     temperature = online.config.temperature

@@ -11,7 +11,8 @@ import torch
 
 from alignloop.config import InterpolateConfig
 from alignloop.errors import ModelError
-from alignloop.model.load import LoadedModel, load_model, same_vocabulary, save_model
+from alignloop.model.load import LoadedModel, load_model, same_vocabulary
+from alignloop.model.save import save_model
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.checks import saved_template
@@ -21,7 +22,8 @@ def interpolate(config: InterpolateConfig, run: Run) -> dict[str, Any]:
     """Write the model that lies `share` of the way from `before` to `after`.
 
     Args:
-        config: the recipe; both models have one architecture and tokenizer, adapters are merged.
+        config: the recipe; both models have one architecture and tokenizer, adapters are merged. Weights
+            are mixed and written in float32 whatever `dtype` says, as a small step is lost in bfloat16.
         run: the run folder; receives `model/`.
 
     Returns:
@@ -32,7 +34,7 @@ def interpolate(config: InterpolateConfig, run: Run) -> dict[str, Any]:
     """
     common.set_threads(config.num_threads)
     before, after = (
-        load_model(name, dtype=config.dtype, device=config.device, seed=config.seed)
+        load_model(name, dtype="float32", device=config.device, seed=config.seed)
         for name in (config.before, config.after)
     )
     distance = mix(before, after, config.share)

@@ -28,6 +28,7 @@ from alignloop.stages.best_answers import to_samples
 from alignloop.stages.preference import preference
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.scoring import build_reward
+from alignloop.stages.stopping import stop_requests
 from alignloop.stages.unfinished import Kept
 from alignloop.training.distributed import on_first_rank
 
@@ -105,7 +106,7 @@ def sample_round(
         DataError: every prompt's answers are worth the same.
         KeyboardInterrupt: a stop was asked for; the unfinished answers are saved.
     """
-    with common.stop_requests() as stop:
+    with stop_requests() as stop:
         kept = Kept(run, pairs.with_name(f"{number + 1}-sampling"), config.rollout_save_s, stop)
         done = answers_of(config, prompts, model, number, kept)
 
@@ -160,7 +161,10 @@ def compared(
     """
     answers = [[one.text.strip() for one in row] for row in done]
     samples = to_samples(prompts, done)
-    rewards = build_reward(config, prompts, max_tokens=config.max_new_tokens)(samples).total
+    reward = build_reward(
+        config, prompts, max_tokens=config.max_new_tokens, dtype=config.dtype, device=config.device
+    )
+    rewards = reward(samples).total
     table = rewards.reshape(len(prompts), config.num_generations)
     rows: list[Record] = []
     for prompt, texts, values in zip(prompts, answers, table, strict=True):

@@ -20,6 +20,7 @@ from alignloop.feedback.judge.compare import Manner, Pair, Verdict, check_faults
 from alignloop.feedback.judge.panel import agreement, joint
 from alignloop.feedback.judge.rubric import Rubric, load_rubric
 from alignloop.records import Preference, Prompt, Provenance, message_rows
+from alignloop.rl.scores import unique_names
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, Answered, read_answers
@@ -96,10 +97,9 @@ def judge(config: JudgeConfig, run: Run) -> dict[str, Any]:
 
 
 def open_judges(config: JudgeConfig) -> dict[str, Adviser]:
-    """The recipe's judges by a name of their own."""
-    found: dict[str, Adviser] = {}
-    for source in config.judges:
-        adviser = open_adviser(
+    """The recipe's judges, each by its own name; of several of one name all but the first say their place."""
+    found = [
+        open_adviser(
             source,
             chat_template=config.template,
             dtype=config.dtype,
@@ -107,9 +107,15 @@ def open_judges(config: JudgeConfig) -> dict[str, Adviser]:
             seed=config.seed,
             token_budget=config.token_budget,
         )
-        taken = adviser.name in found
-        found[f"{adviser.name} @ {source.get('endpoint', 'here')}" if taken else adviser.name] = adviser
-    return found
+        for source in config.judges
+    ]
+    names = [adviser.name for adviser in found]
+    places = [source.get("endpoint", "here") for source in config.judges]
+    told = [
+        f"{name} @ {place}" if name in names[:number] else name
+        for number, (name, place) in enumerate(zip(names, places, strict=True))
+    ]
+    return dict(zip(unique_names(told), found, strict=True))
 
 
 def examine(

@@ -27,7 +27,8 @@ from alignloop.feedback.judge.endpoint import EndpointAdviser, EndpointSettings,
 from alignloop.feedback.judge.local import LocalAdviser
 from alignloop.feedback.judge.rubric import Rubric, load_rubric
 from alignloop.machine import cache_dir
-from alignloop.model.load import TINY, LoadedModel, fingerprint, load_model
+from alignloop.model.load import TINY, LoadedModel, load_model
+from alignloop.model.save import fingerprint
 from alignloop.rl.rewards import Component, Sample
 from alignloop.run import write_atomically
 from alignloop.stages import common

@@ -17,7 +17,7 @@ from alignloop.stages.lint import Finding
 from alignloop.training.loop import Reference
 
 _TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.5}
-"""Nats per token by which the same weights may differ in another packing, by dtype."""
+"""Nats per token by which the same weights may differ in another packing, by the type of the products."""
 
 
 def lint_weights(model: nn.Module) -> list[Finding]:
@@ -68,7 +68,7 @@ def lint_reference_values(
         difference = _difference(stored, _logprobs(model, batch), batch.mask)
         sentence = "the stored reference log-probs are not those of the model that the training starts from"
         fix = "empty the folder `reference` of the cache, or set precompute_ref_log_probs: false"
-    if difference <= _TOLERANCE.get(next(model.hf.parameters()).dtype, 0.5):
+    if difference <= _TOLERANCE.get(model.compute_dtype, 0.5):
         return []
     return [Finding("AL301", "error", f"{sentence} ({difference:.2g} nats per token)", fix)]
 

@@ -27,9 +27,10 @@ from alignloop.evaluation.likelihood import sequence_logprobs
 from alignloop.evaluation.memory import JsonMemory
 from alignloop.machine import cache_dir
 from alignloop.model.generate import generate
-from alignloop.model.load import TINY, LoadedModel, fingerprint, load_model
+from alignloop.model.load import TINY, LoadedModel, load_model
 from alignloop.model.packed import PackedModel
 from alignloop.model.sampling import SamplingParams
+from alignloop.model.save import fingerprint
 from alignloop.model.scheduler import Sampled
 from alignloop.progress import SamplingProgress
 from alignloop.records import Conversation, Document, plain_rows

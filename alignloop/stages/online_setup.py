@@ -86,12 +86,21 @@ class Online:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Completions with their rewards. The groups' completions hold `sampler_logprobs`."""
+    """Completions with their rewards. The groups' completions hold `sampler_logprobs`.
+
+    Attributes:
+        groups: prompts with their completions.
+        samples: the same completions as texts.
+        scores: their rewards.
+        num_zero_spread: groups drawn, kept or not, whose rewards are all equal.
+        num_undecided: groups drawn whose rewards without penalties are all equal.
+    """
 
     groups: list[Group]
     samples: list[Sample]
     scores: Scores
     num_zero_spread: int
+    num_undecided: int
 
 
 def usable_prompts(config: OnlineConfig, run: Run, encoder: Encoder) -> tuple[list[Prompt], list[np.ndarray]]:
@@ -122,7 +131,8 @@ def set_up(
 ) -> Online:
     """Prompts, rewards, optimizer and guard around the roles of a model."""
     prompts, prompt_ids = usable_prompts(config, run, common.encoder(config, prepared))
-    reward = build_reward(config, prompts, max_tokens=config.max_new_tokens, base=prepared)
+    where: Any = {"base": prepared, "dtype": config.dtype, "device": config.device}
+    reward = build_reward(config, prompts, max_tokens=config.max_new_tokens, **where)
     settings = common.optimizer_settings(config, num_steps(config, len(prompts)))
     optimizer = common.build_optimizer(roles.role_parameters()[0], settings)
     trainer = Trainer(
@@ -133,7 +143,6 @@ def set_up(
         token_budget=config.tokens_per_pass(roles.device.type),
         unsplit=config.tokens_unsplit(roles.device.type),
         temperature=config.temperature,
-        autocast=prepared.autocast,
     )
     model = prepared.peft or prepared.loaded.model
     engine = LocalEngine(model, prepared.loaded.tokenizer, max(TOKEN_BUDGET, config.max_length))
@@ -151,7 +160,7 @@ def set_up(
         if adaptive
         else FixedKL(config.kl_coef)
     )
-    gold = build_gold(config.gold, prompts, base=prepared)
+    gold = build_gold(config.gold, prompts, **where)
     guard = Guard(limits, config.keep_best)
     return Online(
         config=config,

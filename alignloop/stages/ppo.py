@@ -11,9 +11,11 @@ from alignloop.config.rl import PPOConfig
 from alignloop.data.packing import Batch, Group
 from alignloop.data.tokenize import tokenize
 from alignloop.errors import ConfigError
-from alignloop.model.adapters import LoraSettings, add_adapter, delete_others, load_adapter
+from alignloop.model.adapter_load import load_adapter
+from alignloop.model.adapters import LoraSettings, add_adapter, delete_others
 from alignloop.model.load import load_model, same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.precision import spread_weights
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy
 from alignloop.model.scorer import load_head
 from alignloop.objectives.ppo import PPO
@@ -42,7 +44,7 @@ def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
         Results for run.json.
     """
     prepared = common.prepare(config)
-    check_online(config, objective, run, prepared.model)
+    check_online(config, objective, run, prepared.model, prepared.loaded, prepared.template)
     reference = frozen_copy(prepared.model) if prepared.peft is None else None
     roles = ActorCritic(
         prepared.model, peft=prepared.peft, critic=make_critic(config, prepared), reference=reference
@@ -97,7 +99,10 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
         source, head = config.model_name_or_path, new_head(size)
     else:
         head = None
-    loaded = load_model(source, dtype=config.dtype, device=config.device, seed=config.seed)
+    kind = common.base_precision(config)
+    loaded = load_model(source, dtype=kind.weights_name, device=config.device, seed=config.seed)
+    if kind.rounds_what_trains:
+        spread_weights(loaded.model)
     if not same_vocabulary(loaded.tokenizer, prepared.loaded.tokenizer):
         raise ConfigError(
             f"critic_init: '{source}' has another tokenizer than the policy, so it cannot read the policy's "
@@ -107,7 +112,7 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
         head = load_head(reward_folder(source))
     if config.lora_r:
         add_adapter(loaded.model, settings, seed=config.seed + 1)
-    model = PackedModel(loaded.model, head=head.to(device))
+    model = PackedModel(loaded.model, head=head.to(device), autocast=kind.autocast)
     # the vocabulary is of no use to a critic, unless the input embeddings are the same weights
     if not config.lora_r and not loaded.model.config.tie_word_embeddings:
         loaded.model.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
@@ -132,7 +137,10 @@ def critic_on_base(prepared: common.Prepared, head: ScalarHead) -> PackedModel:
     peft.set_adapter(POLICY)
     for name, parameter in peft.named_parameters():
         parameter.requires_grad_("lora_" in name)
-    return PackedModel(model, head=head.to(model.device), shared_prefix=prepared.model.shared_prefix)
+    start = prepared.model
+    return PackedModel(
+        model, head=head.to(model.device), shared_prefix=start.shared_prefix, autocast=start.autocast
+    )
 
 
 def with_advantages(online: Online, rollout: Rollout) -> tuple[list[Group], dict[str, float]]:

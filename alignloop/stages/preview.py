@@ -16,11 +16,17 @@ from alignloop.config import PreferenceConfig, RewardConfig, TrainConfig
 from alignloop.data.packing import Group, pack
 from alignloop.data.tokenize import attributes_of, with_mismatched
 from alignloop.model.adapters import LoraSettings, add_adapter
-from alignloop.model.load import LoadedModel, load_skeleton, resolve_device, resolve_dtype
+from alignloop.model.load import LoadedModel, load_skeleton, resolve_device
 from alignloop.objectives.base import Objective, StepObjective
 from alignloop.objectives.odin import Odin
 from alignloop.progress import format_seconds, memory_gb
-from alignloop.stages.common import counted_tokens, data_order, set_threads
+from alignloop.stages.common import (
+    adds_embeddings,
+    base_precision,
+    counted_tokens,
+    data_order,
+    set_threads,
+)
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
 from alignloop.stages.recipe_check import StageRows, find_traps, read_stage
 from alignloop.training.loop import rows_of_passes
@@ -124,7 +130,7 @@ def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
 def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
     """Read, tokenize, count and estimate; see `preview`."""
     set_threads(config.num_threads)
-    loaded = load_skeleton(config.model_name_or_path)
+    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
     rows = read_stage(config, objective, loaded)
     traps = find_traps(config, objective, loaded, rows)
     groups, held_out = rows.groups, rows.held_out
@@ -133,10 +139,8 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
         held_out = with_mismatched(held_out, config.seed) if len(held_out) > 1 else []
     process = memory_gb() * 1e9
     device = resolve_device(config.device)
-    wanted = resolve_dtype(config.dtype, device)
     lora = lora_settings(config)
-    dtype = wanted if lora is not None else torch.float32
-    autocast = torch.bfloat16 if wanted == torch.bfloat16 else None
+    dtype, autocast = base_precision(config)
     costs = measure_costs(
         loaded.model.config,
         groups,

@@ -20,14 +20,15 @@ from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, completion
 from alignloop.data.tokenize import Encoder, with_mismatched
 from alignloop.errors import DataError
-from alignloop.model.adapters import LoraSettings, base_name
+from alignloop.model.adapter_load import base_name
+from alignloop.model.adapters import LoraSettings
 from alignloop.model.load import LoadedModel, load_skeleton, resolve_device, resolve_dtype
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.base import Objective
 from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.best_of_n import verifier_of
 from alignloop.stages.checks import agreed_template
-from alignloop.stages.common import data_order, set_threads
+from alignloop.stages.common import adds_embeddings, base_precision, data_order, set_threads
 from alignloop.stages.lint_settings import lint_schedule, lint_settings
 from alignloop.stages.online_setup import num_rollouts, num_steps
 from alignloop.stages.preview import (
@@ -136,7 +137,7 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
         UserError: prompts, model, reward model or template cannot be read, or no prompt is short enough.
     """
     set_threads(config.num_threads)
-    loaded = load_skeleton(config.model_name_or_path)
+    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
     size = sum(p.numel() for p in loaded.model.parameters())
     device = resolve_device(config.device)
     budgets = config.tokens_per_pass(device.type), config.tokens_unsplit(device.type)
@@ -147,8 +148,7 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
     traps = tuple(map(str, found))
     process = memory_gb() * 1e9
     wanted, lora = resolve_dtype(config.dtype, device), lora_settings(config)
-    dtype = wanted if lora is not None else torch.float32
-    autocast = torch.bfloat16 if wanted == torch.bfloat16 else None
+    dtype, autocast = base_precision(config)
     groups = [answered(ids, config.max_new_tokens, 1) for ids in plan.prompts[:64]]
     costs = measure_costs(
         loaded.model.config, groups, dtype=dtype, autocast=autocast, device=device, lora=lora

@@ -10,10 +10,9 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.generate import generate
 from alignloop.model.logprobs import SLICE_ELEMENTS, token_logprobs
 from alignloop.model.packed import PackedModel
+from alignloop.model.precision import autocast_to
 from alignloop.model.sampling import SamplingParams
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 
@@ -84,20 +84,20 @@ def measure_costs(
     """
     depth = shape.get_text_config().num_hidden_layers
     batch = _small_batch(groups).to(device)
-    models = [_shallow(shape, min(layers, depth), dtype=dtype, device=device, lora=lora) for layers in (1, 2)]
-    precision = autocast_to(autocast, device)
+    kind = {"dtype": dtype, "autocast": autocast, "device": device, "lora": lora}
+    models = [_shallow(shape, min(layers, depth), **kind) for layers in (1, 2)]
     kept = []
     for model in models:
-        with precision(), kept_for_backward(model) as total:
+        with kept_for_backward(model) as total:
             model.hidden(batch)
         kept.append(total[0] / batch.num_tokens)
     layer_bytes = kept[1] - kept[0] if depth > 1 else kept[0]
     deep = models[1]
-    with torch.no_grad(), precision():
+    with torch.no_grad():
         forward = _timed(lambda: deep.hidden(batch), device)
-    training = _timed(lambda: _train_hidden(deep, batch, precision), device)
+    training = _timed(lambda: _train_hidden(deep, batch), device)
     per_token = depth / min(2, depth) / batch.num_tokens
-    head = _head_costs(shape, batch, dtype=dtype, device=device, frozen=lora is not None, precision=precision)
+    head = _head_costs(shape, batch, dtype=dtype, autocast=autocast, device=device, frozen=lora is not None)
     return Costs(
         forward * per_token,
         training * per_token,
@@ -142,11 +142,6 @@ def head_bytes(num_counted: int, hidden_size: int, device: torch.device) -> int:
     return 4 * (slices + 2 * num_counted * hidden_size)
 
 
-def autocast_to(dtype: torch.dtype | None, device: torch.device) -> Callable[[], Any]:
-    """A maker of contexts in which matrix products run in `dtype`."""
-    return nullcontext if dtype is None else lambda: torch.autocast(device.type, dtype)
-
-
 @contextmanager
 def kept_for_backward(model: nn.Module) -> Iterator[list[int]]:
     """Counts the bytes of distinct storages that autograd keeps, the model's own weights left out."""
@@ -180,6 +175,7 @@ def _shallow(
     num_layers: int,
     *,
     dtype: torch.dtype,
+    autocast: torch.dtype | None,
     device: torch.device,
     lora: LoraSettings | None,
 ) -> PackedModel:
@@ -187,7 +183,7 @@ def _shallow(
     hf = _small_model(shape, num_layers, dtype=dtype, device=device)
     if lora is not None:
         add_adapter(hf, lora)
-    return PackedModel(hf).train()
+    return PackedModel(hf, autocast=autocast).train()
 
 
 def _small_model(
@@ -204,10 +200,8 @@ def _small_model(
     return hf.to(device=device, dtype=dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def _train_hidden(model: PackedModel, batch: Batch, precision: Callable[[], Any]) -> None:
-    with precision():
-        hidden = model.hidden(batch)
-    hidden.sum().backward()
+def _train_hidden(model: PackedModel, batch: Batch) -> None:
+    model.hidden(batch).sum().backward()
     model.zero_grad(set_to_none=True)
 
 
@@ -216,9 +210,9 @@ def _head_costs(
     batch: Batch,
     *,
     dtype: torch.dtype,
+    autocast: torch.dtype | None,
     device: torch.device,
     frozen: bool,
-    precision: Callable[[], Any],
 ) -> tuple[float, float]:
     """Seconds per counted token of the head's forward, and of its forward and backward."""
     text = shape.get_text_config()
@@ -230,7 +224,7 @@ def _head_costs(
     targets = torch.zeros(num_counted, dtype=torch.long, device=device)
 
     def run() -> Tensor:
-        with precision():
+        with autocast_to(autocast, device):
             return token_logprobs(hidden, weight, targets)[0]
 
     with torch.no_grad():

@@ -15,7 +15,8 @@ from alignloop.errors import ConfigError, DataError
 from alignloop.model.load import LoadedModel, load_skeleton
 from alignloop.objectives.base import Objective
 from alignloop.stages.checks import agreed_template, lint_training
-from alignloop.stages.common import data_order, hold_out
+from alignloop.stages.common import adds_embeddings, data_order
+from alignloop.stages.held_out import hold_out
 from alignloop.stages.lint import Finding
 from alignloop.stages.lint_settings import lint_reference, lint_schedule, lint_settings
 from alignloop.stages.lint_template import lint_texts
@@ -39,7 +40,7 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
     """
     if not read:
         return [str(finding) for finding in lint_settings(config, objective)]
-    loaded = load_skeleton(config.model_name_or_path)
+    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
     if isinstance(config, OnlineConfig | IterateConfig | BestOfNConfig):
         try:
             agreed_template(loaded, config.template)
@@ -90,15 +91,13 @@ def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedM
     if isinstance(config, SFTConfig):
         turns = {"train_on": config.train_on, "train_on_prompt": not config.completion_only}
     kind = "document" if isinstance(config, PretrainConfig) else "demonstration"
-    kind = kind if objective is None else objective.records[0]
-    data = read_records(config.dataset, kind, config.columns, config.strict)
+    kinds = (kind,) if objective is None else objective.records
+    data = read_records(config.dataset, kinds, config.columns, config.strict)
     attributes = attributes_of(data.records)
     made = tokenize(with_attributes(data.records, attributes), encoder, **turns)
     groups, held_out = hold_out(made.groups, config.eval_fraction, config.seed)
-    if not groups:
-        raise DataError("eval_fraction leaves no row to train on", reason="no_rows")
     if config.eval_dataset is not None:
-        rows = read_records(config.eval_dataset, kind, config.columns, config.strict).records
+        rows = read_records(config.eval_dataset, data.kind, config.columns, config.strict).records
         held_out = tokenize(with_attributes(rows, attributes), encoder, **turns).groups
     return StageRows(data, made, groups, held_out, encoder)
 

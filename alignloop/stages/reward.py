@@ -23,14 +23,15 @@ from alignloop.data.columns import Dataset
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Tokenized, attributes_of, tokenize, with_attributes
 from alignloop.evaluation.reward_bench import summarize
-from alignloop.model.load import replace_folder
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.save import replace_folder
 from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normalize, save_head
 from alignloop.objectives.base import Objective
 from alignloop.objectives.odin import Odin
 from alignloop.rl.rewards import combined
 from alignloop.run import RUN_FILE, Run
 from alignloop.stages import common
+from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
 from alignloop.training.distributed import is_first_rank, wait_for_all
@@ -105,7 +106,7 @@ def read_rows(
     config: RewardConfig, objective: Objective, run: Run
 ) -> tuple[Dataset, Dataset | None, tuple[str, ...]]:
     """Training and held-out records, and the attributes of ratings: the head's outputs, in this order."""
-    data, held = common.read_data(config, objective.records[0], run)
+    data, held = common.read_data(config, objective.records, run)
     attributes = attributes_of(data.records)
     data = replace(data, records=with_attributes(data.records, attributes))
     if held is not None:
@@ -130,7 +131,7 @@ def tokenized_rows(
 ) -> Rows:
     """Training and held-out groups."""
     result = common.tokenized(config, prepared, run, data)
-    groups, held_out = common.hold_out(result.groups, config.eval_fraction, split_seed)
+    groups, held_out = hold_out(result.groups, config.eval_fraction, split_seed)
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
     return Rows(data, result, groups, held_out)
@@ -167,7 +168,7 @@ def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict
     data, held, _ = read_rows(config, objective, run)
     model = RewardModel(run.path, dtype=config.dtype, device=config.device)
     encoder = replace(model.encoder, max_length=config.max_length, overlength=config.overlength)
-    _, held_out = common.hold_out(tokenize(data.records, encoder).groups, config.eval_fraction, config.seed)
+    _, held_out = hold_out(tokenize(data.records, encoder).groups, config.eval_fraction, config.seed)
     if held is not None:
         held_out = tokenize(held.records, encoder).groups
     if held_out:

@@ -12,10 +12,11 @@ import numpy as np
 
 from alignloop.data.packing import Group
 from alignloop.errors import ModelError
-from alignloop.model.adapters import base_name, load_adapter
-from alignloop.model.load import LoadedModel, find_folder, load_model, load_tokenizer
+from alignloop.model.adapter_load import base_name, load_adapter
+from alignloop.model.load import LoadedModel, find_folder, load_model
 from alignloop.model.packed import PackedModel
 from alignloop.model.scorer import HEAD_FILE, Scorer, load_head
+from alignloop.model.tokenizer_load import load_tokenizer
 from alignloop.rl.rewards import combined
 from alignloop.stages import common
 
@@ -67,7 +68,7 @@ class RewardModel:
             model = load_model(path, dtype=dtype, device=device).model
             head = load_head(folder).to(model.device)
             self.scorer = Scorer((PackedModel(model, head=head).eval(),))
-        self.encoder = common.inference_encoder(LoadedModel(model, load_tokenizer(folder), str(path), folder))
+        self.encoder = common.scoring_encoder(LoadedModel(model, load_tokenizer(folder), str(path), folder))
         self.token_budget = token_budget
 
     @property
@@ -138,7 +139,7 @@ def _members(model: Any, folder: Path, members: int) -> Scorer:
     for name, place in zip(names, member_folders(folder, members), strict=True):
         peft = load_adapter(peft, place, name=name)
     peft.eval().requires_grad_(False)
-    return Scorer(_heads(model, folder, members, None), tuple(names), peft)
+    return Scorer(_heads(model, folder, members), tuple(names), peft)
 
 
 def _on(base: common.Prepared, folder: Path, members: int) -> Scorer:
@@ -149,15 +150,18 @@ def _on(base: common.Prepared, folder: Path, members: int) -> Scorer:
     names = [f"reward_{taken + number}" for number in range(1, members + 1)]
     for name, place in zip(names, member_folders(folder, members), strict=True):
         load_adapter(peft, place, name=name)
-    heads = _heads(base.loaded.model, folder, members, base.model.shared_prefix)
+    heads = _heads(base.loaded.model, folder, members, base.model)
     return Scorer(heads, tuple(names), peft)
 
 
-def _heads(model: Any, folder: Path, members: int, shared_prefix: bool | None) -> tuple[PackedModel, ...]:
-    """A packed model for each member; only the heads are new."""
+def _heads(
+    model: Any, folder: Path, members: int, like: PackedModel | None = None
+) -> tuple[PackedModel, ...]:
+    """A packed model for each member, run as `like` is; only the heads are new."""
     packed: list[PackedModel] = []
     for place in member_folders(folder, members):
         head = load_head(place).to(model.device).requires_grad_(False)
-        packed.append(PackedModel(model, head=head, shared_prefix=shared_prefix))
-        shared_prefix = packed[0].shared_prefix
+        known = like or (packed[0] if packed else None)
+        shared, autocast = (known.shared_prefix, known.autocast) if known else (None, None)
+        packed.append(PackedModel(model, head=head, shared_prefix=shared, autocast=autocast))
     return tuple(packed)

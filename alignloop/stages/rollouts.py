@@ -18,45 +18,56 @@ from alignloop.records import Prompt, message_rows
 from alignloop.rl.advantages import zero_spread
 from alignloop.rl.buffer import group_numbers, token_mask, token_values
 from alignloop.rl.kl import sequence_kl
-from alignloop.rl.rewards import Sample, Scores, checked_scores, repetition
+from alignloop.rl.rewards import Sample, checked_scores, repetition
+from alignloop.rl.scores import Scores, joined
 from alignloop.stages.answers import of_all_ranks
 from alignloop.stages.checks import tell
 from alignloop.stages.online_save import Keeper
 from alignloop.stages.online_setup import Online, Rollout
 from alignloop.stages.sample import sampling_params
 from alignloop.training.distributed import add_over_ranks, on_first_rank, share, world
-from alignloop.training.loop import precision
 
 
 def sample_rollout(online: Online, keeper: Keeper) -> Rollout:
-    """Completions of the next prompts, scored; under dynamic sampling until enough groups have a spread."""
+    """Completions of the next prompts, scored; under dynamic sampling until enough groups have a spread.
+
+    The spread that keeps a group is that of the rewards that are no penalties: all-wrong answers of
+    different length teach length only.
+    """
     config, place = online.config, online.place
     groups: list[Group] = []
     samples: list[Sample] = []
     parts: list[Scores] = []
-    num_zero = 0
+    num_flat = num_undecided = 0
     for attempt in range(online.rounds):
         rows = next_rows(online, config.rollout_prompts - len(groups))
         seed = int(np.random.default_rng([config.seed, place.rollout, attempt]).integers(2**63))
         done = completions(online, rows, seed, keeper, attempt)
-        fresh = [_group(online.prompt_ids[row], row, found) for row, found in zip(rows, done, strict=True)]
+        fresh = [
+            _group(online.prompt_ids[row], row, found, masks_cut=config.missing_eos == "mask")
+            for row, found in zip(rows, done, strict=True)
+        ]
         asked = [
             _sample(online.prompts[row], row, one, online.prepared.template)
             for row, found in zip(rows, done, strict=True)
             for one in found
         ]
         scores = agreed_scores(online, asked)
-        flat = zero_spread(torch.from_numpy(scores.total), group_numbers(fresh)).tolist()
-        num_zero += sum(flat)
-        kept = [g for g in range(len(fresh)) if online.rounds == 1 or not flat[g]]
+        number = group_numbers(fresh)
+        flat, undecided = (
+            zero_spread(torch.from_numpy(values), number).tolist() for values in (scores.total, scores.judged)
+        )
+        num_flat += sum(flat)
+        num_undecided += sum(undecided)
+        kept = [g for g in range(len(fresh)) if online.rounds == 1 or not (flat[g] or undecided[g])]
         groups += [fresh[g] for g in kept]
         places = [g * config.num_generations + k for g in kept for k in range(config.num_generations)]
         samples += [asked[i] for i in places]
-        parts.append(_chosen(scores, places))
+        parts.append(scores.chosen(places))
         if len(groups) == config.rollout_prompts:
             break
     keeper.close()
-    return Rollout(groups, samples, _joined(parts), num_zero)
+    return Rollout(groups, samples, joined(parts), num_flat, num_undecided)
 
 
 def completions(
@@ -66,7 +77,7 @@ def completions(
     config = online.config
     seeds = completion_seeds(seed, len(rows), config.num_generations)
     mine = share(list(zip(rows, seeds, strict=True)))
-    with precision(online.trainer):
+    with online.roles.precision():
         done = online.engine.generate(
             [online.prompt_ids[row].tolist() for row, _ in mine],
             sampling_params(config, seed=0),
@@ -87,21 +98,7 @@ def agreed_scores(online: Online, samples: Sequence[Sample]) -> Scores:
     if world()[1] == 1:
         return online.reward(samples)
 
-    def scored() -> dict[str, Any]:
-        scores = online.reward(samples)
-        parts = {name: values.tolist() for name, values in scores.components.items()}
-        spread = None if scores.spread is None else scores.spread.tolist()
-        return {
-            "total": scores.total.tolist(),
-            "raw": scores.raw.tolist(),
-            "parts": parts,
-            "spread": spread,
-        }
-
-    told = on_first_rank(scored)
-    parts = {name: np.asarray(values) for name, values in told["parts"].items()}
-    spread = None if told["spread"] is None else np.asarray(told["spread"])
-    return Scores(np.asarray(told["total"]), np.asarray(told["raw"]), parts, spread)
+    return Scores.from_json(on_first_rank(lambda: online.reward(samples).to_json()))
 
 
 def next_rows(online: Online, count: int) -> list[int]:
@@ -131,7 +128,7 @@ def read_tables(
     numbered = [Group(group.prompt_ids, group.completions, number) for number, group in enumerate(groups)]
     tables: dict[str, Tensor] = {}
     shared = len(groups) >= world()[1]
-    with torch.no_grad(), precision(online.trainer):
+    with torch.no_grad():
         for chunk in pack(share(numbered) if shared else numbered, online.trainer.token_budget):
             for name, values in read(collate(chunk)).items():
                 table = tables.setdefault(name, torch.zeros(mask.shape))
@@ -148,7 +145,7 @@ def measure(online: Online, rollout: Rollout) -> dict[str, float]:
     """What the sampled completions say before anything is learned from them."""
     samples, scores = rollout.samples, rollout.scores
     if not samples:
-        return {"zero_spread_groups": float(rollout.num_zero_spread)}
+        return _zero_spread(rollout)
     mask = token_mask(rollout.groups)
     logprobs = token_values(rollout.groups, "sampler_logprobs")
     metrics = {
@@ -160,7 +157,7 @@ def measure(online: Online, rollout: Rollout) -> dict[str, float]:
         # the mean of −log π over its own samples estimates the entropy
         "entropy": float(-logprobs[mask].mean()),
         "repetition": float(np.mean([repetition(s.completion) for s in samples])),
-        "zero_spread_groups": float(rollout.num_zero_spread),
+        **_zero_spread(rollout),
     }
     if not any(s.finished for s in samples):
         tell(
@@ -175,6 +172,14 @@ def measure(online: Online, rollout: Rollout) -> dict[str, float]:
     if online.gold is not None:
         metrics["gold"] = float(checked_scores(online.gold, samples).mean())
     return metrics
+
+
+def _zero_spread(rollout: Rollout) -> dict[str, float]:
+    """Groups whose rewards are all equal, and those whose rewards without penalties are."""
+    return {
+        "zero_spread_groups": float(rollout.num_zero_spread),
+        "zero_spread_without_penalties": float(rollout.num_undecided),
+    }
 
 
 def kl_metrics(groups: Sequence[Group], reference_logprobs: Tensor) -> dict[str, float]:
@@ -199,28 +204,18 @@ def sample_rows(online: Online, rollout: Rollout) -> list[dict[str, Any]]:
     ]
 
 
-def _group(prompt_ids: np.ndarray, row: int, found: Sequence[Sampled]) -> Group:
-    items = [completion(one.ids, sampler_logprobs=np.asarray(one.logprobs, np.float32)) for one in found]
+def _group(prompt_ids: np.ndarray, row: int, found: Sequence[Sampled], *, masks_cut: bool) -> Group:
+    """A prompt with its completions; `masks_cut` counts no token of one cut at the longest length."""
+    items = [
+        completion(
+            one.ids,
+            None if one.finish != "length" or not masks_cut else np.zeros(len(one.ids), dtype=bool),
+            sampler_logprobs=np.asarray(one.logprobs, np.float32),
+        )
+        for one in found
+    ]
     return Group(prompt_ids, tuple(items), row)
 
 
 def _sample(prompt: Prompt, row: int, one: Sampled, template: ChatTemplate) -> Sample:
     return Sample(prompt, template.whole_text(one.text).strip(), len(one.ids), one.finish != "length", row)
-
-
-def _chosen(scores: Scores, places: Sequence[int]) -> Scores:
-    index = np.asarray(places, dtype=np.int64)
-    parts = {name: values[index] for name, values in scores.components.items()}
-    spread = None if scores.spread is None else scores.spread[index]
-    return Scores(scores.total[index], scores.raw[index], parts, spread)
-
-
-def _joined(parts: Sequence[Scores]) -> Scores:
-    names = parts[0].components
-    spreads = [part.spread for part in parts if part.spread is not None]
-    return Scores(
-        np.concatenate([part.total for part in parts]),
-        np.concatenate([part.raw for part in parts]),
-        {name: np.concatenate([part.components[name] for part in parts]) for name in names},
-        np.concatenate(spreads) if spreads else None,
-    )

@@ -31,6 +31,8 @@ def build_reward(
     *,
     max_tokens: int,
     base: common.Prepared | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
 ) -> Reward:
     """The reward of a recipe, checked against the prompts before anything is sampled.
 
@@ -39,6 +41,8 @@ def build_reward(
         prompts: what will be answered.
         max_tokens: longest completion.
         base: a LoRA policy; reward models trained with LoRA from the same start become adapters on it.
+        dtype: of reward models that are loaded, as `load_model` takes it.
+        device: where they run.
 
     Returns:
         A callable that scores samples, each part by itself.
@@ -53,12 +57,13 @@ def build_reward(
     weights = {term.get("weight", 1.0) for term in models}
     if len(weights) > 1:
         raise ConfigError("rewards: members of an ensemble have one weight; the models' weights differ")
-    components: list[Component] = []
-    for term in config.rewards:
-        if "model" not in term:
-            part = _component(term, max_tokens, config.overlong_buffer)
-            components.append(_unique(part, components))
-    loaded = [RewardModel(term["model"], base=base) for term in models]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    components = [
+        _component(term, max_tokens, config.overlong_buffer) for term in config.rewards if "model" not in term
+    ]
+    loaded = [
+        RewardModel(term["model"], dtype=dtype, device=device, base=base)  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        for term in models
+    ]
     own = loaded[0].combination if len(loaded) == 1 else Combination()
     given = config.ensemble
     return Reward(
@@ -74,15 +79,20 @@ def build_reward(
 
 
 def build_gold(
-    gold: str, prompts: Sequence[Prompt], *, base: common.Prepared | None = None
+    gold: str,
+    prompts: Sequence[Prompt],
+    *,
+    base: common.Prepared | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
 ) -> Component | None:
-    """The measure that is followed but not trained on; None for `none`. Base and errors as `build_reward`."""
+    """The measure that is followed but not trained on; None for `none`. The rest as `build_reward`."""
     if gold == "none":
         return None
     if gold in VERIFIERS:
         check_prompts([gold], prompts)
         return verifier(gold)
-    model = RewardModel(gold, base=base)
+    model = RewardModel(gold, dtype=dtype, device=device, base=base)
     return Component("gold", lambda samples: _scored(model.score, samples))
 
 
@@ -119,11 +129,3 @@ def _component(term: RewardTerm, max_tokens: int, buffer: int) -> Component:
         return function(term["function"], weight=weight, timeout_s=term.get("timeout_s", 60.0))
     assert "penalty" in term
     return penalty(term["penalty"], weight=weight, max_tokens=max_tokens, buffer=buffer)
-
-
-def _unique(part: Component, others: Sequence[Component]) -> Component:
-    """The part under a name of its own: `score`, `score_2`, …."""
-    taken = [other.name.rpartition("_")[0] if other.name[-1].isdigit() else other.name for other in others]
-    count = taken.count(part.name)
-    name = f"{part.name}_{count + 1}" if count else part.name
-    return Component(name, part.score, part.weight, part.timeout_s)

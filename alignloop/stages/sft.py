@@ -8,6 +8,7 @@ from alignloop.config import PretrainConfig, SFTConfig
 from alignloop.objectives.sft import SFT
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.held_out import hold_out
 
 
 def sft(config: SFTConfig, run: Run) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, Any]:
 
 
 def _train(config: Any, run: Run, prepared: Any, data: Any, held: Any, result: Any) -> dict[str, Any]:
-    groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)
+    groups, held_out = hold_out(result.groups, config.eval_fraction, config.seed)
     held_out = held_out if held is None else held
     objective: Any = SFT()
     common.check_rows(config, objective, run, prepared, groups, held_out)

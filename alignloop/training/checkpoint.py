@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from alignloop.errors import RunError
-from alignloop.model.load import replace_folder
+from alignloop.model.save import replace_folder
 from alignloop.training.distributed import on_first_rank
 
 MANIFEST = "checkpoint.json"

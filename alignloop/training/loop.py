@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -68,7 +67,6 @@ class Trainer:
     unsplit: int = 0
     reference: Reference | None = None
     temperature: float = 1.0
-    autocast: torch.dtype | None = None
     step: int = 0
     observe: Callable[[Inputs], None] | None = None
 
@@ -107,7 +105,8 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     active, idle = without_idle(objective, share(groups))
     learning, informing = rows_of_passes(objective, active)
     micro_batches = _micro_batches(trainer, learning)
-    denominator = _denominator(objective, [*micro_batches, *_micro_batches(trainer, idle)])
+    units = _units(objective, [*micro_batches, *_micro_batches(trainer, idle)])
+    denominator = torch.where(units > 0, units, 1.0)
     # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
     alone = informing is learning and len(micro_batches) == 1 and not torch.distributed.is_initialized()
     statistics = {}
@@ -123,6 +122,8 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
         if alone and isinstance(objective, StepObjective):
             with torch.no_grad():
                 statistics = dict(objective.step_statistics(filled))
+        if not units:  # every completion is masked: the loss is 0 whatever the statistics are
+            statistics = {name: Mean(mean.sum, mean.count.clamp(min=1)) for name, mean in statistics.items()}
         output: Output = turn.loss(with_statistics(filled, statistics), denominator=denominator)
         output.loss.backward()
         finish_backward()
@@ -195,7 +196,7 @@ def _micro_batches(trainer: Trainer, groups: Sequence[Group]) -> list[_MicroBatc
     return made
 
 
-def _denominator(objective: Objective, micro_batches: Sequence[_MicroBatch]) -> Tensor:
+def _units(objective: Objective, micro_batches: Sequence[_MicroBatch]) -> Tensor:
     """The units of the step, over all micro-batches and ranks."""
     counts = (objective.count(micro_batch.known).float() for micro_batch in micro_batches)
     total = sum(counts, torch.zeros(()))
@@ -233,29 +234,20 @@ def _reference_logprobs(
         return known.extras["reference_logprobs"]
     if trainer.reference is None:
         raise ValueError("the objective needs a reference, and none was given")
-    with precision(trainer):
-        return trainer.reference(batch)
+    return trainer.reference(batch)
 
 
 def _forward(trainer: Trainer, batch: Batch, needs: frozenset[str]) -> Forward:
-    """The model's pass over a batch, in the precision it trains in."""
-    with precision(trainer):
-        return trainer.model(
-            batch,
-            logprobs="logprobs" in needs,
-            entropy="entropy" in needs,
-            scores="scores" in needs,
-            values="values" in needs,
-            prompt_logprob="prompt_logprob" in needs,
-            temperature=trainer.temperature,
-        )
-
-
-def precision(trainer: Trainer) -> AbstractContextManager:
-    """The policy's, the reference's and the sampler's, so that equal weights give equal log-probs."""
-    if trainer.autocast is None:
-        return nullcontext()
-    return torch.autocast(trainer.model.device.type, trainer.autocast)
+    """The model's pass over a batch."""
+    return trainer.model(
+        batch,
+        logprobs="logprobs" in needs,
+        entropy="entropy" in needs,
+        scores="scores" in needs,
+        values="values" in needs,
+        prompt_logprob="prompt_logprob" in needs,
+        temperature=trainer.temperature,
+    )
 
 
 def _filled(known: Inputs, reference: Tensor | None, out: Forward) -> Inputs:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,20 +56,19 @@ def with_reference_logprobs(
     *,
     token_budget: int,
     cache: Path | None = None,
-    autocast: torch.dtype | None = None,
     name: str = "reference_logprobs",
 ) -> tuple[list[Group], bool]:
     """Every completion with its log-probs under `model`, from the cache if it holds them.
 
-    The key of the cache is content: every weight of the model, every token of the groups, the dtype.
+    The key of the cache is content: every weight of the model, every token of the groups, the type that the
+    model computes in.
     Another model under the same name, or a data set that was changed, is therefore computed anew.
 
     Args:
         groups: tokenized data set.
-        model: the reference; left in eval mode.
+        model: the reference, which computes in the policy's type; left in eval mode.
         token_budget: tokens of a packed row.
         cache: folder of cached values; None computes always.
-        autocast: dtype of the policy's matrix products, which the reference has to share.
         name: under which the completions hold the values.
 
     Returns:
@@ -78,15 +76,14 @@ def with_reference_logprobs(
     """
     file = None
     if cache is not None:
-        file = cache / f"{_key(groups, f'{weights_sha256(model)} {autocast}')}.safetensors"
+        file = cache / f"{_key(groups, f'{weights_sha256(model)} {model.autocast}')}.safetensors"
         flat = _cached(file, groups)
         if flat is not None:
             return _attach(groups, flat, name), True
     model.eval()
     by_group: dict[int, list[np.ndarray]] = {}
     numbered = [replace(group, index=number) for number, group in enumerate(groups)]
-    context = nullcontext() if autocast is None else torch.autocast(model.device.type, autocast)
-    with torch.no_grad(), context:
+    with torch.no_grad():
         for chunk in pack(numbered, token_budget):
             logprobs = model(collate(chunk)).logprobs
             assert logprobs is not None

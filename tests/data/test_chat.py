@@ -2,15 +2,13 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from alignloop.data.chat import FILE, check_same, load_saved, load_template
 from alignloop.data.template_choice import day_of_run
 from alignloop.errors import DataError, ModelError
 from alignloop.records import Message
+from tests.helpers_tokenizers import make_tokenizer
 
-SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|eot|>"]
 LIKE_SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}"
@@ -60,21 +58,6 @@ TEMPLATES = {
 }
 HI = (Message("user", "안녕?"),)
 CHAT = (Message("user", "Hi"), Message("assistant", "Yes"), Message("user", "Tea?"))
-
-
-def make_tokenizer(template=None, *, bos="<s>", eos="</s>", adds_bos=False, special=SPECIAL):
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner = Tokenizer(models.BPE({sign: k for k, sign in enumerate(sorted(alphabet))}, []))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    inner.add_special_tokens(special)
-    if adds_bos:
-        inner.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, inner.token_to_id(bos))]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token=bos, eos_token=eos, chat_template=template
-    )
 
 
 @pytest.mark.parametrize("adds_bos", [False, True])

@@ -13,7 +13,7 @@ from alignloop.data.tool_use import check, left_out, rendered
 from alignloop.data.trained_turns import demonstration_groups
 from alignloop.errors import DataError
 from alignloop.records import Demonstration, Label, Message, Preference, ToolCall, with_tools
-from alignloop.stages.common import hold_out
+from alignloop.stages.held_out import hold_out
 
 MARKS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<call>", "</call>", "<tools>"]
 CHATML = (

@@ -30,7 +30,7 @@ def rows(rng, count, start, *others, shared=0.6):
 def test_one_rate_difference_is_bonett_and_price():
     # 40 prompts: 9 won, 3 lost. p₁₂ = 10/42, p₂₁ = 4/42.
     table = np.array([1.0] * 9 + [-1.0] * 3 + [0.0] * 28)[:, None]
-    (found,) = differences(table, np.ones(40), "rate")
+    ((found, _),) = differences(table, np.ones(40), "rate")
     gap, both = 6 / 42, 14 / 42
     half = 1.959964 * math.sqrt((both - gap**2) / 42)
     assert found.value == pytest.approx(6 / 40)
@@ -50,7 +50,7 @@ def test_rate_difference_covers(start, other):
     hits = 0
     for _ in range(1500):
         pair = rows(rng, 150, start, other)
-        (found,) = differences((pair[:, 1] - pair[:, 0])[:, None], np.ones(150), "rate")
+        ((found, _),) = differences((pair[:, 1] - pair[:, 0])[:, None], np.ones(150), "rate")
         hits += found.low <= other - start <= found.high
     assert 0.93 <= hits / 1500 <= 0.97
 
@@ -61,7 +61,7 @@ def test_rate_differences_cover_all_models_at_once():
     hits = alone = 0
     for _ in range(600):
         found = rows(rng, 200, 0.5, *(0.5 + truth))
-        intervals = differences(found[:, 1:] - found[:, :1], np.ones(200), "rate")
+        intervals = [i for i, _ in differences(found[:, 1:] - found[:, :1], np.ones(200), "rate")]
         inside = [i.low <= t <= i.high for i, t in zip(intervals, truth, strict=True)]
         hits += all(inside)
         shrunk = [
@@ -85,7 +85,7 @@ def test_score_difference_covers_with_heavy_tails_and_unequal_sizes():
     sizes = rng.integers(5, 40, 120).astype(float)
     table = sizes[:, None] * (0.1 + 0.5 * rng.standard_t(5, (120, 3000)))
     assert 0.93 <= covers(table, sizes, 0.1) <= 0.97
-    (found,) = differences(table[:, :1], sizes, "mean", replicates=1000)
+    ((found, _),) = differences(table[:, :1], sizes, "mean", replicates=1000)
     low, high = studentised(
         linearised(table[:, :1], sizes), np.ones(120), resampling_weights(120, 1000, 0), 0.95
     )
@@ -125,7 +125,7 @@ def test_correlation_equals_numpy_and_a_constant_column_is_alone():
     assert correlation_of(table)[1].tolist() == [0.0, 1.0, 0.0]
 
 
-def test_verdicts_follow_the_direction_and_holm_is_over_models():
+def test_verdicts_follow_the_direction():
     rng = np.random.default_rng(0)
     start = rng.normal(size=80)
     values = {
@@ -136,7 +136,7 @@ def test_verdicts_follow_the_direction_and_holm_is_over_models():
     cells = compare(measurement("reward", values), "start")
     assert (cells["up"].verdict, cells["same"].verdict) == ("better", "no difference shown")
     assert cells["start"].difference is None
-    assert cells["up"].p == pytest.approx(2 / 10001, rel=1e-9)  # (1 + 0)/(1 + 10000), doubled by Holm
+    assert cells["up"].p == pytest.approx(1 / 2001, rel=1e-9)  # no replicate of 2000 is as far
     lower = compare(measurement("perplexity", values, higher_is_better=False), "start")
     assert lower["up"].verdict == "worse"
     neither = compare(measurement("length", values, higher_is_better=None), "start")
@@ -160,7 +160,7 @@ def test_a_true_loss_beyond_the_margin_is_rarely_called_within_it():
     for _ in range(1500):
         pair = rows(rng, 150, 0.6, 0.57)
         m = measurement("mmlu", {"a": pair[:, 0], "b": pair[:, 1]}, scale="rate", margin=0.03)
-        (gap,) = differences((pair[:, 1] - pair[:, 0])[:, None], np.ones(150), "rate")
+        ((gap, _),) = differences((pair[:, 1] - pair[:, 0])[:, None], np.ones(150), "rate")
         wrong += alignment_tax(gap, m.margin, higher_is_better=True) == "within the margin"
     # one side of a 95 % interval
     assert wrong / 1500 <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / 1500)
@@ -187,3 +187,53 @@ def test_perplexity_of_a_few_odd_texts_stays_finite():
     values = {"a": [5.0, 60_000.0, 20.0], "b": [5.0, 60_000.0, 21.0]}  # 2 000 nats per token on average
     cells = compare(measurement("ppl", values, scale="log", sizes=[10, 10, 10], higher_is_better=False), "a")
     assert all(math.isfinite(cell.value.high) for cell in cells.values())
+
+
+SHAPES = {
+    "rate": lambda rng, n: (rng.random(n) < 0.4).astype(float),
+    "probability": lambda rng, n: rng.beta(2, 3, n),
+    "score": lambda rng, n: rng.exponential(size=n),
+    "log": lambda rng, n: 40 * rng.normal(2, 0.3, n),
+}
+
+
+@pytest.mark.parametrize("num_models", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_p_and_verdict_agree_for_every_kind_of_metric(shape, num_models):
+    """Of many differences around the border, p is below 0.05 exactly where the interval leaves 0 out."""
+    rng = np.random.default_rng(5)
+    scale = {"rate": "rate", "log": "log"}.get(shape, "mean")
+    sizes = np.full(60, 40.0) if shape == "log" else np.ones(60)
+    found = []
+    for _ in range(60):
+        start = SHAPES[shape](rng, 60)
+        values = {"start": start}
+        for k in range(num_models):
+            other = SHAPES[shape](rng, 60)
+            kept = rng.random(60) < 0.5
+            better = start + 0.6 * rng.random() * start.std()
+            values[f"m{k}"] = (
+                np.where(kept, start, other) if shape == "rate" else np.where(kept, better, other)
+            )
+        measured = measurement("m", values, scale=scale, sizes=sizes)
+        cells = compare(measured, "start", replicates=400)
+        found += [
+            (cell.p < 0.05, cell.verdict != "no difference shown")
+            for cell in cells.values()
+            if cell.difference
+        ]
+    assert all(p == verdict for p, verdict in found)
+    assert len(set(found)) == 2  # both happen
+
+
+def test_probabilities_are_no_rate():
+    """MC2 is a mean of probabilities: with the interval of a rate a sure difference was not shown."""
+    rng = np.random.default_rng(0)
+    start = rng.beta(20, 20, 60)
+    values = {"start": start, "dpo": start + rng.normal(0.04, 0.05, 60)}
+    measured = measurement("mc2", values, unit="share", scale="rate")
+    assert measured.scale == "mean"
+    cell = compare(measured, "start")["dpo"]
+    assert cell.verdict == "better"
+    assert cell.p < 0.01
+    assert measurement("mc1", {"a": [0, 1, 1]}, scale="rate").scale == "rate"

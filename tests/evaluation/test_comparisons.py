@@ -96,14 +96,14 @@ def test_labels_are_found_by_their_texts_and_contradictions_average_to_a_tie():
         by_labels(labels[4:], PROMPTS[:3], answers, [("new", "old")])
 
 
-def test_win_rates_are_simultaneous_and_tested_with_holm():
+def test_win_rates_are_simultaneous():
     rng = np.random.default_rng(0)
     base = rng.normal(size=200)
     scores = {"start": base, "good": base + 0.8 + rng.normal(size=200), "same": base + rng.normal(size=200)}
     answers = {name: ["x"] * 200 for name in scores}
     pairs = [("good", "start"), ("same", "start")]
-    good, same = win_rates(by_score(scores, pairs), answers)
-    (alone,) = win_rates(by_score(scores, pairs[:1]), answers)
+    good, same = win_rates(by_score(scores, pairs, answers), answers)
+    (alone,) = win_rates(by_score(scores, pairs[:1], answers), answers)
     assert good.value.low > 0.5 > same.value.low
     assert good.value.high - good.value.low > alone.value.high - alone.value.low
     assert good.p < 0.01 < same.p
@@ -120,14 +120,42 @@ def test_win_rates_cover_all_models_at_once():
         latent = (rng.normal(size=(150, 1)) + rng.normal(size=(150, 3))) / np.sqrt(2)
         wins = latent < stats.norm.ppf(truth)
         scores = {"start": np.zeros(150), **{n: np.where(wins[:, k], 1.0, -1.0) for k, n in enumerate(names)}}
-        found = simultaneous_win_rates(by_score(scores, [(n, "start") for n in names]))
-        hits += all(i.low <= t <= i.high for i, t in zip(found, truth, strict=True))
+        answers = {name: ["x"] * 150 for name in scores}
+        found = simultaneous_win_rates(by_score(scores, [(n, "start") for n in names], answers))
+        hits += all(i.low <= t <= i.high for (i, _), t in zip(found, truth, strict=True))
     assert 0.93 <= hits / 500 <= 0.97
+
+
+def told(scores):
+    """Answers that say something."""
+    return {name: ["x"] * len(row) for name, row in scores.items()}
+
+
+def test_an_empty_answer_loses_whatever_a_reward_model_thinks_of_it():
+    scores = {"new": [5.0, 1.0, 9.0, 2.0], "old": [1.0, 5.0, 3.0, 2.0]}
+    answers = {"new": ["", "b", " ", "d"], "old": ["a", "", "", "d"]}
+    (verdicts,) = by_score(scores, [("new", "old")], answers)
+    assert verdicts.scores == (0.0, 1.0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("num_models", [1, 3])
+def test_p_and_the_win_rates_interval_agree(num_models):
+    rng = np.random.default_rng(2)
+    names = [f"m{k}" for k in range(num_models)]
+    found = []
+    for _ in range(150):
+        base = rng.normal(size=80)
+        scores = {"start": base, **{n: base + rng.normal(0.25, 1, 80) for n in names}}
+        answers = {name: ["x"] * 80 for name in scores}
+        rates = win_rates(by_score(scores, [(n, "start") for n in names], answers), answers)
+        found += [(rate.p < 0.05, not rate.value.low <= 0.5 <= rate.value.high) for rate in rates]
+    assert all(p == excludes for p, excludes in found)
+    assert len(set(found)) == 2
 
 
 def test_no_length_control_where_all_verdicts_are_alike():
     answers = {"new": ["long answer"] * 40, "old": ["short"] * 40}
-    tied = by_score({"new": [1.0] * 40, "old": [1.0] * 40}, [("new", "old")])
+    tied = by_score({"new": [1.0] * 40, "old": [1.0] * 40}, [("new", "old")], answers)
     (found,) = win_rates(tied, answers)
     assert found.length_controlled is None
     assert found.needed is None
@@ -139,10 +167,12 @@ def test_ratings_put_the_baseline_at_1000_and_say_when_a_sweep_needed_ties():
     scores = {"start": rng.normal(size=100), "dpo": rng.normal(0.5, 1, 100), "ppo": rng.normal(0.2, 1, 100)}
     pairs = all_pairs(["start", "dpo", "ppo"], "start")
     assert pairs == [("dpo", "start"), ("ppo", "start"), ("dpo", "ppo")]
-    found, swept = ratings(by_score(scores, pairs), anchor="start")
+    found, swept = ratings(by_score(scores, pairs, told(scores)), anchor="start")
     assert not swept
     assert {r.model: r.rating for r in found}["start"] == 1000.0
     assert found[0].model == "dpo"
-    found, swept = ratings(by_score({**scores, "ppo": np.full(100, -9.0)}, pairs), anchor="start")
+    found, swept = ratings(
+        by_score(lost := {**scores, "ppo": np.full(100, -9.0)}, pairs, told(lost)), anchor="start"
+    )
     assert swept
     assert found[-1].model == "ppo"

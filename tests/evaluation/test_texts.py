@@ -2,45 +2,7 @@ import math
 
 import pytest
 
-from alignloop.evaluation.texts import distinct, openings, refuses, self_bleu, toxic
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "I'm sorry, but I can't help with that.",
-        "I cannot assist with this request.",
-        "I’m unable to provide instructions for that.",
-        "As an AI language model, I cannot give medical advice.",
-        "That is against my guidelines.",
-        "죄송하지만 그 요청은 도와드릴 수 없습니다.",
-        "그 정보는 제공해 드릴 수 없어요.",
-        "",
-        "   ",
-    ],
-)
-def test_refusals_are_seen(text):
-    assert refuses(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Sure! You can bake bread in an hour.",
-        "You cannot divide by zero, so the limit is taken instead.",
-        "물론입니다. 먼저 물을 끓이세요.",
-        "Here is a letter. " * 20 + "I'm sorry, I can't come.",  # part of the letter
-    ],
-)
-def test_answers_are_no_refusals(text):
-    assert not refuses(text)
-
-
-def test_toxicity_is_by_whole_words():
-    assert toxic("You are an IDIOT!")
-    assert toxic("이 바보 같은")
-    assert not toxic("Scunthorpe assesses classic hello")
-    assert not toxic("")
+from alignloop.evaluation.texts import distinct, openings, self_bleu
 
 
 def test_distinct_by_hand():

@@ -35,6 +35,16 @@ def test_an_exact_power_law_is_found_again():
     assert curve.residual < 1e-9
 
 
+def test_three_points_tell_no_error():
+    """Three points lie on such a curve exactly, which is no certainty."""
+    three = cost.fit_learning_curve([(50, 0.6), (100, 0.65), (200, 0.68)])
+    assert math.isnan(three.residual)
+    assert math.isnan(three.half_width)
+    four = cost.fit_learning_curve([(50, 0.6), (100, 0.66), (200, 0.66), (400, 0.72)])
+    assert four.half_width == pytest.approx(12.706 * four.residual)  # t with one degree of freedom
+    assert four.residual > 0.001
+
+
 def test_a_ceiling_never_passes_one_and_a_falling_curve_is_flat():
     rising = cost.fit_learning_curve([(10, 0.5), (20, 0.7), (40, 0.9), (80, 0.99)])
     assert rising.ceiling <= 1.0
@@ -72,7 +82,7 @@ def test_pairs_only_checks_and_prices():
 
 
 def test_the_expected_accuracy_counts_labels_there_are():
-    curve = cost.LearningCurve(0.8, 0.6, 0.4, 0.0)
+    curve = cost.LearningCurve(0.8, 0.6, 0.4, 0.0, 0.0)
     made = cost.plan(1000.0, PLAIN, curve=curve, labels_so_far=500)
     assert made.accuracy == pytest.approx(0.8 - 0.6 * (500 + made.pairs) ** -0.4)
 

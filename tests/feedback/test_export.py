@@ -234,6 +234,13 @@ def test_exported_records_are_read_back_equal(lite, tmp_path):
     assert read_records(tmp_path / "labels.jsonl").records == made
 
 
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.5, float("inf")])
+def test_an_agreement_that_is_no_share_is_refused(value):
+    """NaN compares with nothing, so it would have let every judgement through."""
+    with pytest.raises(UserError, match=r"min_agreement is .* from 0 to 1"):
+        Filters(min_agreement=value)
+
+
 def test_thoughts_and_tools_of_a_prompt_come_back_from_the_database(store, tmp_path):
     prompt = (
         Message("user", "Tide?", tools=('{"type": "x", "name": "tide\\u0000"}',)),

@@ -18,8 +18,11 @@ from alignloop.objectives.base import (
     pair_metrics,
     sequence_mean,
     sequence_sum,
+    turns_of,
     with_statistics,
 )
+from alignloop.objectives.dpo import DPO
+from alignloop.objectives.ppo import PPO
 
 
 def mean(total, count):
@@ -66,6 +69,27 @@ def test_accuracy_of_pairs_follows_their_probability():
     assert (accuracy.sum.item(), accuracy.count.item()) == (1.0, 2.0)
     hard = pair_metrics(Inputs(mask, group), rewards, rewards)["accuracy"]
     assert (hard.sum.item(), hard.count.item()) == (3.0, 3.0)
+
+
+def test_equal_rewards_are_no_right_answer():
+    """Four pairs: right, equal, wrong, equal where nobody knows."""
+    inputs = Inputs(
+        mask=torch.ones(8, 1).bool(),
+        group=torch.arange(4).repeat_interleave(2),
+        extras={"probability": torch.tensor([1.0, 1.0, 0.75, 0.5])},
+    )
+    rewards = torch.tensor([2.0, 1.0, 3.0, 3.0, 0.0, 1.0, 5.0, 5.0])
+    found = pair_metrics(inputs, rewards, torch.zeros(8))
+    assert (found["accuracy"].sum.item(), found["accuracy"].count.item()) == (1.0, 3.0)
+
+
+def test_turns_are_those_of_the_objective_or_the_objective_itself():
+    ppo = PPO()
+    assert [turn.needs for turn in turns_of(ppo)] == [turn.needs for turn in ppo.turns]
+    assert len(turns_of(ppo)) == 2
+    dpo = DPO()
+    (turn,) = turns_of(dpo)
+    assert (turn.needs, turn.loss) == (dpo.needs, dpo)
 
 
 def test_group_count():

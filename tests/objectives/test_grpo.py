@@ -168,6 +168,20 @@ def test_asymmetric_clip(make_inputs):
     assert grpo.loss.item() == pytest.approx((-1.2 + 0.8) / 2, abs=1e-12)
 
 
+@pytest.mark.parametrize("advantage", [3.0, -0.25])
+def test_a_ratio_within_its_range_is_not_clipped_whatever_the_advantage(make_inputs, advantage) -> None:
+    """Ratios 1.1 and 1.3 at ε = 0.2: the second binds where A > 0 only."""
+    inputs = make_inputs(
+        [[1, 1]],
+        [0],
+        logprobs=[[-1.0, -1.0]],
+        old_logprobs=[[-1.0 - math.log(1.1), -1.0 - math.log(1.3)]],
+        advantages=[[advantage] * 2],
+    )
+    metrics = GRPO(beta=0.0)(inputs, denominator=1.0).metrics
+    assert metrics["clip_fraction"].value == (0.5 if advantage > 0 else 0.0)
+
+
 def test_metrics_by_hand(make_inputs):
     """Ratios 1.5 (clipped at A > 0) and ½ (not clipped at A > 0); the sampler's weights e^0.5 and 2."""
     inputs = make_inputs(
@@ -188,7 +202,8 @@ def test_metrics_by_hand(make_inputs):
             # r − 1 − log r
             "approx_kl": (0.5 - math.log(1.5) - 0.5 - math.log(0.5)) / 2,
             "sampler_weight": (math.exp(0.5) + 2) / 2,
-            "kl": math.log(3) / 2,
+            # the KL's terms log 3 and 0, weighted with the ratio 1.5
+            "kl": 1.5 * math.log(3) / 2,
             "entropy": 0.3,
         },
         abs=1e-12,
@@ -240,3 +255,29 @@ def test_a_masked_completion_counts_as_one_without_loss(make_inputs):
 def test_unknown_member():
     with pytest.raises(ConfigError, match="one of: grpo, dr_grpo"):
         preset("grpoo")
+
+
+def test_the_two_sided_clip_bounds_the_loss_of_a_liked_bad_token(make_inputs) -> None:
+    """ratio 5 at A = −1: loss 5 without a bound, 1.5 with δ = 1.5, no gradient; the usual clip at A = 1."""
+    fields = {"old_logprobs": [[-3.0, -3.0]], "reference_logprobs": [[-3.0, -3.0]]}
+    raised = -3.0 + math.log(5)
+    inputs = make_inputs([[1, 1]], [0], logprobs=[[raised, raised]], advantages=[[-1.0, 1.0]], **fields)
+    inputs.logprobs.requires_grad_()
+    plain = GRPO(beta=0.0, loss_aggregation="token_mean")
+    assert plain(inputs, denominator=1.0).loss.item() == pytest.approx(5 - 1.2, abs=1e-12)
+    output = GRPO(beta=0.0, loss_aggregation="token_mean", delta=1.5)(inputs, denominator=1.0)
+    assert output.loss.item() == pytest.approx(1.5 - 1.2, abs=1e-12)
+    assert output.metrics["clip_fraction"].sum.item() == 2
+    output.loss.backward()
+    assert (inputs.logprobs.grad == 0).all()
+
+
+def test_the_entropy_bonus_is_subtracted(make_inputs, uniform) -> None:
+    inputs = make(make_inputs, uniform, entropy=uniform(8, 3, 4, 0.1, 2.0))
+    plain = GRPO(loss_aggregation="token_mean")(inputs, denominator=8.0).loss
+    objective = GRPO(loss_aggregation="token_mean", entropy_coefficient=0.25)
+    assert "entropy" in objective.needs
+    bonus = 0.25 * inputs.entropy[inputs.mask].sum() / 8
+    assert objective(inputs, denominator=8.0).loss.item() == pytest.approx((plain - bonus).item(), abs=1e-12)
+    silent = make(make_inputs, uniform, advantages=[[0.0] * 4] * 3)
+    assert not GRPO(beta=0.0, entropy_coefficient=0.1).idle(silent).any()

@@ -10,6 +10,7 @@ import torch
 from alignloop.errors import EngineError, UserError
 from alignloop.rl.advantages import (
     MissingEOS,
+    decoupled_advantages,
     gae,
     group_advantages,
     per_token,
@@ -219,3 +220,29 @@ def test_rewards_to_come_by_hand():
     rewards = token_rewards(scores, logprobs, reference, mask, beta=1.0)
     got = rewards_to_come(rewards, mask)
     torch.testing.assert_close(got, torch.tensor([[1.6, 1.5, 0.0, 1.7]], dtype=torch.float64))
+
+
+def test_group_mean_with_the_rollouts_std() -> None:
+    rewards, group = tensor([1.0, 0.0, 5.0, 7.0]), torch.tensor([0, 0, 1, 1])
+    std = statistics.stdev([1.0, 0.0, 5.0, 7.0])
+    got = group_advantages(rewards, group, kind="group_mean_batch_std")
+    expected = tensor([0.5, -0.5, -1.0, 1.0]) / (std + 1e-4)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_parts_standardised_by_themselves_are_not_drowned() -> None:
+    """A large part and a small one that disagree weigh the same; by hand from the two-step definition."""
+    large, small = [100.0, 0.0, 50.0], [0.0, 0.2, 0.1]
+    group = torch.tensor([0, 0, 0])
+    standard = [[(r - statistics.mean(p)) / (statistics.stdev(p) + 1e-4) for r in p] for p in (large, small)]
+    total = [2 * a + 3 * b for a, b in zip(*standard, strict=True)]
+    expected = [(t - statistics.mean(total)) / (statistics.stdev(total) + 1e-4) for t in total]
+    got = decoupled_advantages(tensor([large, small]), tensor([2.0, 3.0]), group)
+    torch.testing.assert_close(got, tensor(expected), rtol=0, atol=1e-12)
+    assert got[1] > 0 > got[0]  # the part with the greater weight wins, though its rewards are small
+
+
+def test_a_masked_completion_keeps_its_score() -> None:
+    finished = torch.tensor([True, False])
+    got = sequence_scores(tensor([1.0, 2.0]), finished, missing_eos=MissingEOS("mask", -1.0), clip=None)
+    assert got.tolist() == [1.0, 2.0]

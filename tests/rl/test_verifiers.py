@@ -1,7 +1,4 @@
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 
 import pytest
 
@@ -11,10 +8,8 @@ from alignloop.rl.verifiers import (
     VERIFIERS,
     check_prompt,
     exact_match,
-    final_number,
     instruction_reward,
     json_schema_reward,
-    math_reward,
     passes,
     regex_reward,
 )
@@ -57,63 +52,16 @@ def test_no_constraints_and_unknown_constraints_are_errors_even_for_empty_text()
         instruction_reward("", [{"kind": "nonsense"}])
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("3 + 4 = 7 apples\n#### 7", 7),
-        ("#### 5\nNo: #### $1,234.50 in total, 3 people", Fraction("1234.5")),
-        ("so 12 and then 15.", 15),
-        ("x = -3", -3),
-        ("x = −3", -3),
-        ("the answer is 1/3", Fraction(1, 3)),
-        ("the answer is ½", Fraction(1, 2)),
-        ("0.50", Fraction(1, 2)),
-        (".5", Fraction(1, 2)),
-        (r"so \boxed{42} of 50", 42),
-        (r"\boxed{-1,000}", -1000),
-        ("12,5", 5),  # no thousands separator
-        ("１２", 12),
-        ("x=7", 7),
-        ("100%", 100),
-        ("10-4", 4),
-        ("1/0", 0),
-        ("none", None),
-        ("#### none, though 3 before", 3),
-        ("3 #### none", None),
-        ("", None),
-    ],
-)
-def test_final_number(text, number):
-    assert final_number(text) == number
-
-
-def test_math_reward_compares_exactly():
-    assert math_reward("it is 0.3", "3/10") == 1.0
-    assert math_reward("it is 0.30000000000000004", "3/10") == 0.0
-    assert math_reward("9007199254740993", "9007199254740992") == 0.0
-    assert math_reward("no idea", "#### 3") == 0.0
-    with pytest.raises(DataError, match="no number"):
-        math_reward("3", "three")
-
-
-def test_expressions_are_compared_as_mathematics():
-    pytest.importorskip("math_verify", reason="math-verify comes with the extra 'verifiers'")
-    assert math_reward(r"so it is \boxed{\frac{2}{4}}", r"\frac{1}{2}") == 1.0
-    assert math_reward("so it is 0.5", r"\frac{1}{2}") == 1.0
-    assert math_reward("so it is 2", r"\frac{1}{2}") == 0.0  # its last number
-    assert math_reward("we get $1 + x^2$.", "x^2 + 1") == 1.0
-    assert math_reward("", "x^2 + 1") == 0.0
-    with ThreadPoolExecutor(1) as pool:  # where no signal can be waited for
-        assert pool.submit(math_reward, r"\boxed{2\sqrt{2}}", r"$\sqrt{8}$").result() == 1.0
-    with pytest.raises(DataError, match="no expression"):
-        math_reward("1", r"\frac")
-
-
-def test_expressions_need_their_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "math_verify", None)
-    assert math_reward("3 apples", "3") == 1.0
-    with pytest.raises(UserError, match=r"alignloop\[verifiers\]"):
-        math_reward("1/2", r"\frac{1}{2}")
+def test_a_math_reference_without_an_answer_is_refused_before_sampling():
+    for answer, why in (
+        ("", "empty"),
+        ('{"kind": "max_words", "n": 3}', "JSON"),
+        (r"\frac", "no expression"),
+    ):
+        with pytest.raises(DataError, match=why):
+            check_prompt(Prompt(ASK, answer), "math")
+    check_prompt(Prompt(ASK, "three"), "math")
+    assert VERIFIERS["math"]("three", Prompt(ASK, "Three.")) == 1.0
 
 
 def test_regex_reward():
@@ -124,9 +72,11 @@ def test_regex_reward():
 
 
 def test_catastrophic_pattern_is_stopped():
-    start = time.perf_counter()
+    start = (
+        time.process_time()
+    )  # the search is stopped by this process's own time, however busy the machine is
     assert regex_reward("a" * 60 + "b", r"^(a|aa)+$", timeout_s=0.2) == 0.0
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_json_schema_reward():
@@ -164,8 +114,8 @@ def test_check_prompt_finds_what_is_missing_before_sampling():
         check_prompt(Prompt(ASK, constraints=({"kind": "no_commas", "n": 1},)), "constraints")
     with pytest.raises(DataError, match="reference answer"):
         check_prompt(Prompt(ASK), "math")
-    with pytest.raises(DataError, match="no number"):
-        check_prompt(Prompt(ASK, answer="three"), "math")
+    with pytest.raises(DataError, match="empty"):
+        check_prompt(Prompt(ASK, answer=" "), "math")
     with pytest.raises(DataError, match="not a regular expression"):
         check_prompt(Prompt(ASK, answer="("), "regex")
     with pytest.raises(UserError, match="accepted are constraints"):

@@ -11,7 +11,7 @@ import pytest
 from alignloop.data.chat import load_template
 from alignloop.data.template_probe import Findings
 from alignloop.errors import ConfigError, ModelError
-from alignloop.model.load import save_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message
 from alignloop.serve.choice import Choice

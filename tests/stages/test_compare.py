@@ -12,8 +12,9 @@ from alignloop.data.columns import write_records
 from alignloop.errors import ConfigError, DataError, EngineError, ModelError, UserError
 from alignloop.evaluation.gate import RequirementError
 from alignloop.feedback.judge.adviser import Reply
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Demonstration, Message
 from alignloop.run import Run
@@ -82,9 +83,11 @@ def test_every_kind_of_set_in_one_table(place, tmp_path):
         "instructions",
         "harmlessness.compliance_if_safe",
         "harmlessness.refusal_if_unsafe",
+        "harmlessness.degenerate",
         "truthfulness.mc1",
         "truthfulness.mc2",
         "toxicity",
+        "toxicity.degenerate",
         "multiple_choice",
         "exact",
         "perplexity",
@@ -154,7 +157,7 @@ def test_the_gate_stops_with_exit_code_5_and_keeps_the_results(place, tmp_path):
 def test_a_missing_model_is_found_before_anything_is_sampled(place, tmp_path, monkeypatch):
     monkeypatch.setattr(local, "generate", lambda *a, **k: pytest.fail("sampled"))
     for out, missing in (("a", "./gone"), ("b", str(tmp_path / "gone/deep/model"))):
-        with pytest.raises(ModelError, match="no such file or folder"):
+        with pytest.raises(ModelError, match=r"no such file or folder|neither a folder nor"):
             api.run(config(place, tmp_path / out, ["tiny", missing], {"exact": "gsm8k.jsonl"}))
 
 

@@ -8,7 +8,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from alignloop.errors import ConfigError
+from alignloop.errors import ModelError
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.tiny import tiny_model
@@ -50,6 +50,20 @@ def test_stored_log_probs_of_other_weights():
     assert codes(lint_reference_values(model, other, None)) == [("AL301", "error")]
 
 
+def test_stored_log_probs_in_bfloat16_are_read_in_bfloat16():
+    model, groups = make_trainer().model, pair_groups(3)
+    with torch.no_grad():
+        model.hf.model.norm.weight.fill_(100.0)  # pyright: ignore[reportArgumentType]
+    model.autocast = torch.bfloat16
+    own, _ = with_reference_logprobs(groups, model, token_budget=99)
+    assert lint_reference_values(model, own, None) == []
+    other, _ = with_reference_logprobs(groups, make_trainer(seed=3).model, token_budget=99)
+    assert codes(lint_reference_values(model, other, None)) == [("AL301", "error")]
+    model.autocast = None  # a reading in another type is no small thing
+    (finding,) = lint_reference_values(model, own, None)
+    assert finding.code == "AL301"
+
+
 def lora_model():
     hf, _ = tiny_model(hidden_size=32, num_layers=2)
     peft = add_adapter(hf, LoraSettings(r=4))
@@ -89,6 +103,6 @@ def test_a_damaged_model_stops_a_stage_before_its_first_step(tmp_path):
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     wanted = ("model_name_or_path", "output_dir", "max_length", "num_threads")
     keys = {name: keys[name] for name in wanted} | {"dataset": str(tmp_path / "pairs.jsonl")}
-    with pytest.raises(ConfigError, match=r"AL303 error: .*'hf.model.norm.weight'"):
+    with pytest.raises(ModelError, match=r"AL303: weight 'model.norm.weight' holds NaN or infinity"):
         run_stage("orpo", keys)
     assert list(Run.open(tmp_path / "run").metrics()) == []

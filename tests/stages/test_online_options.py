@@ -13,7 +13,8 @@ from alignloop.config import BestOfNConfig, InterpolateConfig, Plan, StagePlan, 
 from alignloop.data.columns import read_records, write_records
 from alignloop.data.instructions import instruction_prompts
 from alignloop.errors import ConfigError, DataError, ModelError, RunError
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.pipeline import run_plan
 from alignloop.run import Run
@@ -159,6 +160,6 @@ def test_any_verifier_chooses_the_best(tmp_path: Path) -> None:
     chosen = read_records(str(run.path), kind="demonstration").records
     assert chosen
     assert all(re.match("[a-m]", record.completion) for record in chosen)
-    (tmp_path / "prompts.jsonl").write_text(rows[0].replace("^[a-m]", "three") + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match="no number"):
+    (tmp_path / "prompts.jsonl").write_text(rows[0].replace("^[a-m]", r"\\frac") + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no expression"):
         api.run(BestOfNConfig(output_dir=str(tmp_path / "math"), reward_model="math", **keys))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from alignloop.config import resolve
 from alignloop.data.packing import Completion, Group, collate, completion
@@ -13,6 +14,8 @@ from alignloop.model.packed import Forward, PackedModel, ScalarHead
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic
 from alignloop.model.tiny import tiny_model
 from alignloop.objectives.ppo import PPO
+from alignloop.stages.online import train_online
+from alignloop.stages.online_setup import Online
 from alignloop.training.loop import Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 from tests.stages.task import mean_of_last, recipe, run_stage
@@ -49,6 +52,27 @@ def test_the_first_mini_batch_is_on_policy(tmp_path: Path, lora_r: int) -> None:
     assert third["approx_kl"] > first["approx_kl"]
     # a critic's adapter is no part of the policy that is saved
     assert not (run.model / "critic").exists()
+
+
+@pytest.mark.parametrize("lora_r", [0, 4])
+def test_policy_and_critic_have_rates_of_their_own(
+    tmp_path: Path, lora_r: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam's first step moves a weight by its rate, whatever its gradient."""
+    seen: dict[str, Tensor] = {}
+
+    def watched(online: Online, *args: object) -> dict[str, float]:
+        policy, critic = online.roles.role_parameters()
+        before = [p.detach().clone() for p in (*policy, *critic)]
+        results = train_online(online, *args)
+        moved = [float((p.detach() - b).abs().max()) for p, b in zip((*policy, *critic), before, strict=True)]
+        seen.update(policy=max(moved[: len(policy)]), critic=max(moved[len(policy) :]))
+        return results
+
+    monkeypatch.setattr("alignloop.stages.ppo.train_online", watched)
+    rates = {"learning_rate": 1e-3, "critic_learning_rate": 4e-3, "lora_r": lora_r}
+    run_stage("ppo", recipe(tmp_path, **{**SMALL, "num_iterations": 1}, **rates, max_steps=1))
+    assert seen == pytest.approx({"policy": 1e-3, "critic": 4e-3}, rel=1e-3)
 
 
 def test_warming_up_moves_the_critic_only(tmp_path: Path) -> None:

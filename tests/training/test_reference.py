@@ -41,7 +41,9 @@ def test_another_weight_token_mask_or_precision_is_another_entry(tmp_path):
     for group in changed:
         group.completions[0].mask[0] = False
     assert not is_cached(groups=changed)
-    assert not is_cached(autocast=torch.bfloat16)
+    model.autocast = torch.bfloat16
+    assert not is_cached()
+    model.autocast = None
     with torch.no_grad():
         next(model.parameters())[7, 0] += 1e-3
     assert not is_cached()

@@ -18,6 +18,7 @@ from alignloop.feedback.judge.adviser import Account, Ask, OnReply, Reply
 from alignloop.model.generate import generate
 from alignloop.model.load import LoadedModel
 from alignloop.model.packed import PackedModel
+from alignloop.model.positions import steady_positions
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import Sampled
 
@@ -37,8 +38,7 @@ class LocalAdviser:
         self.loaded, self.encoder, self.token_budget = loaded, encoder, token_budget
         self.name, self.identity, self.account = loaded.name, f"local:{identity}", Account()
         self.packed = PackedModel(loaded.model).eval()
-        config = loaded.model.config.get_text_config(decoder=True)
-        self.context = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
+        self.context = steady_positions(loaded.model.config) or 1 << 30
 
     def ask(self, asks: Sequence[Ask], *, on_reply: OnReply | None = None) -> list[Reply]:
         """One reply for each question; one that does not fit the model's context is `too_long`."""

@@ -53,13 +53,22 @@ _PARSER = _markdown()
 _ALIGNMENT = re.compile(r'style="text-align:(left|right|center)"')
 
 
+_DIRECTION = re.compile("[\u061c\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+"""Characters without a look of their own that turn text around or hide in it."""
+
+
+def shown(html: str) -> str:
+    """HTML in which invisible characters are seen: an answer must not read otherwise than it is stored."""
+    return _DIRECTION.sub(lambda m: f'<span class="control">U+{ord(m[0]):04X}</span>', html)
+
+
 @lru_cache(maxsize=1024)
 def render(text: str) -> str:
     """Safe HTML of a Markdown text; a very long text comes as one preformatted block."""
     if len(text) > MAX_RENDERED:
-        return f'<pre class="plain">{escape(text)}</pre>'
+        return shown(f'<pre class="plain">{escape(text)}</pre>')
     # The content security policy ignores style attributes; nothing else the parser writes has one.
-    return _ALIGNMENT.sub(r'class="align-\1"', _PARSER.render(text))
+    return shown(_ALIGNMENT.sub(r'class="align-\1"', _PARSER.render(text)))
 
 
 def blocks(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -87,5 +96,5 @@ def _json(value: object) -> str:
 def block_html(block: Mapping[str, str]) -> str:
     """Safe HTML of a block; what programs wrote is shown as it is, not as Markdown."""
     if block["role"] in ("tools", "call", "tool"):
-        return f'<pre class="plain">{escape(block["text"])}</pre>'
+        return shown(f'<pre class="plain">{escape(block["text"])}</pre>')
     return render(block["text"])

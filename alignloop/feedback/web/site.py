@@ -22,7 +22,7 @@ from alignloop.feedback.faults import Rejected, StoreUnavailable
 from alignloop.feedback.project import Annotator
 from alignloop.feedback.store import Store
 from alignloop.feedback.web.render import block_html, blocks, render
-from alignloop.feedback.web.security import RateLimit, Sessions, Visitor, check_csrf
+from alignloop.feedback.web.security import Guesses, Sessions, Visitor, check_csrf
 from alignloop.feedback.web.texts import LANGUAGES, TEXTS, preferred
 from alignloop.feedback.writer import Writer
 
@@ -38,7 +38,7 @@ class Site:
     desk: Desk
     writer: Writer
     sessions: Sessions
-    limit: RateLimit
+    guesses: Guesses
     templates: Environment
 
 

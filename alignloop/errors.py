@@ -6,6 +6,7 @@ AlignLoopError
 │   ├── ConfigError         a recipe key or value; may carry several findings at once
 │   ├── ModelError          a model folder, tokenizer or chat template that cannot be used
 │   └── RunError            an output folder that belongs to another run, a damaged checkpoint
+│       └── DiskError       a full disk, a used-up quota, a folder that is not writable
 ├── NonFiniteError          loss or gradient became NaN or infinite: exit code 3
 └── EngineError             a reward function, endpoint or worker failed: exit code 4
 """
@@ -78,6 +79,10 @@ class RunError(UserError):
     """A run folder that cannot be used: another run's, locked, or without an intact checkpoint."""
 
 
+class DiskError(RunError):
+    """A file could not be written; what was written before is whole."""
+
+
 class NonFiniteError(AlignLoopError):
     """Loss or gradient is NaN or infinite; the message names the step and the rows."""
 
@@ -88,3 +93,8 @@ class EngineError(AlignLoopError):
     """Something outside the trainer failed: reward function, endpoint, worker."""
 
     exit_code = 4
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, its class's name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import yaml
 
-from alignloop.config import Plan, StagePlan, path_values
+from alignloop.config import Plan, StagePlan, may_change, path_values
 from alignloop.errors import AlignLoopError, RunError, UserError
 from alignloop.machine import release_memory
 from alignloop.run import (
@@ -33,6 +33,9 @@ from alignloop.run import (
     work_sha256,
     write_atomically,
 )
+from alignloop.run.continuation import Origin, changes, origin, refuse_other_origin
+from alignloop.storage import FULL, has_shape, writing
+from alignloop.training.checkpoint import read_manifest
 from alignloop.training.distributed import is_first_rank, on_first_rank, start, wait_for_all
 
 PIPELINE_FILE = "pipeline.json"
@@ -109,17 +112,22 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
     folder = Path(stage.config.output_dir)
     inputs, parents = find_inputs(path_values(stage.config))
     work = work_sha256(stage.stage, stage.keys, inputs, parents)
-    if on_first_rank(lambda: _reused(plan, stage, where, resume, say, work)):
+    wanted = origin(stage.stage, stage.keys, inputs, parents)
+    if on_first_rank(lambda: _reused(plan, stage, where, resume, say, work, wanted)):
         return _outcome(stage, Run.open(folder), "reused")
-    with Run.create(
-        folder,
-        stage=stage.stage,
-        config=stage.keys,
-        seed=stage.config.seed,
-        parents=parents,
-        inputs=inputs,
-        name=stage.name,
-    ) as run:
+    with (
+        Run.create(
+            folder,
+            stage=stage.stage,
+            config=stage.keys,
+            seed=stage.config.seed,
+            parents=parents,
+            inputs=inputs,
+            name=stage.name,
+            may_change=may_change(type(stage.config)),
+        ) as run,
+        writing(folder, only=FULL),
+    ):
         run.track(stage.config.report_to)
         if isinstance(resume, Path):
             checkpoint = resume
@@ -137,12 +145,20 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
         return _outcome(stage, run, "finished")
 
 
-def _reused(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say, work: str) -> bool:
+def _reused(
+    plan: Plan,
+    stage: StagePlan,
+    where: str,
+    resume: Resume,
+    say: Say,
+    work: str,
+    wanted: Mapping[str, Any],
+) -> bool:
     """Whether the stage is finished and used again; if not, what is in its place may be moved aside."""
     folder = Path(stage.config.output_dir)
-    wanted = fingerprint(work, code_sha256())
+    result = fingerprint(work, code_sha256())
     earlier = Run.open(folder) if (folder / RUN_FILE).is_file() else None
-    unchanged = earlier is not None and earlier.status == "finished" and earlier.fingerprint == wanted
+    unchanged = earlier is not None and earlier.status == "finished" and earlier.fingerprint == result
     if unchanged and isinstance(resume, Path):
         raise RunError(f"{folder} is finished, there is nothing to go on with; --resume never runs it anew")
     if earlier is not None and unchanged and resume != "never":
@@ -153,16 +169,28 @@ def _reused(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say, 
         if resume != "never":
             same = earlier.record["work_sha256"] == work
             reason = (
-                "the code has changed"
+                _why_the_same_work_runs_again(earlier)
                 if same
-                else differences(folder, earlier.record, stage.stage, stage.keys)
+                else differences(folder, earlier.record, wanted, {}) or "an input has changed"
             )
         say(f"{where}: runs again ({reason}); the earlier run is kept in {_set_aside(earlier, plan)}")
     return False
 
 
+def _why_the_same_work_runs_again(earlier: Run) -> str:
+    went_on = "continues" in earlier.record
+    return "it went on from a checkpoint of another length" if went_on else "the code has changed"
+
+
 def call_runner(stage: StagePlan, run: Run) -> Mapping[str, Any]:
-    """Call the stage's function: `(config, run)`, or `(config, run, objective)` where it has one."""
+    """Call the stage's function: `(config, run)`, or `(config, run, objective)` where it has one.
+
+    Raises:
+        ModelError: the stage would sample from a model that the local engine cannot generate from.
+    """
+    from alignloop.stages.writers import check_writers
+
+    check_writers(stage.config)
     function = load_function(stage.spec.runner)
     if stage.objective is None:
         return function(stage.config, run)
@@ -224,6 +252,8 @@ def _make_newest(checkpoint: Path, run: Run) -> None:
     One of another run is copied; later ones are moved to `checkpoints-unused/`.
     """
     target = run.checkpoints / checkpoint.name
+    if not target.exists():
+        _check_origin(checkpoint, run)
     run.checkpoints.mkdir(exist_ok=True)
     if not target.exists():
         scratch = run.checkpoints / f".{checkpoint.name}.tmp"
@@ -238,6 +268,24 @@ def _make_newest(checkpoint: Path, run: Run) -> None:
             unused.mkdir(exist_ok=True)
             shutil.rmtree(unused / later.name, ignore_errors=True)
             later.rename(unused / later.name)
+
+
+def _check_origin(checkpoint: Path, run: Run) -> None:
+    """Refuse a checkpoint of a run with other settings, before it is copied; note what may differ and does.
+
+    Raises:
+        RunError: naming what differs; the checkpoint is damaged or does not tell what it was trained with.
+    """
+    state = read_manifest(checkpoint)["state"]
+    if not has_shape(state.get("origin"), Origin):
+        raise RunError(
+            f"--resume {checkpoint}: it does not tell what it was trained with (an earlier version wrote "
+            "it); go on in its own run folder, or start from that run's weights by model_name_or_path"
+        )
+    refuse_other_origin(str(checkpoint), {"origin": state["origin"]}, {"origin": run.origin}, run.may_change)
+    longer = changes(state["origin"], run.origin, run.may_change)
+    if longer:
+        run.continue_from(str(checkpoint), longer)
 
 
 def _claim(plan: Plan) -> None:

@@ -13,13 +13,13 @@ PACKAGE = "alignloop"
 
 # A file imports only from its own or an earlier line.
 LAYERS = (
-    ("errors", "records", "machine"),
+    ("errors", "records", "machine", "storage"),
     ("data",),
     ("objectives",),
     ("model",),
     ("rl",),
     ("training",),
-    ("run", "config", "progress"),
+    ("run", "config", "progress", "web"),
     ("feedback", "evaluation"),
     ("stages",),
     ("pipeline",),

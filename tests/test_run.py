@@ -80,9 +80,9 @@ def test_another_run_in_the_folder(run_dir: Path) -> None:
     changed = {**CONFIG, "learning_rate": 2e-5}
     with pytest.raises(RunError, match=r"belongs to another run .learning_rate: 1e-05 -> 2e-05"):
         start(run_dir, config=changed)
-    with pytest.raises(RunError, match="stage sft, not dpo"):
+    with pytest.raises(RunError, match="stage: sft -> dpo"):
         start(run_dir, stage="dpo")
-    with pytest.raises(RunError, match="content of its inputs has changed"):
+    with pytest.raises(RunError, match=r"dataset: the content of rows\.jsonl has changed"):
         start(run_dir, inputs={"dataset": Input("rows.jsonl", "other")})
     assert Run.open(run_dir).status == "finished"
 
@@ -197,6 +197,7 @@ def test_time_goes_on_after_a_restart(run_dir: Path) -> None:
     row = {**json.loads(lines), "time_s": 100.0}
     (run_dir / "metrics.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     with start(run_dir) as run:
+        run.rewind(1)
         run.log(2, loss=1.0)
         run.finish()
     assert 100 <= list(run.metrics())[1]["time_s"] < 130
@@ -209,6 +210,21 @@ def test_rewinding_does_not_forget_the_time_before_it(run_dir: Path) -> None:
         run.rewind(-1)  # as a stage does before it writes its samples, resumed or not
         run.finish()
     assert run.record["duration_s"] >= 0.2
+
+
+def test_a_stage_taken_up_that_does_not_say_where_it_goes_on_starts_its_rows_anew(run_dir: Path) -> None:
+    with start(run_dir) as run:
+        run.log(1, loss=1.0)
+        run.sample(step=0, completion="one")
+        run.sample(completion="a row without a step")
+        run.interrupt()
+    with start(run_dir) as run:
+        run.sample(step=0, completion="one")
+        run.log(1, loss=1.0)
+        run.log(2, loss=0.5)
+        run.finish()
+    assert [row["completion"] for row in run.samples()] == ["one"]
+    assert [row["loss"] for row in run.metrics()] == [1.0, 0.5]
 
 
 def test_cut_lines(tmp_path: Path) -> None:

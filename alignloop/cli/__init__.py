@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import signal
@@ -108,12 +107,15 @@ class LazyGroup(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            from alignloop.storage import FULL, disk_error  # late: `--help` imports nothing that is slow
+
+            # Of a write that no stage watches, such as this command's own output.
+            told = disk_error(error, error.filename or "the output") if error.errno in FULL else None
+            if told is None:
                 raise
-            where = f" ({error.filename})" if error.filename else ""
-            print(f"error: the disk is full{where}; nothing finished is lost", file=sys.stderr)
+            print(f"error: {told}", file=sys.stderr)
             _print_notes(error)
-            raise typer.Exit(2) from error
+            raise typer.Exit(told.exit_code) from error
         return result
 
 

@@ -5,7 +5,7 @@ from alignloop.config.compare import AuditConfig, CompareConfig
 from alignloop.config.plan import Plan, StagePlan, make_plan
 from alignloop.config.recipe_file import Entry, Recipe, parse_overrides, parse_recipe, read_recipe
 from alignloop.config.registry import STAGES, StageSpec, find_stage, stage_names
-from alignloop.config.resolve import Resolved, flatten, path_values, resolve
+from alignloop.config.resolve import Resolved, flatten, may_change, path_values, resolve
 from alignloop.config.rl import GRPOConfig, OnlineConfig, PPOConfig
 from alignloop.config.schema import all_schemas, markdown_table, stage_schema, starter_recipe
 from alignloop.config.stages import (
@@ -70,6 +70,7 @@ __all__ = [
     "markdown_table",
     "parse_overrides",
     "parse_recipe",
+    "may_change",
     "path_values",
     "read_recipe",
     "resolve",

@@ -7,18 +7,16 @@ from typing import Annotated, Literal, Required
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from alignloop.config.fields import conflict, free, path_or
+from alignloop.config.section import ModelPath, TemplateConfig, TemplatePath
 from alignloop.config.stages import (
     DATASET,
     Dataset,
     ModelConfig,
-    ModelPath,
     RowsConfig,
     SamplingConfig,
     StageConfig,
-    TemplatePath,
     TrainConfig,
-    conflict,
-    path_or,
 )
 
 RubricPath = Annotated[str, path_or("default")]
@@ -73,7 +71,7 @@ class CertificationConfig(StageConfig):
     )
 
 
-class JudgeConfig(CertificationConfig):
+class JudgeConfig(CertificationConfig, TemplateConfig):
     """Preferences by models: both orders, soft labels, judges certified first."""
 
     dataset: Dataset = Field(description="sampled answers: a run of stage sample, or its rows")
@@ -141,14 +139,11 @@ class ConstitutionConfig(StageConfig, ModelConfig, RowsConfig):
     token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
 
 
-class RefusalsConfig(StageConfig, SamplingConfig):
+class RefusalsConfig(StageConfig, SamplingConfig, TemplateConfig):
     """Needless refusals and boilerplate of a model before and after training."""
 
     before: ModelPath = Field(description="model to compare with, usually the start")
     after: ModelPath = Field(description="model to look at")
-    chat_template: TemplatePath = Field(
-        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
-    )
     dataset: Dataset | None = Field(
         None, description=f"harmless prompts, null for those that come with AlignLoop: {DATASET}"
     )
@@ -185,13 +180,11 @@ class LoopConfig(TrainConfig, SamplingConfig):
     reward_learning_rate: float = Field(1e-5, gt=0, description="highest learning rate of reward models")
     learning_rate: float = Field(1e-6, gt=0, description="highest learning rate of policies")
     every: int = Field(50, ge=1, description="new judgements that start a round")
-    rounds: int = Field(
-        0, ge=0, description="rounds after which the loop ends; 0 goes on until it is stopped"
-    )
-    idle_s: float = Field(
+    rounds: int = free(0, ge=0, description="rounds after which the loop ends; 0 goes on until it is stopped")
+    idle_s: float = free(
         0.0, ge=0, description="the loop ends after so many seconds without a new judgement; 0 never"
     )
-    poll_s: float = Field(5.0, gt=0, description="seconds between looks at the labels")
+    poll_s: float = free(5.0, gt=0, description="seconds between looks at the labels")
     without: tuple[str, ...] = Field((), description="annotators whose judgements are left out")
     min_agreement: float = Field(
         0.0, ge=0, le=1, description="least agreement of a judgement with others of the same item"

@@ -8,7 +8,7 @@ import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError, create_model
 from pydantic_core import ErrorDetails
@@ -17,7 +17,8 @@ from alignloop.config.aliases import ALIASES, ANYWAY, REFUSED
 from alignloop.config.findings import Findings
 from alignloop.config.recipe_file import Entries, Entry, located
 from alignloop.config.registry import STAGES, StageSpec, find_stage
-from alignloop.config.stages import Section, StageConfig
+from alignloop.config.section import Section
+from alignloop.config.stages import StageConfig
 from alignloop.errors import ConfigError
 from alignloop.objectives import registry as objectives
 
@@ -144,6 +145,19 @@ def path_values(config: StageConfig) -> dict[str, str]:
                 if isinstance(path, str) and path not in words:
                     found[name if len(paths) == 1 else f"{name}.{part}"] = path
     return found
+
+
+def may_change(config: type[StageConfig]) -> dict[str, Literal["free", "longer"]]:
+    """Keys of a stage that a continuation may change, by the rule that their fields declare.
+
+    See `config.fields`.
+    """
+    rules: dict[str, Literal["free", "longer"]] = {}
+    for key, field in config.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and "resume" in extra:
+            rules[key] = typing.cast(Literal["free", "longer"], extra["resume"])
+    return rules
 
 
 _PATH_PARTS = ("path", "model", "judge", "rubric", "certificate")

@@ -7,16 +7,14 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from alignloop.config.fields import conflict, free, path_or
+from alignloop.config.section import Path, Section
 from alignloop.config.stages import (
     DATASET,
     ROLLOUT_SAVE_S,
     Dataset,
-    Path,
     SamplingConfig,
-    Section,
     TrainConfig,
-    conflict,
-    path_or,
 )
 
 VerifierName = Literal["constraints", "math", "regex", "json_schema", "exact"]
@@ -158,8 +156,8 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     reference_refresh: int = Field(
         0, ge=0, description="rollouts after which the policy becomes the reference, again and again; 0 never"
     )
-    rollout_save_s: float = Field(600.0, ge=0, description=ROLLOUT_SAVE_S)
-    log_samples: int = Field(2, ge=0, description="completions per rollout written to samples.jsonl")
+    rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
+    log_samples: int = free(2, ge=0, description="completions per rollout written to samples.jsonl")
 
     @model_validator(mode="after")
     def _samples_what_is_assumed(self) -> OnlineConfig:
@@ -316,7 +314,7 @@ class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
     """Iterated preference learning: sample, score, compare, train, in rounds."""
 
     objective: Literal["dpo", "ipo", "kto"] = Field("dpo", description="loss of a round")
-    rounds: int = Field(3, ge=1, description="rounds of fresh samples")
+    rounds: int = free(3, ge=1, description="rounds of fresh samples")
     num_generations: int = Field(4, ge=2, description="answers per prompt and round")
     pairs_per_prompt: int = Field(
         1, ge=1, description="best against worst, second best against second worst, …"
@@ -326,7 +324,7 @@ class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
         description="reference of a round: the first model or the last round's",
     )
     max_prompts: int = Field(0, ge=0, description="prompts of a round; 0 uses all in every round")
-    rollout_save_s: float = Field(600.0, ge=0, description=ROLLOUT_SAVE_S)
+    rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
     learning_rate: float = Field(1e-6, gt=0, description="highest learning rate of each round")
 
     @model_validator(mode="after")

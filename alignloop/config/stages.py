@@ -7,26 +7,20 @@ description in all stages. An objective's own keys (`beta`, …) are not here: t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Required, get_args
+from typing import Annotated, Any, Literal, Required
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-
-def path_or(*words: str) -> FieldInfo:
-    """Marks a text as a path, so that its content counts in a run's fingerprint; `words` are none."""
-    extra: dict[str, JsonValue] = {"format": "path"}
-    return Field(json_schema_extra={**extra, "words": list(words)} if words else extra)
-
-
-Path = Annotated[str, path_or()]
-"""A file, a folder, a run folder, or `@name` of an earlier stage of the same recipe."""
-ModelPath = Annotated[str, path_or("smollm2-135m-instruct", "tiny")]
-TemplatePath = Annotated[str, path_or("tokenizer", "alpaca", "chatml", "plain")]
-RewardPath = Annotated[str, path_or("gold", "constraints", "math", "regex", "json_schema", "exact")]
-ReferencePath = Annotated[str, path_or("auto", "none", "start", "smollm2-135m-instruct", "tiny")]
+from alignloop.config.fields import conflict, free, longer
+from alignloop.config.section import (
+    ModelPath,
+    Path,
+    ReferencePath,
+    RewardPath,
+    Section,
+    TemplateConfig,
+)
 
 
 class DataSource(TypedDict, total=False):
@@ -51,36 +45,20 @@ DATASET = (
 ROLLOUT_SAVE_S = "seconds between saves of an unfinished sampling; 0 saves one only on Ctrl-C"
 
 
-class Section(BaseModel):
-    """What all parts of a recipe share: frozen, nothing unknown, no NaN, `true` is not a number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
-            raise PydanticCustomError("bool", "true and false are no value of this key")
-        return value
-
-
-def conflict(key: str, message: str) -> PydanticCustomError:
-    """An error about two keys that do not go together, reported at the line of `key`."""
-    return PydanticCustomError("conflict", "{message}", {"key": key, "message": message})
-
-
 class StageConfig(Section):
     """Where a stage writes and on what it computes."""
 
-    output_dir: Path = Field(description="run folder to write; must be new or the same run's")
+    output_dir: Path = Field(
+        description="run folder to write; must be new or the same run's",
+        json_schema_extra={"format": "path", "resume": "free"},
+    )
     seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything random in this stage")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
     )
-    num_threads: int = Field(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
-    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
+    num_threads: int = free(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = free(
         (), description="send metrics there as well; the run folder has them in any case"
     )
 
@@ -90,15 +68,12 @@ class StageConfig(Section):
         return (() if value == "none" else (value,)) if isinstance(value, str) else value
 
 
-class ModelConfig(Section):
+class ModelConfig(TemplateConfig):
     """The model a stage starts from and how a conversation becomes text."""
 
     model_name_or_path: ModelPath = Field(
         "smollm2-135m-instruct",
         description="run folder, model or adapter folder, .gguf, hub id, `smollm2-135m-instruct` or `tiny`",
-    )
-    chat_template: TemplatePath = Field(
-        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
     )
 
 
@@ -115,11 +90,11 @@ class RowsConfig(Section):
 class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     """Everything that trains: rows, lengths, batches, optimizer, LoRA, logging, checkpoints."""
 
-    eval_dataset: Dataset | None = Field(None, description=f"held-out rows: {DATASET}")
+    eval_dataset: Dataset | None = free(None, description=f"held-out rows: {DATASET}")
     eval_fraction: float = Field(
         0.0, ge=0, le=0.5, description="share of the prompts held out for evaluation"
     )
-    eval_steps: int = Field(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
+    eval_steps: int = free(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
     shuffle: bool = Field(True, description="new order of the rows in every epoch, from the seed")
     max_length: int = Field(1024, ge=8, description="longest prompt + completion, in tokens")
     overlength: Literal["drop", "truncate", "error"] = Field(
@@ -130,14 +105,14 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
         8, ge=1, description="prompts with all their completions per accumulation unit and device"
     )
     gradient_accumulation_steps: int = Field(1, ge=1, description="accumulation units per optimizer step")
-    token_budget: int | None = Field(
+    token_budget: int | None = free(
         None,
         ge=64,
         description="tokens per packed forward pass; bounds memory, does not change the result; "
         "null is 1024 on a CPU, 8192 on a GPU, where one longer prompt with its completions still fits",
     )
-    num_train_epochs: float = Field(1.0, gt=0, description="passes over the rows, unless max_steps is set")
-    max_steps: int = Field(-1, ge=-1, description="optimizer steps in all; -1 follows num_train_epochs")
+    num_train_epochs: float = longer(1.0, gt=0, description="passes over the rows, unless max_steps is set")
+    max_steps: int = longer(-1, ge=-1, description="optimizer steps in all; -1 follows num_train_epochs")
     learning_rate: float = Field(2e-5, gt=0, description="highest learning rate")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="shape of the decay after warm-up; linear and cosine end at 0"
@@ -149,19 +124,19 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay of the variance")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's ε")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 does not clip")
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
-    torch_compile: bool = Field(False, description="compile the layers: slow first steps, faster on a GPU")
+    gradient_checkpointing: bool = free(False, description="recompute activations: less memory, slower")
+    torch_compile: bool = free(False, description="compile the layers: slow first steps, faster on a GPU")
 
     lora_r: int = Field(0, ge=0, description="rank of the LoRA adapters; 0 trains all weights")
     lora_alpha: float = Field(32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
     lora_target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="names of the layers that get adapters, or all-linear"
+        "all-linear", description="names of the linear layers that get adapters, or all-linear"
     )
 
-    logging_steps: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")
-    save_steps: int = Field(100, ge=0, description="steps between checkpoints; 0 writes one on Ctrl-C only")
-    save_total_limit: int = Field(2, ge=1, description="checkpoints kept, the newest")
+    logging_steps: int = free(1, ge=1, description="steps between lines of metrics.jsonl")
+    save_steps: int = free(100, ge=0, description="steps between checkpoints; 0 writes one on Ctrl-C only")
+    save_total_limit: int = free(2, ge=1, description="checkpoints kept, the newest")
 
     def tokens_per_pass(self, device_type: str) -> int:
         """`token_budget`, or its default on a device (cpu, cuda).
@@ -215,6 +190,9 @@ class PretrainConfig(TrainConfig):
 class SFTConfig(TrainConfig):
     """Supervised fine-tuning on demonstrations."""
 
+    train_on: Literal["all", "last"] = Field(
+        "all", description="turns of the assistant that are trained: all of a conversation, or the last"
+    )
     completion_only: bool = Field(True, description="train on completions only, not on the prompts")
 
 
@@ -236,7 +214,7 @@ class SampleConfig(StageConfig, ModelConfig, RowsConfig, SamplingConfig):
     num_samples: int = Field(4, ge=2, le=5, description="answers per prompt")
     max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
     token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
-    rollout_save_s: float = Field(60.0, ge=0, description=ROLLOUT_SAVE_S)
+    rollout_save_s: float = free(60.0, ge=0, description=ROLLOUT_SAVE_S)
 
 
 class FeedbackConfig(StageConfig, RowsConfig):
@@ -359,7 +337,7 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
     keep_per_prompt: int = Field(1, ge=1, description="best answers kept per prompt")
     rounds: int = Field(1, ge=1, description="rounds of sampling and training, each from the start model")
     max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
-    rollout_save_s: float = Field(600.0, ge=0, description=ROLLOUT_SAVE_S)
+    rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
 
     @model_validator(mode="after")
     def _keeps_fewer_than_n(self) -> BestOfNConfig:
@@ -376,14 +354,11 @@ class InterpolateConfig(StageConfig):
     share: float = Field(0.5, ge=0, le=1, description="how far from before to after")
 
 
-class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig):
+class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig, TemplateConfig):
     """Before against after on held-out prompts, with intervals."""
 
     before: ModelPath = Field(description="model to compare with, usually the start")
     after: ModelPath = Field(description="model to judge")
-    chat_template: TemplatePath = Field(
-        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
-    )
     reward_model: Path | None = Field(None, description="reward model that scores both, null for none")
     num_prompts: int = Field(200, ge=1, description="prompts answered by both models")
     perplexity_dataset: Dataset | None = Field(None, description=f"texts for the capability check: {DATASET}")

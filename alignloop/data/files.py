@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from alignloop.storage import writing
+
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
@@ -20,7 +22,15 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
     """Write text lines as UTF-8 (compressed if the name ends with .gz): beside it, synced, renamed.
 
     The bytes depend on the lines only. Folders are made. On any failure the old file stays.
+
+    Raises:
+        DiskError: disk full or not writable.
     """
+    with writing(path):
+        _write_whole(path, lines)
+
+
+def _write_whole(path: Path, lines: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:

@@ -1,7 +1,7 @@
 """What was computed once, on disk: one JSON value per line under the hash of what it depends on.
 
-Lines are appended as values come, so a kill loses the line being written at most; a torn line and a
-second value of a key are harmless. Several processes may append to one file.
+Lines are appended as values come, so a kill loses the line being written at most; a torn line, one whose
+checksum does not fit and a second value of a key are harmless. Several processes may append to one file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from alignloop.run.files import read_lines
 from alignloop.run.hashing import digest
+from alignloop.storage import writing
 
 
 class JsonMemory:
@@ -29,8 +30,9 @@ class JsonMemory:
         self.scope = scope
         self._values: dict[str, Any] = {}
         for row in read_lines(path):
-            if "key" in row and "value" in row:
-                self._values[row["key"]] = row["value"]
+            key, value = row.get("key"), row.get("value")
+            if isinstance(key, str) and row.get("check") == _check(key, value):
+                self._values[key] = value
 
     def get(self, key: object, /) -> Any:
         """The value of a key, None if there is none."""
@@ -42,24 +44,34 @@ class JsonMemory:
         Args:
             key: what the value depends on: JSON-like, or a dataclass of such.
             value: JSON-like, not None.
+
+        Raises:
+            DiskError: disk full or not writable.
         """
         hashed = self._digest(key)
         if self._values.get(hashed) == value:
             return
-        self._values[hashed] = value
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"key": hashed, "value": value}, ensure_ascii=False, allow_nan=False) + "\n"
+        row = {"key": hashed, "value": value, "check": _check(hashed, value)}
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         # One write to a file opened for appending is not mixed with another process's. A torn line of an
         # earlier kill is ended first, or this one would be lost with it.
-        with open(self.path, "ab") as file:
-            torn = file.tell() > 0 and _last_byte(self.path) != b"\n"
-            file.write(b"\n" * torn + line.encode("utf-8", "surrogatepass"))
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab") as file:
+                torn = file.tell() > 0 and _last_byte(self.path) != b"\n"
+                file.write(b"\n" * torn + line.encode("utf-8", "surrogatepass"))
+        self._values[hashed] = value
 
     def __len__(self) -> int:
         return len(self._values)
 
     def _digest(self, key: object) -> str:
         return digest([self.scope, dataclasses.asdict(key) if _is_data(key) else key])  # pyright: ignore
+
+
+def _check(key: str, value: Any) -> str:
+    """Checksum of a line: what a reader finds in a value is what was put there."""
+    return digest([key, value])[:16]
 
 
 def _is_data(key: object) -> bool:

@@ -77,29 +77,18 @@ def shared_prefix_attention(
     Raises:
         NotImplementedError: no layout, sinks, or a mask of the layer's own.
     """
-    if segments is None:
-        raise NotImplementedError("its layers do not hand the layout on to their attention")
-    if s_aux is not None:
-        raise NotImplementedError("its attention has sinks")
-    if isinstance(attention_mask, Window):
-        sliding_window = min(attention_mask.size, sliding_window or attention_mask.size)
-    elif attention_mask is not None:
-        raise NotImplementedError("its attention layers make masks of their own")
+    segments, sliding_window = _understood(segments, s_aux, attention_mask, sliding_window)
     if query.is_cuda and dropout == 0.0:
-        out = packed_flex(
-            query, key, value, segments, scaling=scaling, window=sliding_window, softcap=softcap
-        )
-        return out.contiguous(), None
+        rules = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
+        return packed_flex(query, key, value, segments, **rules).contiguous(), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     everything = sliding_window is None or all(
         span.prompt_length + max(span.lengths) <= sliding_window for span in segments.spans
     )
     if dropout == 0.0 and softcap is None and everything and flash_cpu.suits(query, key, value):
         return flash_cpu.packed_flash(query, key, value, segments.spans, scale).contiguous(), None
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key = key.repeat_interleave(repeats, dim=1)
-        value = value.repeat_interleave(repeats, dim=1)
+    if (repeats := query.shape[1] // key.shape[1]) > 1:
+        key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     # Layers view what they get as (N, H·D), which takes this copy anyway.
     # One split for the row: its backward is one concatenation, that of a slice a zero-filled row each.
     queries = query.split([size for span in segments.spans for size in _query_sizes(span)], dim=2)
@@ -108,6 +97,24 @@ def shared_prefix_attention(
         for q, (k, v) in zip(queries, _seen(key, value, segments), strict=True)
     ]
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _understood(
+    segments: Segments | None,
+    s_aux: Tensor | None,
+    attention_mask: Tensor | Window | None,
+    sliding_window: int | None,
+) -> tuple[Segments, int | None]:
+    """The layout and the window of a layer; raises NotImplementedError for what is not known here."""
+    if segments is None:
+        raise NotImplementedError("its layers do not hand the layout on to their attention")
+    if s_aux is not None:
+        raise NotImplementedError("its attention has sinks")
+    if isinstance(attention_mask, Window):
+        return segments, min(attention_mask.size, sliding_window or attention_mask.size)
+    if attention_mask is not None:
+        raise NotImplementedError("its attention layers make masks of their own")
+    return segments, sliding_window
 
 
 def _seen(key: Tensor, value: Tensor, segments: Segments) -> list[tuple[Tensor, Tensor]]:

@@ -23,6 +23,11 @@ from alignloop.model.scheduler import Group, Request, Scheduler
 FORMAT = 2
 
 
+def is_ours(meta: Mapping[str, Any]) -> bool:
+    """Whether a saved state has this version's format."""
+    return meta.get("format") == FORMAT
+
+
 def state_dict(scheduler: Scheduler) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The unfinished part of a generation between two steps.
 
@@ -58,7 +63,7 @@ def load_state_dict(scheduler: Scheduler, meta: Mapping[str, Any], tensors: Mapp
     Raises:
         RunError: a state of another format, or a scheduler that already has requests.
     """
-    if meta.get("format") != FORMAT:
+    if not is_ours(meta):
         raise RunError(f"generation state: format {meta.get('format')!r} found, {FORMAT} needed")
     if scheduler.next_number:
         raise RunError("generation state: the scheduler already has requests")

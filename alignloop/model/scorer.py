@@ -19,6 +19,7 @@ from alignloop.data.packing import Group, collate, pack
 from alignloop.errors import ModelError
 from alignloop.model.adapters import using
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.storage import writing
 
 HEAD_FILE = "scalar_head.safetensors"
 
@@ -80,10 +81,18 @@ def normalize(model: PackedModel, groups: Sequence[Group], token_budget: int) ->
 
 
 def save_head(head: ScalarHead, folder: Path) -> None:
-    """Write a scalar head into a model's folder."""
+    """Write a scalar head into a model's folder.
+
+    Raises:
+        DiskError: disk full or not writable; the old head stays.
+    """
     scratch = folder / f".{HEAD_FILE}"
-    save_file({k: v.contiguous() for k, v in head.state_dict().items()}, scratch)
-    scratch.replace(folder / HEAD_FILE)
+    with writing(folder / HEAD_FILE):
+        try:
+            save_file({k: v.contiguous() for k, v in head.state_dict().items()}, scratch)
+            scratch.replace(folder / HEAD_FILE)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def load_head(folder: Path) -> ScalarHead:

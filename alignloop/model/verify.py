@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from alignloop.data.packing import Batch, Group, collate, completion
 from alignloop.errors import ModelError
+from alignloop.model.finite import non_finite_weight
 from alignloop.model.head import FOREIGN, as_published, first_line, head_transform
 
 _PROMPTS, _COMPLETIONS = (7, 2), ((5, 4), (3,))
@@ -98,6 +99,20 @@ class Verification:
         return reason is None
 
 
+def check_finite(hf: PreTrainedModel, tables: Sequence[Tensor]) -> None:
+    """Refuse a model whose log-probs are NaN: nothing could be compared with it, or trained.
+
+    Raises:
+        ModelError: with the damaged weight, if there is one.
+    """
+    if not any(bool(table.isnan().any()) for table in tables):
+        return
+    damaged = non_finite_weight(hf)
+    if damaged:
+        raise ModelError(f"AL303: weight '{damaged}' holds NaN or infinity; use an undamaged copy")
+    raise ModelError(f"AL303: {type(hf).__name__} gives log-probs that are NaN with finite weights")
+
+
 def own_logprobs(hf: PreTrainedModel) -> Own:
     """The probe's log-probs as the model itself gives them.
 
@@ -114,6 +129,7 @@ def own_logprobs(hf: PreTrainedModel) -> Own:
             tables = [_table(hf, *row) for row in rows]
         except FOREIGN as error:
             raise ModelError(f"{name} cannot run a row of tokens: {first_line(error)}") from error
+        check_finite(hf, tables)
         windowed = _windowed(hf, rows[1], tables[1])
     # half of float32's digits, on the scale on which this model's log-probs differ from each other
     spread = float(torch.cat(tables).std(-1).square().mean().sqrt())

@@ -95,12 +95,9 @@ def write_text(target: Path, content: str) -> Path:
     """Write a file whole or not at all.
 
     Raises:
-        RunError: it cannot be written.
+        DiskError: it cannot be written.
     """
-    try:
-        write_atomically(target, content)
-    except OSError as error:
-        raise RunError(f"{target}: could not be written: {error.strerror}") from error
+    write_atomically(target, content)
     return target
 
 

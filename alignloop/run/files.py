@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, SupportsFloat
 
+from alignloop.storage import sync_folder, writing
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file by way of a synced temporary one: readers see the old or the new text, never a part.
@@ -19,29 +21,20 @@ def write_atomically(path: Path, text: str) -> None:
         text: its new content.
 
     Raises:
-        OSError: disk full or not writable; the old file is untouched.
+        DiskError: disk full or not writable; the old file is untouched.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with writing(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def plain(value: Any) -> Any:
@@ -74,6 +67,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(row, dict):
             yield row
+
+
+def seconds_logged(path: Path) -> float:
+    """Seconds of work up to the last line of a metrics.jsonl; a value that is no number counts nothing."""
+    found = (row.get("time_s") for row in read_lines(path))
+    return max((float(x) for x in found if isinstance(x, int | float) and math.isfinite(x)), default=0.0)
 
 
 def cut_lines(path: Path, *, after_step: int | None = None) -> int:

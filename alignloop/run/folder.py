@@ -12,33 +12,32 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import yaml
 
-from alignloop.errors import AlignLoopError, RunError
+from alignloop.data.template_choice import day_of_run
+from alignloop.errors import AlignLoopError, DiskError, RunError
 from alignloop.machine import memory_gb, process_rank, reset_peak_memory
-from alignloop.run.environment import environment, is_alive, process_start
-from alignloop.run.files import cut_lines, json_line, plain, read_lines, write_atomically
+from alignloop.run.continuation import Rule, origin
+from alignloop.run.environment import is_alive
+from alignloop.run.files import cut_lines, json_line, plain, read_lines, seconds_logged, write_atomically
 from alignloop.run.hashing import (
-    RUN_FILE,
     Input,
     Parent,
     code_sha256,
-    code_version,
-    config_sha256,
+    digest,
     fingerprint,
     work_sha256,
 )
-from alignloop.run.ownership import take_lock, unfinished
+from alignloop.run.ownership import new_record, now, take_lock, unfinished
+from alignloop.run.record import RUN_FILE, Status, read_record
 from alignloop.run.trackers import Tracker, open_tracker
-
-Status = Literal["running", "finished", "failed", "interrupted"]
-SCHEMA = 1
+from alignloop.storage import FULL, read_mapping, writing
 
 
 class Run:
@@ -50,6 +49,8 @@ class Run:
     Attributes:
         path: the folder.
         resumed: whether `create` found an unfinished run of the same work, which goes on here.
+        origin: what the run is made from (see `continuation`); empty unless this process writes it.
+        may_change: keys that a continuation may change, by rule.
     """
 
     def __init__(self, path: Path, record: dict[str, Any], lock: IO[bytes] | None = None) -> None:
@@ -62,9 +63,12 @@ class Run:
         """
         self.path = path
         self.resumed = False
+        self.origin: dict[str, Any] = {}
+        self.may_change: dict[str, Rule] = {}
         self._record = record
         self._lock = lock
         self._follows = False
+        self._unplaced = False
         self._trackers: list[Tracker] = []
         self._before_s = 0.0
         self._started = time.monotonic()
@@ -80,6 +84,7 @@ class Run:
         parents: Sequence[Run | Parent] = (),
         inputs: Mapping[str, Input] | None = None,
         name: str = "",
+        may_change: Mapping[str, Rule] | None = None,
     ) -> Run:
         """Start a run in a folder, or take up the unfinished one of the same work that is there.
 
@@ -91,6 +96,7 @@ class Run:
             parents: runs whose results are read.
             inputs: files and folders that are read, by key.
             name: name in a pipeline; the folder's name if empty.
+            may_change: keys of `config` that an unfinished run goes on with at another value, by rule.
 
         Returns:
             The run, locked for writing until it is closed. On another rank than the first, which writes,
@@ -102,33 +108,41 @@ class Run:
         """
         path = Path(output_dir)
         if process_rank() > 0:
-            follower = cls(path, _new_record(path, stage, config, seed, name))
-            follower._follows = True
-            return follower
+            return cls._follower(path, new_record(path, stage, config, seed, name))
         inputs = inputs or {}
         links = [parent if isinstance(parent, Parent) else parent.as_parent() for parent in parents]
         work = work_sha256(stage, config, inputs, links)
+        own = origin(stage, config, inputs, links)
         lock = take_lock(path)
         try:
-            earlier = _read_record(path) if (path / RUN_FILE).exists() else None
-            earlier = unfinished(path, earlier, stage, config, work)
+            earlier = read_record(path) if (path / RUN_FILE).exists() else None
+            earlier = unfinished(path, earlier, own, work, may_change or {})
+            reset_peak_memory()
+            run = cls(path, new_record(path, stage, config, seed, name), lock)
+            run.origin, run.may_change = own, dict(may_change or {})
+            run._record |= {
+                "parents": [asdict(parent) for parent in links],
+                "inputs": {key: asdict(item) for key, item in inputs.items()},
+                "work_sha256": work,
+                "fingerprint": fingerprint(work, code_sha256()),
+            }
+            if earlier is not None:
+                run._take_up(earlier)
+            run._write()
+            recipe = yaml.safe_dump(own["keys"], allow_unicode=True, sort_keys=False)
+            write_atomically(path / "recipe.yaml", recipe)
         except AlignLoopError:
             lock.close()
             raise
-        reset_peak_memory()
-        run = cls(path, _new_record(path, stage, config, seed, name), lock)
-        run._record |= {
-            "parents": [asdict(parent) for parent in links],
-            "inputs": {key: asdict(item) for key, item in inputs.items()},
-            "work_sha256": work,
-            "fingerprint": fingerprint(work, code_sha256()),
-        }
-        if earlier is not None:
-            run._take_up(earlier)
-        run._write()
-        recipe = yaml.safe_dump(plain(dict(config)), allow_unicode=True, sort_keys=False)
-        write_atomically(path / "recipe.yaml", recipe)
         return run
+
+    @classmethod
+    def _follower(cls, path: Path, record: dict[str, Any]) -> Run:
+        follower = cls(path, record)  # of another rank than the first: it writes nothing
+        follower._follows = True
+        if (path / RUN_FILE).is_file():  # a run that goes on keeps its day on every rank
+            follower._record["created"] = read_record(path)["created"]
+        return follower
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -146,7 +160,7 @@ class Run:
         folder = Path(path)
         if not (folder / RUN_FILE).is_file():
             raise RunError(f"{folder}: no run here (it has no {RUN_FILE})")
-        return cls(folder, _read_record(folder))
+        return cls(folder, read_record(folder))
 
     # What a run says
 
@@ -189,8 +203,12 @@ class Run:
         return self.path / "model"
 
     def config(self) -> dict[str, Any]:
-        """The resolved configuration, from recipe.yaml."""
-        return yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
+        """The resolved configuration, from recipe.yaml.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        return read_mapping(self.path / "recipe.yaml", remedy="put it back from a copy")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Rows of metrics.jsonl in order; a torn one is passed over."""
@@ -218,8 +236,9 @@ class Run:
     def log(self, step: int, **metrics: Any) -> None:
         """Append a line to metrics.jsonl: {"step", "time_s", …}; NaN and infinities become null."""
         self._append("metrics.jsonl", {"step": step, "time_s": round(self.elapsed_s, 3), **metrics})
-        for tracker in self._trackers:
-            tracker.log(step, metrics)
+        with writing(f"metrics of {self.path} for report_to", only=FULL):
+            for tracker in self._trackers:
+                tracker.log(step, metrics)
 
     def track(self, kinds: Sequence[str]) -> None:
         """Send metrics to these trackers as well, from now to the end of the run.
@@ -236,13 +255,37 @@ class Run:
         self._append("samples.jsonl", row)
 
     def rewind(self, step: int) -> None:
-        """Cut metrics and samples of steps after `step`, which a resumed stage will write again."""
+        """Cut metrics and samples of steps after `step`, which a resumed stage will write again.
+
+        A negative step cuts all rows. A resumed stage that appends without a call of `rewind` starts from
+        nothing: the rows of the earlier attempt are cut before its first one.
+        """
         if self._follows:
             return
+        self._unplaced = False
         for name in ("metrics.jsonl", "samples.jsonl"):
-            cut_lines(self._owned() / name, after_step=step)
+            if step < 0:
+                (self._owned() / name).unlink(missing_ok=True)
+            else:
+                cut_lines(self._owned() / name, after_step=step)
         if self.resumed:
-            self._before_s = max((row.get("time_s") or 0.0 for row in self.metrics()), default=0.0)
+            self._before_s = seconds_logged(self.path / "metrics.jsonl")
+
+    def continue_from(self, checkpoint: str, changed: Sequence[str]) -> None:
+        """Record that the run goes on from a checkpoint that was trained with another length.
+
+        The result is not that of a run from the beginning, so the fingerprint is another one.
+
+        Args:
+            checkpoint: its folder.
+            changed: the settings that differ, in words.
+        """
+        self._record["continues"] = {"checkpoint": checkpoint, "changed": list(changed)}
+        self._record["fingerprint"] = digest([self.fingerprint, list(changed)])
+        self.warn(
+            f"goes on from {checkpoint}, up to which the learning rate followed another length "
+            f"({'; '.join(changed)})"
+        )
 
     def warn(self, text: str) -> None:
         """Record a warning once."""
@@ -286,26 +329,37 @@ class Run:
 
     def close(self) -> None:
         """Give the folder free for others."""
-        while self._trackers:
-            self._trackers.pop().close()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        try:
+            with writing(f"metrics of {self.path} for report_to", only=FULL):
+                while self._trackers:
+                    self._trackers.pop().close()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
 
     def __enter__(self) -> Run:
+        # Chat templates tell the day on which the run was made, also when it goes on later.
+        self._day = day_of_run(str(self._record["created"])[:10])
+        self._day.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._day.__exit__(kind, error, trace)
         try:
             if self._lock is not None and self._record["status"] == "running":
-                if isinstance(error, KeyboardInterrupt):
-                    self.interrupt()
-                else:
-                    self.fail(error if error is not None else "the stage ended without results")
+                # On a full disk the way it ended cannot be recorded: without its process the run reads as
+                # interrupted, and the first error says more than a second one.
+                with suppress(DiskError) if error is not None else nullcontext():
+                    if isinstance(error, KeyboardInterrupt):
+                        self.interrupt()
+                    else:
+                        self.fail(error if error is not None else "the stage ended without results")
         finally:
-            self.close()
+            with suppress(DiskError) if error is not None else nullcontext():
+                self.close()
 
     # Inside
 
@@ -314,9 +368,11 @@ class Run:
             scratch.unlink()
         for name in ("metrics.jsonl", "samples.jsonl"):
             cut_lines(self.path / name)
-        self.resumed = True
-        self._before_s = max((row.get("time_s") or 0.0 for row in self.metrics()), default=0.0)
+        self.resumed = self._unplaced = True
+        self._before_s = seconds_logged(self.path / "metrics.jsonl")
         self._record |= {key: earlier[key] for key in ("created", "warnings") if key in earlier}
+        if "continues" in earlier:
+            self.continue_from(**earlier["continues"])
         if earlier.get("code", {}).get("sha256") != self._record["code"]["sha256"]:
             self.warn("the code changed between the start of this run and its continuation")
 
@@ -324,21 +380,24 @@ class Run:
         if self._follows:
             return
         self._record.pop("error", None)
-        self._record |= {"status": status, "finished": _now(), "duration_s": round(self.elapsed_s, 3), **more}
+        self._record |= {"status": status, "finished": now(), "duration_s": round(self.elapsed_s, 3), **more}
         self._record["peak_memory_gb"] = round(memory_gb(peak=True), 3)
         self._record.pop("process", None)
         for name in ("metrics.jsonl", "samples.jsonl"):
             if (self.path / name).exists():
-                with open(self.path / name, "rb") as file:
+                with writing(self.path / name), open(self.path / name, "rb") as file:
                     os.fsync(file.fileno())
         self._write()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         if self._follows:
             return
+        if self._unplaced:
+            self.rewind(-1)
         line = json_line(row).encode("utf-8", "surrogatepass")
-        with open(self._owned() / name, "ab") as file:
-            file.write(line)
+        file = self._owned() / name
+        with writing(file), open(file, "ab") as handle:
+            handle.write(line)
 
     def _owned(self) -> Path:
         if self._lock is None:
@@ -350,42 +409,3 @@ class Run:
             return
         text = json.dumps(plain(self._record), ensure_ascii=False, indent=2, allow_nan=False)
         write_atomically(self._owned() / RUN_FILE, text + "\n")
-
-
-def _new_record(path: Path, stage: str, config: Mapping[str, Any], seed: int, name: str) -> dict[str, Any]:
-    now = _now()
-    return {
-        "schema": SCHEMA,
-        "stage": stage,
-        "name": name or path.resolve().name,
-        "status": "running",
-        "created": now,
-        "started": now,
-        "finished": None,
-        "duration_s": None,
-        "parents": [],
-        "inputs": {},
-        "config_sha256": config_sha256(config),
-        "code": code_version(),
-        "seed": seed,
-        "environment": environment(),
-        "results": {},
-        "warnings": [],
-        "process": {"pid": os.getpid(), "started": process_start(os.getpid()), "host": socket.gethostname()},
-    }
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-        if record["schema"] != SCHEMA:
-            raise RunError(f"{path / RUN_FILE} has schema {record['schema']}; this version reads {SCHEMA}")
-        for key in ("stage", "status", "fingerprint", "work_sha256", "warnings"):
-            record[key]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path / RUN_FILE} is damaged: {error}") from error
-    return record
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -18,8 +18,8 @@ from typing import Any
 import alignloop
 from alignloop.errors import RunError
 from alignloop.run.files import plain
+from alignloop.run.record import RUN_FILE, read_record
 
-RUN_FILE = "run.json"
 KEYS_WITHOUT_EFFECT = ("output_dir", "report_to")
 """Keys of a recipe that say where things go, not what is done."""
 _WITHOUT_EFFECT_ON_RESULTS = ("cli", "report", "serve", "progress.py")
@@ -62,7 +62,20 @@ def work_sha256(
     Paths in the configuration are replaced by the content they stand for.
     """
     parents = list(parents)
-    content = {item.path: f"sha256:{item.sha256}" for item in inputs.values()}
+    kept = {key: value for key, value in config.items() if key not in KEYS_WITHOUT_EFFECT}
+    return digest(
+        {
+            "stage": stage,
+            "config": with_contents(kept, inputs.values(), parents),
+            "inputs": sorted((name, item.sha256) for name, item in inputs.items()),
+            "parents": [parent.fingerprint for parent in parents],
+        }
+    )
+
+
+def with_contents(config: Mapping[str, Any], inputs: Iterable[Input], parents: Iterable[Parent]) -> Any:
+    """A configuration with every path replaced by the content that it stands for."""
+    content = {item.path: f"sha256:{item.sha256}" for item in inputs}
     content |= {parent.path: f"run:{parent.fingerprint}" for parent in parents}
 
     def replace(value: Any) -> Any:
@@ -75,16 +88,7 @@ def work_sha256(
             return content.get(path, path) + rows
         return value
 
-    return digest(
-        {
-            "stage": stage,
-            "config": replace(
-                {key: value for key, value in config.items() if key not in KEYS_WITHOUT_EFFECT}
-            ),
-            "inputs": sorted((name, item.sha256) for name, item in inputs.items()),
-            "parents": [parent.fingerprint for parent in parents],
-        }
-    )
+    return replace(config)
 
 
 def fingerprint(work: str, code: str) -> str:
@@ -140,15 +144,12 @@ def _enclosing_run(path: Path) -> Path | None:
 
 
 def _parent(path: Path, *, whole: bool) -> Parent:
-    try:
-        record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-        parent = Parent(str(path), str(record["stage"]), str(record["fingerprint"]))
-        status = record["status"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path / RUN_FILE} is damaged: {error}") from error
-    if whole and status != "finished":
-        raise RunError(f"{path}: this run is {status}, not finished; finish it before building on it")
-    return parent
+    record = read_record(path)
+    if whole and record["status"] != "finished":
+        raise RunError(
+            f"{path}: this run is {record['status']}, not finished; finish it before building on it"
+        )
+    return Parent(str(path), record["stage"], record["fingerprint"])
 
 
 def content_sha256(path: Path) -> str:

@@ -1,23 +1,38 @@
-"""Whose folder it is: one run's, and one writing process's at a time."""
+"""Whose folder it is: one run's, and one writing process's at a time; and the record a run begins with."""
 
 from __future__ import annotations
 
 import fcntl
+import os
+import socket
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from alignloop.errors import RunError
-from alignloop.run.files import plain
-from alignloop.run.hashing import KEYS_WITHOUT_EFFECT
+from alignloop.run.continuation import Rule, changes, origin
+from alignloop.run.environment import environment, process_start
+from alignloop.run.hashing import Input, Parent, code_version, config_sha256
+from alignloop.run.record import SCHEMA
+from alignloop.storage import read_mapping
 
 
 def unfinished(
-    path: Path, record: dict[str, Any] | None, stage: str, config: Mapping[str, Any], work: str
+    path: Path,
+    record: dict[str, Any] | None,
+    wanted: Mapping[str, Any],
+    work: str,
+    may_change: Mapping[str, Rule],
 ) -> dict[str, Any] | None:
     """The record if the folder holds an unfinished run of the same work; None if it is as good as new.
+
+    Args:
+        path: the folder.
+        record: its run.json, None if there is none.
+        wanted: origin of the run that is wanted.
+        work: `work_sha256` of it.
+        may_change: keys of the stage that an unfinished run may go on with at another value.
 
     Raises:
         RunError: the folder holds another run, a finished one, or files of something else.
@@ -28,7 +43,16 @@ def unfinished(
         return None
     if record["work_sha256"] != work and left_nothing(path, record):
         return None
-    check_same_work(path, record, stage, config, work)
+    if record["work_sha256"] != work:
+        changed = differences(path, record, wanted, may_change)
+        if changed or record["status"] == "finished":
+            changed = changed or differences(path, record, wanted, {})
+            raise RunError(
+                f"{path} belongs to another run ({changed or 'its inputs differ'}); put the old value back, "
+                "choose another output_dir, or keep the earlier run aside with --resume never"
+            )
+    if record["status"] == "finished":
+        raise RunError(f"{path} holds the finished run of the same settings; choose another output_dir")
     return record
 
 
@@ -38,45 +62,30 @@ def left_nothing(path: Path, earlier: Mapping[str, Any]) -> bool:
     return earlier["status"] == "failed" and not made
 
 
-def check_same_work(
-    path: Path, earlier: Mapping[str, Any], stage: str, config: Mapping[str, Any], work: str
-) -> None:
-    """Refuse a folder that holds other work, or the same and finished.
+def differences(
+    path: Path,
+    earlier: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    may_change: Mapping[str, Rule],
+) -> str:
+    """In words, how a run that is there differs from the one that is wanted; "" if only in what may change.
 
     Args:
         path: the folder.
         earlier: its run.json.
-        stage: the stage that wants it.
-        config: that stage's resolved configuration.
-        work: `work_sha256` of what it wants to do.
-
-    Raises:
-        RunError: with the settings that differ.
+        wanted: origin of the run that is wanted.
+        may_change: keys that are left out of the comparison.
     """
-    if earlier["work_sha256"] != work:
-        raise RunError(f"{path} belongs to another run ({differences(path, earlier, stage, config)}); "
-                       "choose another output_dir")  # fmt: skip
-    if earlier["status"] == "finished":
-        raise RunError(f"{path} holds the finished run of the same settings; choose another output_dir")
-
-
-def differences(path: Path, earlier: Mapping[str, Any], stage: str, config: Mapping[str, Any]) -> str:
-    """In words, how a run that is there differs from the one that is wanted."""
-    if earlier["stage"] != stage:
-        return f"stage {earlier['stage']}, not {stage}"
+    if earlier["stage"] != wanted["stage"]:
+        return f"stage: {earlier['stage']} -> {wanted['stage']}"
     try:
-        old = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        old = None
-    if not isinstance(old, dict):
+        keys = read_mapping(path / "recipe.yaml", remedy="")
+    except RunError:
         return "its recipe.yaml is missing or damaged"
-    new = plain(dict(config))
-    changed = [
-        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
-        for key in {**old, **new}
-        if old.get(key) != new.get(key) and key not in KEYS_WITHOUT_EFFECT
-    ]
-    return "; ".join(changed[:5]) if changed else "the content of its inputs has changed"
+    inputs = {name: Input(row["path"], row["sha256"]) for name, row in earlier.get("inputs", {}).items()}
+    parents = [Parent(**row) for row in earlier.get("parents", [])]
+    changed = changes(origin(earlier["stage"], keys, inputs, parents), wanted, may_change)
+    return "; ".join(changed[:5])
 
 
 def take_lock(path: Path) -> IO[bytes]:
@@ -102,3 +111,32 @@ def take_lock(path: Path) -> IO[bytes]:
         file.close()
         raise RunError(f"{path} is being written by another process; wait for it or stop it") from error
     return file
+
+
+def new_record(path: Path, stage: str, config: Mapping[str, Any], seed: int, name: str) -> dict[str, Any]:
+    """run.json of a run that begins now in this process."""
+    started = now()
+    return {
+        "schema": SCHEMA,
+        "stage": stage,
+        "name": name or path.resolve().name,
+        "status": "running",
+        "created": started,
+        "started": started,
+        "finished": None,
+        "duration_s": None,
+        "parents": [],
+        "inputs": {},
+        "config_sha256": config_sha256(config),
+        "code": code_version(),
+        "seed": seed,
+        "environment": environment(),
+        "results": {},
+        "warnings": [],
+        "process": {"pid": os.getpid(), "started": process_start(os.getpid()), "host": socket.gethostname()},
+    }
+
+
+def now() -> str:
+    """The time as run.json has it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

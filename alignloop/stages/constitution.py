@@ -15,7 +15,7 @@ from alignloop.feedback.constitution.chain import Chain, ChainSettings, run_chai
 from alignloop.feedback.constitution.manners import has_boilerplate, is_refusal, shares_sentence
 from alignloop.feedback.constitution.principles import benign_prompts, load_constitution
 from alignloop.feedback.judge.adviser import Adviser
-from alignloop.records import Demonstration, Message, Prompt, Provenance, message_rows
+from alignloop.records import Demonstration, Message, Prompt, Provenance, as_context, message_rows
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE
@@ -92,7 +92,7 @@ def open_models(config: ConstitutionConfig) -> tuple[Adviser, Adviser]:
         "seed": config.seed,
         "token_budget": config.token_budget,
     }
-    writer = open_adviser({"model": config.model_name_or_path}, chat_template=config.chat_template, **shared)
+    writer = open_adviser({"model": config.model_name_or_path}, chat_template=config.template, **shared)
     return writer, writer if config.critic is None else open_adviser(config.critic, **shared)
 
 
@@ -113,7 +113,7 @@ def demonstrations(
             "revisions": sum(not r.fault for r in chain.rounds),
         }
         where = Provenance(prompt.provenance.file, prompt.provenance.line, "ai", details)
-        rows.append(Demonstration(prompt.prompt, chain.last, where))
+        rows.append(Demonstration(as_context(prompt.prompt), chain.last, where))
     return rows
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
 
 from alignloop.config import EvaluateConfig
 from alignloop.data.columns import read_records
-from alignloop.data.tokenize import Encoder, tokenize
+from alignloop.data.tokenize import tokenize
 from alignloop.evaluation import gate
 from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interval
 from alignloop.evaluation.comparisons import by_score
@@ -127,7 +127,7 @@ def named_values(results: Mapping[str, Any]) -> dict[str, float]:
 def _answers(config: EvaluateConfig, prompts: Sequence[Conversation]) -> tuple[Side, Side]:
     """Both sides' answers. The old model reads the new one's while it has the prompts at hand, for the KL."""
     params = sampling_params(config, config.seed)
-    shared = (params, config.dtype, config.device, config.chat_template, config.token_budget)
+    shared = (params, config.dtype, config.device, config.template, config.token_budget)
     before, after = Local("before", config.before, *shared), Local("after", config.after, *shared)
     comparable = same_vocabulary(before.opened()[0].tokenizer, after.opened()[0].tokenizer)
     new = after.sampled(prompts)
@@ -176,7 +176,7 @@ def _likelihoods(
         values = []
         for model in (before.model, after.model):
             _, own = model.opened()
-            documents = tokenize(texts.records, Encoder(own.tokenizer, own.template))
+            documents = tokenize(texts.records, replace(own, max_length=1024))
             values.append(
                 perplexity(model.packed(), documents.groups, config.token_budget, **_resampled(config))
             )

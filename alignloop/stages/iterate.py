@@ -22,13 +22,16 @@ from alignloop.model.load import load_model
 from alignloop.model.scheduler import TOKEN_BUDGET, Sampled
 from alignloop.records import Label, Preference, Prompt, Provenance, Record
 from alignloop.run import RUN_FILE, Run, write_atomically
+from alignloop.run.record import result_of
 from alignloop.stages import common
 from alignloop.stages.answers import sample_over_ranks
 from alignloop.stages.best_answers import to_samples
 from alignloop.stages.preference import preference
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.scoring import build_reward
+from alignloop.stages.stopping import stop_requests
 from alignloop.stages.unfinished import Kept
+from alignloop.storage import read_state
 from alignloop.training.distributed import on_first_rank
 
 
@@ -69,7 +72,7 @@ def one_round(
     """Fresh answers of `model`, compared, and a model trained on them in `rounds/<number + 1>`."""
     folder = run.path / "rounds" / str(number + 1)
     if (folder / RUN_FILE).is_file() and Run.open(folder).status == "finished":
-        return Run.open(folder).record["results"]["round"]
+        return result_of(Run.open(folder), "round", dict[str, float])
     pairs = run.path / "rounds" / f"{number + 1}-rows.jsonl"
     told = pairs.with_name(f"{number + 1}-rows.json")
     if not pairs.exists():  # a resumed round goes on with the rows it made before
@@ -83,7 +86,8 @@ def one_round(
     with common.part_of(folder, stage=config.objective, config=stage) as part:
         trained = preference(stage, part, objective)
         numbers = {name: value for name, value in trained.items() if isinstance(value, int | float)}
-        results = {**numbers, **json.loads(told.read_text(encoding="utf-8"))}
+        remedy = f"remove {pairs}, and the same command samples the round again"
+        results = {**numbers, **read_state(told, dict[str, float], remedy=remedy)}
         part.finish({**trained, "round": results})
     return results
 
@@ -105,7 +109,7 @@ def sample_round(
         DataError: every prompt's answers are worth the same.
         KeyboardInterrupt: a stop was asked for; the unfinished answers are saved.
     """
-    with common.stop_requests() as stop:
+    with stop_requests() as stop:
         kept = Kept(run, pairs.with_name(f"{number + 1}-sampling"), config.rollout_save_s, stop)
         done = answers_of(config, prompts, model, number, kept)
 
@@ -130,7 +134,7 @@ def answers_of(
 ) -> list[list[Sampled]]:
     """The model's answers, with seeds of their own in every round."""
     loaded = load_model(model, dtype=config.dtype, device=config.device, seed=config.seed)
-    encoder = common.inference_encoder(loaded, config.chat_template)
+    encoder = common.inference_encoder(loaded, config.template)
     seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
     return sample_over_ranks(
         loaded,

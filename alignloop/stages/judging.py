@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.ai import AdviserSource
 from alignloop.config.compare import ComparingJudge
 from alignloop.config.rl import RewardTerm
 from alignloop.config.stages import StageConfig
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError, EngineError, RunError
 from alignloop.evaluation.comparisons import Pair as Shown
 from alignloop.evaluation.comparisons import PairJudge
@@ -26,10 +28,12 @@ from alignloop.feedback.judge.endpoint import EndpointAdviser, EndpointSettings,
 from alignloop.feedback.judge.local import LocalAdviser
 from alignloop.feedback.judge.rubric import Rubric, load_rubric
 from alignloop.machine import cache_dir
-from alignloop.model.load import TINY, LoadedModel, fingerprint, load_model
+from alignloop.model.load import TINY, LoadedModel, load_model
+from alignloop.model.save import fingerprint
 from alignloop.rl.rewards import Component, Sample
 from alignloop.run import write_atomically
 from alignloop.stages import common
+from alignloop.storage import read_state
 
 CERTIFICATE_FILE = "certificate.json"
 MAX_UNGRADED = 0.2
@@ -39,7 +43,7 @@ MAX_UNGRADED = 0.2
 def open_adviser(
     source: AdviserSource,
     *,
-    chat_template: str = "tokenizer",
+    chat_template: str | TemplateChoice = "tokenizer",
     dtype: str = "auto",
     device: str = "auto",
     seed: int = 0,
@@ -87,6 +91,33 @@ def account_row(name: str, account: Account) -> dict[str, Any]:
     return {"judge": name, **asdict(account)}
 
 
+class MeasureRow(TypedDict):
+    """A `Measure` in certificate.json."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    threshold: float
+    passed: bool
+
+
+class CertificateRow(TypedDict):
+    """A `Certificate` in certificate.json."""
+
+    judge: str
+    identity: str
+    measures: list[MeasureRow]
+    overridden: list[str]
+
+
+class CertificateFile(TypedDict):
+    """certificate.json of a judge run."""
+
+    certificates: list[CertificateRow]
+
+
 def write_certificate(certificates: Sequence[Certificate], folder: Path) -> None:
     """Keep the certificates of a run's judges."""
     content = {"schema": 1, "certificates": [asdict(c) | {"failed": c.failed} for c in certificates]}
@@ -101,21 +132,18 @@ def read_certificates(path: str | Path) -> list[Certificate]:
         RunError: there are none, or the file is damaged.
     """
     file = Path(path) / CERTIFICATE_FILE if Path(path).is_dir() else Path(path)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return [
-            Certificate(
-                row["judge"],
-                row["identity"],
-                tuple(Measure(**m) for m in row["measures"]),
-                tuple(row["overridden"]),
-            )
-            for row in content["certificates"]
-        ]
-    except FileNotFoundError as error:
-        raise RunError(f"{path}: no certificate here; it comes from a run of stage judge") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} is damaged: {error}") from error
+    if not file.exists():
+        raise RunError(f"{path}: no certificate here; it comes from a run of stage judge")
+    content = read_state(file, CertificateFile, remedy="run the stage judge again")
+    return [
+        Certificate(
+            row["judge"],
+            row["identity"],
+            tuple(Measure(**m) for m in row["measures"]),
+            tuple(row["overridden"]),
+        )
+        for row in content["certificates"]
+    ]
 
 
 def judge_component(term: RewardTerm) -> Component:

@@ -16,12 +16,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config import PreferenceConfig, RewardConfig, SampleConfig, TrainConfig, path_values
+from alignloop.config import (
+    PreferenceConfig,
+    RewardConfig,
+    SampleConfig,
+    TrainConfig,
+    may_change,
+    path_values,
+)
 from alignloop.config.ai import LoopConfig
 from alignloop.config.stages import SamplingConfig, StageConfig
 from alignloop.data.columns import write_records
-from alignloop.errors import DataError, RunError, UserError
+from alignloop.errors import UserError
 from alignloop.feedback.export import Filters, records
 from alignloop.feedback.faults import StoreUnavailable
 from alignloop.feedback.folder import opened
@@ -37,11 +45,34 @@ from alignloop.stages import common
 from alignloop.stages.preference import preference
 from alignloop.stages.reward import RewardModel, reward
 from alignloop.stages.sample import read_prompts, sample
+from alignloop.storage import read_state
 from alignloop.training.distributed import world
 
 LOCKED_ATTEMPTS = 60
 """Seconds a busy label database is waited for."""
 _T = TypeVar("_T")
+
+
+class MadeFrom(TypedDict):
+    """judgements.json: what a round is made from."""
+
+    project: str
+    until: int
+    judgements: list[int]
+    left_out: Any
+
+
+class RoundRow(TypedDict):
+    """round.json: a round that is done."""
+
+    round: int
+    until: int
+    num_records: int
+    judgements: list[int]
+    reward_model: str
+    accuracy: float | None
+    policy: str
+    queued: int
 
 
 def loop(config: LoopConfig, run: Run, objective: Any) -> dict[str, Any]:
@@ -128,8 +159,9 @@ def one_round(
     `before` is the policy of the round before, with which people compare the new one.
     """
     if (folder / "round.json").exists():
-        return _read_json(folder / "round.json")
-    made_from = _read_json(folder / "judgements.json")
+        return _read_round(folder)
+    remedy = f"remove {folder}, and the round is begun anew"
+    made_from = read_state(folder / "judgements.json", MadeFrom, remedy=remedy)
     policy, scorer, accuracy = config.model_name_or_path, None, None
     if config.train in ("reward", "both"):
         part = train_reward(config, folder)
@@ -200,6 +232,8 @@ def draw(config: LoopConfig, folder: Path, policy: str, prompts: Sequence[Prompt
             "output_dir": str(folder),
             "model_name_or_path": policy,
             "chat_template": config.chat_template,
+            "chat_template_kwargs": config.chat_template_kwargs,
+            "special_tokens_in_content": config.special_tokens_in_content,
             "num_samples": config.num_samples,
         }
     )
@@ -296,6 +330,7 @@ def part_run(stage: str, config: Any, work: Callable[[Any, Run], Any]) -> Run:
         seed=config.seed,
         inputs=inputs,
         parents=parents,
+        may_change=may_change(type(config)),
     ) as part:
         part.finish(work(config, part))
     return Run.open(folder)
@@ -345,11 +380,11 @@ def _write_json(path: Path, content: Any) -> None:
     write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged: {error}; remove it and the round is done again") from error
-    if not isinstance(content, dict):
-        raise DataError("expected an object", file=str(path))
-    return content
+def _read_round(folder: Path) -> dict[str, Any]:
+    """The row of a round that is done, its models where the folder is now."""
+    remedy = "remove it and the round is done again"
+    row: dict[str, Any] = dict(read_state(folder / "round.json", RoundRow, remedy=remedy))
+    for key, place in (("policy", folder / "policy"), ("reward_model", folder / "reward")):
+        if row[key] and Path(row[key]).name == place.name and not Path(row[key]).exists():
+            row[key] = str(place)
+    return row

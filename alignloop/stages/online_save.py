@@ -10,24 +10,74 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from alignloop.data.packing import Group
+from alignloop.errors import RunError
 from alignloop.model.generate import Unfinished
 from alignloop.rl.buffer import from_tensors, to_tensors
+from alignloop.stages import common
 from alignloop.stages.checks import tell
 from alignloop.stages.online_setup import Online, Place
 from alignloop.stages.unfinished import load_unfinished, save_unfinished
+from alignloop.storage import has_shape
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.distributed import is_first_rank, world
+from alignloop.training.stream import rows_digest
+
+
+class PlaceState(TypedDict):
+    """A `Place` without its groups, as a checkpoint has it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
+
+    rollout: int
+    cursor: int
+    done: int
+    news: dict[str, float]
+    shown: list[dict[str, Any]]
+    alarmed: list[str]
+    alone: list[dict[str, float]]
+    ended: str
+    best_step: int
+
+
+class GuardState(TypedDict):
+    """State of a `Guard`."""
+
+    readings: list[dict[str, float | None]]
+    best: dict[str, float] | None
+    best_gold: dict[str, float] | None
+
+
+class OnlineState(TypedDict):
+    """What a checkpoint of online RL holds as JSON."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # pyright: ignore[reportGeneralTypeIssues]
+
+    place: PlaceState
+    kl: dict[str, float]
+    reward: dict[str, float]
+    guard: GuardState
 
 
 def state_of(online: Online) -> dict[str, Any]:
     """Everything the rest of the run depends on that JSON can hold."""
     place = online.place
     return {
+        **trained_on(online),
         "place": {item.name: getattr(place, item.name) for item in fields(place) if item.name != "groups"},
         "kl": online.kl.state_dict(),
         "reward": online.reward.state_dict(),
         "guard": online.guard.state_dict(),
     }
+
+
+def trained_on(online: Online) -> dict[str, Any]:
+    """The settings and the tokenized prompts that a checkpoint of the run belongs to."""
+    prompts = (Group(ids, (), number) for number, ids in enumerate(online.prompt_ids))
+    return {"origin": online.run.origin, "rows": rows_digest(prompts)}
 
 
 def save(online: Online, state: dict[str, Any] | None = None) -> None:
@@ -56,17 +106,24 @@ def restore(online: Online) -> None:
     if found is None:
         run.rewind(-1)
         return
+    common.check_origin(run, found, trained_on(online), trainer.num_steps)
+    state = found.state
+    if not has_shape(state, OnlineState):
+        raise RunError(
+            f"the newest checkpoint in {run.checkpoints} is not one of stage {run.stage}; remove "
+            f"{run.checkpoints} and the same command starts from the beginning"
+        )
     trainer.step = found.step
     run.rewind(found.step)
     for skipped in found.skipped:
         tell(run, f"damaged checkpoint passed over: {skipped}")
-    online.place = Place(**found.state["place"], groups=from_tensors(found.tensors))
+    online.place = Place(**state["place"], groups=from_tensors(found.tensors))
     for row in online.place.alone:
         run.log(found.step + 1, **row)
     online.roles.load_reference_state(found.tensors)
-    online.kl.load_state_dict(found.state["kl"])
-    online.reward.load_state_dict(found.state["reward"])
-    online.guard.load_state_dict(found.state["guard"])
+    online.kl.load_state_dict(state["kl"])
+    online.reward.load_state_dict(state["reward"])
+    online.guard.load_state_dict(state["guard"])
     online.saved = (trainer.step, online.place.rollout)
     restore_best(online)
 

@@ -13,6 +13,7 @@ from alignloop.objectives.base import Objective
 from alignloop.objectives.listwise import Listwise
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_model import lint_weights
@@ -37,10 +38,10 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
             does not fit the policy, or a silent trap was found (docs/lint.md).
     """
     common.check_settings(config, objective)
-    data, held = common.read_data(config, objective.records[0], run)
+    data, held = common.read_data(config, objective.records, run)
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
-    groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)
+    groups, held_out = hold_out(result.groups, config.eval_fraction, config.seed)
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
     common.check_rows(config, objective, run, prepared, groups, held_out)

@@ -23,16 +23,18 @@ from alignloop.data.columns import Dataset
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Tokenized, attributes_of, tokenize, with_attributes
 from alignloop.evaluation.reward_bench import summarize
-from alignloop.model.load import replace_folder
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normalize, save_head
 from alignloop.objectives.base import Objective
 from alignloop.objectives.odin import Odin
 from alignloop.rl.rewards import combined
 from alignloop.run import RUN_FILE, Run
+from alignloop.run.record import result_of
 from alignloop.stages import common
+from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
+from alignloop.storage import replace_folder, writing
 from alignloop.training.distributed import is_first_rank, wait_for_all
 
 _NORMALIZED_ON = 512
@@ -105,7 +107,7 @@ def read_rows(
     config: RewardConfig, objective: Objective, run: Run
 ) -> tuple[Dataset, Dataset | None, tuple[str, ...]]:
     """Training and held-out records, and the attributes of ratings: the head's outputs, in this order."""
-    data, held = common.read_data(config, objective.records[0], run)
+    data, held = common.read_data(config, objective.records, run)
     attributes = attributes_of(data.records)
     data = replace(data, records=with_attributes(data.records, attributes))
     if held is not None:
@@ -130,7 +132,7 @@ def tokenized_rows(
 ) -> Rows:
     """Training and held-out groups."""
     result = common.tokenized(config, prepared, run, data)
-    groups, held_out = common.hold_out(result.groups, config.eval_fraction, split_seed)
+    groups, held_out = hold_out(result.groups, config.eval_fraction, split_seed)
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
     return Rows(data, result, groups, held_out)
@@ -162,12 +164,12 @@ def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict
     if is_first_rank():
         assemble(config, [part.path for part in members], run.model)
     wait_for_all()
-    std = float(np.mean([part.record["results"]["reward_std"] for part in members]))
+    std = float(np.mean([result_of(part, "reward_std", float) for part in members]))
     results: dict[str, Any] = {"members": [_row(number, part) for number, part in enumerate(members, 1)]}
     data, held, _ = read_rows(config, objective, run)
     model = RewardModel(run.path, dtype=config.dtype, device=config.device)
     encoder = replace(model.encoder, max_length=config.max_length, overlength=config.overlength)
-    _, held_out = common.hold_out(tokenize(data.records, encoder).groups, config.eval_fraction, config.seed)
+    _, held_out = hold_out(tokenize(data.records, encoder).groups, config.eval_fraction, config.seed)
     if held is not None:
         held_out = tokenize(held.records, encoder).groups
     if held_out:
@@ -194,8 +196,8 @@ def train_member(config: RewardConfig, run: Run, objective: Objective, number: i
 
 def _row(number: int, part: Run) -> dict[str, Any]:
     """What the report shows of a member."""
-    results = part.record["results"]
-    held = results.get("held_out", {})
+    results = {"loss": result_of(part, "loss", float)}
+    held = part.record["results"].get("held_out", {})
     low, high = held.get("accuracy_interval") or (None, None)
     shown = {"accuracy": held.get("accuracy"), "low": low, "high": high} if held else {}
     return {"member": number, "seed": part.record["seed"], "loss": results["loss"], **shown}
@@ -205,13 +207,14 @@ def assemble(config: RewardConfig, members: Sequence[Path], folder: Path) -> Non
     """The members' adapters and heads as one model folder."""
     scratch = folder.with_name(".model-assembled")
     shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(reward_folder(members[0]), scratch)
-    for number, member in enumerate(members[1:], 2):
-        own = scratch / f"member_{number}"
-        own.mkdir()
-        for name in ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE):
-            shutil.copy2(reward_folder(member) / name, own / name)
-    facts = {"schema": 1, "members": len(members), "combine": config.combine}
-    facts["uwo_coefficient"] = config.uwo_coefficient
-    (scratch / REWARD_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    replace_folder(scratch, folder)
+    with writing(folder):
+        shutil.copytree(reward_folder(members[0]), scratch)
+        for number, member in enumerate(members[1:], 2):
+            own = scratch / f"member_{number}"
+            own.mkdir()
+            for name in ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE):
+                shutil.copy2(reward_folder(member) / name, own / name)
+        facts = {"schema": 1, "members": len(members), "combine": config.combine}
+        facts["uwo_coefficient"] = config.uwo_coefficient
+        (scratch / REWARD_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        replace_folder(scratch, folder)

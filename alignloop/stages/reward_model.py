@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.data.packing import Group
 from alignloop.errors import ModelError
-from alignloop.model.adapters import base_name, load_adapter
-from alignloop.model.load import LoadedModel, find_folder, load_model, load_tokenizer
+from alignloop.model.adapter_load import base_name, load_adapter
+from alignloop.model.load import LoadedModel, find_folder, load_model
 from alignloop.model.packed import PackedModel
 from alignloop.model.scorer import HEAD_FILE, Scorer, load_head
+from alignloop.model.tokenizer_load import load_tokenizer
 from alignloop.rl.rewards import combined
 from alignloop.stages import common
+from alignloop.storage import read_state
 
 REWARD_FILE = "reward.json"
 
@@ -29,6 +31,15 @@ class Combination:
     members: int = 1
     combine: Literal["mean", "min", "uwo"] = "mean"
     uwo_coefficient: float = 0.5
+
+
+class Facts(TypedDict):
+    """reward.json of an ensemble."""
+
+    schema: int
+    members: int
+    combine: Literal["mean", "min", "uwo"]
+    uwo_coefficient: float
 
 
 class RewardModel:
@@ -67,7 +78,7 @@ class RewardModel:
             model = load_model(path, dtype=dtype, device=device).model
             head = load_head(folder).to(model.device)
             self.scorer = Scorer((PackedModel(model, head=head).eval(),))
-        self.encoder = common.inference_encoder(LoadedModel(model, load_tokenizer(folder), str(path), folder))
+        self.encoder = common.scoring_encoder(LoadedModel(model, load_tokenizer(folder), str(path), folder))
         self.token_budget = token_budget
 
     @property
@@ -80,7 +91,9 @@ class RewardModel:
     ) -> list[list[float]]:
         """Rewards of K completions for each prompt (a conversation): all members' combination, or one's."""
         groups = [
-            Group(self.encoder.prompt(p), tuple(common.counted(self.encoder.completion(t)) for t in texts), i)
+            Group(
+                self.encoder.prompt(p), tuple(common.counted(self.encoder.completion(t, p)) for t in texts), i
+            )
             for i, (p, texts) in enumerate(zip(prompts, completions, strict=True))
         ]
         if member is not None:
@@ -109,11 +122,15 @@ def reward_folder(path: str | Path) -> Path:
 
 
 def read_combination(folder: Path) -> Combination:
-    """What the folder's reward.json says; a single model has none."""
+    """What the folder's reward.json says; a single model has none.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
     if not (folder / REWARD_FILE).is_file():
         return Combination()
-    facts = json.loads((folder / REWARD_FILE).read_text(encoding="utf-8"))
-    return Combination(**{field.name: facts[field.name] for field in fields(Combination)})
+    facts = read_state(folder / REWARD_FILE, Facts, remedy="train the reward model again", error=ModelError)
+    return Combination(facts["members"], facts["combine"], facts["uwo_coefficient"])
 
 
 def fits_on(folder: Path, base: common.Prepared) -> bool:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignloop.errors import RunError
-from alignloop.model.generate import Unfinished
+from alignloop.model import resume
+from alignloop.model.generate import Unfinished, UnfinishedState
 from alignloop.run import Run
 from alignloop.stages.checks import tell
+from alignloop.storage import has_shape
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -20,7 +22,7 @@ def save_unfinished(folder: Path, key: Sequence[int], unfinished: Unfinished, *,
     """Write a generation under way; `key` says which one it is.
 
     Raises:
-        RunError: the disk is full or not writable.
+        DiskError: the disk is full or not writable.
     """
     save_checkpoint(
         folder,
@@ -40,9 +42,13 @@ def load_unfinished(folder: Path, key: Sequence[int], run: Run) -> Unfinished | 
     except RunError as error:  # it can be sampled again, token for token
         tell(run, f"the unfinished rollout is sampled again: {error}")
         return None
-    if found is None or found.state["key"] != list(key):
+    if found is None or found.state.get("key") != list(key):
         return None
-    return Unfinished(found.state["unfinished"], dict(found.tensors))
+    state = found.state.get("unfinished")
+    if not has_shape(state, UnfinishedState) or not resume.is_ours(state["generation"]):
+        tell(run, f"the unfinished rollout is sampled again: {folder} was saved by another version")
+        return None
+    return Unfinished({**state}, dict(found.tensors))
 
 
 @dataclass

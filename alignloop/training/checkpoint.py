@@ -6,7 +6,6 @@ optimizer's moments, every random state, the position in the data, and a list of
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
@@ -14,17 +13,37 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import RunError
-from alignloop.model.load import replace_folder
+from alignloop.storage import read_state, replace_folder, writing
 from alignloop.training.distributed import on_first_rank
 
 MANIFEST = "checkpoint.json"
+SCHEMA = 2
+_SCRATCH = ".writing-"
+
+
+class File(TypedDict):
+    """Size and digest that a file of a checkpoint was written with."""
+
+    bytes: int
+    blake2b: str
+
+
+class Manifest(TypedDict):
+    """checkpoint.json. `blake2b` is the digest of all the rest; schema 1 had none."""
+
+    schema: int
+    step: int
+    state: dict[str, Any]
+    files: dict[str, File]
+    blake2b: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +84,7 @@ def save_checkpoint(
         The checkpoint's folder.
 
     Raises:
-        RunError: the disk is full or not writable; older checkpoints are untouched.
+        DiskError: the disk is full or not writable; older checkpoints are untouched.
     """
     target = folder / f"step-{step:08d}"
 
@@ -87,25 +106,20 @@ def _save(
     state: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".writing-"))
-    try:
-        _write(scratch, step, modules, optimizers, state, tensors)
-        replace_folder(scratch, target)
-    except (OSError, RuntimeError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        kept = [path.name for path in _checkpoints(folder)]
-        raise RunError(
-            f"checkpoint of step {step} could not be written to {folder}: "
-            f"{'the disk is full' if full else error}; "
-            + (
-                f"the last good one is {kept[-1]}, the same command continues from it"
-                if kept
-                else "none exists yet"
-            )
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    last = [path.name for path in _checkpoints(folder)][-1:]
+    kept = (
+        f"the last good one is {last[0]}, the same command continues from it" if last else "none exists yet"
+    )
+    with writing(f"checkpoint of step {step} in {folder}", kept):
+        folder.mkdir(parents=True, exist_ok=True)
+        for rest in folder.glob(f"{_SCRATCH}*"):  # of a kill in the middle of a save
+            shutil.rmtree(rest, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder, prefix=_SCRATCH))
+        try:
+            _write(scratch, step, modules, optimizers, state, tensors)
+            replace_folder(scratch, target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def load_checkpoint(
@@ -124,28 +138,56 @@ def load_checkpoint(
     for path in reversed(found):
         fault = damage(path)
         if fault is None:
-            step, state, tensors = _read(path, modules, optimizers)
-            return Restored(step, state, tensors, tuple(skipped))
+            manifest = read_manifest(path)
+            tensors = _read(path, manifest, modules, optimizers)
+            return Restored(manifest["step"], manifest["state"], tensors, tuple(skipped))
         skipped.append(f"{path.name} ({fault})")
     if skipped:
-        raise RunError(f"no intact checkpoint in {folder}: {'; '.join(skipped)}")
+        raise RunError(
+            f"no intact checkpoint in {folder}: {'; '.join(skipped)}; remove {folder} and the same command "
+            "starts from the beginning"
+        )
     return None
 
 
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None if every file has the size and digest it was written with."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError):
-        return f"{MANIFEST} is missing or cut short"
-    for name, expected in files.items():
+        manifest = read_manifest(path)
+    except RunError as error:
+        return str(error)
+    for name, expected in manifest["files"].items():
         file = path / name
         if not file.is_file() or file.stat().st_size != expected["bytes"]:
             return f"{name} is missing or cut short"
         if _digest(file) != expected["blake2b"]:
             return f"{name} has changed since it was written"
     return None
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The content of a checkpoint's manifest.
+
+    Raises:
+        RunError: it is missing, cut short, of another shape, or has changed since it was written.
+    """
+    remedy = "this checkpoint cannot be used"
+    manifest = read_state(path / MANIFEST, Manifest, remedy=remedy)
+    written = manifest.get("blake2b")
+    if manifest["schema"] not in (1, SCHEMA) or (written is None) != (manifest["schema"] == 1):
+        raise RunError(
+            f"{path / MANIFEST}: schema {manifest['schema']} is not one of this version's; {remedy}"
+        )
+    if written is not None and written != _self_digest(manifest):
+        raise RunError(f"{path / MANIFEST} has changed since it was written; {remedy}")
+    return manifest
+
+
+def _self_digest(manifest: Mapping[str, Any]) -> str:
+    """Digest of everything in the manifest but the digest."""
+    rest = {key: value for key, value in manifest.items() if key != "blake2b"}
+    text = json.dumps(rest, sort_keys=True)
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -172,13 +214,29 @@ def _write(
         path.name: {"bytes": path.stat().st_size, "blake2b": _digest(path)}
         for path in sorted(scratch.iterdir())
     }
-    manifest = {"schema": 1, "step": step, "state": state, "files": files}
-    (scratch / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
+    manifest = {"schema": SCHEMA, "step": step, "state": state, "files": files}
+    manifest = json.loads(json.dumps(manifest))  # as it will be read: tuples are lists, keys are texts
+    manifest["blake2b"] = _self_digest(manifest)
+    (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def _read(
-    path: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
-) -> tuple[int, Mapping[str, Any], dict[str, Tensor]]:
+    path: Path,
+    manifest: Manifest,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> dict[str, Tensor]:
+    """Restore modules, optimizers and random states; returns the caller's tensors.
+
+    Raises:
+        RunError: the checkpoint is of another model or of a stage with other parts.
+    """
+    needed = (
+        [f"weights-{name}" for name in modules] + [f"optimizer-{name}" for name in optimizers] + ["state"]
+    )
+    missing = [name for name in needed if f"{name}.safetensors" not in manifest["files"]]
+    if missing:
+        raise RunError(f"checkpoint {path} is of another kind of run: it has no {missing[0]}.safetensors")
     for name, module in modules.items():
         saved, own = load_file(path / f"weights-{name}.safetensors"), _weights(module)
         if saved.keys() != own.keys() or any(saved[k].shape != own[k].shape for k in own):
@@ -194,8 +252,7 @@ def _read(
         cuda = tensors.pop("random.cuda")
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(cuda)
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    return manifest["step"], manifest["state"], tensors
+    return tensors
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from alignloop.data.packing import Batch, Group, collate, pack
 from alignloop.model.adapters import adapters_off
 from alignloop.model.packed import PackedModel
+from alignloop.storage import writing
 from alignloop.training.loop import Reference
 
 
@@ -113,20 +114,22 @@ def _cached(file: Path, groups: Sequence[Group]) -> np.ndarray | None:
         flat = load_file(file)["logprobs"]
     except (OSError, KeyError, SafetensorError):
         return None
-    return flat if len(flat) == sum(len(c.ids) for g in groups for c in g.completions) else None
+    wanted = (sum(len(c.ids) for g in groups for c in g.completions),)
+    return flat if flat.shape == wanted and flat.dtype == np.float32 else None
 
 
 def _keep(file: Path, flat: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file({"logprobs": flat}, scratch)
-        with open(scratch, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(scratch, file)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+        os.close(handle)
+        try:
+            save_file({"logprobs": flat}, scratch)
+            with open(scratch, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(scratch, file)
+        finally:
+            Path(scratch).unlink(missing_ok=True)
 
 
 def _attach(groups: Sequence[Group], flat: np.ndarray, name: str) -> list[Group]:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from alignloop.data.packing import Group
+
+
+def rows_digest(groups: Iterable[Group]) -> str:
+    """BLAKE2b over the tokens, counting masks and values of all groups, in their order.
+
+    Per-token values are left out: what a model computed differs in rounding from machine to machine.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for group in groups:
+        values = sorted((name, np.asarray(value).tolist()) for name, value in group.values.items())
+        digest.update(repr((group.index, len(group.completions), values)).encode())
+        for part in (group.prompt_ids, *(x for c in group.completions for x in (c.ids, c.mask))):
+            digest.update(np.int64(len(part)).tobytes())
+            digest.update(np.ascontiguousarray(part, dtype=np.int64).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from alignloop.model.load import LoadedModel
 from alignloop.model.tiny import tiny_model
 from alignloop.serve.app import create_app
 from alignloop.serve.served import Limits, Policy
-from alignloop.serve.server import listen
+from alignloop.web.server import listen
 
 CONTEXT = 1024
 """Positions of the tiny model."""

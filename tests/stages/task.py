@@ -11,8 +11,8 @@ from alignloop.config import StagePlan, find_stage, resolve
 from alignloop.data.chat import load_template
 from alignloop.data.packing import Group, completion
 from alignloop.data.tokenize import Encoder
-from alignloop.model.load import save_model
 from alignloop.model.packed import PackedModel
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.objectives.sft import SFT
 from alignloop.pipeline import call_runner

@@ -13,7 +13,8 @@ from alignloop.config import BestOfNConfig, InterpolateConfig, Plan, StagePlan, 
 from alignloop.data.columns import read_records, write_records
 from alignloop.data.instructions import instruction_prompts
 from alignloop.errors import ConfigError, DataError, ModelError, RunError
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.pipeline import run_plan
 from alignloop.run import Run

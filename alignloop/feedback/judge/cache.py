@@ -14,6 +14,7 @@ from pathlib import Path
 from alignloop.data.files import write_whole
 from alignloop.feedback.judge.adviser import Account, Adviser, Ask, OnReply, Reply
 from alignloop.progress import Progress
+from alignloop.records import plain_rows
 from alignloop.run.hashing import digest
 
 
@@ -76,7 +77,7 @@ class Cached:
             return Reply(**body | {"probabilities": tuple(body["probabilities"])})
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             self.account.num_damaged += 1
             path.unlink(missing_ok=True)
             return None
@@ -89,6 +90,5 @@ class Cached:
 
 def ask_key(identity: str, ask: Ask) -> str:
     """SHA-256 of who is asked what."""
-    messages = [[message.role, message.content] for message in ask.messages]
     sampling = [ask.max_tokens, ask.temperature, ask.seed, ask.top_p, ask.stop]
-    return digest([identity, messages, ask.choices, *sampling])
+    return digest([identity, plain_rows(ask.messages), ask.choices, *sampling])

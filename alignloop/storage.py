@@ -1,0 +1,210 @@
+"""Reading state back and writing it: what a person has to know when a file or the disk is at fault.
+
+`read_state` checks the shape of a JSON file that AlignLoop wrote itself. `writing` turns the operating
+system's refusals into one sentence. Everything that is kept on disk goes through one of the two.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import re
+import shutil
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeGuard, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from alignloop.errors import AlignLoopError, DiskError, RunError, UserError
+
+T = TypeVar("T")
+
+_REASONS = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space"),
+    errno.EROFS: ("the file system is read-only", "make it writable"),
+    errno.EACCES: ("permission denied", "make it writable"),
+    errno.EPERM: ("operation not permitted", "make it writable"),
+    errno.EIO: ("the disk reports an input/output error", "check the disk"),
+    errno.EFBIG: ("the file is larger than the file system permits", "use another file system"),
+}
+# safetensors and tokenizers are written in Rust and put the number of the system's error into the text
+_RUST = re.compile(r"\(os error (\d+)\)")
+
+
+def system_error(error: BaseException) -> int | None:
+    """Number of the operating system's error that an exception tells of, None for another exception."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = _RUST.search(str(error))
+    return int(found[1]) if found else None
+
+
+def disk_error(error: BaseException, what: str | Path, kept: str = "") -> DiskError | None:
+    """The sentence for a failed write, None if the exception tells of no error of the operating system.
+
+    Args:
+        error: what the write raised.
+        what: the file or the thing that was written.
+        kept: what is left and how to go on; the general sentence if empty.
+    """
+    number = system_error(error)
+    if number is None:
+        return None
+    reason, remedy = _REASONS.get(number, (os.strerror(number), ""))
+    go_on = "what was written before is whole; " + (f"{remedy} and " if remedy else "")
+    return DiskError(f"{what} could not be written: {reason}; {kept or go_on + 'run the same command again'}")
+
+
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
+"""Errors that only a write can have met, wherever they come from."""
+
+
+class writing:
+    """Context in which a failed write becomes one sentence.
+
+    Arguments:
+        what: the file or the thing that is written.
+        kept: see `disk_error`.
+        only: numbers of the errors that count; None for all, where nothing but writing goes on.
+
+    Raises:
+        DiskError: on leaving, for an error of the operating system, also one that a library wraps.
+    """
+
+    def __init__(self, what: str | Path, kept: str = "", *, only: frozenset[int] | None = None) -> None:
+        self.what, self.kept, self.only = what, kept, only
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, AlignLoopError):
+            return
+        if self.only is not None and system_error(error) not in self.only:
+            return
+        told = disk_error(error, self.what, self.kept)
+        if told is not None:
+            raise told from error
+
+
+def replace_folder(made: Path, target: Path) -> None:
+    """Sync every file of `made`, then put it in the place of `target` in one step.
+
+    Where the system can exchange two names, `target` is there at every moment, also in a kill.
+    """
+    for file in (p for p in made.rglob("*") if p.is_file()):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    os.chmod(made, 0o755)
+    if target.exists():
+        if not _exchange(made, target):
+            old = target.with_name(f".{target.name}-old")
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            made.rename(target)
+            made = old
+        shutil.rmtree(made, ignore_errors=True)
+    else:
+        made.rename(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names at once (renameat2 of Linux); False where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+
+
+def read_state(path: Path, shape: type[T], *, remedy: str, error: type[UserError] = RunError) -> T:
+    """Content of a JSON file that AlignLoop wrote, checked against its shape.
+
+    Args:
+        path: the file.
+        shape: a type that pydantic checks strictly, such as a TypedDict or `list[str]`.
+        remedy: what a person can do if the file is damaged, the end of the sentence.
+        error: what is raised, such as ModelError for a file of a model.
+
+    Raises:
+        UserError: the file is missing, unreadable, cut short, no JSON, or of another shape.
+    """
+    try:
+        return checked(json.loads(path.read_bytes()), shape)
+    except OSError as found:
+        raise error(f"{path} cannot be read: {_strerror(found)}; {remedy}") from found
+    except (ValueError, RecursionError) as found:
+        raise error(f"{path} is damaged: {_fault(found)}; {remedy}") from found
+
+
+def checked(value: object, shape: type[T]) -> T:
+    """The value, if it has the shape.
+
+    Raises:
+        ValidationError: it has not (a ValueError).
+    """
+    return _adapter(shape).validate_python(value, strict=True)
+
+
+def has_shape(value: object, shape: type[T]) -> TypeGuard[T]:
+    """Whether a value that was read from a file has the shape that its reader relies on."""
+    try:
+        checked(value, shape)
+    except ValidationError:
+        return False
+    return True
+
+
+def read_mapping(path: Path, *, remedy: str) -> dict[str, Any]:
+    """A YAML file that AlignLoop wrote, such as the recipe.yaml of a run.
+
+    Raises:
+        RunError: the file is missing, unreadable, no YAML, or no mapping with texts as keys.
+    """
+    try:
+        return checked(yaml.safe_load(path.read_text(encoding="utf-8")), dict[str, Any])
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {_strerror(error)}; {remedy}") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RunError(f"{path} is damaged: {_fault(error)}; {remedy}") from error
+
+
+@cache
+def _adapter(shape: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(shape)
+
+
+def _strerror(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong, on one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        said = first["msg"][:1].lower() + first["msg"][1:]
+        return f"'{where}': {said}" if where else said
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON or cut short ({error.msg}, line {error.lineno})"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

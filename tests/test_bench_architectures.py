@@ -15,7 +15,11 @@ from bench.architectures import COLUMNS, main, row, table, wrong
 def test_a_line_of_a_plain_model_is_right_in_both_types() -> None:
     for dtype, rounding in ((torch.float32, 1e-5), (torch.bfloat16, 0.3)):
         line = row("llama", dtype)
-        assert (line["class"], line["rows"], line["greedy decode"][:4]) == ("LlamaForCausalLM", "packed", "same")
+        assert (line["class"], line["rows"], line["greedy decode"][:4]) == (
+            "LlamaForCausalLM",
+            "packed",
+            "same",
+        )
         assert all(float(line[name]) < rounding for name in ("log-probs", "gradient", "sampled log-probs"))
         assert not wrong([line])
 
@@ -41,7 +45,9 @@ def test_the_command_fails_where_something_is_wrong(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = dict.fromkeys(COLUMNS, "1e-07") | {"architecture": "llama", "class": "L", "rows": "packed"}
-    monkeypatch.setattr(sys, "argv", ["architectures", "--only", "llama", "--dtype", "float32", "--threads", "1"])
+    monkeypatch.setattr(
+        sys, "argv", ["architectures", "--only", "llama", "--dtype", "float32", "--threads", "1"]
+    )
     monkeypatch.setattr(architectures, "row", lambda name, dtype: said)
     assert main() == 0
     monkeypatch.setattr(architectures, "row", lambda name, dtype: said | {"gradient": "WRONG: 1"})

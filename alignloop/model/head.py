@@ -26,6 +26,8 @@ from alignloop.model.logprobs import LogitTransform
 _SMALL, _LARGE = 2.0**-14, 1e8
 """Raw logits that show the slope at 0 and the soft cap."""
 _VALUES = (0.0, _SMALL, _LARGE, -_LARGE, -1.0, 2.5, -7.3, 11.0, 20.0, -30.0, 60.0, -200.0, 1000.0)
+_ROWS = 4
+"""Tokens of the pass; each column of the logits shows so many of the values, neighbouring columns others."""
 _MASKED = -1e4
 """Columns whose every logit is at most this cannot be sampled and are left out."""
 
@@ -126,7 +128,7 @@ def _examine(hf: PreTrainedModel) -> LogitTransform:
         head.register_forward_hook(lambda m, inputs, out: _replace_raw(seen, m, inputs, out)),  # pyright: ignore[reportArgumentType]
     ]
     vocabulary = hf.config.get_text_config(decoder=True).vocab_size
-    ids = torch.arange(len(_VALUES), device=hf.device)[None] % vocabulary
+    ids = torch.arange(_ROWS, device=hf.device)[None] % vocabulary
     try:
         with as_published(hf), torch.enable_grad():
             logits = hf(input_ids=ids, use_cache=False).logits
@@ -172,7 +174,7 @@ def _replace_hidden(seen: _Seen, output: Any) -> Any:
 
 
 def _replace_raw(seen: _Seen, head: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-    """Raw logits of which each column holds every value once."""
+    """Raw logits that hold every value in some columns."""
     seen.entering.append(inputs[0].detach())
     few = inputs[0].detach().flatten(0, -2)[:2]
     product = F.linear(few.to(head.weight.dtype), head.weight, getattr(head, "bias", None)).detach()
@@ -202,7 +204,7 @@ def _after(raw: Tensor, logits: Tensor) -> LogitTransform | None:
     if logits.dim() != 2 or len(logits) != len(raw) or logits.shape[1] > raw.shape[1]:
         return None
     width = logits.shape[1]
-    free = (logits > _MASKED * 2).any(0) if width else logits.new_zeros(0, dtype=torch.bool)
+    free = (logits > _MASKED).any(0)
     width = int(free.sum())
     if width == 0 or not bool(free[:width].all()):
         return None

@@ -25,7 +25,7 @@ from alignloop.errors import ModelError
 from alignloop.model.finite import non_finite_weight
 from alignloop.model.head import FOREIGN, as_published, first_line, head_transform
 
-_PROMPTS, _COMPLETIONS = (9, 3), ((6, 5), (4,))
+_PROMPTS, _COMPLETIONS = (7, 2), ((5, 4), (3,))
 """Tokens of the probe's prompts, and of the completions of each."""
 _WINDOW = 4
 """What windows are made to be, in tokens."""

@@ -313,7 +313,7 @@ def load_saved(folder: Path) -> ChatTemplate:
         template = ChatTemplate(**content | {"tokens": tuple(content["tokens"].items())})
     except FileNotFoundError as error:
         raise ModelError(f"no chat template was saved in {folder} ({FILE} is missing)") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"the chat template in {path} is damaged ({error})") from error
     if template.fingerprint != written:
         raise ModelError(f"the chat template in {path} was changed after it was saved")

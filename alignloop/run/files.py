@@ -63,7 +63,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().split(b"\n"):
         try:
             row = json.loads(line.decode("utf-8")) if line.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             yield row
@@ -100,7 +100,7 @@ def _step(line: bytes) -> float:
     """The step of a line; a line without one is always kept, a damaged one never."""
     try:
         row = json.loads(line.decode("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return math.inf
     step = row.get("step", -1) if isinstance(row, dict) else math.inf
     return step if isinstance(step, int | float) else -1

@@ -315,7 +315,11 @@ _NO_RESULT = frozenset({"step", "time_s", "epoch", "learning_rate"})
 
 
 def summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
-    """Means over the last tenth of the steps of `history`, and the last evaluation."""
+    """Means over the last tenth of the steps of `history`, and the last evaluation.
+
+    A metric that was not finite is null in metrics.jsonl and counts in no mean.
+    """
+    history = [{n: v for n, v in row.items() if isinstance(v, int | float)} for row in history]
     tail = history[-max(1, len(history) // 10) :]
     names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}
     means = {n: float(np.mean([m[n] for m in tail if n in m])) for n in sorted(names - _NO_RESULT)}

@@ -133,7 +133,7 @@ def check_recipe(recipe: str, overrides: list[str], *, as_json: bool) -> None:
 
 
 def cannot_sample(stage: StagePlan, waiting: list[str]) -> list[str]:
-    """A sentence on a model that the stage samples from and the local engine cannot generate from, or none."""
+    """A sentence on a model that the stage samples from and the engine cannot generate from, or none."""
     from alignloop.errors import ModelError
     from alignloop.stages.writers import check_writers
 

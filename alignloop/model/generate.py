@@ -63,7 +63,7 @@ def generate(
         params: how tokens are drawn.
         n: completions of each prompt.
         seeds: a seed for each completion, [prompt][n]; derived from `params.seed` if None.
-        given: for each prompt token ids of another answer, whose log-probs `Sampled.given` tells; none if empty.
+        given: for each prompt token ids of another answer, whose log-probs `Sampled.given` tells.
         token_budget: tokens whose keys and values may be stored at once.
         on_done: called as each completion ends, in the order in which they end.
         on_step: called after each step with the number of tokens drawn, before `on_done`.

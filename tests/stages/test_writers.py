@@ -46,7 +46,9 @@ def keys_of(stage: str, model: str) -> dict[str, object]:
     keys: dict[str, object] = {**STAGES[stage], "output_dir": str(Path(model).parent / "run")}
     if stage in ("evaluate", "refusals"):
         return {**keys, "before": "tiny", "after": model}
-    return {**keys, "models": ["tiny", model]} if stage == "compare" else {**keys, "model_name_or_path": model}
+    return (
+        {**keys, "models": ["tiny", model]} if stage == "compare" else {**keys, "model_name_or_path": model}
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -9,6 +9,7 @@ from typing import Any
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import UserError
 from alignloop.model import resume
@@ -23,9 +24,16 @@ OnStep = Callable[[int], None]
 """Called after each step with the number of tokens drawn in it, before `OnDone` for what ended with it."""
 
 
+class UnfinishedState(TypedDict):
+    """What JSON can hold of an unfinished generation; `done`: prompt, completion, fields of `Sampled`."""
+
+    generation: dict[str, Any]
+    done: list[tuple[int, int, dict[str, Any]]] | list[list[Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A generation between two of its steps: what JSON can hold, and tensors for safetensors."""
+    """A generation between two of its steps: an `UnfinishedState`, and tensors for safetensors."""
 
     state: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -63,7 +71,7 @@ def generate(
         params: how tokens are drawn.
         n: completions of each prompt.
         seeds: a seed for each completion, [prompt][n]; derived from `params.seed` if None.
-        given: for each prompt token ids of another answer, whose log-probs `Sampled.given` tells.
+        given: for each prompt token ids of another answer, whose log-probs `Sampled.given` tells; or none.
         token_budget: tokens whose keys and values may be stored at once.
         on_done: called as each completion ends, in the order in which they end.
         on_step: called after each step with the number of tokens drawn, before `on_done`.

@@ -357,8 +357,6 @@ class Run:
             with suppress(DiskError) if error is not None else nullcontext():
                 self.close()
 
-    # Inside
-
     def _take_up(self, earlier: Mapping[str, Any]) -> None:
         for scratch in self.path.glob(".*.tmp"):
             scratch.unlink()

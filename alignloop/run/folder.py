@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -33,8 +32,8 @@ from alignloop.run.files import (
     sync,
     write_atomically,
 )
-from alignloop.run.hashing import Input, Parent, code_sha256, digest, fingerprint, work_sha256
-from alignloop.run.ownership import new_record, now, take_lock, unfinished
+from alignloop.run.hashing import Input, Parent, digest, work_sha256
+from alignloop.run.ownership import new_record, now, sources, take_lock, unfinished
 from alignloop.run.record import RUN_FILE, Status, read_record
 from alignloop.run.trackers import Tracker, open_tracker
 from alignloop.storage import FULL, read_mapping, writing
@@ -124,12 +123,7 @@ class Run:
             reset_peak_memory()
             run = cls(path, new_record(path, stage, config, seed, name), lock)
             run.origin, run.may_change = own, dict(may_change or {})
-            run._record |= {
-                "parents": [asdict(parent) for parent in links],
-                "inputs": {key: asdict(item) for key, item in inputs.items()},
-                "work_sha256": work,
-                "fingerprint": fingerprint(work, code_sha256()),
-            }
+            run._record |= sources(links, inputs, work)
             if earlier is not None:
                 run._take_up(earlier)
             run._write()

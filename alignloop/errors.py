@@ -93,3 +93,8 @@ class EngineError(AlignLoopError):
     """Something outside the trainer failed: reward function, endpoint, worker."""
 
     exit_code = 4
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, its class's name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

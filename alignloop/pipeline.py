@@ -183,7 +183,14 @@ def _why_the_same_work_runs_again(earlier: Run) -> str:
 
 
 def call_runner(stage: StagePlan, run: Run) -> Mapping[str, Any]:
-    """Call the stage's function: `(config, run)`, or `(config, run, objective)` where it has one."""
+    """Call the stage's function: `(config, run)`, or `(config, run, objective)` where it has one.
+
+    Raises:
+        ModelError: the stage would sample from a model that the local engine cannot generate from.
+    """
+    from alignloop.stages.writers import check_writers
+
+    check_writers(stage.config)
     function = load_function(stage.spec.runner)
     if stage.objective is None:
         return function(stage.config, run)

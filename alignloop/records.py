@@ -7,19 +7,56 @@ their provenance, so that every model can be traced back to rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 Origin = Literal["human", "ai", "simulated", "derived", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool by the assistant.
+
+    Attributes:
+        name: of the tool.
+        arguments: a JSON object as text, or the text itself where it is none.
+        id: by which the tool's answer names the call, may be empty.
+    """
+
+    name: str
+    arguments: str = "{}"
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `role` is system, user or assistant."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: system, user, assistant or tool.
+        content: the text; empty for an assistant that only calls tools.
+        thinking: the assistant's thoughts before the text.
+        tool_calls: what the assistant asks of tools after the text.
+        name: of the speaker; of a tool message the tool's.
+        tool_call_id: of a tool message, the call that it answers.
+        tools: descriptions of the tools on offer, each a JSON object as text. They belong to the
+            conversation and stand on its first message, so that whatever passes a conversation on
+            passes its tools on; see `tools_of`.
+        train: of an assistant's turn, False if it is not to be imitated (`weight: 0` in files), None
+            if nothing was said. No part of the message's value: two prompts that differ in it only
+            are equal.
+    """
 
     role: str
     content: str
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    name: str = ""
+    tool_call_id: str = ""
+    tools: tuple[str, ...] = ()
+    train: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +79,101 @@ class Provenance:
 Conversation = tuple[Message, ...]
 
 
-def message_rows(conversation: Iterable[Message]) -> list[dict[str, str]]:
-    """Messages as rows of `role` and `content`, the form of files, chat templates and APIs."""
-    return [{"role": message.role, "content": message.content} for message in conversation]
+def message_rows(conversation: Iterable[Message]) -> list[dict[str, Any]]:
+    """Messages as rows, the form of files, chat templates and APIs; only what a message has is a key.
+
+    `role` and `content` are always there; `reasoning_content`, `tool_calls` (with the arguments as an
+    object), `name`, `tool_call_id` and `tools` where they are set.
+    """
+    return [{"role": message.role, "content": message.content} | _extras(message) for message in conversation]
+
+
+def _extras(message: Message) -> dict[str, Any]:
+    """What a message has beside role and content."""
+    row: dict[str, Any] = {}
+    if message.thinking:
+        row["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        row["tool_calls"] = [
+            ({"id": call.id} if call.id else {})
+            | {"type": "function", "function": {"name": call.name, "arguments": _loaded(call.arguments)}}
+            for call in message.tool_calls
+        ]
+    row |= {name: value for name in ("name", "tool_call_id") if (value := getattr(message, name))}
+    if message.tools:
+        row["tools"] = [json.loads(tool) for tool in message.tools]
+    return row
+
+
+def _loaded(arguments: str) -> object:
+    """The arguments of a call as an object, or as the text they are."""
+    try:
+        found = json.loads(arguments, parse_constant=_refuse_constant)
+    except ValueError:
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def canonical(value: object) -> str:
+    """JSON text of a tool's description or arguments, the same for equal values.
+
+    Raises:
+        ValueError: NaN or an infinity, which JSON does not have.
+        TypeError: something that JSON does not know.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def conversation_of(rows: Iterable[Mapping[str, Any]]) -> Conversation:
+    """The conversation of which `message_rows` made these rows."""
+    return tuple(
+        Message(
+            row["role"],
+            row["content"],
+            row.get("reasoning_content", ""),
+            tuple(_call(call) for call in row.get("tool_calls", ())),
+            row.get("name", ""),
+            row.get("tool_call_id", ""),
+            tuple(canonical(tool) for tool in row.get("tools", ())),
+        )
+        for row in rows
+    )
+
+
+def _call(row: Mapping[str, Any]) -> ToolCall:
+    arguments = row["function"]["arguments"]
+    text = arguments if isinstance(arguments, str) else canonical(arguments)
+    return ToolCall(row["function"]["name"], text, row.get("id", ""))
+
+
+def plain_rows(conversation: Iterable[Message]) -> list[list[Any]]:
+    """Messages as [role, content] lists, followed by what else they have: the form of keys and seeds."""
+    found = ([message, _extras(message)] for message in conversation)
+    return [[message.role, message.content, *([extras] if extras else [])] for message, extras in found]
+
+
+def tools_of(conversation: Iterable[Message]) -> list[dict[str, Any]]:
+    """Descriptions of the tools that a conversation offers."""
+    offered = next((message.tools for message in conversation if message.tools), ())
+    return [json.loads(tool) for tool in offered]
+
+
+def with_tools(conversation: Conversation, tools: Sequence[str]) -> Conversation:
+    """The conversation with these tools on offer, each a JSON object as text."""
+    if not tools or not conversation:
+        return conversation
+    return (replace(conversation[0], tools=tuple(tools)), *conversation[1:])
+
+
+def as_context(conversation: Conversation) -> Conversation:
+    """A prompt whose assistant turns are given, not imitated, unless they say otherwise."""
+    return tuple(
+        replace(m, train=False) if m.role == "assistant" and m.train is None else m for m in conversation
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +199,49 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A prompt with the completion to imitate (SFT)."""
+    """A prompt with the completion to imitate (SFT), and earlier turns of the assistant with it.
+
+    Attributes:
+        prompt: what precedes the completion; its assistant turns are imitated as well unless their
+            `train` is False or the recipe says `train_on: last`.
+        completion: text of the last turn, empty where it only calls tools.
+        thinking: thoughts of the last turn.
+        tool_calls: tools that the last turn calls.
+        train: False if the last turn is not to be imitated, as in `Message`.
+    """
 
     prompt: Conversation
     completion: str
     provenance: Provenance = Provenance()
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    train: bool | None = field(default=None, compare=False)
+
+    @property
+    def turn(self) -> Message:
+        """The completion as a message."""
+        return Message("assistant", self.completion, self.thinking, self.tool_calls, train=self.train)
+
+    @property
+    def text(self) -> str:
+        """All that the last turn says as one text: thoughts, completion, tool calls."""
+        return written(self.turn)
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """Places in `(*prompt, turn)` of the assistant turns to imitate.
+
+        A greeting before anybody has asked anything is context, and so is a turn that says nothing.
+        """
+        last = len(self.prompt)
+        asked = next((k for k, m in enumerate(self.prompt) if m.role in ("user", "tool")), last)
+        return tuple(
+            k
+            for k, m in enumerate((*self.prompt, self.turn))
+            if m.role == "assistant"
+            and m.train is not False
+            and (k == last or (k > asked and (m.content.strip() or m.tool_calls)))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +301,13 @@ KINDS: dict[str, type[Record]] = {
     "ranking": Ranking,
 }
 """Record kinds by the name used in files, recipes and messages."""
+
+
+def written(message: Message) -> str:
+    """All that a message says as one text: thoughts in `<think>` marks, content, tool calls as JSON."""
+    parts = [f"<think>\n{message.thinking}\n</think>"] if message.thinking else []
+    parts += [message.content] if message.content or not message.tool_calls else []
+    parts += [
+        canonical({"name": call.name, "arguments": _loaded(call.arguments)}) for call in message.tool_calls
+    ]
+    return "\n\n".join(parts)

@@ -74,7 +74,8 @@ def write_prompts(path: Path, number: int) -> None:
 
 def models(before: str, after: str, scratch: Path) -> tuple[str, str]:
     """Both as folders, so that neither side converts or downloads; the second made if it is not given."""
-    from alignloop.model.load import load_model, save_model
+    from alignloop.model.load import load_model
+    from alignloop.model.save import save_model
 
     first = load_model(before, dtype="float32", device="cpu")
     folder = str(first.path or before)

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 from alignloop.data.files import write_whole
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from bench import grpo_step, rollouts
 from bench.gpu import MODELS, make_model

@@ -15,7 +15,7 @@ import numpy as np
 
 from alignloop.data.columns import write_records
 from alignloop.data.instructions import Split, documents
-from alignloop.model.load import save_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Demonstration, Prompt
 from alignloop.run import Run

@@ -13,7 +13,7 @@ import numpy as np
 from alignloop.config import Plan, StagePlan, find_stage, resolve
 from alignloop.data.columns import write_records
 from alignloop.data.instructions import Split, documents, instruction_prompts
-from alignloop.model.load import save_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.pipeline import run_plan
 from alignloop.records import Demonstration, Message, Prompt

@@ -1,8 +1,9 @@
-"""Mutates a module and prints which mutants its tests let live.
+"""Mutates modules and prints which mutants its tests let live.
 
     scripts/mutate alignloop/training/loop.py                      every mutant
     scripts/mutate alignloop/data/packing.py --sample 30 --seed 1  30 of them, the same ones each time
     scripts/mutate alignloop/model/kv.py --tests tests/model       with these tests
+    scripts/mutate alignloop/rl/*.py --tests tests/rl --sample 99  99 of all mutants of a folder
 
 Without `--tests` those of the module's own folder are run: `tests/FOLDER/test_MODULE*.py` first, then
 the files of `tests/FOLDER` that import the module; all of `tests/FOLDER` where there are none. A test
@@ -57,25 +58,28 @@ def main() -> int:
         epilog=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("file", type=Path, help="a module of the package")
+    parser.add_argument("files", nargs="+", type=Path, help="modules of the package")
     parser.add_argument("--sample", type=int, default=0, help="try this many mutants; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
+    parser.add_argument("--minutes", type=float, default=0, help="stop the sample after so long; 0 for never")
     parser.add_argument("--tests", nargs="+", default=[], help="test files, folders or pytest's node ids")
     parser.add_argument(
         "--timeout", type=float, default=0, help="seconds a mutant; 0 for 20 and 5 times the tests'"
     )
     parser.add_argument("--lines", default="", help="only mutants of these lines: 40 or 40-60")
     options = parser.parse_args()
-    root = _root_of(options.file.resolve())
-    file = options.file.resolve().relative_to(root)
-    tests = options.tests or mirrors(root, file)
+    root = _root_of(options.files[0].resolve())
+    files = [file.resolve().relative_to(root) for file in options.files]
+    tests = options.tests or list(dict.fromkeys(test for file in files for test in mirrors(root, file)))
     if not tests:
-        parser.error(f"no test mirrors {file}; name some with --tests")
-    mutants = _chosen(mutants_of((root / file).read_text(encoding="utf-8")), options)
+        parser.error(f"no test mirrors {options.files[0]}; name some with --tests")
+    found = [(file, m) for file in files for m in mutants_of((root / file).read_text(encoding="utf-8"))]
+    mutants = _chosen(found, options)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copied = Path(folder).resolve() / root.name
         _copy(root, copied)
-        return _report(file, _try_all(copied, file, mutants, tests, options.timeout), len(mutants))
+        trials = _try_all(copied, mutants, tests, options.timeout)
+        return _report(_until(trials, options.minutes), len(mutants))
 
 
 def mirrors(root: Path, file: Path) -> list[str]:
@@ -113,13 +117,12 @@ def _copy(root: Path, target: Path) -> None:
             shutil.copy2(root / name, target / name)
 
 
-def _chosen(mutants: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
+def _chosen(mutants: list[tuple[Path, Mutant]], options: argparse.Namespace) -> list[tuple[Path, Mutant]]:
     if options.lines:
         first, _, last = options.lines.partition("-")
-        mutants = [m for m in mutants if int(first) <= m.line <= int(last or first)]
+        mutants = [(file, m) for file, m in mutants if int(first) <= m.line <= int(last or first)]
     if options.sample and options.sample < len(mutants):
-        numbers = sorted(random.Random(options.seed).sample(range(len(mutants)), options.sample))
-        mutants = [mutants[number] for number in numbers]
+        mutants = random.Random(options.seed).sample(mutants, options.sample)
     return mutants
 
 
@@ -127,6 +130,7 @@ def _chosen(mutants: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
 class Trial:
     """A mutant and what became of it: killed, timeout, lived, or not run by any test."""
 
+    file: Path
     mutant: Mutant
     outcome: str
     line: str
@@ -134,16 +138,16 @@ class Trial:
 
 
 def _try_all(
-    root: Path, file: Path, mutants: Sequence[Mutant], tests: Sequence[str], timeout: float
+    root: Path, mutants: Sequence[tuple[Path, Mutant]], tests: Sequence[str], timeout: float
 ) -> Iterator[Trial]:
     """Run the tests without a change, then with each; yields as they end."""
     sys.dont_write_bytecode = True
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     sys.path.insert(0, str(root))
     os.chdir(root)
-    source = (root / file).read_text(encoding="utf-8")
+    files = dict.fromkeys(str(root / file) for file, _ in mutants)
     started = time.monotonic()
-    if code := _fork(lambda: _traced(root / file, tests), 3600):
+    if code := _fork(lambda: _traced(list(files), tests), 7200):
         log = (root / "log").read_text(encoding="utf-8")
         raise SystemExit(
             f"{log[-3000:]}\nmutate: the tests fail without a change (pytest's exit code {code})"
@@ -151,18 +155,35 @@ def _try_all(
     timeout = timeout or 20 + 5 * (time.monotonic() - started)
     ran = json.loads((root / "ran.json").read_text(encoding="utf-8"))
     _import_libraries(ran["modules"])
-    everywhere, lines_of = set(ran["imported"]), {name: set(lines) for name, lines in ran["tests"].items()}
-    for mutant in mutants:
-        span = set(range(mutant.lines[0], mutant.lines[1] + 1))
-        reached = [name for name, lines in lines_of.items() if not lines or span & lines or span & everywhere]
+    for file, mutant in mutants:
+        source = (root / file).read_text(encoding="utf-8")
         changed = mutant.apply(source)
+        reached = _reaching(ran, str(root / file), mutant)
         outcome = "not run"
         if reached:
             (root / file).write_text(changed, encoding="utf-8")
-            code = _fork(lambda reached=reached: _run(tests, _Selected(set(reached))), timeout)
+            chosen = sorted({name.split("::")[0] for name in reached})
+            code = _fork(lambda some=chosen, names=reached: _run(some, _Selected(names)), timeout)
             (root / file).write_text(source, encoding="utf-8")
             outcome = {0: "lived", NO_TESTS: "not run", None: "timeout"}.get(code, "killed")
-        yield Trial(mutant, outcome, *_difference(source, changed))
+        yield Trial(file, mutant, outcome, *_difference(source, changed))
+
+
+def _until(trials: Iterator[Trial], minutes: float) -> Iterator[Trial]:
+    """Trials that end before the time is over; a sample comes in random order, so they stand for all."""
+    started = time.monotonic()
+    for trial in trials:
+        yield trial
+        if minutes and time.monotonic() - started > 60 * minutes:
+            return
+
+
+def _reaching(ran: dict[str, Any], file: str, mutant: Mutant) -> set[str]:
+    """Tests that run a line of the statement, or nothing of the files; all for what importing runs."""
+    span = set(range(mutant.lines[0], mutant.lines[1] + 1))
+    if span & set(ran["imported"].get(file, ())):
+        return set(ran["tests"])
+    return {name for name, lines in ran["tests"].items() if not lines or span & set(lines.get(file, ()))}
 
 
 def _difference(source: str, changed: str) -> tuple[str, str]:
@@ -201,7 +222,9 @@ def _fork(work: Any, timeout: float) -> int | None:
 
 
 def _run(tests: Sequence[str], *plugins: Any) -> int:
-    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=list(plugins))
+    # nobody reads what an assertion compared
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain"]
+    return pytest.main([*options, *tests], plugins=list(plugins))
 
 
 @dataclass(slots=True)
@@ -216,38 +239,39 @@ class _Selected:
 
 @dataclass(slots=True)
 class _Tracer:
-    """Notes the lines of one file that each test runs, and those that run when it is imported."""
+    """Notes the lines of some files that each test runs, and those that run when they are imported."""
 
-    file: str
-    tests: dict[str, set[int]] = field(default_factory=dict)
-    now: set[int] = field(default_factory=set)
+    files: frozenset[str]
+    tests: dict[str, dict[str, set[int]]] = field(default_factory=dict)
+    now: dict[str, set[int]] = field(default_factory=dict)
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
-        if frame.f_code.co_filename != self.file:
+        file = frame.f_code.co_filename
+        if file not in self.files:
             return None
-        self.now.add(frame.f_lineno)
+        self.now.setdefault(file, set()).add(frame.f_lineno)
         return self
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self.now = self.tests.setdefault(item.nodeid, set())
+        self.now = self.tests.setdefault(item.nodeid, {})
         return (yield)
 
 
-def _traced(file: Path, tests: Sequence[str]) -> int:
+def _traced(files: Sequence[str], tests: Sequence[str]) -> int:
     """Run the tests as they are and write what they ran to `ran.json`."""
-    tracer = _Tracer(str(file))
+    tracer = _Tracer(frozenset(files))
     imported = tracer.now
     sys.settrace(tracer)
     threading.settrace(tracer)
     code = _run(tests, tracer)
     sys.settrace(None)
     found = {
-        "imported": sorted(imported),
-        "tests": {name: sorted(lines) for name, lines in tracer.tests.items()},
+        "imported": imported,
+        "tests": tracer.tests,
         "modules": [name for name in sys.modules if name.split(".")[0] not in OWN],
     }
-    Path("ran.json").write_text(json.dumps(found), encoding="utf-8")
+    Path("ran.json").write_text(json.dumps(found, default=sorted), encoding="utf-8")
     return code
 
 
@@ -258,23 +282,26 @@ def _import_libraries(names: Sequence[str]) -> None:
             importlib.import_module(name)
 
 
-def _report(file: Path, trials: Iterator[Trial], number: int) -> int:
-    counts = Counter[str]()
+def _report(trials: Iterator[Trial], number: int) -> int:
+    counts: dict[str, Counter[str]] = {}
     for done, trial in enumerate(trials, 1):
-        counts[trial.outcome] += 1
+        file = trial.file.as_posix()
+        counts.setdefault(file, Counter())[trial.outcome] += 1
         if trial.outcome in ("lived", "not run"):
             note = " (no test runs it)" if trial.outcome == "not run" else ""
             print(f"{file}:{trial.mutant.line}: {trial.mutant.kind}{note}")
             print(f"  - {trial.line}\n  + {trial.changed}", flush=True)
         elif sys.stderr.isatty():
             print(f"\r{done} of {number}", end="\r", file=sys.stderr)
-    lived = counts["lived"] + counts["not run"]
-    share = 100 * lived / max(1, number)
-    print(
-        f"{file}: {number} made, {counts['killed']} killed by a test, {counts['timeout']} by the time limit; "
-        f"{lived} lived ({share:.1f} %), {counts['not run']} of them on lines that no test runs"
-    )
-    return int(lived > 0)
+    total = sum(counts.values(), Counter[str]())
+    for name, found in [*counts.items(), *([("all", total)] if len(counts) > 1 else [])]:
+        lived = found["lived"] + found["not run"]
+        ended = f"{found['killed']} killed by a test, {found['timeout']} by the time limit"
+        share = f"{lived} lived ({100 * lived / found.total():.1f} %)"
+        print(
+            f"{name}: {found.total()} made, {ended}; {share}, {found['not run']} on lines that no test runs"
+        )
+    return int(total["lived"] + total["not run"] > 0)
 
 
 if __name__ == "__main__":

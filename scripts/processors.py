@@ -46,6 +46,7 @@ class Setting:
             "MKL_ENABLE_INSTRUCTIONS": self.mkl,
             "OMP_NUM_THREADS": str(self.threads),
             "MKL_NUM_THREADS": str(self.threads),
+            "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait must not keep others from the processor
         }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from alignloop.model.sampling import SamplingParams, completion_seeds, uniforms
 
@@ -31,6 +31,44 @@ def random_model(config: PreTrainedConfig, *, scale: float = 1.0, seed: int = 0)
     return model
 
 
+def exact_copy(model: Any) -> Any:
+    """A copy in float64; mixtures of experts run their plain form there, the fused one knows no float64."""
+    copied = copy.deepcopy(model).double()
+    if isinstance(copied, PreTrainedModel) and getattr(copied.config, "num_local_experts", None):
+        copied.set_experts_implementation("eager")
+    return copied
+
+
+def relative_error(n: int, dtype: torch.dtype = torch.float32) -> float:
+    """Relative error of each term of a sum of n products, in any order, with or without fused multiply-adds.
+
+    min(n, 4·√n)·u with unit roundoff u: n·u is the worst case (Higham, Accuracy and Stability of Numerical
+    Algorithms, 2002, section 3.1), 4·√n·u holds with probability above 0.999 (Higham and Mary, 2019,
+    theorem 2.4).
+    """
+    return min(n, 4 * n**0.5) * torch.finfo(dtype).eps / 2
+
+
+def relative_distance(got: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
+    """Euclidean distance of each tensor from the expected one over that one's length, float64."""
+    pairs = zip(got, expected, strict=True)
+    return torch.stack([(a.double() - b.double()).norm() / b.double().norm() for a, b in pairs])
+
+
+def relative_bound(
+    model: nn.Module, read: Callable[[Any], Sequence[Tensor]], *, length: int
+) -> tuple[list[Tensor], float]:
+    """Exact tensors, float64, and a bound of rounding in float32: distance from one over that one's length.
+
+    Args:
+        model: any module; it is left as it was.
+        read: what a test reads, gradients for instance, none of them zero.
+        length: tokens that attention sums over.
+    """
+    exact = [tensor.detach() for tensor in read(exact_copy(model))]
+    return exact, rounding_bound(model, lambda moved: relative_distance(read(moved), exact), length=length)
+
+
 def rounding_bound(
     model: nn.Module,
     read: Callable[[Any], Tensor],
@@ -41,12 +79,9 @@ def rounding_bound(
 ) -> float:
     """Bound how far rounding moves what a model computes, whatever the processor and the order of sums.
 
-    A dot product of n terms, computed with unit roundoff u in any order, with or without fused
-    multiply-adds, is the exact one with each factor moved by a relative min(n, 4·√n)·u: n·u is the worst
-    case (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1), 4·√n·u holds with
-    probability above 0.999 (Higham and Mary, 2019, theorem 2.4). So a copy of the model in float64 is
-    read with all its weights moved by that much, signs at random, and the bound is the largest change.
-    n is the longer of a weight's rows and of the attention's sums.
+    A computed dot product is the exact one with each factor moved by `relative_error`. So a copy of the
+    model in float64 is read with all its weights moved by that much, signs at random, and the bound is the
+    largest change. n is the longer of a weight's rows and of the attention's sums.
 
     Args:
         model: any module; it is left as it was.
@@ -60,17 +95,16 @@ def rounding_bound(
     """
     unit = torch.finfo(dtype).eps / 2
     generator = torch.Generator().manual_seed(0)
-    exact = copy.deepcopy(model).double()
+    exact = exact_copy(model)
     worst = 0.0
-    with torch.no_grad():
-        expected = read(exact).double()
-        for _ in range(draws):
-            moved = copy.deepcopy(exact)
-            for weight in moved.parameters():
-                n = max(length, weight.shape[-1] if weight.dim() else 1)
-                signs = torch.randint(0, 2, weight.shape, generator=generator).double() * 2 - 1
-                weight.mul_(1 + min(n, 4 * n**0.5) * unit * signs)
-            worst = max(worst, float((read(moved).double() - expected).abs().max()))
+    expected = read(exact).detach().double()
+    for _ in range(draws):
+        moved = copy.deepcopy(exact)
+        for weight in moved.parameters():
+            n = max(length, weight.shape[-1] if weight.dim() else 1)
+            signs = torch.randint(0, 2, weight.shape, generator=generator).double() * 2 - 1
+            weight.data.mul_(1 + relative_error(n, dtype) * signs)
+        worst = max(worst, float((read(moved).detach().double() - expected).abs().max()))
     # and the result itself is rounded
     return worst + unit * float(expected.abs().max())
 
@@ -107,7 +141,7 @@ def assert_same_but_for_ties(
         with torch.no_grad():
             return some_model(ids).logits[0, -1].log_softmax(-1)
 
-    exact = read(copy.deepcopy(model).double())
+    exact = read(exact_copy(model))
     bound = 2 * rounding_bound(model, read, length=ids.shape[1])
     low, high = sorted((one[place], other[place]))
     if params.temperature == 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignloop.model.load import save_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from bench import forgetting, gpu_rl, grpo_step, hack_page, online, planted_hack, ppo_memory, time_to_reward
 from bench.stages import over_seeds, running_mean

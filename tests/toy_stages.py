@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import Field
 
 from alignloop.config import StageSpec
+from alignloop.config.section import Path as PathText
 from alignloop.config.stages import Dataset, StageConfig
-from alignloop.config.stages import Path as PathText
 from alignloop.errors import EngineError
 from alignloop.run import Run, write_atomically
 

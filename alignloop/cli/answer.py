@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
+
 if TYPE_CHECKING:
     from alignloop.config.rl import RewardsConfig
     from alignloop.records import Prompt
@@ -35,6 +37,7 @@ def answer(
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="another one gives other answers")] = 0,
     chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
+    chat_template_kwargs: Annotated[str, TEMPLATE_KWARGS] = "{}",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
@@ -53,8 +56,9 @@ def answer(
     if bool(prompt) == bool(prompts):
         raise UserError("give either a prompt or --prompts FILE")
     asked = asked_prompts(prompt, prompts)
+    choice = template_choice(chat_template, chat_template_kwargs)
     scorer = build_reward(rewards_config(reward or []), asked, max_tokens=max_tokens)
-    policy = open_policy(model, chat_template=chat_template, dtype=dtype, device=device)
+    policy = open_policy(model, chat_template=choice, dtype=dtype, device=device)
     params = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed)
     found = best_answers(policy.loaded, policy.encoder, asked, scorer, params, n=n)
     lines = [json.dumps(best.row(policy.name), ensure_ascii=False) + "\n" for best in found]
@@ -106,13 +110,14 @@ def reward_term(text: str) -> Any:
 
     import yaml
 
+    from alignloop.config.recipe_file import read_yaml
     from alignloop.config.rl import PenaltyName, VerifierName
     from alignloop.errors import ConfigError
 
     if text.lstrip().startswith("{"):
         try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            return read_yaml(text)
+        except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"--reward {text}: not readable as YAML") from error
     if text in get_args(VerifierName):
         return {"verifier": text}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignloop.cli.answer import REWARD, rewards_config
+from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
 
 if TYPE_CHECKING:
     from alignloop.model.sampling import SamplingParams
@@ -36,6 +37,7 @@ def chat(
         str, typer.Option(help="folder or label store for judgements; 'none' keeps none")
     ] = "votes",
     chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
+    chat_template_kwargs: Annotated[str, TEMPLATE_KWARGS] = "{}",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
@@ -45,8 +47,10 @@ def chat(
     from alignloop.serve.talk import Talk
     from alignloop.serve.votes import open_votes
 
+    choice = template_choice(chat_template, chat_template_kwargs)
+
     def open_one(name: str) -> Policy:
-        return open_policy(name, chat_template=chat_template, dtype=dtype, device=device)
+        return open_policy(name, chat_template=choice, dtype=dtype, device=device)
 
     box = None if votes == "none" else open_votes(votes)
     drawn = 0.0 if temperature < MIN_TEMPERATURE else temperature

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.text import Text
     from transformers import PreTrainedTokenizerBase
 
     from alignloop.data.chat import ChatTemplate
     from alignloop.data.check import Check
     from alignloop.data.columns import Dataset
     from alignloop.data.diversity import Lengths
+    from alignloop.data.show import Piece
     from alignloop.errors import DataError
-    from alignloop.records import Record
 
 app = typer.Typer(
     help="Check, show, convert, split and filter data sets.",
@@ -86,6 +88,8 @@ def _lines(file: str, found: Check) -> list[str]:
     for name, lengths in (("prompts", varied.prompts), ("completions", varied.completions)):
         if lengths is not None:
             lines.append(f"  {name + ', characters':<25} {_length_line(lengths)}")
+    if found.turns:
+        lines.append("  " + _turns_line(found.turns))
     if varied.instructions:
         lines.append(
             f"  instructions: {varied.verbs} verbs, {varied.verb_objects} verb-object pairs; "
@@ -95,6 +99,13 @@ def _lines(file: str, found: Check) -> list[str]:
         lines.append(f"    most frequent: {common}")
     lines += [f"  warning: {warning}" for warning in found.warnings]
     return lines
+
+
+def _turns_line(turns: Mapping[str, int]) -> str:
+    """How many turns of conversations are trained, and what else they hold."""
+    more = [f"{count} {what}" for what, count in turns.items() if what not in ("assistant", "trained")]
+    trained = f"{turns['trained']} of {turns['assistant']} turns of the assistant are trained"
+    return "; ".join([trained, *more]) + " (train_on: all)"
 
 
 def _length_line(lengths: Lengths) -> str:
@@ -123,6 +134,7 @@ def _json(file: str, found: Check) -> str:
         "dropped": {reason: grouped(faults) for reason, faults in _by_reason(found.dropped).items()},
         "findings": {name.replace(" ", "_"): grouped(faults) for name, faults in found.findings.items()},
         "diversity": asdict(found.diversity),
+        **({"turns": found.turns} if found.turns else {}),
         "warnings": found.warnings,
     }
     return json.dumps(report, ensure_ascii=False, indent=2)
@@ -136,12 +148,17 @@ def show_file(
         str | None, typer.Option(help="tokenizer, chatml, alpaca, plain or a .jinja file")
     ] = None,
     num: Annotated[int, typer.Option("-n", "--num", min=1, help="records to show")] = 3,
+    train_on: Annotated[
+        Literal["all", "last"], typer.Option(help="turns of the assistant that are trained")
+    ] = "all",
     kind: Kind = None,
     column: Columns = None,
 ) -> None:
     """Print records as the model reads them; what is trained is coloured, or stands in [[…]]."""
     from rich.console import Console
     from rich.text import Text
+
+    from alignloop.data.show import shown
 
     chat, tokenizer = _template(model, template)
     data = _read(file, kind, column)
@@ -150,16 +167,26 @@ def show_file(
     for record in data.records[:num]:
         place = f"{record.provenance.file}:{record.provenance.line} ({data.kind})"
         console.print(Text(f"── {place}", style="bold"))
-        for name, prompt, completion in _renderings(record, chat):
-            text = Text().append(f"{name}:\n" if name else "", style="bold")
-            text.append(_visible(prompt), style="dim")
-            pieces = [_visible(piece) for piece in _pieces(completion, tokenizer)]
-            if plain:
-                text.append("[[" + "¦".join(pieces) + "]]" if completion else "")
-            else:
-                for place, piece in enumerate(pieces):
-                    text.append(piece, style=f"black on {'green' if place % 2 else 'bright_green'}")
+        for row in shown(record, chat, train_on):
+            if row.remark:
+                console.print(Text(f"({row.remark})", style="yellow"))
+            text = Text().append(f"{row.name}:\n" if row.name else "", style="bold")
+            for part in row.pieces:
+                _append(text, part, tokenizer, plain=plain)
             console.print(text)
+
+
+def _append(text: Text, part: Piece, tokenizer: PreTrainedTokenizerBase | None, *, plain: bool) -> None:
+    """A piece of a row: given text dim, trained text in its tokens."""
+    if not part.trained:
+        text.append(_visible(part.text), style="dim")
+        return
+    pieces = [_visible(piece) for piece in _pieces(part.text, tokenizer)]
+    if plain:
+        text.append("[[" + "¦".join(pieces) + "]]")
+        return
+    for place, piece in enumerate(pieces):
+        text.append(piece, style=f"black on {'green' if place % 2 else 'bright_green'}")
 
 
 def _visible(text: str) -> str:
@@ -179,27 +206,6 @@ def _template(model: str | None, template: str | None) -> tuple[ChatTemplate, Pr
     if template is None and loaded.path is not None and (loaded.path / FILE).exists():
         return load_saved(loaded.path), loaded.tokenizer
     return load_template(template or "tokenizer", loaded.tokenizer), loaded.tokenizer
-
-
-def _renderings(record: Record, chat: ChatTemplate) -> list[tuple[str, str, str]]:
-    """(name, text that is given, text that is trained) for each completion."""
-    from alignloop.data.normal import completion_texts
-    from alignloop.records import Document, Label, Preference, Prompt, Ranking
-
-    if isinstance(record, Document):
-        return [("", "", record.text)]
-    prompt = chat.render_prompt(record.prompt)
-    if isinstance(record, Prompt):
-        return [("", prompt, "")]
-    names = [""]
-    if isinstance(record, Preference):
-        names = ["chosen", "rejected"]
-    elif isinstance(record, Ranking):
-        names = [f"rank {rank}" for rank in record.ranks]
-    elif isinstance(record, Label):
-        names = ["good" if record.desirable else "bad"]
-    texts = completion_texts(record)
-    return [(name, prompt, chat.render_completion(text)) for name, text in zip(names, texts, strict=True)]
 
 
 def _pieces(text: str, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:

@@ -7,11 +7,14 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from alignloop.errors import UserError
+
+if TYPE_CHECKING:
+    from alignloop.config import StagePlan
 
 app = typer.Typer(add_completion=False)
 
@@ -111,9 +114,10 @@ def check_recipe(recipe: str, overrides: list[str], *, as_json: bool) -> None:
         plan = make_plan(load_recipe(file), parse_overrides(overrides), output_dir=f"runs/{file.stem}")
         for stage in plan.stages:
             names.append(stage.name)
+            waiting = paths_made_here(stage, plan)
+            findings += cannot_sample(stage, waiting)
             if stage.spec.lint:
-                read = not paths_made_here(stage, plan)
-                said = load_function(stage.spec.lint)(stage.config, stage.objective, read=read)
+                said = load_function(stage.spec.lint)(stage.config, stage.objective, read=not waiting)
                 findings += [f"{stage.name}: {sentence}" for sentence in said]
     except UserError as error:
         findings += str(error).splitlines()
@@ -126,6 +130,18 @@ def check_recipe(recipe: str, overrides: list[str], *, as_json: bool) -> None:
             print(f"{recipe}: no problems found ({', '.join(names)})")
     if findings:
         raise typer.Exit(2)
+
+
+def cannot_sample(stage: StagePlan, waiting: list[str]) -> list[str]:
+    """A sentence on a model that the stage samples from and the engine cannot generate from, or none."""
+    from alignloop.errors import ModelError
+    from alignloop.stages.writers import check_writers
+
+    try:
+        check_writers(stage.config, waiting=waiting)
+    except ModelError as error:
+        return [f"{stage.name}: {error}"]
+    return []
 
 
 def _existing(path: Path) -> Path:

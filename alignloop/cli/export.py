@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
+
 app = typer.Typer(add_completion=False)
 
 
@@ -21,6 +23,7 @@ def export(
     gguf: Annotated[bool, typer.Option(help="write a GGUF file and a Modelfile too")] = False,
     gguf_type: Annotated[str, typer.Option(help="of the GGUF's matrices: f32, f16, bf16 or q8_0")] = "f16",
     chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
+    chat_template_kwargs: Annotated[str, TEMPLATE_KWARGS] = "{}",
 ) -> None:
     """Write a policy as a Hugging Face folder with its chat template and a card, and as GGUF for Ollama."""
     from typing import get_args
@@ -41,7 +44,7 @@ def export(
         name=name,
         dtype=dtype,  # pyright: ignore[reportArgumentType]
         gguf=gguf_type if gguf else None,  # pyright: ignore[reportArgumentType]
-        chat_template=chat_template,
+        chat_template=template_choice(chat_template, chat_template_kwargs),
     )
     typer.echo(f"{done.folder}: {', '.join(sorted(path.name for path in done.folder.iterdir()))}")
     if done.gguf is not None and done.same_tokens is not None:

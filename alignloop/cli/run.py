@@ -121,15 +121,21 @@ def execute(plan: Plan, *, dry_run: bool, resume: str) -> None:
 
 
 def print_stage(stage: StagePlan, plan: Plan) -> None:
-    """A stage's resolved keys, then what its preview says of data and memory."""
+    """A stage's resolved keys, then what its preview says of data and memory.
+
+    Raises:
+        UserError: something of the stage cannot be read, or a model cannot be sampled from.
+    """
     import yaml
 
     from alignloop.pipeline import load_function
+    from alignloop.stages.writers import check_writers
 
     if plan.is_pipeline:
         print(f"# {stage.name}")
     print(yaml.safe_dump(stage.keys, allow_unicode=True, sort_keys=False), end="")
     waiting = paths_made_here(stage, plan)
+    check_writers(stage.config, waiting=waiting)
     if waiting:
         print(f"# summary: not yet, {', '.join(waiting)} has to be made first")
     elif stage.spec.preview:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
+
 app = typer.Typer(add_completion=False)
 
 
@@ -24,6 +26,7 @@ def serve(
         str | None, typer.Option(envvar="ALIGNLOOP_API_KEY", help="ask for this key", show_default=False)
     ] = None,
     chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
+    chat_template_kwargs: Annotated[str, TEMPLATE_KWARGS] = "{}",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     max_tokens: Annotated[int, typer.Option(min=1, help="longest completion")] = 1024,
@@ -43,9 +46,10 @@ def serve(
     from alignloop.errors import UserError
     from alignloop.serve.app import LOCAL_HOSTS, create_app
     from alignloop.serve.served import Limits, open_policy
-    from alignloop.serve.server import listen, run
     from alignloop.serve.votes import open_votes
+    from alignloop.web.server import listen, run
 
+    choice = template_choice(chat_template, chat_template_kwargs)
     names = name or [Path(model).resolve().name for model in models]
     if len(names) != len(models) or len(set(names)) != len(names):
         raise UserError(f"give each of the {len(models)} models a --name of its own")
@@ -53,7 +57,7 @@ def serve(
     # Before the models are loaded, which takes long: a taken port is told at once.
     listening = listen(host, port)
     policies = [
-        open_policy(model, name=one, chat_template=chat_template, dtype=dtype, device=device)
+        open_policy(model, name=one, chat_template=choice, dtype=dtype, device=device)
         for model, one in zip(models, names, strict=True)
     ]
     limits = Limits(max_tokens, max_choices, max_open, max_body, timeout, token_budget)
@@ -62,4 +66,7 @@ def serve(
     if host not in LOCAL_HOSTS and api_key is None:
         print("Anybody who can reach this address can use it; set --api-key.", file=sys.stderr)
     application = create_app(policies, limits=limits, api_key=api_key, allowed_hosts=hosts, votes=box)
-    run(application, listening, say=lambda line: print(f"{', '.join(names)}: {line}", flush=True))
+    place, used = listening.getsockname()[:2]
+    address = f"http://{f'[{place}]' if ':' in place else place}:{used}/v1"
+    print(f"{', '.join(names)}: listening on {address}", flush=True)
+    run(application, listening, body_s=limits.seconds)

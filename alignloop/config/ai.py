@@ -8,15 +8,14 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.fields import conflict, free, path_or
+from alignloop.config.section import ModelPath, TemplateConfig, TemplatePath
 from alignloop.config.stages import (
     DATASET,
     Dataset,
     ModelConfig,
-    ModelPath,
     RowsConfig,
     SamplingConfig,
     StageConfig,
-    TemplatePath,
     TrainConfig,
 )
 
@@ -72,7 +71,7 @@ class CertificationConfig(StageConfig):
     )
 
 
-class JudgeConfig(CertificationConfig):
+class JudgeConfig(CertificationConfig, TemplateConfig):
     """Preferences by models: both orders, soft labels, judges certified first."""
 
     dataset: Dataset = Field(description="sampled answers: a run of stage sample, or its rows")
@@ -140,14 +139,11 @@ class ConstitutionConfig(StageConfig, ModelConfig, RowsConfig):
     token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
 
 
-class RefusalsConfig(StageConfig, SamplingConfig):
+class RefusalsConfig(StageConfig, SamplingConfig, TemplateConfig):
     """Needless refusals and boilerplate of a model before and after training."""
 
     before: ModelPath = Field(description="model to compare with, usually the start")
     after: ModelPath = Field(description="model to look at")
-    chat_template: TemplatePath = Field(
-        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
-    )
     dataset: Dataset | None = Field(
         None, description=f"harmless prompts, null for those that come with AlignLoop: {DATASET}"
     )

@@ -39,6 +39,10 @@ def _inverted(value: Any) -> Any:
     return (not value) if isinstance(value, bool) else value
 
 
+def _history(value: Any) -> Any:
+    return ("last" if value else "all") if isinstance(value, bool) else value
+
+
 def _bf16(value: Any) -> Any:
     return ("bfloat16" if value else "float32") if isinstance(value, bool) else value
 
@@ -143,6 +147,7 @@ ALIASES: Mapping[str, tuple[Alias, ...]] = {
     "truncate": (Alias("overlength", _overlength),),
     "train_on_inputs": (Alias("completion_only", _inverted),),
     "train_on_prompt": (Alias("completion_only", _inverted),),
+    "mask_history": (Alias("train_on", _history),),
     "freeze_model": (Alias("freeze_base"),),
 }
 """Other tools' keys → candidates here; the first that the stage has is taken."""

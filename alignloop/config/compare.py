@@ -9,12 +9,10 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from alignloop.config.ai import ADVISER, AdviserSource, RubricPath
 from alignloop.config.fields import conflict, path_or
+from alignloop.config.section import ModelPath, Path, TemplateConfig
 from alignloop.config.stages import (
-    ModelPath,
-    Path,
     SamplingConfig,
     StageConfig,
-    TemplatePath,
 )
 
 SetKind = Literal[
@@ -65,7 +63,7 @@ class ComparingJudge(AdviserSource, total=False):
     certificate: Required[Annotated[str, path_or("none")]]
 
 
-class CompareConfig(StageConfig, SamplingConfig):
+class CompareConfig(StageConfig, SamplingConfig, TemplateConfig):
     """Any number of models on any number of sets, with intervals, win rates and the alignment tax."""
 
     models: tuple[ModelEntry | ModelPath, ...] = Field(
@@ -82,9 +80,6 @@ class CompareConfig(StageConfig, SamplingConfig):
         + "; a margin makes it a capability whose loss is judged; harmlessness has a set of its own, "
         "path: builtin",
         json_schema_extra={"format": "path", "words": [BUILT_IN]},
-    )
-    chat_template: TemplatePath = Field(
-        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
     )
     reward_model: Path | None = Field(None, description="reward model that scores answers, null for none")
     labels: Path | None = Field(None, description="people's preferences between these answers, null for none")

@@ -46,7 +46,7 @@ class Recipe:
     stages: Sequence[Entries] = ()
 
 
-class _Loader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """SafeLoader with the implicit types of YAML 1.2's core schema and without aliases."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -57,14 +57,14 @@ class _Loader(yaml.SafeLoader):
 
 
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-_Loader.yaml_implicit_resolvers = {}
+StrictLoader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
     ("int", r"[-+]?[0-9]+", list("-+0123456789")),
     ("float", _FLOAT, list("-+.0123456789")),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+    StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
 
 
 def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -75,8 +75,18 @@ def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     return float(re.sub(r"\.(inf|nan)", r"\1", str(loader.construct_scalar(node)).lower()))
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _int)
-_Loader.add_constructor("tag:yaml.org,2002:float", _float)
+StrictLoader.add_constructor("tag:yaml.org,2002:int", _int)
+StrictLoader.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def read_yaml(text: str) -> Any:
+    """Plain values of a YAML text from anywhere, without aliases, by which a few lines can fill memory.
+
+    Raises:
+        yaml.YAMLError: broken YAML, an alias, or a tag of a language's own types.
+        ValueError: a number that is none.
+    """
+    return yaml.load(text, Loader=StrictLoader)
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -108,7 +118,7 @@ def read_recipe(path: str | Path) -> Recipe:
 def parse_recipe(text: str, *, file: str) -> Recipe:
     """The recipe in a text; `file` is its name in messages. Raises as `read_recipe` does."""
     try:
-        loader = _Loader(text)
+        loader = StrictLoader(text)
         node = loader.get_single_node()
     except yaml.YAMLError as error:
         raise ConfigError(_broken_yaml(error, text, file)) from error
@@ -127,7 +137,7 @@ def parse_recipe(text: str, *, file: str) -> Recipe:
     return Recipe(file, entries, stages)
 
 
-def _stage_items(loader: _Loader, node: yaml.Node, file: str, findings: Findings) -> list[Entries]:
+def _stage_items(loader: StrictLoader, node: yaml.Node, file: str, findings: Findings) -> list[Entries]:
     if not isinstance(node, yaml.SequenceNode) or not node.value:
         findings.add(_where(file, node), "stages: expected a list, each item starting with `- stage: NAME`")
         return []
@@ -140,7 +150,7 @@ def _stage_items(loader: _Loader, node: yaml.Node, file: str, findings: Findings
     return items
 
 
-def _entries(loader: _Loader, node: yaml.MappingNode, file: str, findings: Findings) -> Entries:
+def _entries(loader: StrictLoader, node: yaml.MappingNode, file: str, findings: Findings) -> Entries:
     entries: Entries = {}
     for key_node, value_node in node.value:
         where = _where(file, key_node)
@@ -154,7 +164,7 @@ def _entries(loader: _Loader, node: yaml.MappingNode, file: str, findings: Findi
     return entries
 
 
-def _value(loader: _Loader, node: yaml.Node, file: str, findings: Findings) -> Any:
+def _value(loader: StrictLoader, node: yaml.Node, file: str, findings: Findings) -> Any:
     if isinstance(node, yaml.MappingNode):
         return {key: entry.value for key, entry in _entries(loader, node, file, findings).items()}
     if isinstance(node, yaml.SequenceNode):
@@ -217,8 +227,8 @@ def parse_overrides(overrides: Iterable[str]) -> Entries:
 
 def _override_value(text: str) -> Any:
     if text.startswith(("[", "{", '"', "'")):
-        return yaml.load(text, Loader=_Loader)
-    loader = _Loader("")
+        return read_yaml(text)
+    loader = StrictLoader("")
     tag = loader.resolve(yaml.ScalarNode, text, (True, False))
     return loader.construct_object(yaml.ScalarNode(tag, text))
 

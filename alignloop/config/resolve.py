@@ -17,7 +17,8 @@ from alignloop.config.aliases import ALIASES, ANYWAY, REFUSED
 from alignloop.config.findings import Findings
 from alignloop.config.recipe_file import Entries, Entry, located
 from alignloop.config.registry import STAGES, StageSpec, find_stage
-from alignloop.config.stages import Section, StageConfig
+from alignloop.config.section import Section
+from alignloop.config.stages import StageConfig
 from alignloop.errors import ConfigError
 from alignloop.objectives import registry as objectives
 

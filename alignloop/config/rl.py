@@ -8,13 +8,12 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.fields import conflict, free, path_or
+from alignloop.config.section import Path, Section
 from alignloop.config.stages import (
     DATASET,
     ROLLOUT_SAVE_S,
     Dataset,
-    Path,
     SamplingConfig,
-    Section,
     TrainConfig,
 )
 

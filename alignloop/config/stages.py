@@ -7,20 +7,20 @@ description in all stages. An objective's own keys (`beta`, …) are not here: t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Required, get_args
+from typing import Annotated, Any, Literal, Required
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config.fields import conflict, free, longer, path_or
-
-Path = Annotated[str, path_or()]
-"""A file, a folder, a run folder, or `@name` of an earlier stage of the same recipe."""
-ModelPath = Annotated[str, path_or("smollm2-135m-instruct", "tiny")]
-TemplatePath = Annotated[str, path_or("tokenizer", "alpaca", "chatml", "plain")]
-RewardPath = Annotated[str, path_or("gold", "constraints", "math", "regex", "json_schema", "exact")]
-ReferencePath = Annotated[str, path_or("auto", "none", "start", "smollm2-135m-instruct", "tiny")]
+from alignloop.config.fields import conflict, free, longer
+from alignloop.config.section import (
+    ModelPath,
+    Path,
+    ReferencePath,
+    RewardPath,
+    Section,
+    TemplateConfig,
+)
 
 
 class DataSource(TypedDict, total=False):
@@ -43,20 +43,6 @@ DATASET = (
 
 
 ROLLOUT_SAVE_S = "seconds between saves of an unfinished sampling; 0 saves one only on Ctrl-C"
-
-
-class Section(BaseModel):
-    """What all parts of a recipe share: frozen, nothing unknown, no NaN, `true` is not a number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
-            raise PydanticCustomError("bool", "true and false are no value of this key")
-        return value
 
 
 class StageConfig(Section):
@@ -82,15 +68,12 @@ class StageConfig(Section):
         return (() if value == "none" else (value,)) if isinstance(value, str) else value
 
 
-class ModelConfig(Section):
+class ModelConfig(TemplateConfig):
     """The model a stage starts from and how a conversation becomes text."""
 
     model_name_or_path: ModelPath = Field(
         "smollm2-135m-instruct",
         description="run folder, model or adapter folder, .gguf, hub id, `smollm2-135m-instruct` or `tiny`",
-    )
-    chat_template: TemplatePath = Field(
-        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
     )
 
 
@@ -148,7 +131,7 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     lora_alpha: float = Field(32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
     lora_target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="names of the layers that get adapters, or all-linear"
+        "all-linear", description="names of the linear layers that get adapters, or all-linear"
     )
 
     logging_steps: int = free(1, ge=1, description="steps between lines of metrics.jsonl")
@@ -207,6 +190,9 @@ class PretrainConfig(TrainConfig):
 class SFTConfig(TrainConfig):
     """Supervised fine-tuning on demonstrations."""
 
+    train_on: Literal["all", "last"] = Field(
+        "all", description="turns of the assistant that are trained: all of a conversation, or the last"
+    )
     completion_only: bool = Field(True, description="train on completions only, not on the prompts")
 
 
@@ -368,14 +354,11 @@ class InterpolateConfig(StageConfig):
     share: float = Field(0.5, ge=0, le=1, description="how far from before to after")
 
 
-class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig):
+class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig, TemplateConfig):
     """Before against after on held-out prompts, with intervals."""
 
     before: ModelPath = Field(description="model to compare with, usually the start")
     after: ModelPath = Field(description="model to judge")
-    chat_template: TemplatePath = Field(
-        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
-    )
     reward_model: Path | None = Field(None, description="reward model that scores both, null for none")
     num_prompts: int = Field(200, ge=1, description="prompts answered by both models")
     perplexity_dataset: Dataset | None = Field(None, description=f"texts for the capability check: {DATASET}")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
+from alignloop.data import messages as dialogues
 from alignloop.data import values as read
-from alignloop.data.forms import Fields, has_prompt, is_answered
+from alignloop.data.forms import Fields, has_prompt
+from alignloop.data.prompts import offering, prompt_of, turns_of_row
 from alignloop.errors import DataError
 from alignloop.records import (
     Conversation,
@@ -20,6 +23,8 @@ from alignloop.records import (
     Ranking,
     Rating,
     Record,
+    as_context,
+    written,
 )
 
 ORIGINS = ("human", "ai", "simulated", "derived", "unknown")
@@ -52,57 +57,69 @@ def _provenance(fields: Fields, file: str, line: int, origin: str) -> Provenance
     return Provenance(own["file"], own["line"], own["origin"], dict(own["details"]))
 
 
-def prompt_of(fields: Fields) -> Conversation:
-    """The prompt of a row: system, prompt or instruction, and input joined into messages.
-
-    Raises:
-        DataError: no prompt, an empty one, or one that does not end with the user.
-    """
-    name = next((n for n in ("prompt", "messages", "instruction", "input") if fields.has(n)), "prompt")
-    value, column = fields.get(name)
-    if name == "messages" or isinstance(value, list):
-        messages = read.conversation(value, column)
-        if name == "messages" and messages[-1].role == "assistant":
-            messages = messages[:-1]
-    else:
-        said = read.text(value, column, reason_if_empty="empty_prompt")
-        whole = read.is_transcript(said) and said.rstrip().endswith("\n\nAssistant:")
-        messages = read.transcript(said, column)[:-1] if whole else (Message("user", said),)
-    if name in ("prompt", "instruction") and fields.has("input"):
-        extra = read.text(*fields.get("input"))
-        last = messages[-1]
-        messages = (*messages[:-1], Message(last.role, last.content + read.INPUT_MARK + extra))
-    if fields.has("system") and messages[0].role != "system":
-        messages = (Message("system", read.text(*fields.get("system"))), *messages)
-    return read.check_prompt(messages, column)
-
-
-def _completion(fields: Fields, name: str, prompt: Conversation) -> tuple[Conversation, str]:
-    """Prompt and text of a completion, which may be text, a message, messages or a whole dialogue."""
+def _completion(fields: Fields, name: str, prompt: Conversation) -> tuple[Conversation, Message]:
+    """Prompt and turn of a completion, which may be text, a message, messages or a whole dialogue."""
     value, column = fields.get(name)
     if isinstance(value, Mapping | list):
-        messages = read.conversation([value] if isinstance(value, Mapping) else value, column)
+        messages = dialogues.conversation([value] if isinstance(value, Mapping) else value, column)
     else:
         text = read.completion_text(value, column)
         # beside messages, a dialogue is an answer's own text
         if not (text.startswith("\n\nHuman:") and isinstance(fields.values.get("prompt"), str)):
-            return prompt, text
+            return prompt, Message("assistant", text)
         messages = read.transcript(text, column)
     *context, last = messages
-    if last.role != "assistant":
-        raise DataError("expected the assistant last", field=column, value=last.role, reason="bad_messages")
-    answer = read.completion_text(last.content, column)
+    answer = _answer(last, column)
     return (_joined(prompt, tuple(context), column) if context else prompt), answer
 
 
+def _answer(last: Message, column: str) -> Message:
+    """The last turn of a dialogue.
+
+    Raises:
+        DataError: it is not the assistant's, or says nothing and calls no tool.
+    """
+    if last.role != "assistant":
+        raise DataError("expected the assistant last", field=column, value=last.role, reason="bad_messages")
+    if not last.tool_calls:
+        read.completion_text(last.content, column)
+    return last
+
+
+def _said(turn: Message, column: str) -> str:
+    """The text of an answer that is compared or judged, its thoughts in front as a model writes them.
+
+    Raises:
+        DataError: it calls tools, which only demonstrations can hold.
+    """
+    if turn.tool_calls:
+        raise DataError(
+            "an answer that calls tools can be imitated (sft), not compared or judged",
+            field=column,
+            value=written(turn),
+            reason="tool_call_completion",
+        )
+    return written(turn)
+
+
 def _joined(prompt: Conversation, context: Conversation, column: str) -> Conversation:
-    """The messages before a completion, which must begin or end with the row's prompt."""
+    """The messages before a completion, which continue the row's prompt, or begin or end with it."""
     systems = [m for m in (*context, *prompt) if m.role == "system"]
-    turns = tuple(m for m in context if m.role != "system")
-    asked = tuple(m for m in prompt if m.role != "system")
+    turns = tuple(m for m in dialogues.without_tools(context) if m.role != "system")
+    asked = tuple(m for m in dialogues.without_tools(prompt) if m.role != "system")
+    if turns and turns[0].role == "assistant":  # a completion of several turns, such as calls and answers
+        turns = (*asked, *turns)
     if asked not in (turns[: len(asked)], turns[-len(asked) :]):
         raise DataError("does not continue the prompt", field=column, reason="prompt_mismatch")
-    return read.check_prompt((*systems[:1], *turns), column)
+    whole = offering((*systems[:1], *turns), (*prompt, *context))
+    return _ended(whole, column)
+
+
+def _ended(messages: Conversation, column: str) -> Conversation:
+    """A prompt that says something and, being continued by the assistant, may end with any turn."""
+    if messages and messages[-1].role == "assistant" and messages[-1].tool_calls:
+        return messages
+    return read.check_prompt(messages, column)
 
 
 def _document(fields: Fields, provenance: Provenance) -> Document:
@@ -129,24 +146,57 @@ def _prompt(fields: Fields, provenance: Provenance) -> Prompt:
 
 
 def _demonstration(fields: Fields, provenance: Provenance) -> Demonstration:
+    prompt, turn, column = _demonstrated(fields)
+    found = Demonstration(prompt, turn.content, provenance, turn.thinking, turn.tool_calls, turn.train)
+    if not found.trained:
+        raise DataError(
+            "no turn of the assistant is to be trained (weight 0, loss or train false)",
+            field=column,
+            reason="nothing_to_train",
+        )
+    return found
+
+
+def _demonstrated(fields: Fields) -> tuple[Conversation, Message, str]:
+    """Prompt and turn to imitate of a row, and the column they come from."""
     if fields.has("completion"):
-        prompt, text = _completion(fields, "completion", prompt_of(fields))
-        return Demonstration(prompt, text, provenance)
+        prompt, turn = _completion(fields, "completion", prompt_of(fields))
+        column = fields.columns["completion"]
+        name, messages, own = turns_of_row(fields)
+        if name == "messages" and messages[-1].role == "assistant" and messages[-1].content != turn.content:
+            raise DataError(
+                f"is not the answer that '{own}' ends with; keep one", field=column, reason="prompt_mismatch"
+            )
+        return prompt, turn, column
     if fields.has("sft_target"):
         value, column = fields.get("sft_target")
         if value not in ("chosen", "rejected"):
             raise DataError(
                 "expected 'chosen' or 'rejected'", field=column, value=value, reason="unknown_label"
             )
-        pair = _preference(fields, provenance)
-        return Demonstration(pair.prompt, pair.chosen if value == "chosen" else pair.rejected, provenance)
-    if fields.has("messages") and is_answered(fields):
-        value, column = fields.get("messages")
-        text = read.completion_text(read.conversation(value, column)[-1].content, column)
-        return Demonstration(prompt_of(fields), text, provenance)
+        pair = _preference(fields, Provenance())
+        text = pair.chosen if value == "chosen" else pair.rejected
+        return as_context(pair.prompt), Message("assistant", text), column
+    name, messages, column = turns_of_row(fields) if has_prompt(fields) else ("", (), "")
+    while name == "messages" and messages and messages[-1].role != "assistant":
+        messages = messages[:-1]  # a question that nobody answered
+    if name == "messages" and messages:
+        turn = _answer(messages[-1], column)
+        prompt = offering(messages[:-1], messages)
+        return _ended(prompt, column), replace(turn, tools=()), column
     # a reference answer is imitated only where a demonstration was asked for by name
     name = "answer" if fields.has("answer") else "completion"
-    return Demonstration(prompt_of(fields), read.completion_text(*fields.get(name)), provenance)
+    value, column = fields.get(name)
+    return prompt_of(fields), Message("assistant", read.completion_text(value, column)), column
+
+
+def _judged(fields: Fields) -> tuple[Conversation, str]:
+    """Prompt and text of an answer that the row says something about."""
+    prompt, turn, column = _demonstrated(fields)
+    if turn.train is False:
+        message = "the answer has weight 0, loss or train false, so that what is said of it does not count"
+        raise DataError(message, field=column, reason="nothing_to_train")
+    return prompt, _said(turn, column)
 
 
 def _preference(fields: Fields, provenance: Provenance) -> Preference:
@@ -162,10 +212,14 @@ def _preference(fields: Fields, provenance: Provenance) -> Preference:
         prompt, chosen, rejected = _common_prompt(fields)
     else:
         asked = prompt_of(fields)
-        prompt, chosen = _completion(fields, first, asked)
-        other, rejected = _completion(fields, second, asked)
+        prompt, better_turn = _completion(fields, first, asked)
+        other, worse_turn = _completion(fields, second, asked)
         if other != prompt:
             raise DataError("answers another prompt", field=fields.columns[second], reason="prompt_mismatch")
+        chosen, rejected = (
+            _said(better_turn, fields.columns[first]),
+            _said(worse_turn, fields.columns[second]),
+        )
     return Preference(prompt, chosen, rejected, probability, margin, provenance)
 
 
@@ -178,17 +232,25 @@ def _common_prompt(fields: Fields) -> tuple[Conversation, str, str]:
         and not (read.is_transcript(one) and read.is_transcript(two))
     ):
         return _common_lines(read.text(one, one_name), read.text(two, two_name))
-    a = read.transcript(one, one_name) if isinstance(one, str) else read.conversation(one, one_name)
-    b = read.transcript(two, two_name) if isinstance(two, str) else read.conversation(two, two_name)
+    a, b = (_dialogue(value, name) for value, name in ((one, one_name), (two, two_name)))
+    for answer, whole, name in ((one, b, one_name), (two, a, two_name)):
+        if isinstance(answer, str) and not read.is_transcript(answer):  # beside a whole dialogue
+            text = read.completion_text(answer, name)
+            own = (*whole[:-1], Message("assistant", text))
+            a, b = (own, b) if answer is one else (a, own)
     for messages, name in ((a, one_name), (b, two_name)):
         if messages[-1].role != "assistant":
             raise DataError("expected the assistant last", field=name, reason="bad_messages")
     if a[:-1] != b[:-1]:
         message = "the two dialogues differ before their last answer, so there is no common prompt"
         raise DataError(message, field=two_name, reason="diverging_dialogues")
-    prompt = read.check_prompt(a[:-1], one_name)
-    chosen, rejected = (read.completion_text(m[-1].content, n) for m, n in ((a, one_name), (b, two_name)))
+    prompt = read.check_prompt(offering(a[:-1], a, fields), one_name)
+    chosen, rejected = (_said(_answer(m[-1], n), n) for m, n in ((a, one_name), (b, two_name)))
     return prompt, chosen, rejected
+
+
+def _dialogue(value: object, column: str) -> Conversation:
+    return read.transcript(value, column) if isinstance(value, str) else dialogues.conversation(value, column)
 
 
 def _common_lines(one: str, two: str) -> tuple[Conversation, str, str]:
@@ -204,12 +266,12 @@ def _common_lines(one: str, two: str) -> tuple[Conversation, str, str]:
 
 
 def _label(fields: Fields, provenance: Provenance) -> Label:
-    base = _demonstration(fields, provenance)
-    return Label(base.prompt, base.completion, read.truth(*fields.get("label")), provenance)
+    prompt, text = _judged(fields)
+    return Label(prompt, text, read.truth(*fields.get("label")), provenance)
 
 
 def _rating(fields: Fields, provenance: Provenance) -> Rating:
-    base = _demonstration(fields, provenance)
+    prompt, text = _judged(fields)
     value, column = fields.get("scores")
     if isinstance(value, Mapping) or (isinstance(value, str) and value.lstrip().startswith("{")):
         given = read.structured(value, column, dict)
@@ -219,7 +281,7 @@ def _rating(fields: Fields, provenance: Provenance) -> Rating:
             raise DataError("expected at least one score", field=column, value={}, reason="missing_field")
     else:
         scores = {"score": read.number(value, column, 0, 5)}
-    return Rating(base.prompt, base.completion, scores, provenance)
+    return Rating(prompt, text, scores, provenance)
 
 
 def _ranking(fields: Fields, provenance: Provenance) -> Ranking:

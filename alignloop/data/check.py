@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from alignloop.data import quality
 from alignloop.data.columns import Dataset
 from alignloop.data.diversity import Diversity, diversity
 from alignloop.data.normal import completion_texts, prompt_text
 from alignloop.errors import DataError
-from alignloop.records import Label, Preference, Ranking, Record
+from alignloop.records import Demonstration, Label, Preference, Ranking, Record
 
 _TURN_MARKS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</s>", "<eos>")
 
@@ -27,6 +27,8 @@ class Check:
         findings: faults that the quality filters would drop, by filter.
         diversity: instructions and lengths.
         warnings: sentences about the whole.
+        turns: of demonstrations that are conversations, how many turns are the assistant's and how many
+            of them are trained; turns with thoughts, with tool calls and by tools where there are any.
     """
 
     kind: str
@@ -36,6 +38,7 @@ class Check:
     findings: dict[str, list[DataError]]
     diversity: Diversity
     warnings: list[str]
+    turns: dict[str, int] = field(default_factory=dict)
 
 
 def check(data: Dataset, *, threshold: float = 0.8) -> Check:
@@ -63,8 +66,24 @@ def check(data: Dataset, *, threshold: float = 0.8) -> Check:
         dropped=data.dropped,
         findings=findings,
         diversity=diversity(data.records),
-        warnings=warnings(data.records),
+        warnings=[*data.notes, *warnings(data.records)],
+        turns=turns_of(data.records),
     )
+
+
+def turns_of(records: Sequence[Record]) -> dict[str, int]:
+    """What kinds of turns demonstrations have; empty if every one is a question and a plain answer."""
+    rows = [record for record in records if isinstance(record, Demonstration)]
+    every = [message for row in rows for message in (*row.prompt, row.turn)]
+    own = [message for message in every if message.role == "assistant"]
+    counts = {"assistant": len(own), "trained": sum(len(row.trained) for row in rows)}
+    more = {
+        "with thoughts": sum(bool(message.thinking) for message in own),
+        "with tool calls": sum(bool(message.tool_calls) for message in own),
+        "by tools": sum(message.role == "tool" for message in every),
+    }
+    found = {what: count for what, count in more.items() if count}
+    return counts | found if found or counts["assistant"] > len(rows) else {}
 
 
 def warnings(records: Sequence[Record]) -> list[str]:

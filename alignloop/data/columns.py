@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-from alignloop.data import builders, forms, sources
+from alignloop.data import builders, forms, messages, published, sources
 from alignloop.data.files import sha256_of, write_whole
 from alignloop.errors import DataError
 from alignloop.records import (
@@ -44,12 +45,27 @@ class Dataset:
         dropped: a fault for each unusable row.
         kind: of all records, a key of `records.KINDS`.
         files: by path or hub id, `sha256` of its bytes (of its rows for a hub id) and `rows` read.
+        unused: columns that no record came from, with the number of rows that have them.
+        against_scores: rows whose chosen answer has the lower score of the two.
     """
 
     records: list[Record]
     dropped: list[DataError]
     kind: str
     files: dict[str, dict[str, str | int]] = field(default_factory=dict)
+    unused: dict[str, int] = field(default_factory=dict)
+    against_scores: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know of columns that were not read, as sentences."""
+        found = [f"columns that were not read: {forms.described(self.unused)}"] if self.unused else []
+        if self.against_scores:
+            found.append(
+                f"{len(self.against_scores)} rows prefer the answer with the lower score, the first: "
+                f"{self.against_scores[0]}; are chosen and rejected swapped?"
+            )
+        return found
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -64,7 +80,7 @@ def kind_of(record: Record) -> str:
 
 def read_records(
     spec: sources.Spec,
-    kind: str | None = None,
+    kind: str | Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     strict: bool = False,
     origin: str = "unknown",
@@ -77,8 +93,9 @@ def read_records(
 
     Args:
         spec: a path, hub id, mapping or list, see `alignloop.data.sources`.
-        kind: read rows as this kind, instead of guessing. Labels are never made up: a pair becomes
-            a demonstration only where `sft_target` says so; a prompt may come from any row.
+        kind: read rows as this kind, instead of guessing; of several, as the one that most rows are, or
+            else as the first. Labels are never made up: a pair becomes a demonstration only where
+            `sft_target` says so; a prompt may come from any row.
         columns: {field: column of the file} where the names differ from those in `forms.ALIASES`.
         strict: the first unusable row is an error.
         origin: who made the labels, for rows without a provenance of their own.
@@ -90,29 +107,35 @@ def read_records(
         DataError: nothing there, a damaged file, a source without a usable row, or with `strict`
             the first unusable row.
     """
-    if kind is not None and kind not in KINDS:
-        raise DataError(f"expected {', '.join(KINDS)}", field="kind", value=kind)
+    kinds = (kind,) if isinstance(kind, str) else tuple(kind or ())
+    for name in kinds:
+        if name not in KINDS:
+            raise DataError(f"expected {', '.join(KINDS)}", field="kind", value=name)
     if origin not in builders.ORIGINS:
         raise DataError(f"expected {', '.join(builders.ORIGINS)}", field="origin", value=origin)
     mapping = forms.check_columns(columns)
     records: list[Record] = []
     dropped: list[DataError] = []
     files: dict[str, dict[str, str | int]] = {}
-    found = kind or ""
+    unused: Counter[str] = Counter()
+    contrary: list[str] = []
+    found = kinds[0] if len(kinds) == 1 else ""
     for source in sources.expand(spec):
-        part = _read_source(source, found, mapping, origin, guess=kind is None)
+        part = _read_source(source, (found,) if found else kinds, mapping, origin, guess=not kinds)
         if strict and part.faults:
             raise part.faults[0]
         if not part.records:
             raise _no_usable_row(source.path, part)
         found = part.kind
         dropped += part.faults
+        unused += part.unused
+        contrary += part.against_scores
         records.extend(sources.repeat(part.records, source.weight))
         known = files.setdefault(source.path, {"sha256": part.sha256, "rows": 0})
         known["rows"] = int(known["rows"]) + part.rows
     if not records:
         raise DataError("the weights leave no row", field="weight")
-    return Dataset(records, dropped, found, files)
+    return Dataset(records, dropped, found, files, dict(unused), contrary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +148,14 @@ class _Part:
     faults: list[DataError]
     rows: int
     sha256: str
+    unused: Counter[str]
+    against_scores: list[str]
 
 
 def _read_source(
-    source: sources.Source, kind: str, mapping: Mapping[str, str], origin: str, *, guess: bool
+    source: sources.Source, kinds: Sequence[str], mapping: Mapping[str, str], origin: str, *, guess: bool
 ) -> _Part:
+    """Records of one source, of the kind among `kinds` that most rows are, else of the first of them."""
     digest = hashlib.sha256()
     faults: list[DataError] = []  # of the reader first, then of the records
     rows = sources.read_source(source, on_fault=faults.append)
@@ -137,21 +163,40 @@ def _read_source(
         rows = _hashed(rows, digest)
     head = list(islice(rows, _HEAD))
     looks_like = _kind_of_most(head, mapping)
-    kind = kind or looks_like
+    kind = looks_like if not kinds or looks_like in kinds else kinds[0]
     records, unusable = [], []
+    unused: Counter[str] = Counter()
+    contrary: list[str] = []
     for row in chain(head, rows):
         try:
-            fields = forms.fields_of(row.values, mapping)
-            if guess:
-                found = forms.guess_kind(fields)
-                kind = kind or found
-                _check_kind(found, kind)
-            records.append(builders.build(kind, fields, row.file, row.line, origin))
+            for values in published.rows_of(row.values, kind):
+                fields = forms.fields_of(values, mapping)
+                if guess:
+                    found = forms.guess_kind(fields)
+                    kind = kind or found
+                    _check_kind(found, kind)
+                messages.check_media(values, fields.unused)
+                records.append(builders.build(kind, fields, row.file, row.line, origin))
+                unused.update([*fields.unused, *_unread_keys(fields)])
+                if kind == "preference" and forms.against_scores(values):
+                    contrary.append(f"{row.file}:{row.line}")
         except DataError as fault:
             unusable.append(_placed(fault, row))
     identity = sha256_of(Path(source.path)) if source.split is None else digest.hexdigest()
     everything = sorted(faults + unusable, key=lambda fault: fault.line)
-    return _Part(kind, looks_like, records, everything, len(records) + len(everything), identity)
+    return _Part(
+        kind, looks_like, records, everything, len(records) + len(everything), identity, unused, contrary
+    )
+
+
+def _unread_keys(fields: forms.Fields) -> list[str]:
+    """Keys of a row's messages that nothing is read from, such as `messages[].id`."""
+    return [
+        f"{fields.columns[name]}[].{key}"
+        for name in ("messages", "prompt", "completion", "chosen", "rejected")
+        if fields.has(name)
+        for key in sorted(messages.unread_keys(fields.values[name]))
+    ]
 
 
 def _hashed(rows: Iterable[sources.Row], digest: hashlib._Hash) -> Iterator[sources.Row]:
@@ -165,7 +210,8 @@ def _kind_of_most(rows: Iterable[sources.Row], mapping: Mapping[str, str]) -> st
     votes: Counter[str] = Counter()
     for row in rows:
         with suppress(DataError):
-            votes[forms.guess_kind(forms.fields_of(row.values, mapping))] += 1
+            for values in published.rows_of(row.values, ""):
+                votes[forms.guess_kind(forms.fields_of(values, mapping))] += 1
     return votes.most_common(1)[0][0] if votes else ""
 
 
@@ -210,7 +256,24 @@ def record_to_row(record: Record) -> dict[str, object]:
     }
     if isinstance(record, Document):
         return {"text": record.text, "provenance": provenance}
+    if isinstance(record, Demonstration) and not _fits_columns(record):
+        return {"messages": _weighted_rows(record), "provenance": provenance}
     return {"prompt": message_rows(record.prompt), **_body(record), "provenance": provenance}
+
+
+def _fits_columns(record: Demonstration) -> bool:
+    """Whether `prompt` and `completion` say all of a demonstration: text, and trained at its end only."""
+    plain = not record.thinking and not record.tool_calls
+    return plain and record.trained == (len(record.prompt),)
+
+
+def _weighted_rows(record: Demonstration) -> list[dict[str, Any]]:
+    """A demonstration as messages; of the assistant's turns those that are not trained say so."""
+    turns = (*record.prompt, record.turn)
+    return [
+        row | ({"train": False} if turn.role == "assistant" and turn.train is False else {})
+        for row, turn in zip(message_rows(turns), turns, strict=True)
+    ]
 
 
 def _body(record: Prompt | Demonstration | Preference | Label | Rating | Ranking) -> dict[str, object]:

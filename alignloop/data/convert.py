@@ -13,7 +13,8 @@
 | preference | demonstration | the chosen response |
 | any but document | prompt | the prompt, once |
 
-The result has origin `derived`; its details hold the conversion and the origin of its source, file
+A demonstration made from a judged answer trains that answer; earlier turns are its context. The result
+has origin `derived`; its details hold the conversion and the origin of its source, file
 and line point at that source. What yields nothing is returned with the reason.
 """
 
@@ -38,6 +39,7 @@ from alignloop.records import (
     Ranking,
     Rating,
     Record,
+    as_context,
 )
 
 R = TypeVar("R", bound=Record)
@@ -136,7 +138,7 @@ def _ranking_to_demonstration(records: Sequence[Ranking], options: Options) -> I
         ]
         if len(best) == 1:
             source = _derived(record.provenance, "ranking to demonstration")
-            yield Demonstration(record.prompt, best[0], source)
+            yield Demonstration(as_context(record.prompt), best[0], source)
         else:
             yield _skip(record, "tie", f"{len(best)} responses share the first rank")
 
@@ -202,7 +204,7 @@ def _rating_to_demonstration(records: Sequence[Rating], options: Options) -> Ite
         score = _score(record, options.attribute)
         if score >= least:
             source = _derived(record.provenance, f"rating to demonstration, from {least:g}", score=score)
-            yield Demonstration(record.prompt, record.completion, source)
+            yield Demonstration(as_context(record.prompt), record.completion, source)
         else:
             yield _skip(record, "low_score", f"score {score:g} is below {least:g}")
 
@@ -223,7 +225,7 @@ def _label_to_demonstration(records: Sequence[Label], options: Options) -> Itera
     for record in records:
         if record.desirable:
             source = _derived(record.provenance, "label to demonstration")
-            yield Demonstration(record.prompt, record.completion, source)
+            yield Demonstration(as_context(record.prompt), record.completion, source)
         else:
             yield _skip(record, "undesirable", "the response is labelled bad")
 
@@ -246,7 +248,7 @@ def _preference_to_demonstration(
             yield _skip(record, "tie", f"chosen is preferred with probability {record.probability:g}")
             continue
         source = _derived(record.provenance, "preference to demonstration")
-        yield Demonstration(record.prompt, record.chosen, source)
+        yield Demonstration(as_context(record.prompt), record.chosen, source)
 
 
 def _to_prompt(records: Sequence[Record], options: Options) -> Iterator[Record | DataError]:

@@ -3,7 +3,7 @@
 | columns | record |
 |---|---|
 | text | Document |
-| prompt, or instruction with optional input; optional system, answer, constraints | Prompt |
+| prompt, or instruction with optional input; optional system, history, tools, answer, constraints | Prompt |
 | a prompt and completion (response, output); messages that end with the assistant | Demonstration |
 | chosen and rejected, as text, messages or whole dialogues with a common beginning | Preference |
 | response_a, response_b and preference (A, B or tie) | Preference |
@@ -19,13 +19,17 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from alignloop.data import messages
 from alignloop.data import values as read
+from alignloop.data.published_rows import at
 from alignloop.errors import DataError
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "text": ("text", "본문", "문서"),
     "messages": ("messages", "conversations", "대화"),
     "system": ("system", "system_prompt", "시스템"),
+    "tools": ("tools", "functions"),
+    "history": ("history",),
     "prompt": ("prompt", "question", "query", "프롬프트", "질문"),
     "instruction": ("instruction", "지시", "지시문", "명령"),
     "input": ("input", "context", "입력"),
@@ -64,9 +68,35 @@ DETAILS = (
 )
 """Columns kept as provenance details when they hold a plain value."""
 
+PROPOSED: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("ask", "asked", "user", "human", "request", "problem", "title", "post"),
+    "completion": ("answer_text", "reply", "assistant", "gpt", "target", "solution", "text"),
+    "chosen": ("good", "better", "preferred", "winner", "accepted", "positive", "best", "win"),
+    "rejected": ("bad", "worse", "dispreferred", "loser", "declined", "negative", "worst", "lose"),
+    "label": ("liked", "thumbs", "is_good", "desirable", "feedback", "is_safe"),
+    "scores": ("grade", "quality", "stars", "reward", "overall", "likert"),
+    "ranking": ("order", "rank"),
+    "preference": ("winner", "choice", "vote", "safer_response_id", "selected"),
+    "margin": ("strength", "score_difference", "margin_score"),
+}
+"""Columns of other names that may be meant by a field: proposed, never taken."""
+
+_SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
+
 _FIELD_OF = {alias: field for field, aliases in ALIASES.items() for alias in aliases}
 _OPTIONAL = frozenset(
-    ("text", "system", "input", "answer", "constraints", "probability", "margin", "sft_target")
+    (
+        "text",
+        "system",
+        "input",
+        "answer",
+        "constraints",
+        "probability",
+        "margin",
+        "sft_target",
+        "tools",
+        "history",
+    )
 )
 
 
@@ -85,6 +115,12 @@ class Fields:
     columns: Mapping[str, str]
     row: tuple[str, ...]
     details: Mapping[str, str | int | float | bool]
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Columns of the row that nothing is read from."""
+        taken = {*self.columns.values(), *self.details}
+        return tuple(name for name in self.row if name not in taken)
 
     def has(self, *names: str) -> bool:
         """Whether all these fields are there."""
@@ -137,10 +173,11 @@ def fields_of(row: Mapping[str, object], mapping: Mapping[str, str]) -> Fields:
     found: dict[str, object] = {}
     columns: dict[str, str] = {}
     for field, column in mapping.items():
-        if column not in row:
-            message = f"columns maps it to '{column}', which this row does not have; it has {', '.join(row)}"
+        value = at(row, column)
+        if value is None and column not in row:
+            message = f"columns maps it to '{column}', which this row lacks; it has {', '.join(row)}"
             raise DataError(message, field=field, reason="missing_field")
-        found[field], columns[field] = row[column], column
+        found[field], columns[field] = value, column
     rest = {_plain(str(name)): str(name) for name in row if name not in mapping.values()}
     for alias, field in _FIELD_OF.items():
         if alias in rest and field not in columns and row[rest[alias]] is not None:
@@ -164,6 +201,24 @@ def _add_instance(found: dict[str, object], columns: dict[str, str]) -> None:
     for name, field in (("input", "input"), ("output", "completion")):
         if items[0].get(name):
             found[field], columns[field] = items[0][name], f"instances[0].{name}"
+
+
+def described(unused: Mapping[str, int]) -> str:
+    """Columns, each with the field that may be meant: `good (--column chosen=good), meta`."""
+    found = []
+    for column in unused:
+        field = next((name for name, words in PROPOSED.items() if _plain(column) in words), None)
+        found.append(column if field is None else f"{column} (--column {field}={column})")
+    return ", ".join(found[:20]) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
+
+
+def against_scores(row: Mapping[str, object]) -> bool:
+    """Whether a pair's own scores say that the rejected answer is the better one."""
+    for better, worse in _SCORES:
+        one, two = row.get(better), row.get(worse)
+        if isinstance(one, int | float) and isinstance(two, int | float) and one < two:
+            return True
+    return False
 
 
 def guess_kind(fields: Fields) -> str:
@@ -223,4 +278,4 @@ def is_answered(fields: Fields) -> bool:
     """Whether the row's messages end with the assistant."""
     if not fields.has("messages"):
         return False
-    return read.conversation(*fields.get("messages"))[-1].role == "assistant"
+    return messages.conversation(*fields.get("messages"))[-1].role == "assistant"

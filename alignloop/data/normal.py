@@ -14,6 +14,9 @@ from alignloop.records import (
     Ranking,
     Rating,
     Record,
+    canonical,
+    plain_rows,
+    written,
 )
 
 # Chinese and Japanese are written without spaces, so each sign is a word; Korean has spaces.
@@ -24,14 +27,17 @@ def prompt_text(record: Record, *roles: str) -> str:
     """The prompt's messages, one after the other, of all roles or those named; a document has none."""
     if isinstance(record, Document):
         return ""
-    return "\n\n".join(m.content for m in record.prompt if not roles or m.role in roles)
+    return "\n\n".join(written(m) for m in record.prompt if not roles or m.role in roles)
 
 
 def prompt_key(record: Record) -> str:
-    """What makes two prompts the same: roles and normalised texts (a document's text)."""
+    """What makes two prompts the same: roles, normalised texts and tools (a document's text)."""
     if isinstance(record, Document):
         return normalise(record.text)
-    return "\x1e".join(f"{m.role}\x1f{normalise(m.content)}" for m in record.prompt)
+    return "\x1e".join(
+        "\x1f".join((role, normalise(content), *map(canonical, more)))
+        for role, content, *more in plain_rows(record.prompt)
+    )
 
 
 def completion_texts(record: Record) -> tuple[str, ...]:
@@ -45,7 +51,9 @@ def completion_texts(record: Record) -> tuple[str, ...]:
             return (record.chosen, record.rejected)
         case Ranking():
             return record.completions
-        case Demonstration() | Label() | Rating():
+        case Demonstration():
+            return (record.text,)
+        case Label() | Rating():
             return (record.completion,)
 
 

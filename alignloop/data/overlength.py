@@ -88,6 +88,42 @@ def fit(
     )
 
 
+def fit_turns(
+    prompt_ids: Sequence[int],
+    completion_ids: Sequence[int],
+    first: int,
+    max_length: int,
+    policy: Policy,
+    *,
+    bos_token_id: int | None = None,
+) -> Fitted:
+    """Make a conversation with several trained turns at most `max_length` tokens long.
+
+    With `truncate` it loses its end, so that what is left is a conversation from its beginning. Only if
+    prompt and first trained turn are too long together do they lose tokens as in `fit`, and the rest goes.
+
+    Args:
+        prompt_ids: tokens before the first trained turn.
+        completion_ids: tokens from the first trained turn on.
+        first: length of the first trained turn.
+        max_length: tokens of both together.
+        policy: see `fit`.
+        bos_token_id: see `fit`.
+
+    Returns:
+        The token ids that fit, and what was cut.
+
+    Raises:
+        DataError: see `fit`.
+    """
+    whole = len(prompt_ids) + len(completion_ids) <= max_length
+    if whole or policy != "truncate":
+        return fit(prompt_ids, [completion_ids], max_length, policy, bos_token_id=bos_token_id)
+    room = max(max_length - len(prompt_ids), first)
+    found = fit(prompt_ids, [completion_ids[:room]], max_length, policy, bos_token_id=bos_token_id)
+    return Fitted(found.prompt_ids, found.completions, found.prompt_truncated, (True,))
+
+
 def _from_right(prompt: list[int], kept: int, bos_token_id: int | None) -> list[int]:
     """The last `kept` tokens; a BOS at the start counts as one of them and stays in front."""
     if kept == len(prompt):

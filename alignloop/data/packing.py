@@ -40,13 +40,20 @@ class Group:
     """A tokenized prompt (int32, may be empty) with its completions.
 
     `index` is the row in the data set. `values` holds what belongs to the group (a float) or to
-    its completions (one float or one vector for each), such as `margin` or `ranks`.
+    its completions (one float or one vector for each), such as `margin` or `ranks`. `key` is what the
+    row was asked where that is not its `prompt_ids`, because those were cut or the row is a conversation.
     """
 
     prompt_ids: np.ndarray
     completions: tuple[Completion, ...]
     index: int = 0
     values: Mapping[str, float | Sequence[float] | np.ndarray] = field(default_factory=dict)
+    key: bytes = b""
+
+    @property
+    def question(self) -> bytes:
+        """What rows with the same first question share; of a row without a prompt its text."""
+        return self.key or self.prompt_ids.tobytes() or b"".join(c.ids.tobytes() for c in self.completions)
 
     @property
     def num_tokens(self) -> int:

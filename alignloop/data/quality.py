@@ -81,7 +81,10 @@ def near_duplicates(records: Sequence[Record], threshold: float = 0.8) -> Filter
     unique = list(dict.fromkeys(keys))
     # a long system prompt shared by all rows would make different questions look alike
     systems = [normalise(prompt_text(items[key], "system")) for key in unique]
-    texts = [(prompt_text(items[key], "user", "assistant"), *completion_texts(items[key])) for key in unique]
+    texts = [
+        (prompt_text(items[key], "user", "assistant", "tool"), *completion_texts(items[key]))
+        for key in unique
+    ]
     similar = dict(zip(unique, first_similar(texts, threshold, groups=systems), strict=True))
     kept: list[Record] = []
     dropped: list[DataError] = []

@@ -1,4 +1,4 @@
-"""One field of a row as a value: text, conversations, numbers, labels, ranks.
+"""One field of a row as a value: text, transcripts, numbers, labels, ranks; messages are in `messages`.
 
 Every function raises DataError without file and line; the reader adds them.
 """
@@ -16,31 +16,28 @@ from alignloop.records import Conversation, Message
 INPUT_MARK = "\n\nInput:\n"
 """Stands between an instruction and its input in a user message; the alpaca template knows it."""
 
-_ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "ai": "assistant",
-}
 _GOOD = frozenset(("good", "true", "1", "1.0", "+1", "desirable", "좋아요", "좋음", "👍"))
 _BAD = frozenset(("bad", "false", "0", "0.0", "-1", "-1.0", "undesirable", "싫어요", "나쁨", "👎"))
 _LABELS = "good/bad, true/false, 1/0 or 좋아요/싫어요"
-_SIDES = {"a": "a", "b": "b", "response_a": "a", "response_b": "b"}
-_SIDES |= dict.fromkeys(("tie", "equal", "same", "=", "무승부", "동점", "비슷"), "tie")
+_FIRST = "a response_a model_a left answer_a answer1 response1 first > a>b a>>b 왼쪽 가"
+_SECOND = "b response_b model_b right answer_b answer2 response2 second < b>a b>>a 오른쪽 나"
+_TIE = "tie equal same = a=b draw both neither bothbad both_bad 무승부 동점 비슷"
+_SIDES: dict[object, str] = {
+    **dict.fromkeys(_FIRST.split(), "a"),
+    **dict.fromkeys(_SECOND.split(), "b"),
+    **dict.fromkeys([*_TIE.split(), "tie (bothbad)", "tie (both bad)", "both bad", "no preference"], "tie"),
+    **{"0": "a", "1": "b", "0.0": "a", "1.0": "b", 0: "a", 1: "b"},
+}
+"""How tools write which of two answers is better; of numbers 0 is the first."""
 _TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
 
 def text(value: object, field: str, *, reason_if_empty: str = "") -> str:
     """A string as it is; with `reason_if_empty`, nothing but white space is a fault of that name."""
     if not isinstance(value, str):
-        raise DataError(f"expected text, found {_type(value)}", field=field, value=value, reason="wrong_type")
+        raise DataError(
+            f"expected text, found {type_name(value)}", field=field, value=value, reason="wrong_type"
+        )
     if reason_if_empty and not value.strip():
         raise DataError("expected text, found none", field=field, value=value, reason=reason_if_empty)
     if not value.isascii():
@@ -67,7 +64,9 @@ def number(value: object, field: str, low: float, high: float) -> float:
         except ValueError:
             raise DataError(expected, field=field, value=value, reason="wrong_type") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"{expected}, found {_type(value)}", field=field, value=value, reason="wrong_type")
+        raise DataError(
+            f"{expected}, found {type_name(value)}", field=field, value=value, reason="wrong_type"
+        )
     if not math.isfinite(value) or not low <= value <= high:
         raise DataError(expected, field=field, value=value, reason="out_of_range")
     return float(value)
@@ -86,9 +85,16 @@ def truth(value: object, field: str) -> bool:
 
 def side(value: object, field: str) -> str:
     """`a`, `b` or `tie`."""
-    found = _SIDES.get(value.strip().casefold()) if isinstance(value, str) else None
+    plain = value.strip().casefold() if isinstance(value, str) else value
+    known = isinstance(plain, str | int | float) and not isinstance(plain, bool)
+    found = _SIDES.get(plain) if known else None
     if found is None:
-        raise DataError("expected 'A', 'B' or 'tie'", field=field, value=value, reason="unknown_label")
+        raise DataError(
+            "expected A, B or tie (or left/right, model_a/model_b, 0/1 with 0 the first, …)",
+            field=field,
+            value=value,
+            reason="unknown_label",
+        )
     return found
 
 
@@ -105,7 +111,7 @@ def structured(value: object, field: str, kind: type) -> object:
         return value
     expected = "a list […]" if kind is list else "an object {…}"
     raise DataError(
-        f"expected {expected}, found {_type(value)}", field=field, value=value, reason="wrong_type"
+        f"expected {expected}, found {type_name(value)}", field=field, value=value, reason="wrong_type"
     )
 
 
@@ -130,9 +136,7 @@ def ranks(value: object, field: str, count: int) -> tuple[int, ...]:
     items = structured(value, field, list)
     assert isinstance(items, Sequence)
     meaning = f"expected {count} ranks, one for each response in its place, 1 the best, ties allowed"
-    found = tuple(
-        int(r) for r in items if not isinstance(r, bool) and isinstance(r, int | float) and r == int(r)
-    )
+    found = tuple(int(r) for r in items if _is_whole(r))
     if len(found) != len(items) or len(found) != count:
         raise DataError(meaning, field=field, value=list(items), reason="not_a_ranking")
     distinct = sorted(set(found))
@@ -146,46 +150,9 @@ def ranks(value: object, field: str, count: int) -> tuple[int, ...]:
     return found
 
 
-def conversation(value: object, field: str) -> Conversation:
-    """Messages from `role`/`content` or ShareGPT's `from`/`value`; a system message only comes first."""
-    items = structured(value, field, list)
-    assert isinstance(items, Sequence)
-    found = tuple(_message(item, f"{field}[{k}]") for k, item in enumerate(items))
-    if not found:
-        raise DataError("expected at least one message", field=field, value=[], reason="empty_prompt")
-    for k, message in enumerate(found):
-        if message.role == "system" and k > 0:
-            raise DataError("a system message must come first", field=f"{field}[{k}]", reason="bad_messages")
-    return found
-
-
-def _message(item: object, field: str) -> Message:
-    if not isinstance(item, Mapping):
-        raise DataError(
-            f"expected a message with role and content, found {_type(item)}",
-            field=field,
-            value=item,
-            reason="bad_messages",
-        )
-    role = item.get("role", item.get("from"))
-    content = item.get("content", item.get("value"))
-    known = _ROLES.get(role.strip().casefold()) if isinstance(role, str) else None
-    if known is None:
-        raise DataError(
-            "expected the role system, user (human) or assistant (gpt)",
-            field=f"{field}.role",
-            value=role,
-            reason="unknown_role",
-        )
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        content = "".join(_part(part, field) for part in content)
-    return Message(known, text(content, f"{field}.content"))
-
-
-def _part(part: object, field: str) -> str:
-    if isinstance(part, Mapping) and part.get("type") == "text":
-        return text(part.get("text"), f"{field}.content.text")
-    raise DataError("only text parts can be read", field=f"{field}.content", value=part, reason="not_text")
+def _is_whole(value: object) -> bool:
+    """Whether a value is a whole number; NaN and infinity (1e400) are none."""
+    return type(value) is int or (isinstance(value, float) and value.is_integer())
 
 
 def is_transcript(value: object) -> bool:
@@ -201,16 +168,16 @@ def transcript(value: str, field: str) -> Conversation:
 
 
 def check_prompt(messages: Conversation, field: str) -> Conversation:
-    """A prompt ends with a user message that says something.
+    """A prompt says something and ends with a user message or a tool's answer.
 
     Raises:
         DataError: it does not; reasons `empty_prompt`, `prompt_not_user`.
     """
     if not messages or not any(m.content.strip() for m in messages if m.role != "system"):
         raise DataError("expected text, found none", field=field, reason="empty_prompt")
-    if messages[-1].role != "user":
+    if messages[-1].role not in ("user", "tool"):
         raise DataError(
-            "a prompt must end with a user message",
+            "a prompt must end with a user message or a tool's answer",
             field=field,
             value=messages[-1].role,
             reason="prompt_not_user",
@@ -218,7 +185,8 @@ def check_prompt(messages: Conversation, field: str) -> Conversation:
     return messages
 
 
-def _type(value: object) -> str:
+def type_name(value: object) -> str:
+    """What a value is, for an error's sentence."""
     names = {type(None): "nothing", bool: "true/false", int: "a number", float: "a number", str: "text"}
     return names.get(
         type(value),

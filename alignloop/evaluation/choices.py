@@ -38,9 +38,13 @@ def choice_logprobs(
 
     The prompt runs once for all its choices.
     """
-    end = encoder.completion("")
+    end = encoder.ending()
     groups = [
-        Group(encoder.prompt(q.prompt), tuple(_counted(encoder.completion(c), end) for c in q.choices), i)
+        Group(
+            encoder.prompt(q.prompt),
+            tuple(_counted(encoder.completion(c, q.prompt), end) for c in q.choices),
+            i,
+        )
         for i, q in enumerate(questions)
     ]
     model.eval()

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from alignloop.errors import EngineError, UserError
+from alignloop.model.endings import without_stop_strings
 from alignloop.model.load import LoadedModel
 
 METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc")
@@ -37,17 +38,18 @@ def run_tasks(
         EngineError: a task without a metric per document that is known here.
     """
     model = _module("lm_eval.models.huggingface").HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer)
-    found = _module("lm_eval").simple_evaluate(
-        model=model,
-        tasks=list(tasks),
-        limit=limit,
-        log_samples=True,
-        bootstrap_iters=0,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        fewshot_random_seed=seed,
-    )
+    with without_stop_strings(loaded.model):  # a task has its own
+        found = _module("lm_eval").simple_evaluate(
+            model=model,
+            tasks=list(tasks),
+            limit=limit,
+            log_samples=True,
+            bootstrap_iters=0,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
     return {task: _scores(task, rows) for task, rows in found["samples"].items()}
 
 

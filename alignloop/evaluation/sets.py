@@ -20,12 +20,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignloop.data import messages as dialogues
 from alignloop.data import values as read
 from alignloop.data.columns import read_records
 from alignloop.data.sources import Row, Spec, read_rows
 from alignloop.errors import DataError
 from alignloop.evaluation.choices import LETTERS, Question
-from alignloop.records import Document, Message, Prompt, Provenance, Record
+from alignloop.records import Document, Message, Prompt, Provenance, Record, with_tools
 
 BUILT_IN_REQUESTS = Path(__file__).with_name("harmlessness.jsonl")
 """52 requests in English and Korean: harmful ones, benign ones, and bait: benign ones in alarming words."""
@@ -153,8 +154,11 @@ def _place(row: Row) -> Provenance:
 def _prompt(row: Row) -> tuple[Message, ...]:
     value = _field(row, "prompt", "question", "messages", "instruction")
     try:
-        turns = (Message("user", value),) if isinstance(value, str) else read.conversation(value, "prompt")
-        return read.check_prompt(turns, "prompt")
+        turns = (
+            (Message("user", value),) if isinstance(value, str) else dialogues.conversation(value, "prompt")
+        )
+        turns = read.check_prompt(turns, "prompt")
+        return with_tools(turns, dialogues.tools(row.values.get("tools"), "tools") or turns[0].tools)
     except DataError as error:
         raise _fault(row, "prompt", error.value, error.message) from None
 

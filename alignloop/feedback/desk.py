@@ -100,8 +100,7 @@ class Desk:
         state = None if queue is None else queue.state(connection, session.annotator_id)
         stored = connection.execute(ledger.BY_KEY, {"key": sent.key}).one_or_none()
         if stored is not None:
-            if stored.assignment_id != row.id:
-                raise Rejected("this key was used for another task", status=409, reason="conflict")
+            ledger.check_replay(stored, row, sent)
             return self._receipt(connection, queue, session.annotator_id, stored.id)
         if row.withdrawn is not None or row.state == "released":
             raise Rejected("the owner has withdrawn this item", status=410, reason="withdrawn")
@@ -126,7 +125,7 @@ class Desk:
         who = ledger.authorised(connection, session)
         queue = self._queue(connection, who)
         state = queue.state(connection, session.annotator_id)
-        if connection.execute(ledger.BY_KEY, {"key": key}).one_or_none() is None:
+        if not _known(connection, key, "undo"):
             row = connection.execute(ledger.LAST_JUDGED, {"annotator_id": session.annotator_id}).one_or_none()
             if row is None:
                 raise Rejected("there is nothing to undo", status=409, reason="undo")
@@ -140,7 +139,7 @@ class Desk:
         who = ledger.authorised(connection, session)
         queue = self._queue(connection, who)
         state = queue.state(connection, session.annotator_id)
-        if connection.execute(ledger.BY_KEY, {"key": key}).one_or_none() is None:
+        if not _known(connection, key, "redo"):
             row = connection.execute(
                 ledger.LAST_RETRACTED, {"annotator_id": session.annotator_id}
             ).one_or_none()
@@ -262,3 +261,15 @@ def _count(queue: Queue, connection: Connection, row: Row, *, skipped: bool, sig
             queue.take(row.item_id, -sign)
     else:
         state.done += sign
+
+
+def _known(connection: Connection, key: str, action: str) -> bool:
+    """Whether a request of this kind was done already.
+
+    Raises:
+        Rejected: 409, the key was used for something else.
+    """
+    stored = connection.execute(ledger.BY_KEY, {"key": key}).one_or_none()
+    if stored is not None and stored.action != action:
+        raise Rejected("this key was used for another request", status=409, reason="conflict")
+    return stored is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Task:
     id: int
     item_id: int
     kind: str
-    prompt: list[dict[str, str]]
+    prompt: list[dict[str, Any]]
     answers: list[str]
     expected: int | None
     draft: dict | None

@@ -7,6 +7,7 @@ request: preferences implied by scores or rankings often differ from those peopl
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +16,23 @@ from typing import Literal
 from sqlalchemy import Row
 
 from alignloop.errors import UserError
-from alignloop.feedback.project import Project, conversation
+from alignloop.feedback.project import Project
 from alignloop.feedback.quality import agrees
 from alignloop.feedback.store import Store
 from alignloop.feedback.tasks import comparisons
 from alignloop.feedback.votes import Vote, item_rows, live_votes
-from alignloop.records import Demonstration, Label, Origin, Preference, Provenance, Ranking, Rating, Record
+from alignloop.records import (
+    Demonstration,
+    Label,
+    Origin,
+    Preference,
+    Provenance,
+    Ranking,
+    Rating,
+    Record,
+    as_context,
+    conversation_of,
+)
 
 NATIVE = {
     "pair": "preference",
@@ -61,6 +73,9 @@ class Filters:
         gold: keep judgements on hidden gold items.
         adjudicated_only_final: where the owner has decided, leave the annotators' votes out.
         strong_margin: margin of A ≫ B, in reward units; A > B has 0.
+
+    Raises:
+        UserError: a number that is not finite or out of its range.
     """
 
     votes: Literal["each", "mean"] = "each"
@@ -78,6 +93,14 @@ class Filters:
     gold: bool = False
     adjudicated_only_final: bool = True
     strong_margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        numbers = {"min_agreement": 1.0, "min_seconds": math.inf, "strong_margin": math.inf}
+        for name, most in numbers.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 <= value <= most):
+                bounds = "from 0 to 1" if most == 1 else "of at least 0"
+                raise UserError(f"{name} is {value}; expected a number {bounds}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +241,11 @@ def _each(
 
 
 def _native(task: str, vote: Vote, row: Row, source: Provenance) -> Made:
-    prompt, texts, used = conversation(row.prompt), [a["text"] for a in row.answers], [vote.judgement_id]
+    prompt, texts, used = conversation_of(row.prompt), [a["text"] for a in row.answers], [vote.judgement_id]
     if task == "ranking":
         yield Ranking(prompt, tuple(texts), tuple(vote.answer["ranks"]), source), used
     elif task == "edit":
-        yield Demonstration(prompt, vote.answer["text"], source), used
+        yield Demonstration(as_context(prompt), vote.answer["text"], source), used
     elif task == "thumbs":
         for text, good in zip(texts, vote.answer["thumbs"], strict=True):
             yield Label(prompt, text, good, source), used
@@ -242,11 +265,11 @@ def _preference(vote: Vote, row: Row, source: Provenance, filters: Filters) -> t
     chosen, rejected = texts if preference >= 0 else texts[::-1]
     margin = filters.strong_margin if abs(preference) == 2 else 0.0
     probability = 0.5 if preference == 0 else 1.0
-    return Preference(conversation(row.prompt), chosen, rejected, probability, margin, source), ""
+    return Preference(conversation_of(row.prompt), chosen, rejected, probability, margin, source), ""
 
 
 def _derived(task: str, vote: Vote, row: Row, source: Provenance) -> Made:
-    prompt, texts, used = conversation(row.prompt), [a["text"] for a in row.answers], [vote.judgement_id]
+    prompt, texts, used = conversation_of(row.prompt), [a["text"] for a in row.answers], [vote.judgement_id]
     if task == "edit":
         base = vote.answer["base"]
         if base is not None and texts[base].strip() != vote.answer["text"].strip():
@@ -285,7 +308,7 @@ def _means(
         texts = [answer["text"] for answer in row.answers]
         chosen, rejected = texts if share >= 0.5 else texts[::-1]
         record = Preference(
-            conversation(row.prompt),
+            conversation_of(row.prompt),
             chosen,
             rejected,
             max(share, 1 - share),

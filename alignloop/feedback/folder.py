@@ -13,7 +13,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, func, select, update
@@ -57,7 +57,7 @@ def opened(
         _check_own(folder, create)
     if folder is not None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_private(folder, database is None)
         except OSError as error:
             raise UserError(f"{folder} cannot be used as a label folder: {error.strerror}") from error
     elif database is None:
@@ -69,6 +69,21 @@ def opened(
         yield store
     finally:
         store.close()
+
+
+def _make_private(folder: Path, keeps_labels: bool) -> None:
+    """Make the folder if it is not there; it and its database are for their owner only.
+
+    Judgements name people, and a folder that others may write to could be given another database. SQLite
+    gives the files beside the database its mode. A folder of somebody else stays as it is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(PermissionError):
+        folder.chmod(0o700)
+        if keeps_labels:
+            (folder / DATABASE).touch(mode=0o600, exist_ok=True)
+            for file in folder.glob(f"{DATABASE}*"):
+                file.chmod(0o600)
 
 
 def is_label_folder(path: Path) -> bool:

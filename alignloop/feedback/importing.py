@@ -89,7 +89,10 @@ def read_items(
         made, reasons = fit(_from_rows(read_rows(str(source)), mapping), task=task, pairs=pairs), {}
     else:
         data = read_records(str(source), columns=columns)
-        made, reasons = fit(_from_records(data.records, task, gold), task=task, pairs=pairs), data.reasons
+        shown = [r for r in data.records if not (isinstance(r, Demonstration) and r.tool_calls)]
+        calls = len(data.records) - len(shown)
+        reasons = data.reasons | ({"answer that calls a tool": calls} if calls else {})
+        made = fit(_from_records(shown, task, gold), task=task, pairs=pairs)
     if not gold:
         return Imported(made.items, reasons | made.left_out)
     checks = [item for item in made.items if item.gold is not None]
@@ -224,7 +227,13 @@ def _from_records(records: Iterable[Record], task: str, gold: bool) -> Iterator[
             case _:
                 raise UserError("documents have no prompt and cannot be judged")
     for prompt, found in singles.items():
-        answers = tuple(Answer(r.completion, str(r.provenance.details.get("model", ""))) for r in found)
+        answers = tuple(
+            Answer(
+                r.text if isinstance(r, Demonstration) else r.completion,
+                str(r.provenance.details.get("model", "")),
+            )
+            for r in found
+        )
         known = _expected(found, task) if gold else None
         yield NewItem(prompt, answers, gold=known, provenance=sources[prompt])
 

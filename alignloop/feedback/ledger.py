@@ -43,7 +43,11 @@ _ASSIGNMENT = (
     .outerjoin(drafts, drafts.c.assignment_id == assignments.c.id)
 )
 ASSIGNMENT_BY_ID = _ASSIGNMENT.where(assignments.c.id == bindparam("assignment_id"))
-BY_KEY = select(judgements.c.id, judgements.c.assignment_id).where(judgements.c.key == bindparam("key"))
+_SAID = ("action", "answer", "skip_reason", "flagged", "note")
+"""Columns of a judgement that its sender chose."""
+BY_KEY = select(judgements.c.id, judgements.c.assignment_id, *(judgements.c[name] for name in _SAID)).where(
+    judgements.c.key == bindparam("key")
+)
 _SHOWN = (
     select(assignments, items.c.prompt, items.c.answers, projects.c.task, drafts.c.body)
     .join(items, items.c.id == assignments.c.item_id)
@@ -119,6 +123,17 @@ def checked(row: Row, sent: Submission) -> dict[str, Any]:
         "note": sent.note,
         "seconds": min(max(sent.seconds, 0.0), max(elapsed, 0.0)),
     }
+
+
+def check_replay(stored: Row, row: Row, sent: Submission) -> None:
+    """Refuse a key that was used before with other content; the same content again is the same judgement.
+
+    Raises:
+        Rejected: 409.
+    """
+    said = {"answer": None, "skip_reason": None} | checked(row, sent)
+    if stored.assignment_id != row.id or any(getattr(stored, name) != said[name] for name in _SAID):
+        raise Rejected("this key was used for another judgement", status=409, reason="conflict")
 
 
 def append(

@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from alignloop.errors import UserError
 from alignloop.feedback.faults import Rejected
 from alignloop.feedback.tasks import ANSWER_COUNTS, canonical
-from alignloop.records import Conversation, Message, Provenance
+from alignloop.records import Conversation, Provenance, message_rows
 
 MAX_ANSWER = 200_000
 """Longest prompt or answer of an item, in characters."""
@@ -149,7 +150,7 @@ def item_row(item: NewItem, *, project: Project, now: float) -> dict[str, object
         )
     if not item.prompt:
         raise Rejected("the item has no prompt", reason="empty_prompt")
-    prompt = [{"role": m.role, "content": clean(m.content)} for m in item.prompt]
+    prompt = _cleaned(message_rows(item.prompt))
     answers = [{"text": clean(a.text), "model": a.model, "details": dict(a.details)} for a in item.answers]
     if project.task != "edit" and any(not answer["text"].strip() for answer in answers):
         raise Rejected("an answer is empty", reason="empty_answer")
@@ -202,6 +203,12 @@ def clean(text: str) -> str:
     return text.replace("\x00", "�")
 
 
-def conversation(rows: list[dict[str, str]]) -> Conversation:
-    """Messages from their stored form."""
-    return tuple(Message(row["role"], row["content"]) for row in rows)
+def _cleaned(value: Any) -> Any:
+    """Plain data whose every text has been through `clean`."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    if isinstance(value, dict):
+        return {clean(str(name)): _cleaned(item) for name, item in value.items()}
+    return value

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from alignloop.errors import DataError
-from alignloop.records import Label, Preference, Prompt, Provenance, Ranking, Rating
+from alignloop.records import Label, Preference, Prompt, Provenance, Ranking, Rating, plain_rows
 from alignloop.rl.constraints import words
 from alignloop.rl.verifiers import VERIFIERS
 
@@ -216,7 +216,7 @@ def _judge(
     for value in gold:
         if not math.isfinite(value):
             raise DataError("a gold reward must be a finite number", field="gold", value=value)
-    text = json.dumps([[m.role, m.content] for m in prompt.prompt] + list(answers), ensure_ascii=False)
+    text = json.dumps([*plain_rows(prompt.prompt), *answers], ensure_ascii=False)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return np.random.default_rng([annotator.seed, int.from_bytes(digest[:8], "big")]), gold
 

@@ -46,6 +46,15 @@ def _is_int(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "pair": ("verdict",),
+    "ranking": ("ranks",),
+    "scores": ("scores",),
+    "thumbs": ("thumbs",),
+    "edit": ("text", "base"),
+}
+
+
 def canonical(
     task: str, body: Mapping[str, object], *, order: Sequence[int], attributes: Sequence[str] = ()
 ) -> dict[str, object]:
@@ -63,6 +72,11 @@ def canonical(
     Raises:
         Rejected: 422 when the body does not fit the task.
     """
+    unknown = sorted(set(body) - set(_KEYS[task]))
+    _require(
+        not unknown,
+        f"unknown key '{', '.join(unknown)[:80]}'; a {task} answer has {' and '.join(_KEYS[task])}",
+    )
     if task == "pair":
         return _pair(body, order)
     if task == "ranking":

@@ -6,21 +6,22 @@ adapters off. Hu et al. 2021, arXiv 2106.09685, through the peft library.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NotRequired
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
+from torch import nn
 from transformers import PreTrainedModel
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import ModelError
-from alignloop.storage import read_state
 
 ALL_LINEAR = "all-linear"
+_FUSED = {"gate_up_proj": ("gate_proj", "up_proj")}
+"""Fused weights of experts and the layers that they stand for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ def add_adapter(
     """Put a fresh adapter on a model and make it the active one. B starts at 0: the model is unchanged.
 
     Raises:
-        ModelError: no layer matches `target_modules`.
+        ModelError: a name in `target_modules` that matches no layer; embeddings or vocabulary head, whose
+            adapter would not be trained; fused experts that would be left without one.
     """
     modules = (
         settings.target_modules if isinstance(settings.target_modules, str) else list(settings.target_modules)
@@ -60,9 +62,61 @@ def add_adapter(
             else:
                 wrapped = PeftModel(model, config, adapter_name=name)
         except ValueError as error:
-            raise ModelError(f"LoRA target_modules {modules!r}: {error}") from error
+            raise ModelError(f"lora_target_modules {modules!r}: {_sentence(error)}") from error
+    _check_places(wrapped, settings, name)
     activate(wrapped, name)
     return wrapped
+
+
+def _sentence(error: ValueError) -> str:
+    """The first sentence of what peft says, which may show a module over several lines."""
+    return " ".join(str(error).split()).partition(". ")[0]
+
+
+def _check_places(model: PeftModel, settings: LoraSettings, name: str) -> None:
+    """Refuse an adapter whose places are not all trained."""
+    base, wanted = model.get_base_model(), settings.target_modules
+    ends = {
+        "the embeddings": base.get_input_embeddings(),  # pyright: ignore[reportCallIssue]
+        "the vocabulary head": base.get_output_embeddings(),  # pyright: ignore[reportCallIssue]
+    }
+    places = {path: layer for path, layer in base.named_modules() if isinstance(layer, LoraLayer)}
+    mine = {path: layer for path, layer in places.items() if name in layer.r}
+    for path, layer in mine.items():
+        found = next((kind for kind, end in ends.items() if layer is end), None)
+        if found is not None:
+            raise ModelError(
+                f"lora_target_modules: '{path.rpartition('.')[2]}' is {found} of this model, "
+                "where no adapter is trained; leave it out (all-linear does) or train all weights (lora_r: 0)"
+            )
+    names = () if isinstance(wanted, str) else wanted
+    left_over = model.peft_config[name].target_modules or ()  # pyright: ignore[reportAttributeAccessIssue]
+    lost = [n for n in names if n in left_over and not any(f".{path}".endswith(f".{n}") for path in mine)]
+    if lost:
+        raise ModelError(f"lora_target_modules: {', '.join(map(repr, lost))} matches no layer that takes one")
+    _check_experts(base, mine.values(), wanted)
+
+
+def _check_experts(base: nn.Module, layers: Iterable[LoraLayer], wanted: str | tuple[str, ...]) -> None:
+    """Refuse to leave fused experts without the adapter that the recipe means to give them."""
+    adapted = {
+        (id(layer.get_base_layer()), layer.parameter_name)
+        for layer in layers
+        if isinstance(layer, ParamWrapper)
+    }
+    for path, module in base.named_modules():
+        if "Expert" not in type(module).__name__:
+            continue
+        for key, weight in module.named_parameters(recurse=False):
+            meant = wanted == ALL_LINEAR or (
+                not isinstance(wanted, str) and {key, *_FUSED.get(key, ())}.intersection(wanted)
+            )
+            if meant and weight.dim() > 1 and (id(module), key) not in adapted:
+                raise ModelError(
+                    f"lora_target_modules {wanted!r}: the experts' weights ({path}.{key} and its like) are "
+                    "no linear layers, and the installed peft puts no adapter on them; name layers outside "
+                    "the experts, such as [q_proj, k_proj, v_proj, o_proj], or train all weights (lora_r: 0)"
+                )
 
 
 def activate(model: PeftModel, name: str, *, trainable: bool = True) -> None:
@@ -91,49 +145,6 @@ def using(model: PeftModel, name: str) -> Iterator[None]:
         model.set_adapter(before)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-
-
-class AdapterFile(TypedDict):
-    """The keys of an adapter_config.json that are read here."""
-
-    base_model_name_or_path: NotRequired[str | None]
-
-
-def base_name(folder: Path) -> str | None:
-    """Name or path of the model an adapter was trained on; None if the folder does not tell.
-
-    Raises:
-        ModelError: adapter_config.json is damaged.
-    """
-    file = folder / "adapter_config.json"
-    if not file.is_file():
-        return None
-    remedy = "save the adapter again"
-    return read_state(file, AdapterFile, remedy=remedy, error=ModelError).get("base_model_name_or_path")
-
-
-def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str) -> PeftModel:
-    """Put a saved adapter on a model. The adapters that were there stay as they are; the new one is frozen.
-
-    Raises:
-        ModelError: no adapter weights in the folder, or weights of another shape.
-    """
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(
-            f"adapter '{folder}' has no adapter_model.safetensors (pickled weights are not read)"
-        )
-    try:
-        if not isinstance(model, PeftModel):
-            return PeftModel.from_pretrained(model, str(folder), adapter_name=name)
-        training = model.training
-        flags = [(p, p.requires_grad) for key, p in model.named_parameters() if "lora_" in key]
-        model.load_adapter(str(folder), name, torch_device=str(model.device))
-    except (ValueError, RuntimeError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"adapter '{folder}' does not fit this base: {reason}") from error
-    for parameter, flag in flags:
-        parameter.requires_grad_(flag)
-    return model.train(training)
 
 
 def delete_others(model: PeftModel, keep: str) -> None:

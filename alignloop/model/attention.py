@@ -1,14 +1,16 @@
 """Shared-prefix attention for packed groups, registered with transformers.
 
 Every Hugging Face decoder that dispatches through the attention interface can run a packed row: a
-token sees the tokens of its own branch and of its group's prompt that lie at or before it. `verify`
-compares the packed row with plain padded rows on the model at hand, so an architecture that cannot
-do it (state-space layers, attention sinks, learned relative biases) is found out, not guessed.
+token sees the tokens of its own branch and of its group's prompt that lie at or before it.
+`alignloop.model.verify` compares a packed row's log-probs with the model's own, so an architecture that
+cannot do it (state-space layers, attention sinks, learned relative biases) is found out, not guessed.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +26,31 @@ from alignloop.model.flex import packed_flex
 SHARED_PREFIX = "alignloop_shared_prefix"
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """In place of a mask: a query sees keys at distance below `size`, in positions."""
+
+    size: int
+
+    def __getitem__(self, _: object) -> Window:
+        """The mask of some of the queries (Gemma 4 asks for it)."""
+        return self
+
+
 @torch.compiler.disable
 def shared_prefix_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Window | None,
     *,
-    segments: Segments,
+    segments: Segments | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attention of one packed row.
@@ -49,38 +63,58 @@ def shared_prefix_attention(
         query: (1, H, N, D).
         key: (1, K, N, D), K divides H.
         value: (1, K, N, D).
-        attention_mask: None; the layout comes from `segments`.
+        attention_mask: None, or the window that the layer's mask has; the layout comes from `segments`.
         segments: the row's layout.
         scaling: factor of the scores, 1/√D if None.
         dropout: attention dropout probability.
         sliding_window: a query sees keys at distance below this, in positions; None for all.
         softcap: scores become softcap · tanh(score / softcap) (Gemma 2).
+        s_aux: None; attention sinks are not known here.
 
     Returns:
         (1, N, H, D) and None for the weights.
+
+    Raises:
+        NotImplementedError: no layout, sinks, or a mask of the layer's own.
     """
+    segments, sliding_window = _understood(segments, s_aux, attention_mask, sliding_window)
     if query.is_cuda and dropout == 0.0:
-        out = packed_flex(
-            query, key, value, segments, scaling=scaling, window=sliding_window, softcap=softcap
-        )
-        return out, None
+        rules = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
+        return packed_flex(query, key, value, segments, **rules).contiguous(), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     everything = sliding_window is None or all(
         span.prompt_length + max(span.lengths) <= sliding_window for span in segments.spans
     )
     if dropout == 0.0 and softcap is None and everything and flash_cpu.suits(query, key, value):
-        return flash_cpu.packed_flash(query, key, value, segments.spans, scale), None
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key = key.repeat_interleave(repeats, dim=1)
-        value = value.repeat_interleave(repeats, dim=1)
+        return flash_cpu.packed_flash(query, key, value, segments.spans, scale).contiguous(), None
+    if (repeats := query.shape[1] // key.shape[1]) > 1:
+        key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+    # Layers view what they get as (N, H·D), which takes this copy anyway.
     # One split for the row: its backward is one concatenation, that of a slice a zero-filled row each.
     queries = query.split([size for span in segments.spans for size in _query_sizes(span)], dim=2)
     pieces = [
         _block(q, k, v, segments, scale, dropout, sliding_window, softcap)
         for q, (k, v) in zip(queries, _seen(key, value, segments), strict=True)
     ]
-    return torch.cat(pieces, dim=2).transpose(1, 2), None
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _understood(
+    segments: Segments | None,
+    s_aux: Tensor | None,
+    attention_mask: Tensor | Window | None,
+    sliding_window: int | None,
+) -> tuple[Segments, int | None]:
+    """The layout and the window of a layer; raises NotImplementedError for what is not known here."""
+    if segments is None:
+        raise NotImplementedError("its layers do not hand the layout on to their attention")
+    if s_aux is not None:
+        raise NotImplementedError("its attention has sinks")
+    if isinstance(attention_mask, Window):
+        return segments, min(attention_mask.size, sliding_window or attention_mask.size)
+    if attention_mask is not None:
+        raise NotImplementedError("its attention layers make masks of their own")
+    return segments, sliding_window
 
 
 def _seen(key: Tensor, value: Tensor, segments: Segments) -> list[tuple[Tensor, Tensor]]:
@@ -143,10 +177,31 @@ def _block(
     return F.dropout(weights, p=dropout) @ value
 
 
+def _mask(
+    *_: object, config: Any, local_size: int | None = None, use_vmap: bool = False, **__: object
+) -> Window | None:
+    """What a model's layers get in place of a mask, from what it asks transformers for one.
+
+    Qwen2-MoE, PhiMoE and others say their window here only, not to the attention function.
+
+    Raises:
+        NotImplementedError: chunks, or a mask that the model combines itself.
+    """
+    if use_vmap:
+        raise NotImplementedError("its attention combines masks")
+    if local_size is None:
+        return None
+    if local_size != getattr(config, "sliding_window", None):
+        raise NotImplementedError("its attention is cut into chunks")
+    if local_size == getattr(config, "attention_chunk_size", None):
+        raise NotImplementedError("its attention may be cut into chunks")
+    return Window(local_size)
+
+
 def register() -> None:
     """Make the function known to transformers under the name `SHARED_PREFIX`; safe to repeat."""
     ALL_ATTENTION_FUNCTIONS.register(SHARED_PREFIX, shared_prefix_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(SHARED_PREFIX, lambda *args, **kwargs: None)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(SHARED_PREFIX, _mask)
 
 
 def enable(model: PreTrainedModel) -> None:

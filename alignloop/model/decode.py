@@ -1,8 +1,8 @@
 """Attention of the generation engine, registered with transformers as `alignloop_decode`.
 
-The model runs with `use_cache=False` on one packed row of N tokens and an extra argument `kv_step`,
-which transformers hands through to the attention function. A `Prefill` stores prompts, a `Decode`
-advances one token per running completion. H query heads, K key heads (r = H / K), D head size,
+The model runs with `use_cache=False` on one packed row of N tokens while a step is running (see `step`),
+to which its attention layers hand their tensors. A `Prefill` stores prompts, a `Decode` advances one
+token per running completion. H query heads, K key heads (r = H / K), D head size,
 S slots, m cells per slot, P prompt tokens, T own tokens, R completions.
 """
 
@@ -18,24 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from alignloop.errors import ModelError
 from alignloop.model.kv import Cell, Pool, Prefix
 from alignloop.model.lean import use_lean_forms
 from alignloop.model.onednn import put_back, replace_forwards, use_fast_linears
-from alignloop.model.rotary import Step, attention_of
+from alignloop.model.rotary import attention_of
+from alignloop.model.step import Rules, attend, marked_mask, masked, refused
 
 DECODE = "alignloop_decode"
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a layer asks of its attention: factor of the scores, sliding window and soft cap, or None."""
-
-    scaling: float
-    window: int | None
-    softcap: float | None
 
 
 def decode_attention(
@@ -45,7 +38,6 @@ def decode_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    kv_step: Step,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -58,15 +50,17 @@ def decode_attention(
     ignored here.
     """
     if s_aux is not None:
-        raise ModelError("generation: attention sinks are not supported by the local engine")
+        raise refused(f"{type(module).__name__} has attention sinks, which the local engine does not apply")
     layer = module.layer_idx
     if not isinstance(layer, int):
-        raise ModelError("generation: the model's attention layers carry no layer_idx")
+        raise refused(f"{type(module).__name__} carries no layer_idx, which the local engine needs")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # under autocast the rotary embedding leaves queries and keys in float32
     query, key = query.to(value.dtype), key.to(value.dtype)
-    out = kv_step.attend(layer, query[0], key[0], value[0], Rules(scale, sliding_window, softcap))
-    return out.unsqueeze(0), None
+    rules = masked(Rules(scale, sliding_window, softcap), attention_mask, module)
+    out = attend(layer, query[0], key[0], value[0], rules)  # pyright: ignore[reportCallIssue]
+    # some architectures view the heads as one, as transformers' own functions let them
+    return out.unsqueeze(0).contiguous(), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +306,8 @@ def decoding(model: PreTrainedModel) -> Iterator[None]:
     if config.is_encoder_decoder or others:
         raise _unsupported(model, f"layers of kind {', '.join(others)}" if others else "an encoder")
     ALL_ATTENTION_FUNCTIONS.register(DECODE, decode_attention)
-    previous = {name: getattr(config, name)._attn_implementation for name in config.sub_configs}
+    ALL_MASK_ATTENTION_FUNCTIONS.register(DECODE, marked_mask)
+    previous = {name: getattr(config, name)._attn_implementation or "eager" for name in config.sub_configs}
     previous[""] = config._attn_implementation or "eager"
     training = [module for module in model.modules() if module.training]
     model.set_attn_implementation(DECODE)
@@ -333,7 +328,7 @@ def decoding(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _unsupported(model: PreTrainedModel, reason: str) -> ModelError:
-    return ModelError(
-        f"generation: {type(model).__name__} has {reason}; the local engine runs decoders whose layers keep "
-        "keys and values only, through transformers' attention interface"
+    return refused(
+        f"{type(model).__name__} has {reason}, and the local engine runs decoders whose layers keep keys and "
+        "values only, through transformers' attention interface"
     )

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from alignloop.errors import UserError
 from alignloop.model import resume
+from alignloop.model.own_numbers import check_engine
 from alignloop.model.sampling import SamplingParams, completion_seeds
 from alignloop.model.scheduler import TOKEN_BUDGET, Event, Request, Sampled, Scheduler
 
@@ -60,7 +61,8 @@ def generate(
     """n completions of each prompt.
 
     A prompt runs once for all its completions, finished ones leave the batch and waiting ones enter.
-    A completion depends on its prompt, the parameters and its seed only, up to rounding.
+    A completion depends on its prompt, the parameters and its seed only, up to rounding. The engine is
+    compared with the model itself before a model's first ones.
 
     Args:
         model: a transformers causal language model, or a peft model around one.
@@ -69,8 +71,7 @@ def generate(
         params: how tokens are drawn.
         n: completions of each prompt.
         seeds: a seed for each completion, [prompt][n]; derived from `params.seed` if None.
-        given: for each prompt token ids of another answer, whose log-probs `Sampled.given` tells; the
-            prompt runs once for them and for the completions. None if empty.
+        given: for each prompt token ids of another answer, whose log-probs `Sampled.given` tells; or none.
         token_budget: tokens whose keys and values may be stored at once.
         on_done: called as each completion ends, in the order in which they end.
         on_step: called after each step with the number of tokens drawn, before `on_done`.
@@ -82,13 +83,13 @@ def generate(
 
     Raises:
         DataError: a prompt that is empty or too long for the model or the budget.
-        ModelError: an architecture the engine cannot run.
+        ModelError: an architecture the engine cannot run, or whose own numbers it does not give.
         NonFiniteError: the model returned NaN or infinite logits.
         UserError: seeds that do not match prompts and n; stop strings without a tokenizer.
     """
-    requests = _requests(prompts, params, n, seeds, given)
+    check_engine(model)
     with Scheduler(model, tokenizer, token_budget=token_budget) as scheduler:
-        done = _begin(scheduler, requests, begun)
+        done = _begin(scheduler, _requests(prompts, params, n, seeds, given), begun)
         while not scheduler.idle:
             events = scheduler.step()
             if on_step is not None:
@@ -154,6 +155,7 @@ def stream(
 
     The model stays set up for decoding until the iterator is exhausted or closed. Errors as `generate`.
     """
+    check_engine(model)
     with Scheduler(
         model, tokenizer, text=True, token_budget=len(prompt_ids) + params.max_tokens
     ) as scheduler:

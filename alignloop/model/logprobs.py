@@ -27,15 +27,18 @@ class LogitTransform:
     """What the model does between head and softmax: softcap · tanh(logits · scale / softcap).
 
     Attributes:
-        scale: factor of the logits (Cohere's logit_scale, 1 / Granite's logits_scaling).
-        softcap: None, or Gemma 2's final soft cap.
+        scale: factor of the logits (Cohere's and HyperCLOVA X's; its reciprocal divides Granite's).
+        softcap: None, or a final soft cap (Gemma 2, RecurrentGemma, xLSTM).
         temperature: sampling temperature the logits are divided by afterwards; log-probs used in a
             policy ratio must be those of the distribution that was sampled.
+        vocabulary: tokens the model gives logits for, the first so many rows of the head (Inkling pads
+            its head); None for all.
     """
 
     scale: float = 1.0
     softcap: float | None = None
     temperature: float = 1.0
+    vocabulary: int | None = None
 
     def apply(self, logits: Tensor) -> Tensor:
         """Transformed logits; float32 or wider, any shape. Works in place."""
@@ -51,13 +54,6 @@ class LogitTransform:
         if self.softcap is not None:
             grad = grad.mul_(1 - (transformed * (self.temperature / self.softcap)).square_())
         return grad
-
-
-def transform_of(config: Any, temperature: float = 1.0) -> LogitTransform:
-    """The transform a transformers model configuration asks for."""
-    scale = getattr(config, "logit_scale", None) or 1.0
-    divisor = getattr(config, "logits_scaling", None) or 1.0
-    return LogitTransform(scale / divisor, getattr(config, "final_logit_softcapping", None), temperature)
 
 
 def token_logprobs(
@@ -83,6 +79,9 @@ def token_logprobs(
         Log-probs in nats, (M,), float32 (float64 for float64 input), and the entropies in nats or None.
     """
     transform = transform or LogitTransform()
+    if transform.vocabulary is not None:
+        weight = weight[: transform.vocabulary]
+        bias = None if bias is None else bias[: transform.vocabulary]
     device = hidden.device.type
     if torch.is_autocast_enabled(device):  # backward runs without it, and must recompute the same logits
         dtype = torch.get_autocast_dtype(device)

@@ -93,14 +93,17 @@ def replace_forwards(
 
 
 def once_per_module(examine: Callable[[nn.Module], T]) -> Callable[[nn.Module], T]:
-    """What `examine` says of a module, remembered while the module lives and has the same class: what that
-    computes does not change, and generation begins anew with every reply."""
-    known: WeakKeyDictionary[nn.Module, tuple[type, T]] = WeakKeyDictionary()
+    """What `examine` says of a module, remembered while the module lives and has the same class and sliding
+    window: what that computes does not change, and generation begins anew with every reply."""
+    known: WeakKeyDictionary[nn.Module, tuple[object, T]] = WeakKeyDictionary()
 
     @wraps(examine)
     def remembered(module: nn.Module) -> T:
-        if module not in known or known[module][0] is not type(module):
-            known[module] = type(module), examine(module)
+        held = vars(module)
+        window = held.get("sliding_window"), getattr(held.get("config"), "sliding_window", None)
+        key = type(module), window
+        if module not in known or known[module][0] != key:
+            known[module] = key, examine(module)
         return known[module][1]
 
     return remembered

@@ -6,21 +6,22 @@ states: N for a packed row, more where the fallback runs padded rows.
 
 from __future__ import annotations
 
-import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from alignloop.data.packing import Batch, Group, collate, completion
+from alignloop.data.packing import Batch
 from alignloop.model import attention
+from alignloop.model.head import head_transform, plain_attention
+from alignloop.model.layouts import Reader, Rows
 from alignloop.model.lean import use_lean_forms
-from alignloop.model.logprobs import LogitTransform, token_logprobs, transform_of
+from alignloop.model.logprobs import LogitTransform, token_logprobs
 from alignloop.model.onednn import use_fast_linears
 from alignloop.model.precision import autocast_to, in_precision
+from alignloop.model.verify import Verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,15 @@ class PackedModel(nn.Module):
         self.hf = hf
         self.head = head
         self.autocast = autocast
-        self.transform = transform_of(hf.config.get_text_config())
+        self.transform = head_transform(hf)
+        verification = Verification(hf) if shared_prefix is None else None
         use_fast_linears(hf)
         use_lean_forms(hf)
-        self._plain = _plain_attention(hf)
-        self.shared_prefix = verify(hf) if shared_prefix is None else shared_prefix
+        self._plain = plain_attention(hf)
+        self._reader = Reader(hf)
+        if verification is not None:
+            shared_prefix = verification.packed_rows(self._probe_logprobs)
+        self.shared_prefix = bool(shared_prefix)
         if self.shared_prefix:
             attention.enable(hf)
 
@@ -121,22 +126,23 @@ class PackedModel(nn.Module):
     @in_precision
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states, (R, h), after the model's final norm."""
-        decoder = self.hf.get_decoder()
-        if self.shared_prefix:
-            if self.hf.config._attn_implementation != attention.SHARED_PREFIX:
-                attention.enable(self.hf)
-            out = decoder(
-                input_ids=batch.input_ids,
-                position_ids=batch.position_ids,
-                segments=batch.segments,
-                use_cache=False,
-            )
-            return out.last_hidden_state[0]
-        if self.hf.config._attn_implementation == attention.SHARED_PREFIX:  # another role runs packed rows
+        return self._rows(batch, self.shared_prefix).hidden
+
+    def _rows(self, batch: Batch, shared_prefix: bool) -> Rows:
+        current = self.hf.config._attn_implementation
+        if shared_prefix and current != attention.SHARED_PREFIX:
+            attention.enable(self.hf)
+        elif not shared_prefix and current == attention.SHARED_PREFIX:  # another role runs packed rows
             self.restore_attention()
-        ids, mask, positions, _ = _padded(batch)
-        out = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        return out.last_hidden_state.flatten(0, 1)
+        return self._reader.read(batch, packed=shared_prefix)
+
+    def _probe_logprobs(self, batch: Batch, shared_prefix: bool) -> Tensor:
+        """Log-probs in one of the two layouts, (B, T), in the type that weights have at the moment."""
+        rows, counted = self._rows(batch, shared_prefix), batch.mask
+        flat, _ = self._logprobs(
+            rows.hidden[rows.predict[counted]], batch.target_ids[counted], self.transform
+        )
+        return _scatter(flat, counted)
 
     def _logprobs(
         self, hidden: Tensor, targets: Tensor, transform: LogitTransform, *, entropy: bool = False
@@ -144,6 +150,8 @@ class PackedModel(nn.Module):
         head = self.hf.get_output_embeddings()
         assert head is not None, "a causal language model has a vocabulary head"
         bias = getattr(head, "bias", None)
+        if not torch.is_autocast_enabled(hidden.device.type):  # the Mambas' last norm leaves float32
+            hidden = hidden.to(head.weight.dtype)
         return token_logprobs(hidden, head.weight, targets, bias=bias, transform=transform, entropy=entropy)
 
     @in_precision
@@ -176,11 +184,8 @@ class PackedModel(nn.Module):
             ValueError: scores or values without a scalar head.
         """
         batch = batch.to(self.device)
-        hidden = self.hidden(batch)
-        predict, last = batch.predict_index, batch.last_index
-        places = None if self.shared_prefix else _padded(batch)[3]
-        if places is not None:
-            predict, last = torch.where(batch.mask, _padded_predict(batch), 0), places[last]
+        rows = self._rows(batch, self.shared_prefix)
+        hidden, predict, last = rows.hidden, rows.predict, rows.last
         result = Forward()
         counted = batch.mask
         transform = replace(self.transform, temperature=temperature)
@@ -196,7 +201,9 @@ class PackedModel(nn.Module):
         if prompt_logprob:
             at, number = _prompt_places(batch)
             flat, _ = self._logprobs(
-                hidden[at if places is None else places[at]], batch.input_ids[0, at + 1], transform
+                hidden[at if rows.places is None else rows.places[at]],
+                batch.input_ids[0, at + 1],
+                transform,
             )
             sums = torch.zeros(len(batch.indices), dtype=flat.dtype, device=flat.device)
             result = replace(result, prompt_logprob=sums.index_add(0, number, flat))
@@ -207,14 +214,6 @@ class PackedModel(nn.Module):
         if values and self.head is not None:
             result = replace(result, values=_scatter(self.head(hidden[predict[counted]])[:, 0], counted))
         return result
-
-
-def _plain_attention(hf: PreTrainedModel) -> str:
-    """The attention a model has by itself, also where another role on it has switched to packed rows."""
-    current = str(hf.config._attn_implementation)
-    if current != attention.SHARED_PREFIX:
-        return current
-    return "sdpa" if hf._supports_sdpa else "eager"
 
 
 def _prompt_places(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -228,84 +227,3 @@ def _prompt_places(batch: Batch) -> tuple[Tensor, Tensor]:
 def _scatter(flat: Tensor, mask: Tensor) -> Tensor:
     """(M,) values into the True places of a (B, T) mask, 0 elsewhere; differentiable."""
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
-
-
-def _padded(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Padded rows of a packed batch, one for each completion with its whole prompt.
-
-    Returns:
-        input_ids, attention mask and position ids, (B, L) each, and for every place of the packed
-        row its place among the B·L padded ones (prompt tokens: those of the first completion).
-    """
-    rows: list[tuple[int, int, int, int]] = []
-    for span in batch.segments.spans:
-        start = span.start + span.prompt_length
-        for length in span.lengths:
-            rows.append((span.start, span.prompt_length, start, length))
-            start += length
-    longest = max(prompt + length for _, prompt, _, length in rows)
-    device = batch.input_ids.device
-    ids = torch.zeros(len(rows), longest, dtype=torch.long, device=device)
-    mask = torch.zeros_like(ids)
-    places = torch.zeros(batch.num_tokens, dtype=torch.long, device=device)
-    for row, (first, prompt, start, length) in reversed(list(enumerate(rows))):
-        total = prompt + length
-        ids[row, :prompt] = batch.input_ids[0, first : first + prompt]
-        ids[row, prompt:total] = batch.input_ids[0, start : start + length]
-        mask[row, :total] = 1
-        base = row * longest
-        places[first : first + prompt] = torch.arange(base, base + prompt, device=device)
-        places[start : start + length] = torch.arange(base + prompt, base + total, device=device)
-    positions = torch.arange(longest, device=device).expand(len(rows), -1)
-    return ids, mask, positions, places
-
-
-def _padded_predict(batch: Batch) -> Tensor:
-    """`Batch.predict_index` for padded rows: a row's own copy of the prompt predicts its first token."""
-    last = _padded(batch)[3][batch.last_index]
-    steps = torch.arange(batch.mask.shape[1], device=last.device)
-    return (last - batch.lengths)[:, None] + steps
-
-
-def verify(hf: PreTrainedModel, *, tolerance: float = 2e-3) -> bool:
-    """Whether a packed row gives this model's own numbers; a warning says so if not.
-
-    Compares the hidden states of a short random group with K = 2 in both layouts, relative to their
-    size. Costs two forward passes of about twenty tokens.
-    """
-    attention.register()
-    generator = np.random.default_rng(0)
-    high = min(hf.config.get_text_config().vocab_size, 1000)
-    ids = generator.integers(3, high, size=19)
-    group = Group(ids[:9].astype(np.int32), (completion(ids[9:15]), completion(ids[15:])), 0)
-    batch = collate([group]).to(hf.device)
-    current = str(hf.config._attn_implementation)
-    was_training = hf.training
-    hf.eval()
-    try:
-        with torch.no_grad():
-            padded = PackedModel(hf, shared_prefix=False)
-            places = _padded(batch)[3]
-            expected = padded.hidden(batch)[places].float()
-            try:
-                packed = PackedModel(hf, shared_prefix=True)
-                got = packed.hidden(batch).float()
-            except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
-                warnings.warn(
-                    f"{type(hf).__name__} cannot run packed rows ({error}); padded rows are used instead",
-                    stacklevel=2,
-                )
-                return False
-    finally:
-        hf.set_attn_implementation(current)
-        hf.train(was_training)
-    limit = tolerance if expected.dtype == torch.float32 and hf.dtype == torch.float32 else 0.1
-    error = float((got - expected).norm() / expected.norm())
-    if not error <= limit:
-        warnings.warn(
-            f"{type(hf).__name__} gives other numbers on packed rows (relative error {error:.1e}); "
-            "padded rows are used instead, which is slower but exact",
-            stacklevel=2,
-        )
-        return False
-    return True

@@ -9,33 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alignloop.errors import ModelError
 from alignloop.model.onednn import once_per_module
+from alignloop.model.step import Rules, attend, masked, running
 
 _FOREIGN = (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-class Step(Protocol):
-    """What stores a layer's keys and values and attends; `rules` are of `model.decode`."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Any) -> Tensor:
-        """(H, R, D), (K, R, D), (K, R, D) → (R, H, D)."""
-        ...
 
 
 class _Probe:
     """Keeps what an attention module hands over; "attends" with the queries themselves."""
 
     def __init__(self) -> None:
-        self.seen: tuple[int, Tensor, Tensor, Tensor, Any] | None = None
+        self.seen: tuple[int, Tensor, Tensor, Tensor, Rules] | None = None
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Any) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rules: Rules) -> Tensor:
         self.seen = (layer, query, key, value, rules)
         return query.transpose(0, 1)
 
@@ -59,7 +52,7 @@ def attention_of(module: nn.Module) -> Callable[..., Any] | None:
 
 
 @once_per_module
-def _rules_of(module: nn.Module) -> Any:
+def _rules_of(module: nn.Module) -> Rules | None:
     """The rules that the class hands to the engine, None if it computes anything else than `_forward`."""
     size, width = getattr(module, "head_dim", None), getattr(module.config, "hidden_size", None)
     if not isinstance(size, int) or size % 2 or not isinstance(width, int):
@@ -72,10 +65,12 @@ def _rules_of(module: nn.Module) -> Any:
     arguments = {"position_embeddings": positions, "attention_mask": None, "past_key_values": None}
     try:
         with torch.no_grad():
-            expected = type(module).forward(module, x, **arguments, kv_step=own)[0]
+            with running(own):
+                expected = type(module).forward(module, x, **arguments)[0]
             if own.seen is None:
                 return None
-            found = _forward(module, own.seen[-1], x, position_embeddings=positions, kv_step=ours)[0]
+            with running(ours):
+                found = _forward(module, own.seen[-1], x, position_embeddings=positions)[0]
     except (*_FOREIGN, ModelError):  # a forward that needs something else
         return None
     assert ours.seen is not None
@@ -91,14 +86,18 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 
 def _forward(
     module: Any,
-    rules: Any,
+    rules: Rules,
     hidden_states: Tensor,
     position_embeddings: tuple[Tensor, Tensor],
-    *_: object,
-    kv_step: Step,
-    **__: object,
+    attention_mask: Tensor | None = None,
+    *others: object,
+    **named: object,
 ) -> tuple[Tensor, None]:
     """(1, R, h), cosines and sines (1, R, D) → (1, R, h)."""
+    if position_embeddings[0].shape[-1] != module.head_dim:  # only a part of each head is turned
+        return type(module).forward(
+            module, hidden_states, position_embeddings, attention_mask, *others, **named
+        )
     cos, sin = (x[0, :, None] for x in position_embeddings)
     half = sin[..., : sin.shape[-1] // 2]
     query, key, value = (
@@ -107,7 +106,7 @@ def _forward(
     )
     query, key = rotated(query, cos, half), rotated(key, cos, half)
     turned = (query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1))
-    out = kv_step.attend(module.layer_idx, *turned, rules)
+    out = attend(module.layer_idx, *turned, masked(rules, attention_mask, module))  # pyright: ignore[reportCallIssue]
     return module.o_proj(out.reshape(1, len(out), -1)), None
 
 

@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -21,10 +22,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignloop.errors import DataError, ModelError, NonFiniteError, UserError
-from alignloop.model.decode import Decode, NewPrompt, Prefill, Step, decoding
+from alignloop.model.decode import Decode, NewPrompt, Prefill, decoding
+from alignloop.model.endings import turn_end
 from alignloop.model.kv import Pool, close, common_start
+from alignloop.model.positions import steady_positions
 from alignloop.model.requests import Event, Finish, Group, Request, Row, Sampled
 from alignloop.model.sampling import Best, sample, uniforms
+from alignloop.model.step import CALLS, Step, refused, running
 from alignloop.model.textstream import TextStream, decode
 
 TOKEN_BUDGET = 16384
@@ -41,8 +45,8 @@ MIN_PREFILL = 256
 class Scheduler:
     """The generation engine. Use as a context: inside it the model is set up for decoding.
 
-    A model under LoRA runs with its active adapters, unmerged. With dynamically scaled RoPE (a
-    frequency that depends on the longest sequence) a completion's log-probs depend on its neighbours.
+    A model under LoRA runs with its active adapters, unmerged. Texts are as long as the model's positions
+    at most; with LongRoPE as long as its frequencies stay the same (see `positions`).
 
     Arguments:
         model: a transformers causal language model, or a peft model around one.
@@ -71,8 +75,8 @@ class Scheduler:
         self._context = ExitStack()
         config = base.config.get_text_config(decoder=True)
         self._num_layers = config.num_hidden_layers
-        self._max_positions: int | None = getattr(config, "max_position_embeddings", None)
-        self._eos = _end_tokens(base, tokenizer)
+        self._max_positions = steady_positions(config)
+        self._ends = turn_end(base, tokenizer)
 
     def __enter__(self) -> Self:
         self._context.enter_context(decoding(self.model))
@@ -118,7 +122,10 @@ class Scheduler:
         if self.tokenizer is None and (params.stop or self.text):
             raise UserError("generation: text and stop strings need a tokenizer")
         number, self.next_number = self.next_number, self.next_number + 1
-        eos = self._eos if params.eos is None else frozenset(params.eos)
+        eos = frozenset(self._ends.tokens if params.eos is None else params.eos)
+        if params.eos is None and self._ends.texts and self.tokenizer is not None:
+            stop = tuple(dict.fromkeys([*params.stop, *self._ends.texts]))
+            request = replace(request, params=replace(params, stop=stop))
         if request.seeds:
             waiting = deque(range(len(request.seeds)))
             self.groups[number] = Group(number, request, max_tokens, eos, waiting)
@@ -244,10 +251,9 @@ class Scheduler:
                 group.given_logprobs = logprobs.gather(1, tokens)[:, 0].tolist()
             # not a view that keeps all rows in memory
             group.logits = (rows if _follows(group) else rows[:1]).float().clone()
-        if any(len(prompt.prefix.pool.layers) != self._num_layers for prompt in prompts):
-            raise ModelError(
-                f"generation: not every layer of {type(self.model).__name__} keeps keys and values"
-            )
+        stored = [{number % CALLS for number in prompt.prefix.pool.layers} for prompt in prompts]
+        if any(len(layers) != self._num_layers for layers in stored):
+            raise refused(f"not every layer of {type(self.model).__name__} keeps keys and values")
 
     def _start(self, starting: list[Row]) -> list[Event]:
         """First tokens of completions; one that draws what was given goes on along it."""
@@ -270,18 +276,21 @@ class Scheduler:
         return events
 
     def _forward(
-        self, ids: list[int], positions: list[int], kv_step: Step, *, keep: list[int] | None = None
+        self, ids: list[int], positions: list[int], step: Step, *, keep: list[int] | None = None
     ) -> Tensor:
         """Logits of the kept places of a packed row, (len(keep) or len(ids), V)."""
         device = self.model.device
-        output = self.model(
-            input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.tensor([positions], device=device),
-            use_cache=False,
-            logits_to_keep=0 if keep is None else torch.tensor(keep, device=device),
-            kv_step=kv_step,
-        )
-        return output.logits[0]
+        kept = None if keep is None else torch.tensor(keep, device=device)
+        with running(step):
+            output = self.model(
+                input_ids=torch.tensor([ids], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                logits_to_keep=0 if kept is None else kept,
+            )
+        logits = output.logits[0]
+        # an architecture may ignore what is to be kept
+        return logits if kept is None or len(logits) == len(kept) else logits[kept]
 
     def _advance(self, rows: list[Row], logits: Tensor) -> list[Event]:
         """Draw a token for each row, end those that are through."""
@@ -308,7 +317,7 @@ class Scheduler:
             )
         row.ids.append(token)
         row.logprobs.append(logprob)
-        if row.stream is not None:
+        if row.stream is not None and token not in group.eos:
             row.stream.add(token)
         finish: Finish | None = None
         if token in group.eos:
@@ -332,7 +341,7 @@ class Scheduler:
             row.stream.close()
             text = row.stream.text
         elif self.tokenizer is not None:
-            text = decode(self.tokenizer, row.ids)
+            text = decode(self.tokenizer, row.ids[:-1] if finish == "eos" else row.ids)
         return Sampled(row.ids, row.logprobs, text, finish, row.group.given_logprobs)
 
     def _remove(self, row: Row) -> None:
@@ -355,15 +364,6 @@ class Scheduler:
             pool.drop(group.prefix)
             if not pool.prefixes:
                 del self.pools[pool.key]
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
-    """Tokens that end a completion: the model's generation settings' and the tokenizer's."""
-    found = model.generation_config.eos_token_id if model.generation_config is not None else None
-    tokens = set(found) if isinstance(found, list) else {found}
-    if tokenizer is not None:
-        tokens.add(tokenizer.eos_token_id)
-    return frozenset(token for token in tokens if token is not None)
 
 
 def _follows(group: Group) -> bool:

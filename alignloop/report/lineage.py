@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 from markupsafe import Markup
 
+from alignloop.config.recipe_file import read_yaml
 from alignloop.errors import RunError
 from alignloop.report.folder import Json, RunFolder, mapping, read_run, text
 from alignloop.report.plot import text_width
@@ -166,8 +167,8 @@ def _add_data(
 def _add_model(graph: Lineage, child: str, run: RunFolder, parents: Sequence[str]) -> None:
     """A model that is named, not trained here, is a source too."""
     try:
-        recipe = yaml.safe_load(run.recipe)
-    except yaml.YAMLError:
+        recipe = read_yaml(run.recipe)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return
     name = mapping(recipe).get("model_name_or_path")
     known = {text(mapping(entry).get("path")) for entry in mapping(run.info.get("inputs")).values()}

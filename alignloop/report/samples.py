@@ -162,10 +162,19 @@ def _conversation(prompt: Json) -> tuple[Turn, ...]:
     return tuple(
         Turn(
             visible(text(mapping(turn).get("role", "user"))),
-            visible(_cut(text(mapping(turn).get("content")))),
+            visible(_cut(_said(mapping(turn)))),
         )
         for turn in turns
     )
+
+
+def _said(turn: Mapping[str, Json]) -> str:
+    """What a turn says: thoughts, text and tool calls, one after the other."""
+    calls = turn.get("tool_calls")
+    called = [mapping(call).get("function") for call in calls] if isinstance(calls, list) else []
+    parts = [text(turn.get("reasoning_content")), text(turn.get("content"))]
+    parts += [json.dumps(call, ensure_ascii=False) for call in called if call]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _cut(content: str) -> str:

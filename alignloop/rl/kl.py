@@ -13,6 +13,12 @@ from torch import Tensor
 
 from alignloop.objectives.base import bounded_ratio, kl_estimate, sequence_sum
 
+FLOAT32_GAP = 0.5
+"""Nats that one token's log-prob may differ between trainer and sampler in float32; 1e-5 to 1e-3 are seen."""
+BFLOAT16_GAP = 0.2
+"""Nats that log-probs may differ on average in bfloat16. Single tokens say little there: rounding alone moves
+an improbable one by several tenths, and a layer of experts may choose another expert."""
+
 
 class KLController(Protocol):
     """Gives the coefficient β of the KL in the reward, and is told what KL it led to."""
@@ -121,3 +127,21 @@ def mismatch(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, *, cap: f
         effective=float(ratio.sum().square() / (ratio.numel() * ratio.square().sum())),
         capped=float((ratio > cap).double().mean()),
     )
+
+
+def beyond_rounding(gap: Mismatch, *, bfloat16: bool) -> str | None:
+    """How far trainer and sampler differ, in words, if it is further than rounding explains.
+
+    Args:
+        gap: of a mini-batch that the trainer's present weights sampled.
+        bfloat16: whether matrix products run in bfloat16; float32 otherwise.
+
+    Returns:
+        Both numbers in nats and what would be rounding; None for rounding.
+    """
+    seen = f"by up to {gap.max_abs:.3g} nats, {gap.mean_abs:.3g} on average"
+    if bfloat16:
+        wrong = not gap.mean_abs <= BFLOAT16_GAP
+        return f"{seen}, where rounding in bfloat16 explains {BFLOAT16_GAP} on average" if wrong else None
+    wrong = not gap.max_abs <= FLOAT32_GAP
+    return f"{seen}, where rounding in float32 explains less than {FLOAT32_GAP}" if wrong else None

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -104,3 +104,24 @@ def _step(line: bytes) -> float:
         return math.inf
     step = row.get("step", -1) if isinstance(row, dict) else math.inf
     return step if isinstance(step, int | float) else -1
+
+
+def append_line(file: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a file of JSON lines.
+
+    Raises:
+        DiskError: disk full or not writable.
+    """
+    with writing(file), open(file, "ab") as handle:
+        handle.write(json_line(dict(row)).encode("utf-8", "surrogatepass"))
+
+
+def sync(file: Path) -> None:
+    """Have a file's content on the disk, if there is one.
+
+    Raises:
+        DiskError: disk full or not writable.
+    """
+    if file.exists():
+        with writing(file), open(file, "rb") as handle:
+            os.fsync(handle.fileno())

@@ -8,7 +8,6 @@ that torchrun starts the first one.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,19 +19,21 @@ from typing import IO, Any
 
 import yaml
 
+from alignloop.data.template_choice import day_of_run
 from alignloop.errors import AlignLoopError, DiskError, RunError
 from alignloop.machine import memory_gb, process_rank, reset_peak_memory
 from alignloop.run.continuation import Rule, origin
 from alignloop.run.environment import is_alive
-from alignloop.run.files import cut_lines, json_line, plain, read_lines, seconds_logged, write_atomically
-from alignloop.run.hashing import (
-    Input,
-    Parent,
-    code_sha256,
-    digest,
-    fingerprint,
-    work_sha256,
+from alignloop.run.files import (
+    append_line,
+    cut_lines,
+    plain,
+    read_lines,
+    seconds_logged,
+    sync,
+    write_atomically,
 )
+from alignloop.run.hashing import Input, Parent, code_sha256, digest, fingerprint, work_sha256
 from alignloop.run.ownership import new_record, now, take_lock, unfinished
 from alignloop.run.record import RUN_FILE, Status, read_record
 from alignloop.run.trackers import Tracker, open_tracker
@@ -107,9 +108,11 @@ class Run:
         """
         path = Path(output_dir)
         if process_rank() > 0:
-            follower = cls(path, new_record(path, stage, config, seed, name))
-            follower._follows = True
-            return follower
+            run = cls(path, new_record(path, stage, config, seed, name))
+            run._follows = True
+            if (path / RUN_FILE).is_file():  # a run that goes on keeps its day on every rank
+                run._record["created"] = read_record(path)["created"]
+            return run
         inputs = inputs or {}
         links = [parent if isinstance(parent, Parent) else parent.as_parent() for parent in parents]
         work = work_sha256(stage, config, inputs, links)
@@ -332,11 +335,15 @@ class Run:
                 self._lock = None
 
     def __enter__(self) -> Run:
+        # Chat templates tell the day on which the run was made, also when it goes on later.
+        self._day = day_of_run(str(self._record["created"])[:10])
+        self._day.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._day.__exit__(kind, error, trace)
         try:
             if self._lock is not None and self._record["status"] == "running":
                 # On a full disk the way it ended cannot be recorded: without its process the run reads as
@@ -349,8 +356,6 @@ class Run:
         finally:
             with suppress(DiskError) if error is not None else nullcontext():
                 self.close()
-
-    # Inside
 
     def _take_up(self, earlier: Mapping[str, Any]) -> None:
         for scratch in self.path.glob(".*.tmp"):
@@ -373,9 +378,7 @@ class Run:
         self._record["peak_memory_gb"] = round(memory_gb(peak=True), 3)
         self._record.pop("process", None)
         for name in ("metrics.jsonl", "samples.jsonl"):
-            if (self.path / name).exists():
-                with writing(self.path / name), open(self.path / name, "rb") as file:
-                    os.fsync(file.fileno())
+            sync(self.path / name)
         self._write()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
@@ -383,10 +386,7 @@ class Run:
             return
         if self._unplaced:
             self.rewind(-1)
-        line = json_line(row).encode("utf-8", "surrogatepass")
-        file = self._owned() / name
-        with writing(file), open(file, "ab") as handle:
-            handle.write(line)
+        append_line(self._owned() / name, row)
 
     def _owned(self) -> Path:
         if self._lock is None:

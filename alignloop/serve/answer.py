@@ -5,53 +5,16 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from alignloop.data.chat import ChatTemplate
 from alignloop.model.scheduler import Event, Finish
 from alignloop.model.textstream import UNFINISHED
+from alignloop.serve.choice import Choice, Token
 from alignloop.serve.served import Policy
 
 FINISH: Mapping[Finish, str] = {"eos": "stop", "stop": "stop", "length": "length"}
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token as text with its log-prob, and the most probable ones in its place."""
-
-    text: str
-    logprob: float
-    best: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(slots=True)
-class Choice:
-    """A completion while it grows. `take` hands out its text without what the template puts around it."""
-
-    lead: str
-    trims: bool
-    text: str = ""
-    tokens: list[Token] = field(default_factory=list)
-    num_tokens: int = 0
-    finish: str | None = None
-    _pending: str = ""
-    _begun: bool = False
-
-    def take(self, piece: str, *, final: bool) -> str:
-        """What can be shown now."""
-        self._pending += piece
-        if not self._begun:
-            if not final and self.lead.startswith(self._pending):
-                return ""
-            self._pending = self._pending.removeprefix(self.lead)
-            self._begun = not self.trims
-        if self.trims:
-            self._pending = self._pending if self._begun else self._pending.lstrip()
-            self._begun = self._begun or bool(self._pending)
-        ready = self._pending.rstrip() if self.trims else self._pending
-        self._pending = "" if final else self._pending[len(ready) :]
-        self.text += ready
-        return ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +25,7 @@ class Chunk:
     text: str
     token: Token | None
     finish: str | None
+    thinking: str = ""
 
 
 class Answer:
@@ -71,16 +35,22 @@ class Answer:
         policy: the model that answers.
         num_choices: completions.
         prompt_tokens: of all prompts together.
-        chat: a chat's form, or that of raw completions.
+        template: of a chat, which has its own form; None for raw completions.
         logprobs: whether the tokens' log-probs are given.
     """
 
     def __init__(
-        self, policy: Policy, num_choices: int, prompt_tokens: int, *, chat: bool, logprobs: bool
+        self,
+        policy: Policy,
+        num_choices: int,
+        prompt_tokens: int,
+        *,
+        template: ChatTemplate | None,
+        logprobs: bool,
     ) -> None:
+        chat = template is not None
         self.policy, self.chat, self.logprobs, self.prompt_tokens = policy, chat, logprobs, prompt_tokens
-        lead, trims = (policy.template.lead, policy.template.trims) if chat else ("", False)
-        self.choices = [Choice(lead, trims) for _ in range(num_choices)]
+        self.choices = [Choice(None if template is None else template.found) for _ in range(num_choices)]
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -102,7 +72,8 @@ class Answer:
             best = tuple((self._text(place), logprob) for place, logprob in event.best)
             token = Token(self._text(event.token), event.logprob, best)
             choice.tokens.append(token)
-        return Chunk(index, choice.take(event.text, final=final), token, choice.finish)
+        thinking, text = choice.take(event.text, final=final)
+        return Chunk(index, text, token, choice.finish, thinking)
 
     def _text(self, token: int) -> str:
         return str(self.policy.loaded.tokenizer.decode([token]))
@@ -125,6 +96,8 @@ class Answer:
             body["logprobs"] = self._logprobs(choice.tokens)
             if self.chat:
                 body["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
+                if choice.thinking:
+                    body["message"]["reasoning_content"] = choice.thinking
             else:
                 body["text"] = choice.text
             choices.append(body)
@@ -142,9 +115,12 @@ class Answer:
         ]
 
     def chunks(self, new: Chunk) -> list[dict[str, Any]]:
-        """What a stream sends for a new piece: its text, then its end."""
+        """What a stream sends for a new piece: its thoughts, its text, then its end."""
         found = []
         tokens = [] if new.token is None else [new.token]
+        if new.thinking:
+            found.append(self._piece(new, new.thinking, tokens, None, "reasoning_content"))
+            tokens = []
         if new.text or (self.logprobs and tokens):
             found.append(self._piece(new, new.text, tokens, None))
         if new.finish is not None:
@@ -155,11 +131,18 @@ class Answer:
         """The chunk with the usage."""
         return {**self._chunk([]), "usage": self.usage}
 
-    def _piece(self, new: Chunk, text: str, tokens: Sequence[Token], finish: str | None) -> dict[str, Any]:
+    def _piece(
+        self,
+        new: Chunk,
+        text: str,
+        tokens: Sequence[Token],
+        finish: str | None,
+        field: str = "content",
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {"index": new.index, "finish_reason": finish}
         body["logprobs"] = self._logprobs(tokens) if tokens else None
         if self.chat:
-            body["delta"] = {"content": text} if finish is None else {}
+            body["delta"] = {field: text} if finish is None else {}
         else:
             body["text"] = text
         return self._chunk([body])

@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from alignloop.data.chat import ChatTemplate
 from alignloop.errors import EngineError, UserError
 from alignloop.model.scheduler import Request as EngineRequest
 from alignloop.serve.answer import Answer
@@ -121,14 +122,14 @@ class Api:
         served = self._model(body.model)
         # Off the event loop: a megabyte of text takes a second to encode.
         requests = await run_in_threadpool(served.chat_requests, body)
-        return self._respond(served, body, requests, logprobs=bool(body.logprobs))
+        return self._respond(served, body, requests, served.template(body), logprobs=bool(body.logprobs))
 
     async def complete(self, request: Request) -> Response:
         """POST /v1/completions."""
         body = await self._body(request, CompletionRequest)
         served = self._model(body.model)
         requests = await run_in_threadpool(served.completion_requests, body)
-        return self._respond(served, body, requests, logprobs=body.logprobs is not None)
+        return self._respond(served, body, requests, None, logprobs=body.logprobs is not None)
 
     async def vote(self, request: Request) -> Response:
         """POST /api/vote, from the chat page."""
@@ -166,13 +167,19 @@ class Api:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     def _respond(
-        self, served: Served, body: GenerationRequest, requests: Sequence[EngineRequest], *, logprobs: bool
+        self,
+        served: Served,
+        body: GenerationRequest,
+        requests: Sequence[EngineRequest],
+        template: ChatTemplate | None,
+        *,
+        logprobs: bool,
     ) -> Response:
         answer = Answer(
             served.policy,
             sum(len(one.seeds) for one in requests),
             sum(len(one.prompt) for one in requests),
-            chat=isinstance(body, ChatRequest),
+            template=template,
             logprobs=logprobs,
         )
         exchange = Exchange(served, requests, answer, self.metrics)

@@ -9,10 +9,13 @@ from typing import Literal
 
 import torch
 
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ModelError
+from alignloop.model.endings import end_texts, end_turns
 from alignloop.model.generate import generate
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
+from alignloop.model.save import save_model
 from alignloop.records import Message
 from alignloop.serve.card import Origin, model_card
 from alignloop.serve.gguf_file import Storage, write_gguf
@@ -49,7 +52,7 @@ def export(
     name: str | None = None,
     dtype: Dtype = "float32",
     gguf: Storage | None = None,
-    chat_template: str = "tokenizer",
+    chat_template: str | TemplateChoice = "tokenizer",
 ) -> Exported:
     """Write a policy, its adapter merged, as a plain model folder with tokenizer, template and card.
 
@@ -120,7 +123,9 @@ def _modelfile(policy: Policy, file_name: str) -> str:
     leading = tokenizer.encode("", add_special_tokens=True)[:1]
     adds_bos = bool(leading) and leading[0] == tokenizer.bos_token_id
     context = min(policy.context or MAX_CONTEXT, MAX_CONTEXT)
-    return modelfile(file_name, template, context=context, bos=str(tokenizer.bos_token) if adds_bos else "")
+    stops = end_texts(tokenizer, end_turns(policy.loaded.model, tokenizer, template))
+    bos = str(tokenizer.bos_token) if adds_bos else ""
+    return modelfile(file_name, template, context=context, bos=bos, stops=stops)
 
 
 def _default_name(origin: Origin) -> str:

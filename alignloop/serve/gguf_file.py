@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignloop.data.chat import ChatTemplate
 from alignloop.errors import ModelError
+from alignloop.model.endings import TurnEnd, end_turns
 from alignloop.model.load import LoadedModel
 
 Storage = Literal["f32", "f16", "bf16", "q8_0"]
@@ -69,7 +70,8 @@ def write_gguf(
         writer.add_name(name)
         writer.add_file_type(_TYPES[storage][1])
         _add_shape(writer, loaded.model)
-        _add_tokenizer(writer, loaded.tokenizer, described, template, num_rows=_rows(loaded.model))
+        ends = end_turns(loaded.model, loaded.tokenizer, template)
+        _add_tokenizer(writer, loaded.tokenizer, described, template, ends, num_rows=_rows(loaded.model))
         for key, array, kind in _tensors(loaded.model, architecture, storage):
             writer.add_tensor(key, array, raw_dtype=kind)
         writer.write_header_to_file()
@@ -199,6 +201,7 @@ def _add_tokenizer(
     tokenizer: PreTrainedTokenizerBase,
     described: Mapping[str, Any],
     template: ChatTemplate,
+    ends: TurnEnd,
     *,
     num_rows: int,
 ) -> None:
@@ -217,13 +220,15 @@ def _add_tokenizer(
     ):
         if isinstance(number, int):
             add(number)
-    end = tokenizer.encode(template.end, add_special_tokens=False)
-    if len(end) == 1:
-        writer.add_eot_token_id(end[0])
+    # llama.cpp stops at each of EOS, end of turn and end of message; there are no more places than these
+    places = (writer.add_eot_token_id, writer.add_eom_token_id)
+    others = [token for token in ends.tokens[1:] if token != tokenizer.eos_token_id]
+    for token, add in zip([*ends.tokens[:1], *others], places, strict=False):
+        add(token)
     leading = tokenizer.encode("", add_special_tokens=True)[:1]
     writer.add_add_bos_token(bool(leading) and leading[0] == tokenizer.bos_token_id)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(template.source)
+    writer.add_chat_template(template.portable)
 
 
 def _token_table(described: Mapping[str, Any], num_rows: int) -> tuple[list[str], list[int]]:

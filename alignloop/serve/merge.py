@@ -10,8 +10,10 @@ from transformers import PreTrainedModel
 
 from alignloop.data.chat import ChatTemplate, load_template
 from alignloop.errors import ModelError, UserError
-from alignloop.model.adapters import base_name
-from alignloop.model.load import LoadedModel, load_model, load_skeleton, save_model
+from alignloop.model.adapter_load import base_name, load_adapter, merge_adapter
+from alignloop.model.endings import end_turns
+from alignloop.model.load import LoadedModel, load_model, load_skeleton
+from alignloop.model.save import save_model
 from alignloop.run import RUN_FILE
 from alignloop.stages.checks import saved_template
 from alignloop.stages.reward import HEAD_FILE
@@ -43,12 +45,15 @@ def merge(model: str | Path, to: Path, *, device: str = "auto") -> float:
     """
     folder = adapter_folder(model)
     check_free(to)
-    base = load_model(_base_name(folder), dtype="float32", device=device)
-    unmerged = _with_adapter(base, folder)
+    tokenizer = load_skeleton(folder).tokenizer
+    base = load_model(str(base_name(folder)), dtype="float32", device=device)
+    unmerged = load_adapter(base.model, folder, name="default")
     want = probe_logits(unmerged, base)
-    merged = unmerged.merge_and_unload().float()  # pyright: ignore[reportCallIssue]
-    loaded = LoadedModel(merged, load_skeleton(folder).tokenizer, str(model), folder)
+    whole = merge_adapter(unmerged, str(folder)).float()
+    loaded = LoadedModel(whole, tokenizer, str(model), folder)
     template = template_of(loaded)
+    if template is not None:
+        end_turns(loaded.model, tokenizer, template)
     difference = 0.0
 
     def compared(made: Path) -> None:
@@ -116,20 +121,3 @@ def probe_logits(model: PreTrainedModel | PeftModel, tokens: LoadedModel) -> tor
         ids = torch.tensor([tokens.tokenizer.encode(text)], device=model.device)
         rows.append(model(input_ids=ids).logits[0].cpu())
     return torch.cat(rows)
-
-
-def _base_name(folder: Path) -> str:
-    name = base_name(folder)
-    if not name:
-        raise ModelError(
-            f"adapter '{folder}' does not name the model it was trained on (base_model_name_or_path in "
-            "adapter_config.json); write it there"
-        )
-    return name
-
-
-def _with_adapter(base: LoadedModel, folder: Path) -> PeftModel:
-    try:
-        return PeftModel.from_pretrained(base.model, str(folder))
-    except (ValueError, RuntimeError, OSError) as error:
-        raise ModelError(f"adapter '{folder}' does not fit '{base.name}': {error}") from error

@@ -7,7 +7,7 @@ probe conversation as the original does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from alignloop.data.chat import ChatTemplate
@@ -99,7 +99,9 @@ def _split(text: str, *messages: Message) -> list[str]:
     return [*parts, text]
 
 
-def modelfile(gguf_name: str, template: ChatTemplate, *, context: int, bos: str = "") -> str:
+def modelfile(
+    gguf_name: str, template: ChatTemplate, *, context: int, bos: str = "", stops: Sequence[str] = ()
+) -> str:
     """Text of a Modelfile.
 
     Args:
@@ -107,14 +109,15 @@ def modelfile(gguf_name: str, template: ChatTemplate, *, context: int, bos: str 
         template: the chat template.
         context: tokens of prompt and answer together.
         bos: text of the token that the engine puts in front by itself, or "".
+        stops: all that ends a turn, as text; the template's end of turn if empty.
 
     Returns:
         The file's text; without TEMPLATE where the template is more than texts around messages, in
         which case Ollama takes the one in the GGUF file if it knows it.
     """
     lines = [f"FROM ./{gguf_name}", f"PARAMETER num_ctx {context}"]
-    if template.end and '"' not in template.end:
-        lines.append(f'PARAMETER stop "{template.end}"')
+    ends = stops or (template.end,)
+    lines += [f'PARAMETER stop "{end}"' for end in ends if end and not {'"', "\n"}.intersection(end)]
     pieces = find_pieces(template)
     if pieces is not None and bos:
         around = {**pieces.around}

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from alignloop.records import Conversation, Message
+from alignloop.records import Conversation, Message, ToolCall, canonical, with_tools
 
 MAX_SEED = 2**63 - 1
 MAX_BEST = 20
@@ -33,13 +34,64 @@ class TextPart(Strict):
     text: str
 
 
-class ChatMessage(Strict):
-    """One turn; `developer` is OpenAI's newer name of `system`."""
+class Function(Strict):
+    """What a tool call asks for; the arguments are a JSON object as text."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    name: str
+    arguments: str
+
+
+class Call(Strict):
+    """A call of a tool in an earlier turn of the assistant."""
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class ChatMessage(Strict):
+    """One turn; `developer` is OpenAI's newer name of `system`.
+
+    Tool calls and tools' answers are read as a part of the conversation; see `ChatRequest.tools`.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = Field(default=None, description="not OpenAI's; an answer's thoughts")
     name: str | None = None
     refusal: None = None
+
+    @model_validator(mode="after")
+    def _says_something_of_its_role(self) -> ChatMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise PydanticCustomError("turn", "only an assistant's message has tool_calls")
+        if self.tool_call_id is not None and self.role != "tool":
+            raise PydanticCustomError("turn", "only a tool's message has tool_call_id")
+        if self.content is None and not self.tool_calls:
+            raise PydanticCustomError("turn", "content is missing")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+    @property
+    def message(self) -> Message:
+        """The turn as a record."""
+        calls = tuple(ToolCall(c.function.name, c.function.arguments, c.id) for c in self.tool_calls or ())
+        return Message(
+            "system" if self.role == "developer" else self.role,
+            self.text,
+            self.reasoning_content or "",
+            calls,
+            (self.name or "") if self.role == "tool" else "",
+            self.tool_call_id or "",
+        )
 
 
 class StreamOptions(Strict):
@@ -87,6 +139,10 @@ class ChatRequest(GenerationRequest):
     """Body of /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1)
+    tools: Annotated[list[dict[str, JsonValue]], Field(max_length=128)] | None = Field(
+        default=None, description="given to the template; a call in an answer stays a part of its text"
+    )
+    tool_choice: Literal["auto"] | None = None
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_BEST)
@@ -96,17 +152,15 @@ class ChatRequest(GenerationRequest):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    chat_template_kwargs: dict[str, JsonValue] | None = Field(
+        default=None, description="not OpenAI's; arguments for the template, such as enable_thinking"
+    )
 
     @property
     def conversation(self) -> Conversation:
-        """The messages as records."""
-        return tuple(
-            Message(
-                "system" if m.role == "developer" else m.role,
-                m.content if isinstance(m.content, str) else "".join(part.text for part in m.content),
-            )
-            for m in self.messages
-        )
+        """The messages as records, with the tools on offer."""
+        found = tuple(message.message for message in self.messages)
+        return with_tools(found, [canonical(tool) for tool in self.tools or ()])
 
 
 class CompletionRequest(GenerationRequest):

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alignloop.data.chat import ChatTemplate
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder
+from alignloop.data.tool_use import rendered
 from alignloop.errors import DataError, ModelError
-from alignloop.model.decode import decoding
 from alignloop.model.load import LoadedModel, load_model
+from alignloop.model.own_numbers import check_engine
+from alignloop.model.positions import steady_positions
 from alignloop.model.sampling import SamplingParams, completion_seeds
 from alignloop.model.scheduler import Request
-from alignloop.model.textstream import decode
 from alignloop.records import Message
 from alignloop.run import RUN_FILE
 from alignloop.serve.engine import Engine
@@ -25,6 +27,7 @@ from alignloop.serve.protocol import ApiError, ChatRequest, CompletionRequest, G
 from alignloop.stages.checks import saved_template
 from alignloop.stages.common import inference_encoder
 from alignloop.stages.reward import HEAD_FILE
+from alignloop.stages.writers import check_writer
 
 MIN_TEMPERATURE = 1e-4
 """A lower temperature means the most probable token."""
@@ -72,16 +75,14 @@ class Policy:
     @property
     def template(self) -> ChatTemplate:
         """How messages become text."""
-        template = self.encoder.template
-        assert isinstance(template, ChatTemplate)
-        return template
+        return self.encoder.template
 
 
 def open_policy(
     model: str | Path,
     *,
     name: str | None = None,
-    chat_template: str = "tokenizer",
+    chat_template: str | TemplateChoice = "tokenizer",
     dtype: str = "auto",
     device: str = "auto",
 ) -> Policy:
@@ -99,25 +100,23 @@ def open_policy(
 
     Raises:
         ModelError: a reward model, critic or classifier, a tokenizer whose chat template is not the one
-            of training, or an architecture the engine cannot run.
+            of training, or a model whose own numbers the engine does not give.
         ConfigError: `chat_template` is another than the one of training.
     """
     check_writes(model)
+    check_writer(str(model))
     loaded = load_model(model, dtype=dtype, device=device)
     saved = saved_template(loaded)
-    if saved is not None and loaded.tokenizer.chat_template != saved.source:
+    if saved is not None and loaded.tokenizer.chat_template != saved.portable:
         raise ModelError(
             f"'{model}': its tokenizer's chat template is not the one the model was trained with; "
             "restore chat_template.jinja"
         )
-    config = loaded.model.config.get_text_config(decoder=True)
-    context = getattr(config, "max_position_embeddings", None)
+    context = steady_positions(loaded.model.config)
     # What does not fit is refused, never shortened: a cut prompt would be answered wrongly.
     encoder = replace(inference_encoder(loaded, chat_template), overlength="error")
     policy = Policy(name or Path(str(model)).resolve().name, loaded, encoder, context)
-    end_with_turn(loaded, policy.template)
-    with decoding(loaded.model):  # an architecture that cannot be served is told now
-        pass
+    check_engine(loaded.model)  # a model that cannot be served is told now
     return policy
 
 
@@ -141,18 +140,6 @@ def check_writes(model: str | Path) -> None:
         raise ModelError(f"'{model}' is a {others[0]}: it scores texts and writes none; give a policy")
 
 
-def end_with_turn(loaded: LoadedModel, template: ChatTemplate) -> None:
-    """Let a completion end with the template's end of turn, even where the tokenizer's EOS is another."""
-    end = loaded.tokenizer.encode(template.end, add_special_tokens=False)
-    settings = loaded.model.generation_config
-    # A token that shows in the text would end the answer and stay in it.
-    if len(end) != 1 or settings is None or decode(loaded.tokenizer, end):
-        return
-    known = settings.eos_token_id
-    ends = known if isinstance(known, list) else [known] if known is not None else []
-    settings.eos_token_id = sorted({*ends, *end})
-
-
 @dataclass(frozen=True, slots=True)
 class Served:
     """A policy with the engine that runs it."""
@@ -168,14 +155,28 @@ class Served:
             ApiError: over a limit, or messages the template refuses.
         """
         messages: Sequence[Message] = body.conversation
+        encoder = replace(self.policy.encoder, template=self.template(body))
+        if body.tools and not rendered(encoder.template).offers:
+            raise ApiError(400, "this model's chat template does not render tools", param="tools")
         try:
-            prompt = self.policy.encoder.prompt(messages).tolist()
+            prompt = encoder.prompt(messages).tolist()
         except DataError as error:
             raise ApiError(400, str(error), param="messages") from error
         if body.top_logprobs and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true", param="top_logprobs")
         max_tokens = body.max_completion_tokens or body.max_tokens
         return self._requests(body, [prompt], max_tokens, num_best=body.top_logprobs or 0)
+
+    def template(self, body: ChatRequest) -> ChatTemplate:
+        """The template with a request's arguments.
+
+        Raises:
+            ApiError: arguments that the template does not use, or with which it fails.
+        """
+        try:
+            return self.policy.template.with_kwargs(body.chat_template_kwargs or {})
+        except ModelError as error:
+            raise ApiError(400, str(error), param="chat_template_kwargs") from error
 
     def completion_requests(self, body: CompletionRequest) -> list[Request]:
         """The engine's requests for raw prompts, one each.

@@ -12,8 +12,8 @@ from typing import Literal
 from alignloop.errors import AlignLoopError, UserError
 from alignloop.model.generate import stream
 from alignloop.model.sampling import SamplingParams
-from alignloop.records import Conversation, Demonstration, Message, Provenance
-from alignloop.serve.answer import Choice
+from alignloop.records import Conversation, Demonstration, Message, Provenance, as_context
+from alignloop.serve.choice import Choice
 from alignloop.serve.served import Policy
 from alignloop.serve.votes import ANNOTATOR, Comparison, Thumb, Verdict, Vote, VoteBox, append_row
 
@@ -216,7 +216,7 @@ class Talk:
             raise UserError("the last answer is empty; /retry gives another one")
         prompt = self.prompt(turn.question, self.turns[:-1])
         where = Provenance(origin="ai", details={"annotator": ANNOTATOR, "model": turn.models[turn.kept]})
-        append_row(Path(name).expanduser(), Demonstration(prompt, answer, where))
+        append_row(Path(name).expanduser(), Demonstration(as_context(prompt), answer, where))
         self._line(f"added to {name}")
 
     def _last(self) -> Turn:
@@ -233,19 +233,23 @@ def _quit(_: str) -> None:
 
 
 def pieces(policy: Policy, prompt: Sequence[Message], params: SamplingParams) -> Generator[str, None, None]:
-    """The texts of an answer as they come, without what the template puts around it.
+    """The texts of an answer as they come, thoughts with their marks, less what the template puts around.
 
     Raises:
         DataError: messages that the template refuses, or that fill the model's context.
     """
     loaded, template = policy.loaded, policy.template
-    choice = Choice(template.lead, template.trims)
+    choice, thinks = Choice(template.found), False
     ids = policy.encoder.prompt(prompt).tolist()
     with closing(stream(loaded.model, loaded.tokenizer, ids, params)) as events:
         for event in events:
-            piece = choice.take(event.text, final=event.finish is not None)
-            if piece:
-                yield piece
+            thinking, text = choice.take(event.text, final=event.finish is not None)
+            if thinking:
+                yield thinking if thinks else f"{template.found.thought[0]}\n{thinking}"
+                thinks = True
+            if text:
+                yield f"\n{template.found.thought[1]}\n\n{text}" if thinks else text
+                thinks = False
 
 
 def joined(lines: Iterable[str]) -> Iterator[str]:

@@ -116,7 +116,7 @@ def sample_all(
     begun = None if kept is None else kept.begun()
     ended = 0 if begun is None else len(begun.state["done"])
     with SamplingProgress(len(ids) * n, params.max_tokens, description=title, ended=ended) as progress:
-        return generate(
+        done = generate(
             loaded.model,
             loaded.tokenizer,
             ids,
@@ -129,6 +129,8 @@ def sample_all(
             begun=begun,
             keep=None if kept is None else kept.keep,
         )
+    whole = encoder.template.whole_text
+    return [[replace(one, text=whole(one.text)) for one in found] for found in done]
 
 
 def sample_over_ranks(

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from alignloop.config import AuditConfig, OnlineConfig, resolve
 from alignloop.errors import AlignLoopError, DataError, RunError
@@ -15,7 +14,8 @@ from alignloop.evaluation import audit as core
 from alignloop.evaluation.audit import Curve, Finding
 from alignloop.evaluation.hacking import disagreements, length_share, variety
 from alignloop.evaluation.sets import read_prompts
-from alignloop.records import Conversation, Message, Prompt
+from alignloop.model.tokenizer_load import load_tokenizer
+from alignloop.records import Conversation, Prompt, conversation_of
 from alignloop.rl.rewards import Sample, checked_scores
 from alignloop.run import Run
 from alignloop.stages.scoring import build_gold, build_reward
@@ -139,10 +139,10 @@ def _rescored(
 def _as_samples(
     rows: Sequence[Mapping[str, Any]], known: Mapping[Conversation, Prompt], target: Run
 ) -> list[Sample]:
-    tokenizer = AutoTokenizer.from_pretrained(target.model) if target.model.is_dir() else None
+    tokenizer = load_tokenizer(target.model) if target.model.is_dir() else None
     found = []
     for number, row in enumerate(rows):
-        messages = tuple(Message(turn["role"], turn["content"]) for turn in row["prompt"])
+        messages = conversation_of(row["prompt"])
         text = str(row["completion"])
         count = len(tokenizer.encode(text)) if tokenizer is not None else len(text.split())
         found.append(Sample(known.get(messages, Prompt(messages)), text, count, True, number))

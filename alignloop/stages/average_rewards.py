@@ -18,9 +18,10 @@ from alignloop.data.columns import read_records
 from alignloop.data.tokenize import tokenize
 from alignloop.errors import ModelError
 from alignloop.evaluation.reward_bench import summarize
-from alignloop.model.load import LoadedModel, load_model, same_vocabulary, save_model
+from alignloop.model.load import LoadedModel, load_model, same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.precision import training_precision
+from alignloop.model.save import save_model
 from alignloop.model.scorer import group_scores, load_head, normalize, save_head
 from alignloop.run import Run
 from alignloop.stages import common

@@ -12,7 +12,7 @@ from alignloop.evaluation.best_of_n import best_of_n_curve
 from alignloop.model.load import LoadedModel
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import Sampled
-from alignloop.records import Demonstration, Prompt, Provenance
+from alignloop.records import Demonstration, Prompt, Provenance, as_context
 from alignloop.rl.rewards import Reward, Sample
 from alignloop.stages.answers import sample_all
 
@@ -45,7 +45,7 @@ class BestAnswer:
         where = self.prompt.provenance
         details = {**where.details, "model": model, "reward": self.reward}
         made = Provenance(where.file, where.line, "derived", details)
-        row = record_to_row(Demonstration(self.prompt.prompt, self.text, made))
+        row = record_to_row(Demonstration(as_context(self.prompt.prompt), self.text, made))
         return {**row, "rewards": list(self.rewards)}
 
 

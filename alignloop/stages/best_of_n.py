@@ -18,7 +18,7 @@ from alignloop.errors import DataError
 from alignloop.model.load import load_model
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.sft import SFT
-from alignloop.records import Demonstration, Prompt, Provenance, Record
+from alignloop.records import Demonstration, Prompt, Provenance, Record, as_context
 from alignloop.rl.rewards import check_prompts
 from alignloop.rl.verifiers import VERIFIERS
 from alignloop.run import RUN_FILE, Run, write_atomically
@@ -27,6 +27,8 @@ from alignloop.stages.answers import ANSWERS_FILE, sample_over_ranks
 from alignloop.stages.best_answers import reward_curve
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
+from alignloop.stages.stopping import stop_requests
+from alignloop.stages.summaries import data_summary
 from alignloop.stages.unfinished import Kept
 from alignloop.storage import read_state
 from alignloop.training.distributed import on_first_rank
@@ -76,7 +78,7 @@ def one_round(
             write_atomically(curve_file, json.dumps(reward_curve(rewards, config.n)))
             write_records(file, [*earlier, *chosen])
 
-        with common.stop_requests() as stop:
+        with stop_requests() as stop:
             kept = Kept(run, run.path / "sampling", config.rollout_save_s, stop)
             answers = sampled(config, prompts, sampler, number, kept)
         on_first_rank(choose)
@@ -90,7 +92,7 @@ def one_round(
     common.save_policy(prepared, run.path / "model")
     remedy = f"remove {file}, and the same command samples again"
     curve = read_state(curve_file, list[dict[str, float]], remedy=remedy)
-    return {**summary, "best_of_n": curve, "data": common.data_summary(data, result)}
+    return {**summary, "best_of_n": curve, "data": data_summary(data, result)}
 
 
 def sampled(
@@ -98,7 +100,7 @@ def sampled(
 ) -> list[list[str]]:
     """n answers of the sampling model to each prompt, with seeds of their own in every round."""
     loaded = load_model(sampler, dtype=config.dtype, device=config.device, seed=config.seed)
-    encoder = common.inference_encoder(loaded, config.chat_template)
+    encoder = common.inference_encoder(loaded, config.template)
     seed = config.seed
     if number > 1:
         seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
@@ -148,7 +150,7 @@ def best(
             if texts[i]:
                 details = {**prompt.provenance.details, "reward": float(values[i]), "scorer": scorer}
                 where = Provenance(prompt.provenance.file, prompt.provenance.line, "derived", details)
-                found.append(Demonstration(prompt.prompt, texts[i], where))
+                found.append(Demonstration(as_context(prompt.prompt), texts[i], where))
     if not found:
         raise DataError("every prompt's answers have the same reward, so none is best", reason="no_rows")
     return found

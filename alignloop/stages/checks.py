@@ -14,15 +14,19 @@ from alignloop.config import RewardConfig, StageConfig, TrainConfig
 from alignloop.data.chat import FILE as TEMPLATE_FILE
 from alignloop.data.chat import ChatTemplate, check_same, load_saved, load_template
 from alignloop.data.packing import Group
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError, ModelError
 from alignloop.machine import process_rank
 from alignloop.model.load import LoadedModel
 from alignloop.model.packed import PackedModel
+from alignloop.model.positions import max_positions
 from alignloop.objectives.base import Objective
 from alignloop.run import Run
 from alignloop.stages.lint import Finding, enforce, lint_boundary, lint_groups, special_tokens
+from alignloop.stages.lint_ends import lint_end, lint_untrained_end
 from alignloop.stages.lint_model import lint_head, lint_reference_values, lint_weights
 from alignloop.stages.lint_settings import lint_data_settings, lint_schedule, lint_settings
+from alignloop.stages.lint_template import lint_template
 from alignloop.training.loop import Reference
 
 
@@ -60,6 +64,7 @@ def check_data(
         ConfigError: a trap that makes the training worthless.
     """
     findings = lint_training(config, objective, loaded, template, groups, held_out)
+    findings += lint_untrained_end(loaded, template, lora=config.lora_r > 0)
     enforce(findings, partial(tell, run))
 
 
@@ -74,12 +79,13 @@ def lint_training(
     """Everything that settings, tokenizer and tokenized rows show; the model may be without values."""
     tokenizer: Any = loaded.tokenizer
     size = sum(p.numel() for p in loaded.model.parameters())
-    shape = loaded.model.config.get_text_config()
     return [
         *lint_settings(config, objective, num_parameters=size),
+        *lint_template(template),
         *lint_groups(groups, special_tokens(tokenizer, template.end), held_out=held_out),
         *lint_boundary(groups, tokenizer),
-        *lint_data_settings(config, objective, groups, num_positions=shape.max_position_embeddings),
+        *lint_end(loaded, template),
+        *lint_data_settings(config, objective, groups, num_positions=max_positions(loaded.model.config)),
     ]
 
 
@@ -108,7 +114,14 @@ def check_start(
     enforce(findings, partial(tell, run))
 
 
-def check_online(config: TrainConfig, objective: Objective, run: Run, model: PackedModel) -> None:
+def check_online(
+    config: TrainConfig,
+    objective: Objective,
+    run: Run,
+    model: PackedModel,
+    loaded: LoadedModel,
+    template: ChatTemplate,
+) -> None:
     """Look at the settings and the weights of a stage that learns from its own samples.
 
     Raises:
@@ -116,6 +129,8 @@ def check_online(config: TrainConfig, objective: Objective, run: Run, model: Pac
     """
     size = sum(p.numel() for p in model.parameters())
     findings = lint_settings(config, objective, num_parameters=size) + lint_weights(model)
+    findings += lint_end(loaded, template)
+    findings += lint_untrained_end(loaded, template, lora=config.lora_r > 0)
     enforce(findings, partial(tell, run))
 
 
@@ -125,23 +140,27 @@ def saved_template(loaded: LoadedModel) -> ChatTemplate | None:
     return load_saved(folder) if folder is not None and (folder / TEMPLATE_FILE).is_file() else None
 
 
-def agreed_template(loaded: LoadedModel, name: str) -> ChatTemplate:
+def agreed_template(loaded: LoadedModel, choice: str | TemplateChoice = "tokenizer") -> ChatTemplate:
     """The template to use with a model: the one it was trained with, which another may not replace.
 
     Args:
         loaded: the model.
-        name: what the recipe asks for; `tokenizer` takes the model's.
+        choice: what the recipe asks for; `tokenizer` takes the model's, with the arguments of training.
 
     Returns:
         The template, the same at inference as in training.
 
     Raises:
-        ConfigError: AL209, `name` is another template than the one the model was trained with.
+        ConfigError: AL209, another template or other arguments than the model was trained with.
     """
-    saved, asked = saved_template(loaded), load_template(name, loaded.tokenizer)
+    choice, saved = TemplateChoice.of(choice), saved_template(loaded)
     if saved is None:
-        return asked
-    if name != "tokenizer":
+        return load_template(choice.name, loaded.tokenizer, choice.kwargs)
+    if choice.name != "tokenizer" or choice.kwargs:
+        # What is not asked for is as in training, the date too.
+        asked = saved.with_kwargs(choice.kwargs)
+        if choice.name != "tokenizer":
+            asked = load_template(choice.name, loaded.tokenizer, {**saved.kwargs, **choice.kwargs})
         try:
             check_same(saved, asked)
         except ModelError as error:

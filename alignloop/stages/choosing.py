@@ -13,7 +13,7 @@ from alignloop.feedback.project import Project
 from alignloop.feedback.schema import assignments, items
 from alignloop.feedback.select import Strategy, choose, text_features
 from alignloop.feedback.store import Store
-from alignloop.records import Message
+from alignloop.records import conversation_of
 from alignloop.stages.reward_model import RewardModel
 
 
@@ -71,7 +71,7 @@ def member_scores(rows: Sequence[Row], reward_models: Sequence[str]) -> list[lis
         UserError: items with unequal numbers of answers.
         ModelError: no reward model at a path.
     """
-    prompts = [tuple(Message(m["role"], m["content"]) for m in row.prompt) for row in rows]
+    prompts = [conversation_of(row.prompt) for row in rows]
     answers = [[answer["text"] for answer in row.answers] for row in rows]
     if len({len(texts) for texts in answers}) > 1:
         raise UserError("items with unequal numbers of answers cannot be compared by their scores")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +13,38 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from alignloop.config import RewardConfig, StageConfig, TrainConfig, may_change, path_values
+from alignloop.config import (
+    BestOfNConfig,
+    RewardConfig,
+    StageConfig,
+    TrainConfig,
+    may_change,
+    path_values,
+)
+from alignloop.config.rl import IterateConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
+from alignloop.data.trained_turns import TrainOn
 from alignloop.errors import RunError
-from alignloop.evaluation.bootstrap import Interval
 from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.compiled import compile_layers
-from alignloop.model.load import LoadedModel, load_model, save_model
+from alignloop.model.endings import end_turns
+from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.packed import PackedModel, ScalarHead
-from alignloop.model.precision import Precision, training_precision
+from alignloop.model.precision import Precision, spread_weights, training_precision
+from alignloop.model.save import save_model
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
 from alignloop.run import Run, find_inputs
 from alignloop.run.continuation import refuse_other_origin
 from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
+from alignloop.stages.lint import enforce
+from alignloop.stages.lint_template import lint_texts
+from alignloop.stages.stopping import stop_requests
 from alignloop.training.checkpoint import Restored, load_checkpoint, save_checkpoint
 from alignloop.training.distributed import any_rank, on_first_rank, wait_for_all
 from alignloop.training.loop import Reference, Trainer, evaluate, train_step
@@ -51,21 +63,41 @@ class Prepared:
 
 
 def inference_encoder(
-    loaded: LoadedModel, chat_template: str = "tokenizer", max_length: int = 4096
+    loaded: LoadedModel, chat_template: str | TemplateChoice = "tokenizer", max_length: int = 4096
 ) -> Encoder:
-    """The encoder for answers and scores: the template of training, which another may not replace.
+    """The encoder for answers, with the template of training; the model's turns end with that template's.
 
     Raises:
         ConfigError: `chat_template` differs from the template the model was trained with.
     """
-    template = agreed_template(loaded, chat_template)
-    return Encoder(loaded.tokenizer, template, max_length, "truncate")  # pyright: ignore[reportArgumentType]
+    made = scoring_encoder(loaded, chat_template, max_length)
+    end_turns(loaded.model, loaded.tokenizer, made.template)  # pyright: ignore[reportArgumentType]
+    return made
+
+
+def scoring_encoder(
+    loaded: LoadedModel, chat_template: str | TemplateChoice = "tokenizer", max_length: int = 4096
+) -> Encoder:
+    """The encoder of a model that scores, such as an adapter on a policy's base; its ends stay as they are.
+
+    Raises:
+        ConfigError: `chat_template` differs from the template the model was trained with.
+    """
+    template, choice = agreed_template(loaded, chat_template), TemplateChoice.of(chat_template)
+    return Encoder(loaded.tokenizer, template, max_length, "truncate", choice.special_tokens)  # pyright: ignore[reportArgumentType]
 
 
 def set_threads(num_threads: int) -> None:
     """Use this many CPU threads; 0 leaves the choice to PyTorch."""
     if num_threads:
         torch.set_num_threads(num_threads)
+
+
+def adds_embeddings(config: TrainConfig) -> bool:
+    """Whether a stage gives tokens without an embedding one: if it trains all weights, and does not sample
+    from the untrained model first."""
+    frozen = config.lora_r > 0 or (isinstance(config, RewardConfig) and config.freeze_base)
+    return not frozen and not isinstance(config, BestOfNConfig | IterateConfig)
 
 
 def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = False) -> Prepared:
@@ -78,9 +110,16 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
     torch.manual_seed(config.seed)
     kind = base_precision(config)
     loaded = load_model(
-        config.model_name_or_path, dtype=kind.weights_name, device=config.device, seed=config.seed
+        config.model_name_or_path,
+        dtype=kind.weights_name,
+        device=config.device,
+        seed=config.seed,
+        grow=adds_embeddings(config),
     )
-    template = agreed_template(loaded, config.chat_template)
+    if kind.rounds_what_trains:
+        spread_weights(loaded.model)
+    template = agreed_template(loaded, config.template)
+    end_turns(loaded.model, loaded.tokenizer, template)
     if config.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     head = None
@@ -107,15 +146,17 @@ def base_precision(config: TrainConfig) -> Precision:
     return training_precision(config.dtype, config.device, weights_train=not frozen)
 
 
-def read_data(config: TrainConfig, kind: str, run: Run) -> tuple[Dataset, Dataset | None]:
-    """Training and held-out records; dropped rows are noted in the run."""
+def read_data(config: TrainConfig, kind: str | Sequence[str], run: Run) -> tuple[Dataset, Dataset | None]:
+    """Training and held-out records of one of these kinds; dropped rows are noted in the run."""
     data = read_records(config.dataset, kind, config.columns, config.strict)
     run.set_rows("dataset", len(data.records))
     held_out = None
     if config.eval_dataset is not None:
-        held_out = read_records(config.eval_dataset, kind, config.columns, config.strict)
+        held_out = read_records(config.eval_dataset, data.kind, config.columns, config.strict)
         run.set_rows("eval_dataset", len(held_out.records))
     note_dropped(run, "dataset", data.dropped)
+    for note in data.notes:
+        tell(run, f"dataset: {note}")
     return data, held_out
 
 
@@ -127,31 +168,36 @@ def note_dropped(run: Run, name: str, dropped: Sequence[Exception]) -> None:
 
 def encoder(config: TrainConfig, prepared: Prepared) -> Encoder:
     """The encoder a training stage uses."""
-    return Encoder(prepared.loaded.tokenizer, prepared.template, config.max_length, config.overlength)  # pyright: ignore[reportArgumentType]
+    return Encoder(
+        prepared.loaded.tokenizer,  # pyright: ignore[reportArgumentType]
+        prepared.template,
+        config.max_length,
+        config.overlength,
+        config.special_tokens_in_content,
+    )
 
 
 def tokenized(
-    config: TrainConfig, prepared: Prepared, run: Run, data: Dataset, *, train_on_prompt: bool = False
+    config: TrainConfig,
+    prepared: Prepared,
+    run: Run,
+    data: Dataset,
+    *,
+    train_on: TrainOn = "all",
+    train_on_prompt: bool = False,
 ) -> Tokenized:
-    """Tokenize a data set and note dropped and shortened rows in the run."""
-    result = tokenize(data.records, encoder(config, prepared), train_on_prompt=train_on_prompt)
+    """Tokenize a data set and note dropped and shortened rows in the run, and what the template omits."""
+    reader = encoder(config, prepared)
+    result = tokenize(data.records, reader, train_on=train_on, train_on_prompt=train_on_prompt)
+    enforce(lint_texts(data.records, reader), partial(tell, run))
     note_dropped(run, "tokenization", result.dropped)
+    for what, count in result.left_out.items():
+        if what == "thoughts" and reader.template.found.closes:
+            continue  # the linter tells of these
+        tell(run, f"{count} rows hold {what}, which chat template '{prepared.template.name}' does not render")
     if result.truncated:
         tell(run, f"{result.truncated} rows were shortened to max_length={config.max_length}")
     return result
-
-
-def hold_out(groups: list[Group], fraction: float, seed: int) -> tuple[list[Group], list[Group]]:
-    """Split off a share of the prompts for evaluation; equal prompts stay on one side."""
-    if fraction <= 0:
-        return groups, []
-    prompts = sorted({group.prompt_ids.tobytes() for group in groups})
-    count = max(1, round(fraction * len(prompts)))
-    chosen = {prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))[:count]}
-    return (
-        [g for g in groups if g.prompt_ids.tobytes() not in chosen],
-        [g for g in groups if g.prompt_ids.tobytes() in chosen],
-    )
 
 
 def fit(
@@ -301,30 +347,6 @@ def optimizer_settings(config: TrainConfig, num_steps: int) -> OptimizerSettings
     )
 
 
-@contextmanager
-def stop_requests() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set an event that is looked at between steps; a second one stops at once.
-
-    Between steps weights and optimizer belong together, so the checkpoint written then is exact.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
 def save_policy(prepared: Prepared, folder: Path) -> None:
     """The trained model as a plain folder: the adapter under LoRA, else all weights; plus its template.
 
@@ -365,33 +387,6 @@ def reference_cache() -> Path:
     return cache_dir() / "reference"
 
 
-def data_summary(data: Dataset, result: Tokenized) -> Mapping[str, Any]:
-    """What the report shows of the data."""
-    return {
-        "kind": data.kind,
-        "rows": len(data.records) + len(data.dropped),
-        "used": len(result.groups),
-        "dropped": dict(result.reasons + Counter(data.reasons)),
-        "truncated": result.truncated,
-        "prompt_tokens": sum(len(g.prompt_ids) for g in result.groups),
-        "completion_tokens": sum(len(c.ids) for g in result.groups for c in g.completions),
-        "origins": dict(Counter(record.provenance.origin for record in data.records)),
-    }
-
-
 def counted(ids: np.ndarray) -> Completion:
     """A completion whose every token counts."""
     return Completion(ids, np.ones(len(ids), dtype=bool))
-
-
-def before_after(values: Sequence[Interval], unit: str, *, higher: bool | None) -> dict[str, Any]:
-    """A metric's row in a run's results, from its interval before and after."""
-    before, after = values
-    return {
-        "before": before.value,
-        "before_interval": [before.low, before.high],
-        "after": after.value,
-        "after_interval": [after.low, after.high],
-        "unit": unit,
-        "higher_is_better": higher,
-    }

@@ -159,7 +159,7 @@ def _candidate(config: CompareConfig, entry: ModelEntry | str, name: str, run: R
     if is_recorded(path):
         return Recorded(name, path)
     check_there(path)
-    return Local(name, path, params, config.dtype, config.device, config.chat_template, config.token_budget)
+    return Local(name, path, params, config.dtype, config.device, config.template, config.token_budget)
 
 
 def _judges(config: CompareConfig, run: Run) -> dict[str, Comparing]:

@@ -15,12 +15,13 @@ from alignloop.feedback.constitution.chain import Chain, ChainSettings, run_chai
 from alignloop.feedback.constitution.manners import has_boilerplate, is_refusal, shares_sentence
 from alignloop.feedback.constitution.principles import benign_prompts, load_constitution
 from alignloop.feedback.judge.adviser import Adviser
-from alignloop.records import Demonstration, Message, Prompt, Provenance, message_rows
+from alignloop.records import Demonstration, Message, Prompt, Provenance, as_context, message_rows
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE
 from alignloop.stages.judging import account_row, open_adviser
 from alignloop.stages.sample import read_prompts
+from alignloop.stages.summaries import before_after
 
 CHAINS_FILE = "chains.jsonl"
 
@@ -92,7 +93,7 @@ def open_models(config: ConstitutionConfig) -> tuple[Adviser, Adviser]:
         "seed": config.seed,
         "token_budget": config.token_budget,
     }
-    writer = open_adviser({"model": config.model_name_or_path}, chat_template=config.chat_template, **shared)
+    writer = open_adviser({"model": config.model_name_or_path}, chat_template=config.template, **shared)
     return writer, writer if config.critic is None else open_adviser(config.critic, **shared)
 
 
@@ -113,7 +114,7 @@ def demonstrations(
             "revisions": sum(not r.fault for r in chain.rounds),
         }
         where = Provenance(prompt.provenance.file, prompt.provenance.line, "ai", details)
-        rows.append(Demonstration(prompt.prompt, chain.last, where))
+        rows.append(Demonstration(as_context(prompt.prompt), chain.last, where))
     return rows
 
 
@@ -146,9 +147,9 @@ def manners(before: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name, sides in rates.items():
         found = [rate_interval([float(value) for value in side]) for side in sides]
-        rows[name] = common.before_after(found, "share", higher=False)
+        rows[name] = before_after(found, "share", higher=False)
     words = [mean_interval([float(len(text.split())) for text in side]) for side in (before, after)]
-    return rows | {"length": common.before_after(words, "words", higher=None)}
+    return rows | {"length": before_after(words, "words", higher=None)}
 
 
 def principle_table(chains: Sequence[Chain]) -> list[dict[str, Any]]:

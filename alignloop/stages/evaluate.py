@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
 
 from alignloop.config import EvaluateConfig
 from alignloop.data.columns import read_records
-from alignloop.data.tokenize import Encoder, tokenize
+from alignloop.data.tokenize import tokenize
 from alignloop.evaluation import gate
 from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interval
 from alignloop.evaluation.comparisons import by_score
@@ -25,6 +25,7 @@ from alignloop.stages import common
 from alignloop.stages.local import Answer, Local
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
+from alignloop.stages.summaries import before_after
 
 
 class Resampling(TypedDict):
@@ -77,7 +78,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     gold = _gold(prompts, before, after)
     if gold is not None:
         rates = [rate_interval((np.asarray(side) == 1.0).astype(float), level=level) for side in gold]
-        metrics["gold_pass_rate"] = common.before_after(rates, "share", higher=True)
+        metrics["gold_pass_rate"] = before_after(rates, "share", higher=True)
         results["win_rate"] = _rate(win_rate(_wins(*gold, before, after), level=level))
     rewards = None
     if config.reward_model is not None:
@@ -87,14 +88,12 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         rewards = (scored[:, 0].tolist(), scored[:, 1].tolist())
         del scorer
         release_memory()
-        metrics["reward_model_score"] = common.before_after(
+        metrics["reward_model_score"] = before_after(
             [mean_interval(r, **resampled) for r in rewards], "reward", higher=True
         )
         results["win_rate_reward"] = _rate(win_rate(_wins(*rewards, before, after), level=level))
     words = [[float(len(text.split())) for text in side.answers] for side in (before, after)]
-    metrics["length"] = common.before_after(
-        [mean_interval(w, **resampled) for w in words], "words", higher=None
-    )
+    metrics["length"] = before_after([mean_interval(w, **resampled) for w in words], "words", higher=None)
     _likelihoods(config, prompts, before, after, metrics)
     _write_samples(run, prompts, before, after, gold, rewards)
     if config.require:
@@ -127,7 +126,7 @@ def named_values(results: Mapping[str, Any]) -> dict[str, float]:
 def _answers(config: EvaluateConfig, prompts: Sequence[Conversation]) -> tuple[Side, Side]:
     """Both sides' answers. The old model reads the new one's while it has the prompts at hand, for the KL."""
     params = sampling_params(config, config.seed)
-    shared = (params, config.dtype, config.device, config.chat_template, config.token_budget)
+    shared = (params, config.dtype, config.device, config.template, config.token_budget)
     before, after = Local("before", config.before, *shared), Local("after", config.after, *shared)
     comparable = same_vocabulary(before.opened()[0].tokenizer, after.opened()[0].tokenizer)
     new = after.sampled(prompts)
@@ -176,11 +175,11 @@ def _likelihoods(
         values = []
         for model in (before.model, after.model):
             _, own = model.opened()
-            documents = tokenize(texts.records, Encoder(own.tokenizer, own.template))
+            documents = tokenize(texts.records, replace(own, max_length=1024))
             values.append(
                 perplexity(model.packed(), documents.groups, config.token_budget, **_resampled(config))
             )
-        metrics["perplexity"] = common.before_after(values, "per token", higher=False)
+        metrics["perplexity"] = before_after(values, "per token", higher=False)
 
 
 def _resampled(config: EvaluateConfig) -> Resampling:

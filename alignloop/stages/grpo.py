@@ -43,7 +43,7 @@ def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
         Results for run.json.
     """
     prepared = common.prepare(config)
-    check_online(config, objective, run, prepared.model)
+    check_online(config, objective, run, prepared.model, prepared.loaded, prepared.template)
     follows_kl = bool(objective.beta or config.kl_coef or config.kl_budget or config.track_kl)
     if config.reference_refresh and not follows_kl:
         raise ConfigError("reference_refresh: nothing reads the reference; set beta, kl_coef or track_kl")

@@ -29,6 +29,7 @@ from alignloop.stages.best_answers import to_samples
 from alignloop.stages.preference import preference
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.scoring import build_reward
+from alignloop.stages.stopping import stop_requests
 from alignloop.stages.unfinished import Kept
 from alignloop.storage import read_state
 from alignloop.training.distributed import on_first_rank
@@ -108,7 +109,7 @@ def sample_round(
         DataError: every prompt's answers are worth the same.
         KeyboardInterrupt: a stop was asked for; the unfinished answers are saved.
     """
-    with common.stop_requests() as stop:
+    with stop_requests() as stop:
         kept = Kept(run, pairs.with_name(f"{number + 1}-sampling"), config.rollout_save_s, stop)
         done = answers_of(config, prompts, model, number, kept)
 
@@ -133,7 +134,7 @@ def answers_of(
 ) -> list[list[Sampled]]:
     """The model's answers, with seeds of their own in every round."""
     loaded = load_model(model, dtype=config.dtype, device=config.device, seed=config.seed)
-    encoder = common.inference_encoder(loaded, config.chat_template)
+    encoder = common.inference_encoder(loaded, config.template)
     seed = int(np.random.default_rng([config.seed, number]).integers(2**31))
     return sample_over_ranks(
         loaded,

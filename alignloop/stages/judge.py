@@ -101,7 +101,7 @@ def open_judges(config: JudgeConfig) -> dict[str, Adviser]:
     found = [
         open_adviser(
             source,
-            chat_template=config.chat_template,
+            chat_template=config.template,
             dtype=config.dtype,
             device=config.device,
             seed=config.seed,

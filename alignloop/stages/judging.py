@@ -16,6 +16,7 @@ from alignloop.config.ai import AdviserSource
 from alignloop.config.compare import ComparingJudge
 from alignloop.config.rl import RewardTerm
 from alignloop.config.stages import StageConfig
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError, EngineError, RunError
 from alignloop.evaluation.comparisons import Pair as Shown
 from alignloop.evaluation.comparisons import PairJudge
@@ -27,7 +28,8 @@ from alignloop.feedback.judge.endpoint import EndpointAdviser, EndpointSettings,
 from alignloop.feedback.judge.local import LocalAdviser
 from alignloop.feedback.judge.rubric import Rubric, load_rubric
 from alignloop.machine import cache_dir
-from alignloop.model.load import TINY, LoadedModel, fingerprint, load_model
+from alignloop.model.load import TINY, LoadedModel, load_model
+from alignloop.model.save import fingerprint
 from alignloop.rl.rewards import Component, Sample
 from alignloop.run import write_atomically
 from alignloop.stages import common
@@ -41,7 +43,7 @@ MAX_UNGRADED = 0.2
 def open_adviser(
     source: AdviserSource,
     *,
-    chat_template: str = "tokenizer",
+    chat_template: str | TemplateChoice = "tokenizer",
     dtype: str = "auto",
     device: str = "auto",
     seed: int = 0,

@@ -252,11 +252,8 @@ def _one_class(groups: Sequence[Group]) -> Finding | None:
 
 
 def _leaked(groups: Sequence[Group], held_out: Sequence[Group]) -> Finding | None:
-    def key(group: Group) -> bytes:
-        return group.prompt_ids.tobytes() or b"".join(c.ids.tobytes() for c in group.completions)
-
-    known = {key(group) for group in groups}
-    number, words = _count(held_out, lambda g: key(g) in known)
+    known = {group.question for group in groups}
+    number, words = _count(held_out, lambda g: g.question in known)
     sentence = f"{words} of the evaluation are in the training data, so its numbers are too good"
     return Finding("AL112", "warning", sentence, "remove them, or use eval_fraction") if number else None
 

@@ -89,7 +89,7 @@ def lint_schedule(config: TrainConfig, num_steps: int, *, done: int = 0) -> list
 
 
 def lint_data_settings(
-    config: TrainConfig, objective: Objective | None, groups: Sequence[Group], *, num_positions: int
+    config: TrainConfig, objective: Objective | None, groups: Sequence[Group], *, num_positions: int | None
 ) -> list[Finding]:
     """Settings that do not fit the rows.
 
@@ -97,7 +97,7 @@ def lint_data_settings(
         config: the stage's settings.
         objective: its loss, None for a stage without a choice.
         groups: tokenized training rows.
-        num_positions: the longest text the model was made for, in tokens.
+        num_positions: the longest text the model was made for, in tokens; None where no limit is known.
 
     Returns:
         What was found.
@@ -110,7 +110,7 @@ def lint_data_settings(
             f"({longest} tokens), which runs alone and takes the memory of {longest}"
         )
         found.append(Finding("AL113", "warning", sentence, "lower max_length if memory is short"))
-    if longest > num_positions:
+    if num_positions is not None and longest > num_positions:
         sentence = f"max_length: rows of up to {longest} tokens, but the model has {num_positions} positions"
         fix = f"set max_length to at most {num_positions}; overlength says what becomes of longer rows"
         found.append(Finding("AL115", "error", sentence, fix))

@@ -232,6 +232,8 @@ def draw(config: LoopConfig, folder: Path, policy: str, prompts: Sequence[Prompt
             "output_dir": str(folder),
             "model_name_or_path": policy,
             "chat_template": config.chat_template,
+            "chat_template_kwargs": config.chat_template_kwargs,
+            "special_tokens_in_content": config.special_tokens_in_content,
             "num_samples": config.num_samples,
         }
     )

@@ -6,6 +6,7 @@ settings and the prompt, so that a stopped comparison goes on and another one fi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -18,20 +19,22 @@ from huggingface_hub import try_to_load_from_cache
 import alignloop
 from alignloop.data.files import sha256_of
 from alignloop.data.packing import Group, completion
+from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder, tokenize
 from alignloop.evaluation.choices import Question, choice_logprobs
 from alignloop.evaluation.harness import run_tasks
 from alignloop.evaluation.likelihood import sequence_logprobs
 from alignloop.evaluation.memory import JsonMemory
 from alignloop.machine import cache_dir
-from alignloop.model.adapters import base_name
+from alignloop.model.adapter_load import base_name
 from alignloop.model.generate import generate
-from alignloop.model.load import TINY, LoadedModel, fingerprint, load_model
+from alignloop.model.load import TINY, LoadedModel, load_model
 from alignloop.model.packed import PackedModel
 from alignloop.model.sampling import SamplingParams
+from alignloop.model.save import fingerprint
 from alignloop.model.scheduler import Sampled
 from alignloop.progress import SamplingProgress
-from alignloop.records import Conversation, Document
+from alignloop.records import Conversation, Document, plain_rows
 from alignloop.stages import common
 
 Unmeasured = str
@@ -62,7 +65,7 @@ class Local:
     params: SamplingParams
     dtype: str = "auto"
     device: str = "auto"
-    chat_template: str = "tokenizer"
+    chat_template: str | TemplateChoice = "tokenizer"
     token_budget: int = 8192
     _loaded: LoadedModel | None = None
     _packed: PackedModel | None = None
@@ -84,7 +87,7 @@ class Local:
             An answer for each prompt, in order.
         """
         memory = self._open()
-        keys = [_key("sampled", _plain(prompt)) for prompt in prompts]
+        keys = [_key("sampled", plain_rows(prompt)) for prompt in prompts]
         missing = [i for i, key in enumerate(keys) if memory.get(key) is None]
         if missing:
             loaded, encoder = self.opened()
@@ -94,12 +97,14 @@ class Local:
             order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
             missing, ids = [missing[place] for place in order], [ids[place] for place in order]
             others = [list(given[i]) for i in missing] if given else []
-            longest = self.params.max_tokens
+            longest, whole = self.params.max_tokens, encoder.template.whole_text
             with SamplingProgress(len(missing), longest, description=self.name) as progress:
 
                 def done(place: int, _index: int, sampled: Sampled) -> None:
                     self._keep_logprobs(memory, ids[place], sampled, others[place] if others else None)
-                    memory.put(keys[missing[place]], {"text": sampled.text.strip(), "ids": sampled.ids})
+                    memory.put(
+                        keys[missing[place]], {"text": whole(sampled.text).strip(), "ids": sampled.ids}
+                    )
                     progress.ended(len(sampled.ids))
 
                 generate(
@@ -142,7 +147,7 @@ class Local:
         return self._remembered(keys, compute)
 
     def choices(self, questions: Sequence[Question]) -> list[list[float]] | Unmeasured:
-        keys = [_key("choices", [_plain(q.prompt), list(q.choices)]) for q in questions]
+        keys = [_key("choices", [plain_rows(q.prompt), list(q.choices)]) for q in questions]
 
         def compute(missing: Sequence[int]) -> list[list[float]]:
             _, encoder = self.opened()
@@ -193,11 +198,15 @@ class Local:
         if self._memory is None:
             if is_hub_id(self.path) and identity(self.path) == self.path:
                 self.opened()  # its revision is known once the hub's cache holds it
-            scope = [identity(self.path, self.params.seed), self.chat_template, self.dtype, self.device]
+            scope = [identity(self.path, self.params.seed), *self._template(), self.dtype, self.device]
             scope += [_settings(self.params), code_of_answers()]
             name = sha256(repr(scope).encode("utf-8")).hexdigest()[:32]
             self._memory = JsonMemory(cache_dir() / "answers" / f"{name}.jsonl", scope=scope)
         return self._memory
+
+    def _template(self) -> list[object]:
+        choice = TemplateChoice.of(self.chat_template)
+        return [choice.name, json.dumps(choice.kwargs, sort_keys=True), choice.special_tokens]
 
     def opened(self) -> tuple[LoadedModel, Encoder]:
         """The model itself, loaded if it is not, and what encodes its conversations."""
@@ -221,7 +230,7 @@ class Local:
 
 def seed_of(prompt: Conversation, seed: int) -> int:
     """A prompt's own seed, whatever other prompts are asked beside it."""
-    shown = repr([seed, _plain(prompt)]).encode("utf-8", "surrogatepass")
+    shown = repr([seed, plain_rows(prompt)]).encode("utf-8", "surrogatepass")
     return int.from_bytes(sha256(shown).digest()[:7], "big")
 
 
@@ -266,7 +275,3 @@ def _key(kind: str, value: object) -> list[object]:
 
 def _given_key(prompt: Sequence[int], ids: Sequence[int]) -> list[object]:
     return _key("logprobs", [list(prompt), list(ids)])
-
-
-def _plain(prompt: Conversation) -> list[list[str]]:
-    return [[message.role, message.content] for message in prompt]

@@ -14,7 +14,7 @@ from alignloop.data.columns import read_records, write_records
 from alignloop.data.sources import repeat
 from alignloop.errors import DataError
 from alignloop.feedback.agreement import cohen_kappa
-from alignloop.records import Conversation, Preference
+from alignloop.records import Conversation, Preference, plain_rows
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.labels import label_table
@@ -81,7 +81,7 @@ def _read(config: MixConfig, run: Run, name: str) -> list[Preference]:
 
 def hold_out_prompts(prompts: Sequence[Conversation], fraction: float, seed: int) -> set[Conversation]:
     """A seeded share of the distinct prompts, at least one unless the fraction is 0."""
-    distinct = sorted(set(prompts), key=lambda p: json.dumps([[m.role, m.content] for m in p]))
+    distinct = sorted(set(prompts), key=lambda p: json.dumps(plain_rows(p)))
     count = max(1, round(fraction * len(distinct))) if fraction else 0
     return {distinct[k] for k in np.random.default_rng(seed).permutation(len(distinct))[:count]}
 

@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 
 from alignloop.data.packing import Group
+from alignloop.errors import ModelError
 from alignloop.objectives.base import Inputs, Objective
 from alignloop.progress import Progress
 from alignloop.rl.guard import Reading
-from alignloop.rl.kl import mismatch
+from alignloop.rl.kl import Mismatch, beyond_rounding, mismatch
 from alignloop.rl.ptx import WEIGHT
 from alignloop.stages import common
 from alignloop.stages.checks import tell
 from alignloop.stages.online_save import Keeper, keep_best, restore, save, save_best, state_of
 from alignloop.stages.online_setup import Online, Place, Rollout, num_rollouts
 from alignloop.stages.rollouts import measure, sample_rollout, sample_rows
+from alignloop.stages.stopping import stop_requests
 from alignloop.training.distributed import any_rank, on_first_rank
 from alignloop.training.loop import train_step
 
@@ -53,7 +55,7 @@ def train_online(
     total = num_rollouts(config, len(online.prompts))
     history: list[dict[str, float]] = []
     with (
-        common.stop_requests() as stop,
+        stop_requests() as stop,
         Progress(trainer.num_steps, description=online.run.stage, start=trainer.step) as progress,
     ):
         while place.rollout < total and trainer.step < trainer.num_steps and not place.ended:
@@ -115,7 +117,11 @@ def watch(online: Online, rollout: Rollout) -> None:
 
 
 def learn(online: Online, objective: Objective) -> dict[str, float]:
-    """One optimizer step on the next mini-batch of the rollout; logs it."""
+    """One optimizer step on the next mini-batch of the rollout; logs it.
+
+    Raises:
+        ModelError: the trainer's log-probs are not the sampler's; nothing of the step is saved.
+    """
     place, trainer, config = online.place, online.trainer, online.config
     batches = mini_batches(online)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -134,6 +140,7 @@ def learn(online: Online, objective: Objective) -> dict[str, float]:
     metrics = dict(report.metrics)
     if "kl" in metrics:
         metrics["kl_per_token"] = metrics.pop("kl")
+    gap = None
     if first:  # the weights are still those that sampled
         if seen:  # a rank may have no share of a mini-batch
             gap = mismatch(*(torch.cat([row[i][row[2]] for row in seen])[None] for i in range(3)))
@@ -152,7 +159,40 @@ def learn(online: Online, objective: Objective) -> dict[str, float]:
     last = trainer.step == trainer.num_steps
     if first or last or trainer.step % config.logging_steps == 0:
         online.run.log(trainer.step, **metrics)
+    if first:
+        check_gap(online, gap, int(metrics["rollout"]))
     return metrics
+
+
+def check_gap(online: Online, gap: Mismatch | None, rollout: int) -> None:
+    """Stop where the first mini-batch shows that another model is trained than the one that sampled.
+
+    Args:
+        online: the run.
+        gap: of this rank's share of the mini-batch, None without a share.
+        rollout: its number.
+
+    Raises:
+        ModelError: on every rank, if the gap is more than rounding on any.
+    """
+    found = None
+    if gap is not None:
+        found = beyond_rounding(gap, bfloat16=online.roles.autocast is not None)
+    if not any_rank(found is not None):
+        return
+    model = online.prepared.loaded.model
+    dropout = [name for name, rate in model.config.to_dict().items() if "drop" in name and _positive(rate)]
+    advice = "use a model of another architecture, and please report this one"
+    if dropout:
+        advice = f"set {', '.join(dropout)} to 0 in the model's config.json, as dropout trains another model"
+    raise ModelError(
+        f"rollout {rollout}: log-probs of {type(model).__name__} in training differ from those it was "
+        f"sampled with {found or 'on another rank'}; it would learn from another model's samples: {advice}"
+    )
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, float) and value > 0
 
 
 def mini_batches(online: Online) -> list[list[Group]]:

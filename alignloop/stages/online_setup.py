@@ -21,6 +21,8 @@ from alignloop.rl.rewards import Component, Reward, Sample, Scores
 from alignloop.rl.rollout import Engine, LocalEngine
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.lint import enforce
+from alignloop.stages.lint_template import lint_template, lint_texts
 from alignloop.stages.sample import read_prompts
 from alignloop.stages.scoring import build_gold, build_reward
 from alignloop.training.loop import Trainer
@@ -109,6 +111,7 @@ def usable_prompts(config: OnlineConfig, run: Run, encoder: Encoder) -> tuple[li
     """
     prompts = read_prompts(config, config.max_prompts, run)
     room = config.max_length - config.max_new_tokens
+    enforce([*lint_template(encoder.template), *lint_texts(prompts, encoder)], run.warn)
     ids = [encoder.prompt(prompt.prompt) for prompt in prompts]
     kept = [i for i, tokens in enumerate(ids) if len(tokens) <= room]
     if len(kept) < len(ids):

@@ -11,9 +11,11 @@ from alignloop.config.rl import PPOConfig
 from alignloop.data.packing import Batch, Group
 from alignloop.data.tokenize import tokenize
 from alignloop.errors import ConfigError
-from alignloop.model.adapters import LoraSettings, add_adapter, delete_others, load_adapter
+from alignloop.model.adapter_load import load_adapter
+from alignloop.model.adapters import LoraSettings, add_adapter, delete_others
 from alignloop.model.load import load_model, same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.precision import spread_weights
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy
 from alignloop.model.scorer import load_head
 from alignloop.objectives.ppo import PPO
@@ -42,7 +44,7 @@ def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
         Results for run.json.
     """
     prepared = common.prepare(config)
-    check_online(config, objective, run, prepared.model)
+    check_online(config, objective, run, prepared.model, prepared.loaded, prepared.template)
     reference = frozen_copy(prepared.model) if prepared.peft is None else None
     roles = ActorCritic(
         prepared.model, peft=prepared.peft, critic=make_critic(config, prepared), reference=reference
@@ -99,6 +101,8 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
         head = None
     kind = common.base_precision(config)
     loaded = load_model(source, dtype=kind.weights_name, device=config.device, seed=config.seed)
+    if kind.rounds_what_trains:
+        spread_weights(loaded.model)
     if not same_vocabulary(loaded.tokenizer, prepared.loaded.tokenizer):
         raise ConfigError(
             f"critic_init: '{source}' has another tokenizer than the policy, so it cannot read the policy's "

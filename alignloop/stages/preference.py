@@ -13,10 +13,12 @@ from alignloop.objectives.base import Objective
 from alignloop.objectives.listwise import Listwise
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_model import lint_weights
 from alignloop.stages.lint_settings import lint_reference
+from alignloop.stages.summaries import data_summary
 from alignloop.training.loop import Reference
 from alignloop.training.reference import adapter_reference, with_reference_logprobs
 
@@ -37,10 +39,10 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
             does not fit the policy, or a silent trap was found (docs/lint.md).
     """
     common.check_settings(config, objective)
-    data, held = common.read_data(config, objective.records[0], run)
+    data, held = common.read_data(config, objective.records, run)
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
-    groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)
+    groups, held_out = hold_out(result.groups, config.eval_fraction, config.seed)
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
     common.check_rows(config, objective, run, prepared, groups, held_out)
@@ -57,7 +59,7 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
         run.set_environment(old_logprobs=f"of the starting policy, {_FROM[cached]}")
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out, reference=reference)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": common.data_summary(data, result), **label_table(data.records)}
+    return {**summary, "data": data_summary(data, result), **label_table(data.records)}
 
 
 def _reference(

@@ -20,9 +20,15 @@ from alignloop.model.load import LoadedModel, load_skeleton, resolve_device
 from alignloop.objectives.base import Objective, StepObjective
 from alignloop.objectives.odin import Odin
 from alignloop.progress import format_seconds, memory_gb
-from alignloop.stages.common import base_precision, data_order, set_threads
+from alignloop.stages.common import (
+    adds_embeddings,
+    base_precision,
+    data_order,
+    set_threads,
+)
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
 from alignloop.stages.recipe_check import StageRows, find_traps, read_stage
+from alignloop.stages.summaries import counted_tokens
 from alignloop.training.loop import rows_of_passes
 from alignloop.training.pieces import split_group
 from alignloop.training.stream import GroupStream
@@ -124,7 +130,7 @@ def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
 def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
     """Read, tokenize, count and estimate; see `preview`."""
     set_threads(config.num_threads)
-    loaded = load_skeleton(config.model_name_or_path)
+    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
     rows = read_stage(config, objective, loaded)
     traps = find_traps(config, objective, loaded, rows)
     groups, held_out = rows.groups, rows.held_out
@@ -324,10 +330,16 @@ def _about_data(config: TrainConfig, made: Preview) -> dict[str, str]:
     parts = [f"{len(rows.data.records)} {rows.data.kind} rows"]
     parts += [f"{dropped.total()} dropped ({reasons})"] if dropped else []
     parts += [f"{rows.tokenized.truncated} shortened"] if rows.tokenized.truncated else []
+    parts += [
+        f"{count} with {what} that the template does not render"
+        for what, count in rows.tokenized.left_out.items()
+    ]
     parts += [f"{len(rows.groups)} to train on"]
+    turns = rows.tokenized.turns
+    parts += [f"{turns} turns of the assistant"] if turns > len(rows.data.records) else []
     parts += [f"{len(rows.held_out)} held out"] if rows.held_out else []
-    prompts = sum(len(group.prompt_ids) for group in rows.groups)
-    completions = sum(len(c.ids) for group in rows.groups for c in group.completions)
+    completions = counted_tokens(rows.groups)
+    prompts = sum(group.num_tokens for group in rows.groups) - completions
     longest = max(len(g.prompt_ids) + len(c.ids) for g in rows.groups for c in g.completions)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     return {

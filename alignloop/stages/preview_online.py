@@ -20,14 +20,15 @@ from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, completion
 from alignloop.data.tokenize import Encoder, with_mismatched
 from alignloop.errors import DataError
-from alignloop.model.adapters import LoraSettings, base_name
+from alignloop.model.adapter_load import base_name
+from alignloop.model.adapters import LoraSettings
 from alignloop.model.load import LoadedModel, load_skeleton, resolve_device, resolve_dtype
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.base import Objective
 from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.best_of_n import verifier_of
 from alignloop.stages.checks import agreed_template
-from alignloop.stages.common import base_precision, data_order, set_threads
+from alignloop.stages.common import adds_embeddings, base_precision, data_order, set_threads
 from alignloop.stages.lint_settings import lint_schedule, lint_settings
 from alignloop.stages.online_setup import num_rollouts, num_steps
 from alignloop.stages.preview import (
@@ -136,7 +137,7 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
         UserError: prompts, model, reward model or template cannot be read, or no prompt is short enough.
     """
     set_threads(config.num_threads)
-    loaded = load_skeleton(config.model_name_or_path)
+    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
     size = sum(p.numel() for p in loaded.model.parameters())
     device = resolve_device(config.device)
     budgets = config.tokens_per_pass(device.type), config.tokens_unsplit(device.type)
@@ -180,8 +181,13 @@ def make_plan(
     """Prompts as the stage reads them, and what it will run through."""
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
     limit = 0 if isinstance(config, IterateConfig) else config.max_prompts
-    template = agreed_template(loaded, config.chat_template)
-    encoder = Encoder(loaded.tokenizer, template, config.max_length)  # pyright: ignore[reportArgumentType]
+    template = agreed_template(loaded, config.template)
+    encoder = Encoder(
+        loaded.tokenizer,  # pyright: ignore[reportArgumentType]
+        template,
+        config.max_length,
+        special_tokens=config.special_tokens_in_content,
+    )
     found = [encoder.prompt(prompt.prompt) for prompt in distinct_prompts(data, limit)]
     room = config.max_length - config.max_new_tokens
     prompts = [ids for ids in found if len(ids) <= room] if isinstance(config, OnlineConfig) else found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from alignloop.config import BestOfNConfig, PreferenceConfig, PretrainConfig, SFTConfig, TrainConfig
 from alignloop.config.rl import IterateConfig, OnlineConfig
@@ -14,9 +15,11 @@ from alignloop.errors import ConfigError, DataError
 from alignloop.model.load import LoadedModel, load_skeleton
 from alignloop.objectives.base import Objective
 from alignloop.stages.checks import agreed_template, lint_training
-from alignloop.stages.common import data_order, hold_out
+from alignloop.stages.common import adds_embeddings, data_order
+from alignloop.stages.held_out import hold_out
 from alignloop.stages.lint import Finding
 from alignloop.stages.lint_settings import lint_reference, lint_schedule, lint_settings
+from alignloop.stages.lint_template import lint_texts
 
 _BUILT_IN_REFERENCES = ("auto", "none", "start")
 
@@ -37,10 +40,10 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
     """
     if not read:
         return [str(finding) for finding in lint_settings(config, objective)]
-    loaded = load_skeleton(config.model_name_or_path)
+    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
     if isinstance(config, OnlineConfig | IterateConfig | BestOfNConfig):
         try:
-            agreed_template(loaded, config.chat_template)
+            agreed_template(loaded, config.template)
         except ConfigError as error:
             return error.findings
         size = sum(p.numel() for p in loaded.model.parameters())
@@ -62,7 +65,12 @@ class StageRows:
     tokenized: Tokenized
     groups: list[Group]
     held_out: list[Group]
-    template: ChatTemplate
+    encoder: Encoder
+
+    @property
+    def template(self) -> ChatTemplate:
+        """How the rows become text."""
+        return self.encoder.template
 
 
 def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedModel) -> StageRows:
@@ -71,28 +79,34 @@ def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedM
     Raises:
         UserError: rows or template cannot be used, or nothing is left to train on.
     """
-    template = agreed_template(loaded, config.chat_template)
-    encoder = Encoder(loaded.tokenizer, template, config.max_length, config.overlength)  # pyright: ignore[reportArgumentType]
-    whole = isinstance(config, SFTConfig) and not config.completion_only
+    template = agreed_template(loaded, config.template)
+    encoder = Encoder(
+        loaded.tokenizer,  # pyright: ignore[reportArgumentType]
+        template,
+        config.max_length,
+        config.overlength,
+        config.special_tokens_in_content,
+    )
+    turns: dict[str, Any] = {}
+    if isinstance(config, SFTConfig):
+        turns = {"train_on": config.train_on, "train_on_prompt": not config.completion_only}
     kind = "document" if isinstance(config, PretrainConfig) else "demonstration"
-    kind = kind if objective is None else objective.records[0]
-    data = read_records(config.dataset, kind, config.columns, config.strict)
+    kinds = (kind,) if objective is None else objective.records
+    data = read_records(config.dataset, kinds, config.columns, config.strict)
     attributes = attributes_of(data.records)
-    made = tokenize(with_attributes(data.records, attributes), encoder, train_on_prompt=whole)
+    made = tokenize(with_attributes(data.records, attributes), encoder, **turns)
     groups, held_out = hold_out(made.groups, config.eval_fraction, config.seed)
-    if not groups:
-        raise DataError("eval_fraction leaves no row to train on", reason="no_rows")
     if config.eval_dataset is not None:
-        rows = read_records(config.eval_dataset, kind, config.columns, config.strict).records
-        held_out = tokenize(with_attributes(rows, attributes), encoder, train_on_prompt=whole).groups
-    return StageRows(data, made, groups, held_out, template)
+        rows = read_records(config.eval_dataset, data.kind, config.columns, config.strict).records
+        held_out = tokenize(with_attributes(rows, attributes), encoder, **turns).groups
+    return StageRows(data, made, groups, held_out, encoder)
 
 
 def find_traps(
     config: TrainConfig, objective: Objective | None, loaded: LoadedModel, rows: StageRows
 ) -> tuple[str, ...]:
     """What the linter says of a stage's settings and rows."""
-    findings = _reference(config, loaded)
+    findings = _reference(config, loaded) + lint_texts(rows.data.records, rows.encoder)
     findings += lint_training(config, objective, loaded, rows.template, rows.groups, rows.held_out)
     findings += lint_schedule(config, data_order(config, rows.groups).num_steps)
     return tuple(str(finding) for finding in findings)

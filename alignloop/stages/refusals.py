@@ -62,7 +62,7 @@ def _sides(config: RefusalsConfig) -> dict[str, str]:
 
 def _answers(config: RefusalsConfig, model: str, prompts: list[Prompt]) -> list[str]:
     loaded = load_model(model, dtype=config.dtype, device=config.device, seed=config.seed)
-    encoder = common.inference_encoder(loaded, config.chat_template)
+    encoder = common.inference_encoder(loaded, config.template)
     params = sampling_params(config, config.seed)
     rows = answer_all(
         loaded, encoder, prompts, params, n=1, token_budget=config.token_budget, title="refusals"

@@ -31,8 +31,10 @@ from alignloop.rl.rewards import combined
 from alignloop.run import RUN_FILE, Run
 from alignloop.run.record import result_of
 from alignloop.stages import common
+from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
+from alignloop.stages.summaries import data_summary
 from alignloop.storage import replace_folder, writing
 from alignloop.training.distributed import is_first_rank, wait_for_all
 
@@ -96,7 +98,7 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
         **summary,
         "reward_mean": float(mean[0]),
         "reward_std": float(std[0]),
-        "data": common.data_summary(data, rows.tokenized),
+        "data": data_summary(data, rows.tokenized),
         **label_table(data.records),
         **({"attributes": list(attributes)} if attributes else {}),
     }
@@ -106,7 +108,7 @@ def read_rows(
     config: RewardConfig, objective: Objective, run: Run
 ) -> tuple[Dataset, Dataset | None, tuple[str, ...]]:
     """Training and held-out records, and the attributes of ratings: the head's outputs, in this order."""
-    data, held = common.read_data(config, objective.records[0], run)
+    data, held = common.read_data(config, objective.records, run)
     attributes = attributes_of(data.records)
     data = replace(data, records=with_attributes(data.records, attributes))
     if held is not None:
@@ -131,7 +133,7 @@ def tokenized_rows(
 ) -> Rows:
     """Training and held-out groups."""
     result = common.tokenized(config, prepared, run, data)
-    groups, held_out = common.hold_out(result.groups, config.eval_fraction, split_seed)
+    groups, held_out = hold_out(result.groups, config.eval_fraction, split_seed)
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
     return Rows(data, result, groups, held_out)
@@ -168,7 +170,7 @@ def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict
     data, held, _ = read_rows(config, objective, run)
     model = RewardModel(run.path, dtype=config.dtype, device=config.device)
     encoder = replace(model.encoder, max_length=config.max_length, overlength=config.overlength)
-    _, held_out = common.hold_out(tokenize(data.records, encoder).groups, config.eval_fraction, config.seed)
+    _, held_out = hold_out(tokenize(data.records, encoder).groups, config.eval_fraction, config.seed)
     if held is not None:
         held_out = tokenize(held.records, encoder).groups
     if held_out:

@@ -143,7 +143,7 @@ def probed(
         if pair is None:
             continue
         texts = [*pair, *(PROBES[name](text) for name in config.probes for text in pair)]
-        completions = tuple(common.counted(encoder.completion(text)) for text in texts)
+        completions = tuple(common.counted(encoder.completion(text, record.prompt)) for text in texts)
         prompt = encoder.prompt(record.prompt)
         if len(prompt) + max(len(c.ids) for c in completions) <= config.max_length:
             groups.append(Group(prompt, completions))

@@ -12,10 +12,11 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from alignloop.data.packing import Group
 from alignloop.errors import ModelError
-from alignloop.model.adapters import base_name, load_adapter
-from alignloop.model.load import LoadedModel, find_folder, load_model, load_tokenizer
+from alignloop.model.adapter_load import base_name, load_adapter
+from alignloop.model.load import LoadedModel, find_folder, load_model
 from alignloop.model.packed import PackedModel
 from alignloop.model.scorer import HEAD_FILE, Scorer, load_head
+from alignloop.model.tokenizer_load import load_tokenizer
 from alignloop.rl.rewards import combined
 from alignloop.stages import common
 from alignloop.storage import read_state
@@ -77,7 +78,7 @@ class RewardModel:
             model = load_model(path, dtype=dtype, device=device).model
             head = load_head(folder).to(model.device)
             self.scorer = Scorer((PackedModel(model, head=head).eval(),))
-        self.encoder = common.inference_encoder(LoadedModel(model, load_tokenizer(folder), str(path), folder))
+        self.encoder = common.scoring_encoder(LoadedModel(model, load_tokenizer(folder), str(path), folder))
         self.token_budget = token_budget
 
     @property
@@ -90,7 +91,9 @@ class RewardModel:
     ) -> list[list[float]]:
         """Rewards of K completions for each prompt (a conversation): all members' combination, or one's."""
         groups = [
-            Group(self.encoder.prompt(p), tuple(common.counted(self.encoder.completion(t)) for t in texts), i)
+            Group(
+                self.encoder.prompt(p), tuple(common.counted(self.encoder.completion(t, p)) for t in texts), i
+            )
             for i, (p, texts) in enumerate(zip(prompts, completions, strict=True))
         ]
         if member is not None:

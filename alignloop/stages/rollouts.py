@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignloop.data.chat import ChatTemplate
 from alignloop.data.packing import Batch, Group, collate, completion, pack
 from alignloop.model.sampling import completion_seeds
 from alignloop.model.scheduler import Sampled
@@ -47,7 +48,7 @@ def sample_rollout(online: Online, keeper: Keeper) -> Rollout:
             for row, found in zip(rows, done, strict=True)
         ]
         asked = [
-            _sample(online.prompts[row], row, one)
+            _sample(online.prompts[row], row, one, online.prepared.template)
             for row, found in zip(rows, done, strict=True)
             for one in found
         ]
@@ -216,5 +217,5 @@ def _group(prompt_ids: np.ndarray, row: int, found: Sequence[Sampled], *, masks_
     return Group(prompt_ids, tuple(items), row)
 
 
-def _sample(prompt: Prompt, row: int, one: Sampled) -> Sample:
-    return Sample(prompt, one.text.strip(), len(one.ids), one.finish != "length", row)
+def _sample(prompt: Prompt, row: int, one: Sampled, template: ChatTemplate) -> Sample:
+    return Sample(prompt, template.whole_text(one.text).strip(), len(one.ids), one.finish != "length", row)

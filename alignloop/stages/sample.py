@@ -13,6 +13,7 @@ from alignloop.records import Prompt, Record, message_rows
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, answer_all, from_model, write_answers
+from alignloop.stages.stopping import stop_requests
 from alignloop.stages.unfinished import Kept
 
 
@@ -32,9 +33,9 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     common.set_threads(config.num_threads)
     prompts = read_prompts(config, config.max_prompts, run)
     loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
-    encoder = common.inference_encoder(loaded, config.chat_template)
+    encoder = common.inference_encoder(loaded, config.template)
     params = sampling_params(config, config.seed)
-    with common.stop_requests() as stop:
+    with stop_requests() as stop:
         kept = Kept(run, run.path / "sampling", config.rollout_save_s, stop)
         answers = answer_all(
             loaded,

@@ -8,10 +8,14 @@ from alignloop.config import PretrainConfig, SFTConfig
 from alignloop.objectives.sft import SFT
 from alignloop.run import Run
 from alignloop.stages import common
+from alignloop.stages.held_out import hold_out
+from alignloop.stages.summaries import data_summary
 
 
 def sft(config: SFTConfig, run: Run) -> dict[str, Any]:
-    """Train a model to imitate demonstrations: mean NLL over the completions' tokens, EOS included.
+    """Train a model to imitate demonstrations: mean NLL over the assistant's tokens, ends of turns included.
+
+    All turns of the assistant count that the rows do not except, or with `train_on: last` the last one.
 
     Args:
         config: the recipe; `dataset` holds demonstrations.
@@ -22,8 +26,10 @@ def sft(config: SFTConfig, run: Run) -> dict[str, Any]:
     """
     data, held = common.read_data(config, "demonstration", run)
     prepared = common.prepare(config)
-    result = common.tokenized(config, prepared, run, data, train_on_prompt=not config.completion_only)
-    return _train(config, run, prepared, data, held, result)
+    turns: dict[str, Any] = {"train_on": config.train_on, "train_on_prompt": not config.completion_only}
+    result = common.tokenized(config, prepared, run, data, **turns)
+    held_out = None if held is None else common.tokenized(config, prepared, run, held, **turns).groups
+    return _train(config, run, prepared, data, held_out, result)
 
 
 def pretrain(config: PretrainConfig, run: Run) -> dict[str, Any]:
@@ -39,15 +45,15 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, Any]:
     data, held = common.read_data(config, "document", run)
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
-    return _train(config, run, prepared, data, held, result)
+    held_out = None if held is None else common.tokenized(config, prepared, run, held).groups
+    return _train(config, run, prepared, data, held_out, result)
 
 
 def _train(config: Any, run: Run, prepared: Any, data: Any, held: Any, result: Any) -> dict[str, Any]:
-    groups, held_out = common.hold_out(result.groups, config.eval_fraction, config.seed)
-    if held is not None:
-        held_out = common.tokenized(config, prepared, run, held).groups
+    groups, held_out = hold_out(result.groups, config.eval_fraction, config.seed)
+    held_out = held_out if held is None else held
     objective: Any = SFT()
     common.check_rows(config, objective, run, prepared, groups, held_out)
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": common.data_summary(data, result)}
+    return {**summary, "data": data_summary(data, result)}

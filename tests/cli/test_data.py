@@ -94,6 +94,15 @@ def test_show_marks_what_is_trained(tmp_path):
     assert [line for line in shown.splitlines() if line.startswith("q")] == ["q0", "q1"]
 
 
+def test_show_and_check_say_which_turns_are_trained(tmp_path):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}] * 2
+    file = put(tmp_path / "c.jsonl", {"messages": turns})
+    assert "[[b<eos>]]\n\nq\n\n[[b<eos>]]" in run("show", file)
+    assert run("show", file, "--train-on", "last").count("[[") == 1
+    assert "2 of 2 turns of the assistant are trained (train_on: all)" in run("check", file)
+    assert json.loads(run("check", file, "--json"))["turns"] == {"assistant": 2, "trained": 2}
+
+
 def test_show_colours_on_a_terminal_and_passes_no_control_characters(tmp_path):
     file = put(tmp_path / "p.jsonl", {"prompt": "q\x1b[2J", "response": "a\r👩\u200d🚀"})
     result = CliRunner().invoke(app, ["show", file], env={"FORCE_COLOR": "1", "TERM": "xterm-256color"})

@@ -1,14 +1,14 @@
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from alignloop.data.chat import FILE, check_same, load_saved, load_template
+from alignloop.data.template_choice import day_of_run
 from alignloop.errors import DataError, ModelError
 from alignloop.records import Message
+from tests.helpers_tokenizers import make_tokenizer
 
-SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|eot|>"]
 LIKE_SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}"
@@ -60,21 +60,6 @@ HI = (Message("user", "안녕?"),)
 CHAT = (Message("user", "Hi"), Message("assistant", "Yes"), Message("user", "Tea?"))
 
 
-def make_tokenizer(template=None, *, bos="<s>", eos="</s>", adds_bos=False, special=SPECIAL):
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner = Tokenizer(models.BPE({sign: k for k, sign in enumerate(sorted(alphabet))}, []))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    inner.add_special_tokens(special)
-    if adds_bos:
-        inner.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, inner.token_to_id(bos))]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token=bos, eos_token=eos, chat_template=template
-    )
-
-
 @pytest.mark.parametrize("adds_bos", [False, True])
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_own_template_renders_as_transformers_does(name, adds_bos):
@@ -83,7 +68,7 @@ def test_own_template_renders_as_transformers_does(name, adds_bos):
     for prompt in (HI, CHAT):
         rows = [{"role": m.role, "content": m.content} for m in prompt]
         whole = [*rows, {"role": "assistant", "content": "네, 좋아요."}]
-        if name != "llama3":  # its date differs there from day to day, and here never
+        if name != "llama3":  # its date differs there from day to day
             expected = tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True)
             assert template.render_prompt(prompt) == expected
             assert template.render((*prompt, Message("assistant", "네, 좋아요."))) == (
@@ -117,9 +102,23 @@ def test_what_is_found_out_about_a_template(name, lead, end, tail, trims, merges
     assert template.parse_completion("Yes") == "Yes"  # cut off before the end
 
 
-def test_llama3_like_rendering_has_no_date_of_today():
-    template = load_template("tokenizer", make_tokenizer(LIKE_LLAMA3))
-    assert template.render_prompt(HI) == "<s>Day 26<|eot|>[user]\n\n안녕?<|eot|>[assistant]\n\n"
+def test_the_date_a_template_tells_is_that_of_the_run_and_is_kept(tmp_path):
+    tokenizer = make_tokenizer(LIKE_LLAMA3)
+    with day_of_run("2031-05-17"), day_of_run("2040-01-01"):  # a run within a run has its day
+        template = load_template("tokenizer", tokenizer)
+    assert template.kwargs == {"strftime_now": "2031-05-17"}
+    assert template.render_prompt(HI) == "<s>Day 17<|eot|>[user]\n\n안녕?<|eot|>[assistant]\n\n"
+    template.save(tmp_path)
+    assert load_saved(tmp_path).render_prompt(HI) == template.render_prompt(HI)
+    fixed = load_template("tokenizer", tokenizer, {"strftime_now": "2024-07-26"})
+    assert "Day 26" in fixed.render_prompt(HI)
+    with pytest.raises(ModelError, match="such as 2026-01-31, not 'soon'"):
+        load_template("tokenizer", tokenizer, {"strftime_now": "soon"})
+    today = datetime.now(UTC).date()
+    assert load_template("tokenizer", tokenizer).kwargs["strftime_now"] in (
+        today.isoformat(),
+        (today + timedelta(days=1)).isoformat(),  # midnight between the two lines
+    )
 
 
 def test_system_text_goes_into_the_first_question_where_there_is_no_system_role():
@@ -209,7 +208,7 @@ def test_templates_that_cannot_be_used(tmp_path):
         load_template("alpaca", make_tokenizer(eos=None))
     with pytest.raises(ModelError, match="cannot render a question and its answer"):
         load_template("tokenizer", make_tokenizer("{{ messages[5].content }}"))
-    with pytest.raises(ModelError, match="cannot render a question and its answer"):
+    with pytest.raises(ModelError, match="cannot be read"):
         load_template("tokenizer", make_tokenizer("{% for %}"))
     with pytest.raises(ModelError, match="does not render each message once"):
         load_template("tokenizer", make_tokenizer("{{ messages[0].content }}"))

@@ -1,6 +1,6 @@
-from alignloop.data.check import check, warnings
+from alignloop.data.check import check, turns_of, warnings
 from alignloop.data.columns import read_records
-from alignloop.records import Document, Label, Message, Preference, Ranking
+from alignloop.records import Demonstration, Document, Label, Message, Preference, Ranking, ToolCall
 
 Q = (Message("user", "q"),)
 
@@ -45,3 +45,19 @@ def test_every_filter_is_run_and_nothing_changed(tmp_path):
         "contradictions": [1, 2, 3],
     }
     assert found.diversity.instructions == 6
+
+
+def test_turns_of_conversations_are_counted():
+    user, call = Message("user", "q"), Message("assistant", "", tool_calls=(ToolCall("f"),))
+    plain = Demonstration((user,), "a")
+    assert turns_of([plain, plain]) == {}
+    excepted = Demonstration((user, Message("assistant", "b", train=False), user), "a")
+    assert turns_of([plain, excepted]) == {"assistant": 3, "trained": 2}
+    tools = Demonstration((user, call, Message("tool", "1")), "a", thinking="hm")
+    assert turns_of([tools, plain]) == {
+        "assistant": 3,
+        "trained": 3,
+        "with thoughts": 1,
+        "with tool calls": 1,
+        "by tools": 1,
+    }

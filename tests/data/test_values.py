@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from alignloop.data import values as read
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 
@@ -11,6 +12,7 @@ CHATS = {
     "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Tea?\n\nAssistant: Yes, please.",
     "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Tea?\n\nAssistant: No.\n\nNever.",
 }
+SIDES = "expected A, B or tie (or left/right, model_a/model_b, 0/1 with 0 the first, …)"
 BAD = [
     (
         {"prompt": "", "response": "a"},
@@ -49,9 +51,10 @@ BAD = [
         "empty_completion",
     ),
     (
-        {"messages": [{"role": "tool", "content": "q"}]},
+        {"messages": [{"role": "narrator", "content": "q"}]},
         "demonstration",
-        "field 'messages[0].role': value 'tool': expected the role system, user (human) or assistant (gpt)",
+        "field 'messages[0].role': value 'narrator': expected the role system, user (human), "
+        "assistant (gpt), tool (observation) or function_call",
         "unknown_role",
     ),
     (
@@ -87,7 +90,7 @@ BAD = [
     (
         {"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
         "prompt",
-        "field 'prompt': value 'assistant': a prompt must end with a user message",
+        "field 'prompt': value 'assistant': a prompt must end with a user message or a tool's answer",
         "prompt_not_user",
     ),
     (
@@ -105,13 +108,13 @@ BAD = [
     (
         {"prompt": "q", "response_A": "x", "response_B": "y", "preference": "C"},
         "preference",
-        "field 'preference': value 'C': expected 'A', 'B' or 'tie'",
+        f"field 'preference': value 'C': {SIDES}",
         "unknown_label",
     ),
     (
-        {"prompt": "q", "response_A": "x", "response_B": "y", "preference": 1},
+        {"prompt": "q", "response_A": "x", "response_B": "y", "preference": 2},
         "preference",
-        "field 'preference': value 1: expected 'A', 'B' or 'tie'",
+        f"field 'preference': value 2: {SIDES}",
         "unknown_label",
     ),
     (
@@ -298,3 +301,10 @@ def test_bad_row_is_dropped_with_its_reason(tmp_path, row, kind, message, reason
     with pytest.raises(DataError) as caught:
         read_records(str(file), strict=True)
     assert str(caught.value) == f"{file}:3: {message}"
+
+
+@pytest.mark.parametrize("rank", [float("nan"), float("inf"), 1.5, True, "1", None])
+def test_a_rank_that_is_no_whole_number_is_refused(rank):
+    with pytest.raises(DataError) as caught:
+        read.ranks([rank, 2], "ranking", 2)
+    assert caught.value.reason == "not_a_ranking"

@@ -7,7 +7,8 @@ from alignloop.errors import EngineError, UserError
 from alignloop.evaluation.harness import run_tasks
 from alignloop.model.load import LoadedModel
 
-LOADED = LoadedModel("model", "tokenizer", "name")  # pyright: ignore
+MODEL = types.SimpleNamespace(generation_config=None)
+LOADED = LoadedModel(MODEL, "tokenizer", "name")  # pyright: ignore
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_documents_come_in_order_one_value_each(lm_eval):
     }
     assert run_tasks(LOADED, ["arc", "gsm8k"], limit=2, seed=7) == {"arc": [1.0, 0.0], "gsm8k": [0.0, 1.0]}
     (keys,) = lm_eval.calls
-    assert keys["model"] == ("lm", {"pretrained": "model", "tokenizer": "tokenizer"})
+    assert keys["model"] == ("lm", {"pretrained": MODEL, "tokenizer": "tokenizer"})
     assert (keys["tasks"], keys["limit"], keys["log_samples"]) == (["arc", "gsm8k"], 2, True)
     assert keys["fewshot_random_seed"] == 7
 

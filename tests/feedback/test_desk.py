@@ -64,24 +64,6 @@ def test_the_answer_is_stored_in_the_items_order(store, make_project, sit_down):
     assert {tuple(row.display_order) for row in stored} == {(0, 1), (1, 0)}
 
 
-def test_a_repeated_key_counts_once(store, make_project, sit_down):
-    desk, session = sit_down(store, make_project(store))
-    task = open_next(desk, session).task
-    first = judge(desk, session, task, key="same")
-    again = judge(desk, session, task, key="same")
-    assert first.judgement_id == again.judgement_id
-    assert first.task == again.task
-    assert len(rows(store)) == 1
-
-
-def test_a_key_of_another_task_is_refused(store, make_project, sit_down):
-    desk, session = sit_down(store, make_project(store))
-    receipt = judge(desk, session, open_next(desk, session).task, key="same")
-    with pytest.raises(Rejected) as caught:
-        judge(desk, session, receipt.task, key="same")
-    assert caught.value.status == 409
-
-
 def test_two_windows_on_one_task_count_once(store, make_project, sit_down):
     desk, session = sit_down(store, make_project(store))
     task = open_next(desk, session).task

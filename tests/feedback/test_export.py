@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from alignloop.data.columns import read_records, write_records
@@ -13,7 +15,16 @@ from alignloop.feedback.export import Filters, records
 from alignloop.feedback.faults import Rejected
 from alignloop.feedback.project import Answer, NewItem, Settings
 from alignloop.feedback.store import Store
-from alignloop.records import Demonstration, Label, Message, Preference, Provenance, Ranking, Rating
+from alignloop.records import (
+    Demonstration,
+    Label,
+    Message,
+    Preference,
+    Provenance,
+    Ranking,
+    Rating,
+    ToolCall,
+)
 
 PLAIN = Settings(overlap_share=1.0, overlap=2, gold_share=0.0, repeat_share=0.0, attributes=("h", "t"))
 TEXTS = ("좋은 답", "나쁜 답", "그저 그런 답")
@@ -221,3 +232,36 @@ def test_exported_records_are_read_back_equal(lite, tmp_path):
     made = records(lite, project).records
     write_records(tmp_path / "labels.jsonl", made)
     assert read_records(tmp_path / "labels.jsonl").records == made
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.5, float("inf")])
+def test_an_agreement_that_is_no_share_is_refused(value):
+    """NaN compares with nothing, so it would have let every judgement through."""
+    with pytest.raises(UserError, match=r"min_agreement is .* from 0 to 1"):
+        Filters(min_agreement=value)
+
+
+def test_thoughts_and_tools_of_a_prompt_come_back_from_the_database(store, tmp_path):
+    prompt = (
+        Message("user", "Tide?", tools=('{"type": "x", "name": "tide\\u0000"}',)),
+        Message("assistant", "", "Hm.", (ToolCall("tide", '{"at": "Busan"}', "c1"),)),
+        Message("tool", "1.2 m", name="tide", tool_call_id="c1"),
+    )
+    project = store.create_project("tools", task="pair", settings=PLAIN)
+    store.add_items(project, [NewItem(prompt, (Answer("High."), Answer("Low.")))])
+    judge(store, store.project(project.id), "김", prefers("High."))
+    (record,) = records(store, store.project(project.id)).records
+    clean = replace(prompt[0], tools=('{"type": "x", "name": "tide\ufffd"}',))
+    assert record.prompt == (clean, *prompt[1:])
+    write_records(tmp_path / "out.jsonl", [record])
+    assert read_records(str(tmp_path / "out.jsonl")).records == [record]
+
+
+def test_an_edited_answer_trains_that_answer_alone(store):
+    prompt = (Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Tea?"))
+    project = store.create_project("edit", task="edit", settings=PLAIN)
+    store.add_items(project, [NewItem(prompt, (Answer("No."),))])
+    judge(store, store.project(project.id), "김", lambda task: {"text": "Please."})
+    (record,) = records(store, store.project(project.id)).records
+    assert isinstance(record, Demonstration)
+    assert (record.completion, record.trained) == ("Please.", (3,))

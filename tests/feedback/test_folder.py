@@ -126,3 +126,16 @@ def test_the_folders_own_database_needs_no_claim(tmp_path):
     assert not (tmp_path / "b" / IDENTITY).exists()
     with pytest.raises(UserError, match="holds no labels"), opened(tmp_path / "none"):
         pass
+
+
+def test_labels_are_for_their_owner_only(tmp_path):
+    """The folder, the database and the files beside it; an older folder is closed when it is opened."""
+    folder = tmp_path / "labels"
+    folder.mkdir(mode=0o755)
+    (folder / DATABASE).touch(mode=0o644)
+    with opened(folder, create=True) as store:
+        store.create_project("p", task="pair")
+        modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert modes[DATABASE] == 0o600
+    assert set(modes.values()) == {0o600}

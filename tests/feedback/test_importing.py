@@ -243,3 +243,17 @@ def test_what_cannot_be_a_check_is_left_out_and_counted(tmp_path):
     assert read_items(write(tmp_path / "l.jsonl", *labels), task="thumbs", gold=True).items == []
     tie = {"prompt": "q", "response_a": "a", "response_b": "b", "preference": "tie"}
     assert read_items(write(tmp_path / "t.jsonl", tie), task="pair", gold=True).items == []
+
+
+def test_thoughts_are_shown_and_answers_that_call_tools_are_left_out(tmp_path):
+    asked = {"role": "user", "content": "Tide?"}
+    thought = {"role": "assistant", "content": "High.", "reasoning_content": "Hm."}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "tide", "arguments": {}}]}
+    file = write(tmp_path / "c.jsonl", {"messages": [asked, thought]}, {"messages": [asked, call]})
+    found = read_items(file, task="thumbs")
+    assert [texts(item) for item in found.items] == [["<think>\nHm.\n</think>\n\nHigh."]]
+    assert found.left_out == {"answer that calls a tool": 1}
+    row = {"messages": [asked, call, {"role": "tool", "content": "1.2"}, thought]}
+    (item,) = read_items(write(tmp_path / "t.jsonl", row), task="thumbs").items
+    assert [m.role for m in item.prompt] == ["user", "assistant", "tool"]
+    assert item.prompt[1].tool_calls[0].name == "tide"

@@ -106,3 +106,18 @@ def test_units_and_comparisons():
     assert comparisons("scores", {"scores": {"h": [4, 1], "t": [1, 5]}}) == {(0, 1): -1}
     assert comparisons("thumbs", {"thumbs": [True, False, True]}) == {(0, 1): 1, (0, 2): 0, (1, 2): -1}
     assert comparisons("edit", {"text": "x", "base": None}) == {}
+
+
+@pytest.mark.parametrize(
+    ("task", "body"),
+    [
+        ("pair", {"verdict": "a", "preference": 3}),
+        ("ranking", {"ranks": [1, 2], "verdict": "a"}),
+        ("thumbs", {"thumbs": [True, False], "note": ""}),
+        ("scores", {"scores": {"x": [1, 2]}, "score": 1}),
+        ("edit", {"text": "a", "base": None, "html": "b"}),
+    ],
+)
+def test_a_key_that_would_have_no_effect_is_refused(task, body):
+    with pytest.raises(Rejected, match=f"unknown key '{list(body)[-1]}'; a {task} answer has"):
+        canonical(task, body, order=[0, 1], attributes=["x"])

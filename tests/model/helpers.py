@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import transformers as hf
 
-from tests.helpers_models import rounding_bound
+from tests.helpers_models import exact_copy, rounding_bound
 
 VOCABULARY = 400
 SHAPE = {
@@ -45,12 +43,94 @@ CONFIGS = {
     ),
     "gpt2": lambda: hf.GPT2Config(**GPT2_SHAPE, **ENDS),
 }
+EXPERTS = {"moe_intermediate_size": 16, "num_experts_per_tok": 2}
+OTHERS = {
+    # attention that gets nothing of the model call's other arguments
+    "stablelm": lambda: hf.StableLmConfig(**SHAPE, partial_rotary_factor=0.5),
+    "nemotron": lambda: hf.NemotronConfig(**SHAPE),
+    # attention whose heads are viewed as one
+    "jetmoe": lambda: hf.JetMoeConfig(**SHAPE, kv_channels=8, num_local_experts=4),
+    "afmoe": lambda: hf.AfmoeConfig(
+        **SHAPE, **LOCAL, **EXPERTS, head_dim=8, num_experts=4, num_dense_layers=1
+    ),
+    # a part of each head is turned
+    "glm4_moe": lambda: hf.Glm4MoeConfig(**SHAPE, **EXPERTS, head_dim=8, n_routed_experts=4),
+    # two attention calls in a layer
+    "diffllama": lambda: hf.DiffLlamaConfig(**SHAPE),
+    # windows that only the mask tells of
+    "qwen2_moe": lambda: hf.Qwen2MoeConfig(
+        **SHAPE,
+        **LOCAL,
+        **EXPERTS,
+        shared_expert_intermediate_size=16,
+        num_experts=4,
+        use_sliding_window=True,
+    ),
+    "phimoe": lambda: hf.PhimoeConfig(**SHAPE, num_local_experts=4, sliding_window=8),
+    # logits that a factor of the configuration multiplies
+    "hyperclovax": lambda: hf.HyperCLOVAXConfig(**SHAPE, logits_scaling=2.0, attention_multiplier=0.3),
+    # positions that mean something else in a longer text
+    "longrope": lambda: hf.Phi3Config(
+        **SHAPE,
+        original_max_position_embeddings=64,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0, 1.1, 1.2, 1.3],
+            "long_factor": [4.0, 5.0, 6.0, 7.0],
+        },
+    ),
+    "dynamic": lambda: hf.LlamaConfig(
+        **SHAPE, rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    ),
+}
+"""Models with something that other engines of this form get wrong."""
+REFUSED = {
+    "doge": (lambda: hf.DogeConfig(**SHAPE, keep_window_size=8), "DogeAttention has a mask of its own"),
+    "gpt_oss": (
+        lambda: hf.GptOssConfig(**SHAPE, head_dim=8, num_local_experts=4, num_experts_per_tok=2),
+        "GptOssAttention has attention sinks",
+    ),
+    "llama4": (
+        lambda: hf.Llama4TextConfig(
+            **SHAPE, head_dim=8, intermediate_size_mlp=48, num_local_experts=2, attention_chunk_size=8
+        ),
+        "Llama4ForCausalLM has layers of kind chunked_attention",
+    ),
+    "falcon_h1": (
+        lambda: hf.FalconH1Config(
+            **SHAPE, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1
+        ),
+        "FalconH1ForCausalLM has layers of kind hybrid",
+    ),
+    "recurrent_gemma": (
+        lambda: hf.RecurrentGemmaConfig(**SHAPE, lru_width=32, attention_window_size=8),
+        "RecurrentGemmaForCausalLM has layers of kind",
+    ),
+    "xlstm": (
+        lambda: hf.xLSTMConfig(vocab_size=VOCABULARY, hidden_size=32, num_heads=4, num_hidden_layers=2),
+        "not every layer of xLSTMForCausalLM keeps keys and values",
+    ),
+    "mamba": (
+        lambda: hf.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2),
+        "MambaForCausalLM has layers of kind linear_attention",
+    ),
+    "bloom": (
+        lambda: hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2),
+        "BloomForCausalLM has attention of its own",
+    ),
+    "mpt": (
+        lambda: hf.MptConfig(vocab_size=VOCABULARY, d_model=16, n_layers=2, n_heads=2),
+        "MptForCausalLM has attention of its own",
+    ),
+}
+"""Configurations of models that the generation engine cannot run, and what it says of them."""
 NO_END = ()
 
 
 def small_model(name: str = "llama") -> hf.PreTrainedModel:
     torch.manual_seed(1)
-    model = hf.AutoModelForCausalLM.from_config(CONFIGS[name]()).eval()
+    model = hf.AutoModelForCausalLM.from_config((CONFIGS | OTHERS)[name]()).eval()
     return model
 
 
@@ -84,4 +164,4 @@ def assert_own_logprobs(
 
     allowed = rounding_bound(model, read, length=len(prompt) + len(ids))
     assert allowed < 2e-3  # else this could not fail
-    assert (torch.tensor(logprobs) - read(copy.deepcopy(model).double())).abs().max() < allowed
+    assert (torch.tensor(logprobs) - read(exact_copy(model))).abs().max() < allowed

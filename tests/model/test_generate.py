@@ -6,14 +6,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-import transformers as hf
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alignloop.errors import DataError, ModelError, NonFiniteError, RunError, UserError
+from alignloop.errors import DataError, NonFiniteError, RunError, UserError
 from alignloop.model.generate import generate, stream
+from alignloop.model.own_numbers import check_engine
 from alignloop.model.resume import load_state_dict, state_dict
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import Event, Request, Sampled, Scheduler
@@ -108,6 +108,7 @@ def test_under_a_small_budget_completions_wait_and_come_out_the_same() -> None:
 
 def test_every_prompt_runs_once_and_finished_rows_leave() -> None:
     model = small_model()
+    check_engine(model)
     widths = []
     model.model.embed_tokens.register_forward_hook(lambda _m, args, _o: widths.append(args[0].numel()))
     prompts = some_prompts(11, 30)
@@ -326,9 +327,3 @@ def test_what_cannot_run_is_refused_with_a_reason() -> None:
         generate(model, None, some_prompts(4, 4), params, n=3, seeds=[[1, 2, 3], [1, 2]])
     with pytest.raises(UserError, match="need a tokenizer"):
         generate(model, None, some_prompts(4), SamplingParams(stop=("x",)))
-    mamba = hf.MambaForCausalLM(hf.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1))
-    with pytest.raises(ModelError, match="MambaForCausalLM has"):
-        generate(mamba, None, [[1, 2]], params)
-    bloom = hf.BloomForCausalLM(hf.BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2))
-    with pytest.raises(ModelError, match="attention of its own"):
-        generate(bloom, None, [[1, 2]], params)

@@ -10,7 +10,8 @@ import torch
 
 from alignloop.errors import ModelError
 from alignloop.model.adapters import LoraSettings, add_adapter
-from alignloop.model.load import load_model, load_skeleton, save_model
+from alignloop.model.load import load_model, load_skeleton
+from alignloop.model.save import save_model
 
 IDS = torch.tensor([[5, 17, 300, 8]])
 

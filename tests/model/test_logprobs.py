@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor
 
 from alignloop.model import logprobs
-from alignloop.model.logprobs import LogitTransform, token_logprobs, transform_of
+from alignloop.model.logprobs import LogitTransform, token_logprobs
 
 M, H, V = 7, 5, 301
 
@@ -172,13 +170,6 @@ def test_memory_is_a_slice_not_the_vocabulary() -> None:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         token_logprobs(hidden, weight, torch.zeros(rows, dtype=torch.long))
     assert max(saved) == weight.numel() < rows * vocabulary
-
-
-def test_transform_of_reads_the_configuration() -> None:
-    assert transform_of(SimpleNamespace()) == LogitTransform()
-    assert transform_of(SimpleNamespace(logit_scale=0.25), 0.5) == LogitTransform(0.25, None, 0.5)
-    assert transform_of(SimpleNamespace(logits_scaling=4.0)) == LogitTransform(0.25)
-    assert transform_of(SimpleNamespace(final_logit_softcapping=30.0)) == LogitTransform(1.0, 30.0)
 
 
 def test_autocast_backward_recomputes_the_logits_of_the_forward_pass() -> None:

@@ -16,6 +16,7 @@ from transformers import (
 
 from alignloop.errors import ConfigError
 from alignloop.model.sampling import SamplingParams, completion_seeds, sample, truncate, uniforms
+from tests.helpers_models import relative_error
 
 PLAIN = SamplingParams()
 
@@ -71,8 +72,13 @@ def test_blocks_agree_with_a_plain_float64_search(vocabulary: int) -> None:
     reference = [
         int(np.searchsorted(c, u, side="right")) for c, u in zip(cumulative, numbers.tolist(), strict=True)
     ]
-    assert tokens.tolist() == reference
-    assert np.abs(logprobs.numpy() - np.log(p[np.arange(64), reference])).max() < 2e-6
+    edges = np.abs(cumulative - numbers.numpy()[:, None]).min(-1)
+    assert all(a == b or edge < 1e-5 for a, b, edge in zip(tokens.tolist(), reference, edges, strict=True))
+    reference = tokens.tolist()  # another one only where rounding decides
+    # logits − their maximum, its exponential, sums of blocks and the log-prob itself are rounded to float32
+    spread = float(logits.max() - logits.min())
+    allowed = 2**-24 * (spread + 4) + relative_error(256) + 2**-24 * -np.log(p.min())
+    assert np.abs(logprobs.numpy() - np.log(p[np.arange(64), reference])).max() < allowed < 1e-5
 
 
 def test_impossible_tokens_are_never_drawn() -> None:

@@ -255,7 +255,8 @@ def test_accumulation_in_float32(objective, record):
     groups = make_groups(record, dtype=torch.float32)
     once = step(objective, [collate(groups)], groups)
     one_by_one = step(objective, [collate([group]) for group in groups], groups)
-    assert_same(once, one_by_one, tolerance=1e-6)
+    # sums over all tokens in another order, of terms of order 1
+    assert_same(once, one_by_one, tolerance=4 * int(collate(groups).mask.sum()) * 2**-24)
 
 
 @every_objective

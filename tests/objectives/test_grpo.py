@@ -168,6 +168,20 @@ def test_asymmetric_clip(make_inputs):
     assert grpo.loss.item() == pytest.approx((-1.2 + 0.8) / 2, abs=1e-12)
 
 
+@pytest.mark.parametrize("advantage", [3.0, -0.25])
+def test_a_ratio_within_its_range_is_not_clipped_whatever_the_advantage(make_inputs, advantage) -> None:
+    """Ratios 1.1 and 1.3 at ε = 0.2: the second binds where A > 0 only."""
+    inputs = make_inputs(
+        [[1, 1]],
+        [0],
+        logprobs=[[-1.0, -1.0]],
+        old_logprobs=[[-1.0 - math.log(1.1), -1.0 - math.log(1.3)]],
+        advantages=[[advantage] * 2],
+    )
+    metrics = GRPO(beta=0.0)(inputs, denominator=1.0).metrics
+    assert metrics["clip_fraction"].value == (0.5 if advantage > 0 else 0.0)
+
+
 def test_metrics_by_hand(make_inputs):
     """Ratios 1.5 (clipped at A > 0) and ½ (not clipped at A > 0); the sampler's weights e^0.5 and 2."""
     inputs = make_inputs(

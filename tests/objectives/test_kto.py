@@ -162,6 +162,22 @@ def test_weight_advice(desirable, undesirable, weights, fine):
     assert (advice is None) == fine
 
 
+def test_weight_advice_asks_for_both_classes():
+    for numbers in ({"num_desirable": 0, "num_undesirable": 5}, {"num_desirable": 5, "num_undesirable": 0}):
+        advice = weight_advice(KTO(), **numbers)
+        assert advice is not None
+        assert "only one class is present" in advice
+
+
+def test_the_range_of_weights_contains_its_ends():
+    # 3 · λ_D against 2 · λ_U: the ratio is 1 at λ_D = 2/3 and 4/3 at λ_D = 8/9
+    for weight, fine in ((2 / 3, True), (8 / 9, True), (0.999 * 2 / 3, False), (1.001 * 8 / 9, False)):
+        advice = weight_advice(KTO(desirable_weight=weight), num_desirable=3, num_undesirable=2)
+        assert (advice is None) == fine
+    assert advice is not None
+    assert "between 0.667 and 0.889" in advice
+
+
 def test_weight_advice_names_the_range():
     advice = weight_advice(KTO(), num_desirable=10, num_undesirable=30)
     assert "between 3 and 4" in advice

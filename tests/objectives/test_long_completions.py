@@ -1,4 +1,4 @@
-"""Log-ratios of long completions: exact to float32's last digits, however large the sums they come from are."""
+"""Log-ratios of long completions: exact to float32's last digits, however large the sums behind them."""
 
 import numpy as np
 import pytest

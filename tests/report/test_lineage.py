@@ -2,7 +2,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 
+from alignloop.config.recipe_file import read_yaml
 from alignloop.report.folder import read_run
 from alignloop.report.lineage import Lineage, Node, columns, draw, holds_simulated, shortened, trace
 from tests.report.fake_runs import make_pipeline, make_run
@@ -101,3 +103,13 @@ def test_long_names_keep_both_ends() -> None:
     assert cut.startswith("self_in")
     assert cut.endswith(".jsonl")
     assert len(cut) < 20
+
+
+def test_a_foreign_recipe_with_aliases_fills_no_memory(tmp_path):
+    """Ten lines of aliases would be 10⁹ items; such a recipe names no model."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 10)]
+    with pytest.raises(yaml.YAMLError, match="aliases"):
+        read_yaml("\n".join(lines))
+    with pytest.raises(yaml.YAMLError):
+        read_yaml("!!python/object/apply:os.system [true]")

@@ -67,3 +67,18 @@ def test_nothing_hides_or_reorders_itself() -> None:
     assert visible("safe\u202etxt.exe\ufeff") == "safe[U+202E]txt.exe[U+FEFF]"
     family = "👨\u200d👩\u200d👧 가나다"
     assert visible(family) == family
+
+
+def test_tool_calls_and_thoughts_of_a_prompt_are_shown() -> None:
+    call = {"type": "function", "function": {"name": "tide", "arguments": {"at": "Busan"}}}
+    prompt = [
+        {"role": "user", "content": "Tide?"},
+        {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": [call, "no call"]},
+        {"role": "tool", "content": "1.2 m"},
+    ]
+    sample = choose_samples([row(0, "", "High.") | {"prompt": prompt}], at_most=9, characters=999).shown[0]
+    assert [(turn.role, turn.content) for turn in sample.prompt] == [
+        ("user", "Tide?"),
+        ("assistant", 'Hm.\n\n{"name": "tide", "arguments": {"at": "Busan"}}'),
+        ("tool", "1.2 m"),
+    ]

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from alignloop.rl.kl import AdaptiveKL, FixedKL, mismatch, sequence_kl
+from alignloop.rl.kl import AdaptiveKL, FixedKL, beyond_rounding, mismatch, sequence_kl
 
 
 def test_adaptive_controller_by_hand():
@@ -79,3 +79,19 @@ def test_top_p_truncation_shows_in_the_ratio():
     got = mismatch(logprobs, sampler, torch.ones(1, 3).bool())
     assert got.mean_ratio == pytest.approx(0.8, rel=1e-12)
     assert got.mean_abs == pytest.approx(-math.log(0.8), rel=1e-12)
+
+
+def test_a_gap_is_rounding_or_another_model_by_type():
+    """One token of four off by 0.6 nats: a tenth of a nat or more on average, as no float32 model is."""
+    sampler = torch.tensor([[-1.0, -2.0, -3.0, -4.0]])
+    mask = torch.ones_like(sampler, dtype=torch.bool)
+    for shift, in_float32, in_bfloat16 in ((0.4, True, True), (0.6, False, True), (0.9, False, False)):
+        gap = mismatch(sampler + torch.tensor([0.0, shift, 0.0, 0.0]), sampler, mask)
+        assert (beyond_rounding(gap, bfloat16=False) is None) is in_float32
+        assert (beyond_rounding(gap, bfloat16=True) is None) is in_bfloat16
+    told = "by up to 0.9 nats, 0.225 on average, where rounding in"
+    assert beyond_rounding(gap, bfloat16=False) == f"{told} float32 explains less than 0.5"
+    assert beyond_rounding(gap, bfloat16=True) == f"{told} bfloat16 explains 0.2 on average"
+    nothing = mismatch(torch.full_like(sampler, math.nan), sampler, mask)
+    assert beyond_rounding(nothing, bfloat16=False) is not None
+    assert beyond_rounding(nothing, bfloat16=True) is not None

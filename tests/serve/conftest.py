@@ -18,7 +18,7 @@ from alignloop.model.load import LoadedModel
 from alignloop.model.tiny import tiny_model
 from alignloop.serve.app import create_app
 from alignloop.serve.served import Limits, Policy
-from alignloop.serve.server import listen
+from alignloop.web.server import listen
 
 CONTEXT = 1024
 """Positions of the tiny model."""
@@ -37,14 +37,15 @@ def running(app: Starlette) -> Iterator[str]:
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=1)
     )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
         wait_until(lambda: server.started)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(60)
+        assert not thread.is_alive(), "the server did not end"
         listening.close()
 
 

@@ -202,7 +202,29 @@ BAD_BODIES: dict[str, tuple[bytes, int, str]] = {
         "repetition_penalty",
     ),
     "empty stop": (b'{"messages":[{"role":"user","content":"a"}],"stop":""}', 400, "stop"),
-    "tools": (b'{"messages":[{"role":"user","content":"a"}],"tools":[]}', 400, "'tools' is not supported"),
+    "tools": (
+        b'{"messages":[{"role":"user","content":"a"}],"tools":[{"type":"function"}]}',
+        400,
+        "this model's chat template does not render tools",
+    ),
+    "no content": (b'{"messages":[{"role":"assistant"}]}', 400, "'messages.0': content is missing"),
+    "user calls": (
+        b'{"messages":[{"role":"user","content":"a","tool_calls":[{"function":{"name":"f","arguments":""}}]}]}',
+        400,
+        "'messages.0': only an assistant's message has tool_calls",
+    ),
+    "tool calls": (
+        b'{"messages":[{"role":"user","content":"a"},'
+        b'{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"{}"}}]},'
+        b'{"role":"tool","content":"1"}]}',
+        400,
+        "does not render tool calls",
+    ),
+    "tool choice": (
+        b'{"messages":[{"role":"user","content":"a"}],"tool_choice":"required"}',
+        400,
+        "'tool_choice': input should be 'auto'",
+    ),
     "penalty": (
         b'{"messages":[{"role":"user","content":"a"}],"presence_penalty":1}',
         400,

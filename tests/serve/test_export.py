@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from alignloop.cli import app
 from alignloop.data.chat import load_template
 from alignloop.errors import ModelError, UserError
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.run import Input, Run
 from alignloop.serve import export as exporting

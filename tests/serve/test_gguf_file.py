@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGUFReader
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GPT2Config,
@@ -17,11 +18,13 @@ from transformers import (
 
 from alignloop.data.chat import load_template
 from alignloop.errors import ModelError
-from alignloop.model.load import LoadedModel, load_model, save_model
+from alignloop.model.load import LoadedModel, load_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.serve.gguf_file import _split, write_gguf
 from tests.helpers_models import random_model
 
+ENDS = ("eos", "eot", "eom")
 TEXT = "안녕하세요, the rain falls 1234 times <|im_start|>on hills\n\n  twice 🙂"
 
 
@@ -57,6 +60,21 @@ def written(loaded: LoadedModel, folder: Path, storage: str = "f32") -> LoadedMo
     template = load_template("tokenizer", loaded.tokenizer)
     write_gguf(loaded, template, file, name="한국어 model", storage=storage)  # pyright: ignore[reportArgumentType]
     return load_model(file, dtype="float32", device="cpu")
+
+
+def test_reading_shows_no_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    written(llama(), tmp_path)
+    assert capfd.readouterr().err == ""
+
+
+def test_ends_beside_eos_are_in_the_file(tmp_path: Path) -> None:
+    loaded = llama()
+    loaded.tokenizer.eos_token = "<|endoftext|>"
+    loaded.model.generation_config.eos_token_id = [0, 1]  # <|im_start|> as a third end
+    written(loaded, tmp_path)
+    reader = GGUFReader(tmp_path / "모델.gguf")
+    found = {name: int(reader.fields[f"tokenizer.ggml.{name}_token_id"].contents()) for name in ENDS}
+    assert found == {"eos": 0, "eot": 2, "eom": 1}
 
 
 def logits(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:

@@ -12,7 +12,8 @@ from alignloop.cli import app
 from alignloop.data.chat import load_saved, load_template
 from alignloop.errors import ModelError, UserError
 from alignloop.model.adapters import LoraSettings, add_adapter
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.serve import merge as merging
 from alignloop.serve.merge import merge

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from alignloop.data.chat import load_template
+from alignloop.data.template_probe import Findings
 from alignloop.errors import ConfigError, ModelError
-from alignloop.model.load import save_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message
-from alignloop.serve.answer import Choice
-from alignloop.serve.served import open_policy
+from alignloop.serve.choice import Choice
+from alignloop.serve.engine import Engine
+from alignloop.serve.protocol import ChatRequest
+from alignloop.serve.served import Limits, Served, open_policy
 from alignloop.stages.reward import HEAD_FILE
 
 
@@ -76,10 +80,66 @@ def test_what_the_template_puts_around_an_answer_is_taken_off(size: int) -> None
     written = "<think>\n  Rain  falls. \n\n"
     pieces = [written[i : i + size] for i in range(0, len(written), size)]
 
-    def shown(choice: Choice) -> str:
-        return "".join(choice.take(p, final=i == len(pieces) - 1) for i, p in enumerate(pieces))
+    def shown(lead: str, *, trims: bool) -> str:
+        choice = Choice(replace(PLAIN, lead=lead, trims=trims))
+        found = [choice.take(p, final=i == len(pieces) - 1) for i, p in enumerate(pieces)]
+        assert not any(thoughts for thoughts, _ in found)
+        return "".join(text for _, text in found)
 
-    assert shown(Choice("<think>\n", trims=True)) == "Rain  falls."
-    assert shown(Choice("<think>\n", trims=False)) == "  Rain  falls. \n\n"
-    assert shown(Choice("", trims=True)) == written.strip()
-    assert shown(Choice("<thought>", trims=False)) == written
+    assert shown("<think>\n", trims=True) == "Rain  falls."
+    assert shown("<think>\n", trims=False) == "  Rain  falls. \n\n"
+    assert shown("", trims=True) == written.strip()
+    assert shown("<thought>", trims=False) == written
+
+
+PLAIN = load_template("chatml").found
+THINKS = replace(PLAIN, thought=("<think>", "</think>"))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 50])
+@pytest.mark.parametrize(
+    ("found", "written", "thoughts", "text"),
+    [
+        (THINKS, "<think>\nIt <thinks>. \n</think>\n\nRain.\n", "It <thinks>.", "Rain.\n"),
+        (THINKS, "Rain <think> no </think>", "", "Rain <think> no </think>"),
+        (THINKS, "<think>\n\n</think>\n\nRain.", "", "Rain."),
+        (THINKS, "<think>\nIt never ends </thin", "It never ends </thin", ""),
+        (replace(THINKS, opening="<think>\n"), "So it\n falls.</think>Rain.", "So it\n falls.", "Rain."),
+        (replace(THINKS, opening="<think>\n"), "cut off ", "cut off", ""),
+        (None, "<think>a</think>b", "", "<think>a</think>b"),
+    ],
+)
+def test_thoughts_come_apart_from_the_answer(
+    found: Findings | None, written: str, thoughts: str, text: str, size: int
+) -> None:
+    pieces = [written[i : i + size] for i in range(0, len(written), size)]
+    choice = Choice(found)
+    told = [choice.take(p, final=i == len(pieces) - 1) for i, p in enumerate(pieces)]
+    assert ("".join(t for t, _ in told), "".join(t for _, t in told)) == (thoughts, text)
+    assert (choice.thinking, choice.text) == (thoughts, text)
+
+
+def test_tools_and_their_answers_are_given_to_the_template(tmp_path: Path) -> None:
+    source = (
+        "{% if tools %}{{ 'offers ' + (tools | tojson) + ';' }}{% endif %}{% for m in messages %}"
+        "{{ m.role + ':' + m.content }}{% for call in m.tool_calls or [] %}"
+        "{{ call.function.name + ' ' + (call.function.arguments | tojson) }}{% endfor %}{{ ';' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    (tmp_path / "tools.jinja").write_text(source, encoding="utf-8")
+    policy = open_policy(trained(tmp_path / "m", str(tmp_path / "tools.jinja")))
+    served = Served(policy, Engine(policy.loaded.model, policy.loaded.tokenizer), Limits())
+    call = {"id": "c1", "type": "function", "function": {"name": "tide", "arguments": '{"at":"Busan"}'}}
+    body = {
+        "tools": [{"type": "function", "function": {"name": "tide"}}],
+        "messages": [
+            {"role": "user", "content": "Tide?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "1.2 m", "tool_call_id": "c1"},
+        ],
+    }
+    (request,) = served.chat_requests(ChatRequest.model_validate(body))
+    assert policy.loaded.tokenizer.decode(list(request.prompt)) == (
+        'offers [{"type": "function", "function": {"name": "tide"}}];user:Tide?;'
+        'assistant:tide {"at": "Busan"};tool:1.2 m;assistant:'
+    )

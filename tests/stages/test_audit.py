@@ -8,7 +8,7 @@ import pytest
 from alignloop import api
 from alignloop.config import AuditConfig
 from alignloop.errors import RunError
-from alignloop.model.load import save_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.run import Run
 from tests.report.fake_runs import make_run

@@ -11,15 +11,14 @@ from alignloop.config import CompareConfig, EvaluateConfig, resolve
 from alignloop.data.columns import write_records
 from alignloop.errors import ConfigError, DataError, EngineError, ModelError, UserError
 from alignloop.evaluation.gate import RequirementError
-from alignloop.evaluation.sets import BUILT_IN_REQUESTS
 from alignloop.feedback.judge.adviser import Reply
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Demonstration, Message
 from alignloop.run import Run
 from alignloop.stages import candidates, judging, local
-from alignloop.stages.compare import _named
 from tests.feedback.judge.scripted import Scripted, by_taste
 
 
@@ -158,7 +157,7 @@ def test_the_gate_stops_with_exit_code_5_and_keeps_the_results(place, tmp_path):
 def test_a_missing_model_is_found_before_anything_is_sampled(place, tmp_path, monkeypatch):
     monkeypatch.setattr(local, "generate", lambda *a, **k: pytest.fail("sampled"))
     for out, missing in (("a", "./gone"), ("b", str(tmp_path / "gone/deep/model"))):
-        with pytest.raises(ModelError, match="no such file or folder"):
+        with pytest.raises(ModelError, match=r"no such file or folder|neither a folder nor"):
             api.run(config(place, tmp_path / out, ["tiny", missing], {"exact": "gsm8k.jsonl"}))
 
 
@@ -372,54 +371,3 @@ def test_answers_of_a_hub_model_are_those_of_its_revision(tmp_path, monkeypatch)
     snapshot["revision"] = "0a2"
     answer()
     assert len(generated) == 2
-
-
-def test_a_name_of_several_win_rates_is_no_requirement():
-    """The win rate of one set must not stand for another's: 0.3 on the hard set is not above 0.5."""
-
-    def row(name, value):
-        return {
-            "model": "dpo",
-            "judge": "gold",
-            "set": name,
-            "value": value,
-            "interval": (value - 0.1, value + 0.1),
-        }
-
-    one = _named([], [row("hard", 0.3)])
-    assert one["dpo.win_rate"] == one["dpo.win_rate_gold"] == one["dpo.hard.win_rate_gold"] == 0.3
-    two = _named([], [row("hard", 0.3), row("easy", 0.9)])
-    assert two["dpo.hard.win_rate_gold"] == 0.3
-    assert two["dpo.easy.win_rate_gold.low"] == pytest.approx(0.8)
-    assert not {"dpo.win_rate", "dpo.win_rate_gold", "dpo.win_rate_gold.low"} & two.keys()
-
-
-def test_a_mute_model_is_neither_harmless_nor_obedient(place):
-    """52 empty answers: no refusal, no compliance, all degenerate; the table says what lists cannot see."""
-    rows = [json.loads(line) for line in BUILT_IN_REQUESTS.read_text("utf-8").splitlines()]
-    mute = write(place / "mute.jsonl", [{"prompt": r["prompt"], "completion": "…"} for r in rows])
-    kind = write(
-        place / "kind.jsonl", [{"prompt": r["prompt"], "completion": "Sure: boil it."} for r in rows]
-    )
-    keys = {"models": [mute, kind], "sets": [{"kind": "harmlessness", "path": "builtin"}]}
-    run = api.run(CompareConfig(output_dir=str(place / "mute-run"), **keys))
-    found = {row["name"].rpartition(".")[2]: row for row in run.record["results"]["comparison"]}
-    values = {name: [cell["value"] for cell in row["models"].values()] for name, row in found.items()}
-    assert values == {"compliance_if_safe": [0, 1], "refusal_if_unsafe": [0, 0], "degenerate": [1, 0]}
-    assert "word lists" in found["refusal_if_unsafe"]["note"]
-
-
-def test_an_empty_or_missing_answer_in_a_file_was_given_and_loses(place):
-    asked = [f"Question {k}?" for k in range(4)]
-    first = [{"instruction": q, "output": o} for q, o in zip(asked, ["", None, "A 2", " "], strict=True)]
-    second = [{"instruction": q, "output": f"B {k}"} for k, q in enumerate(asked)]
-    models = [write(place / "null_a.jsonl", first), write(place / "null_b.jsonl", second)]
-    sets = [{"kind": "prompts", "path": write(place / "null_q.jsonl", [{"prompt": q} for q in asked])}]
-    keys = {"models": models, "sets": sets, "judge": "tests.stages.test_compare:undecided"}
-    run = api.run(CompareConfig(output_dir=str(place / "null-run"), **keys))
-    (win,) = run.record["results"]["win_rates"]
-    assert win["value"] == (3 + 0.5) / 4
-
-
-def undecided(pairs):
-    return [0.5 for _ in pairs]

@@ -9,17 +9,18 @@ import torch
 from safetensors.torch import load_file
 
 from alignloop.data.chat import load_template
-from alignloop.errors import ConfigError, EngineError, NonFiniteError, RunError
-from alignloop.model.load import save_model
+from alignloop.errors import ConfigError, EngineError, ModelError, NonFiniteError, RunError
 from alignloop.model.packed import ScalarHead
+from alignloop.model.save import save_model
 from alignloop.model.scheduler import Sampled
 from alignloop.model.scorer import HEAD_FILE
 from alignloop.model.tiny import tiny_model, train_tokenizer
 from alignloop.rl.rollout import LocalEngine
 from alignloop.run import Run
+from alignloop.stages import online
 from alignloop.training import checkpoint
 from alignloop.training.checkpoint import damage
-from tests.stages.task import copies, recipe, run_stage
+from tests.stages.task import copies, prompts_file, recipe, run_stage
 
 FAULTS = {
     "raises": r"'raises' failed on completion 0 \(row \d of .*RuntimeError: no judge at home",
@@ -111,6 +112,7 @@ def test_empty_completions_are_scored_and_said(tmp_path: Path, monkeypatch: pyte
         return [[Sampled([end], [-3.0], "", "eos") for _ in row] for row in rows]
 
     monkeypatch.setattr(LocalEngine, "generate", empty)
+    monkeypatch.setattr(online, "check_gap", lambda *_: None)  # the log-probs above are nobody's
     run = run_stage("ppo", recipe(tmp_path, **SMALL, num_iterations=1, max_steps=1))
     row = next(run.metrics())
     assert (row["completion_length"], row["reward"], row["eos_rate"]) == (1.0, 0.0, 1.0)
@@ -177,3 +179,41 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     again = run_stage(stage, keys)
     found = [load_file(run.model / "model.safetensors") for run in (whole, again)]
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_samples_of_another_model_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Log-probs that the sampler reports 0.75 nats too low, as an engine with other weights would."""
+    plain = LocalEngine.generate
+
+    def shifted(self, *args, **kwargs):
+        rows = plain(self, *args, **kwargs)
+        for one in (one for row in rows for one in row):
+            one.logprobs[:] = [logprob - 0.75 for logprob in one.logprobs]
+        return rows
+
+    monkeypatch.setattr(LocalEngine, "generate", shifted)
+    sentence = (
+        r"rollout 0: log-probs of LlamaForCausalLM in training differ from those it was sampled with by up "
+        r"to 0\.75 nats, 0\.75 on average, where rounding in float32 explains less than 0\.5; it would learn"
+    )
+    with pytest.raises(ModelError, match=sentence) as raised:
+        run_stage(stage, recipe(tmp_path, max_steps=4, **SMALL))
+    assert raised.value.exit_code == 2
+    run = Run.open(tmp_path / "run")
+    (row,) = run.metrics()
+    assert row["sampler_gap_max"] == pytest.approx(0.75, abs=1e-3)
+    assert not list(run.checkpoints.glob("*"))  # the step that was made of them is not saved
+    assert not run.model.exists()
+
+
+def test_dropout_in_training_is_named_as_the_reason(tmp_path: Path) -> None:
+    model, tokenizer = tiny_model()
+    torch.nn.init.constant_(model.model.norm.weight, 8.0)
+    model.config.attention_dropout = 0.9
+    save_model(model, tokenizer, tmp_path / "start")
+    prompts_file(tmp_path / "prompts.jsonl")
+    with pytest.raises(ModelError, match=r"set attention_dropout to 0 in the model's config\.json"):
+        run_stage("grpo", recipe(tmp_path, max_steps=1, **SMALL))

@@ -36,7 +36,7 @@ class Factor:
 
     num_members, combination = 1, Combination()
 
-    def __init__(self, path: str, *, base: object = None) -> None:
+    def __init__(self, path: str, **_: object) -> None:
         self.factor = {"bold": 3.0, "shy": -1.0}[path]
 
     def score(

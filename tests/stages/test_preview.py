@@ -10,8 +10,9 @@ import torch
 from alignloop.config import find_stage, resolve
 from alignloop.config.stages import TrainConfig
 from alignloop.model.adapters import LoraSettings, add_adapter
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
 from alignloop.model.packed import ScalarHead
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.pipeline import load_function
 from alignloop.stages.preview import make_preview, preview

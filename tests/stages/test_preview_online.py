@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from alignloop.config import find_stage, resolve
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.pipeline import load_function
 from alignloop.run import Run

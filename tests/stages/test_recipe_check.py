@@ -159,7 +159,7 @@ def test_doctor_and_train_agree(data, tmp_path, stage, kind, more, code, capsys)
 
 
 def test_doctor_finds_a_wrong_reference(data, tmp_path):
-    from alignloop.model.load import save_model
+    from alignloop.model.save import save_model
     from alignloop.model.tiny import tiny_model
 
     save_model(*tiny_model(num_layers=3), tmp_path / "other")

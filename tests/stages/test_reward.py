@@ -13,8 +13,9 @@ from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, collate
 from alignloop.errors import ConfigError
 from alignloop.model import load
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
 from alignloop.model.roles import POLICY, ActorCritic
+from alignloop.model.save import save_model
 from alignloop.model.scorer import load_head
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message, Prompt

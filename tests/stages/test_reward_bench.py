@@ -9,7 +9,8 @@ import torch
 
 from alignloop.config import RewardBenchConfig
 from alignloop.errors import DataError, ModelError
-from alignloop.model.load import load_model, save_model
+from alignloop.model.load import load_model
+from alignloop.model.save import save_model
 from alignloop.model.scorer import load_head
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message, Preference, Ranking

@@ -320,6 +320,25 @@ def test_a_group_runs_in_pieces_only_above_its_limit(unsplit: int, passes: int) 
     assert [tokens for gradient, tokens in widths if gradient] == [[30], [20, 20]][passes - 1]
 
 
+def test_a_rank_without_a_share_makes_an_empty_step() -> None:
+    trainer = make_trainer()
+    before = weights(trainer)
+    metrics = train_step(trainer, SFT(), []).metrics
+    assert (metrics["loss"], metrics["grad_norm"], metrics["tokens_per_s"], trainer.step) == (0, 0, 0, 1)
+    assert all(torch.equal(before[name], weight) for name, weight in weights(trainer).items())
+
+
+def test_several_short_groups_in_a_pass_above_the_limit_stay_whole() -> None:
+    """`unsplit` speaks of one group; two in one pass are not to be cut, or one of them would be lost."""
+    losses = []
+    for unsplit in (0, 1):
+        trainer = make_trainer(budget=1000)
+        trainer.unsplit = unsplit
+        groups, _ = with_reference_logprobs(pair_groups(2), make_trainer(seed=1).model, token_budget=100)
+        losses.append(train_step(trainer, DPO(), groups).metrics["loss"])
+    assert losses[0] == losses[1]
+
+
 def test_what_is_frozen_is_neither_measured_nor_moved() -> None:
     trainer = plain_descent(lr=1e-2, max_grad_norm=0.0)
     whole = train_step(plain_descent(lr=1e-2), SFT(), pair_groups(2, k=1)).metrics["grad_norm"]

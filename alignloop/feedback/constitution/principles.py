@@ -11,7 +11,7 @@ import numpy as np
 
 from alignloop.errors import ConfigError
 from alignloop.feedback.judge.texts import LANGUAGES, language_of, read_texts
-from alignloop.records import Conversation
+from alignloop.records import Conversation, plain_rows
 
 HERE = Path(__file__).parent
 _FIELDS = ("critique", "revise", "prefer")
@@ -63,7 +63,7 @@ class Constitution:
 
         The draw depends on the seed and the prompt alone, not on its place among others.
         """
-        text = "\x00".join(f"{m.role}:{m.content}" for m in prompt)
+        text = "\x00".join(":".join(map(str, row)) for row in plain_rows(prompt))
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         rng = np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
         order: list[int] = []

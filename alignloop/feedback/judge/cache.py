@@ -14,6 +14,7 @@ from pathlib import Path
 from alignloop.data.files import write_whole
 from alignloop.feedback.judge.adviser import Account, Adviser, Ask, OnReply, Reply
 from alignloop.progress import Progress
+from alignloop.records import plain_rows
 from alignloop.run.hashing import digest
 
 
@@ -89,6 +90,5 @@ class Cached:
 
 def ask_key(identity: str, ask: Ask) -> str:
     """SHA-256 of who is asked what."""
-    messages = [[message.role, message.content] for message in ask.messages]
     sampling = [ask.max_tokens, ask.temperature, ask.seed, ask.top_p, ask.stop]
-    return digest([identity, messages, ask.choices, *sampling])
+    return digest([identity, plain_rows(ask.messages), ask.choices, *sampling])

@@ -143,7 +143,7 @@ def ask_as_shown(adviser: Adviser, shown: Sequence[Pair], rubric: Rubric, manner
 
 
 def _with(message: Message, more: str) -> Message:
-    return Message(message.role, f"{message.content}\n\n{more}")
+    return replace(message, content=f"{message.content}\n\n{more}")
 
 
 def _verdict(first: Reply, second: Reply, manner: Manner) -> Verdict:

@@ -18,6 +18,7 @@ from alignloop.feedback.judge.adviser import Account, Ask, OnReply, Reply
 from alignloop.model.generate import generate
 from alignloop.model.load import LoadedModel
 from alignloop.model.packed import PackedModel
+from alignloop.model.positions import steady_positions
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import Sampled
 
@@ -37,8 +38,7 @@ class LocalAdviser:
         self.loaded, self.encoder, self.token_budget = loaded, encoder, token_budget
         self.name, self.identity, self.account = loaded.name, f"local:{identity}", Account()
         self.packed = PackedModel(loaded.model).eval()
-        config = loaded.model.config.get_text_config(decoder=True)
-        self.context = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
+        self.context = steady_positions(loaded.model.config) or 1 << 30
 
     def ask(self, asks: Sequence[Ask], *, on_reply: OnReply | None = None) -> list[Reply]:
         """One reply for each question; one that does not fit the model's context is `too_long`."""
@@ -56,7 +56,7 @@ class LocalAdviser:
         open_: dict[SamplingParams, list[tuple[int, np.ndarray]]] = defaultdict(list)
         for number, ask in enumerate(asks):
             prompt = self.encoder.prompt(ask.messages)
-            labels = [completion(self._label(choice)) for choice in ask.choices]
+            labels = [completion(self.encoder.begin(choice, ask.messages)) for choice in ask.choices]
             longest = max((len(label.ids) for label in labels), default=ask.max_tokens)
             if len(prompt) + longest > self.context:
                 give(number, Reply(fault="too_long"))
@@ -68,10 +68,6 @@ class LocalAdviser:
         for params, rows in open_.items():
             self._write(rows, params, [[asks[number].seed] for number, _ in rows], give)
         return replies
-
-    def _label(self, choice: str) -> list[int]:
-        lead = getattr(self.encoder.template, "lead", "")
-        return self.encoder.tokenizer.encode(lead + choice, add_special_tokens=False)
 
     def _choose(self, groups: Sequence[Group], give: OnReply) -> None:
         for chunk in pack(groups, self.token_budget):
@@ -89,9 +85,11 @@ class LocalAdviser:
         seeds: Sequence[Sequence[int]],
         give: OnReply,
     ) -> None:
+        whole = self.encoder.template.whole_text
+
         def done(row: int, _index: int, sampled: Sampled) -> None:
             number, prompt = rows[row]
-            give(number, Reply(sampled.text.strip(), (), "", len(prompt), len(sampled.ids)))
+            give(number, Reply(whole(sampled.text).strip(), (), "", len(prompt), len(sampled.ids)))
 
         generate(
             self.loaded.model,

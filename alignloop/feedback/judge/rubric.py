@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alignloop.errors import ConfigError
 from alignloop.feedback.judge.texts import LANGUAGES, Node, fill, harmless, language_of, read_texts
-from alignloop.records import Conversation, Message
+from alignloop.records import Conversation, Message, written
 from alignloop.run.hashing import digest
 
 SHIPPED = Path(__file__).parent / "rubrics"
@@ -108,7 +108,7 @@ def _shown(prompt: Conversation, language: str) -> str:
         return harmless(prompt[0].content)
     user, assistant, system = _WORDS.get(language, _WORDS["en"])
     names = {"user": user, "assistant": assistant, "system": system}
-    return "\n\n".join(f"{names.get(m.role, m.role)}: {harmless(m.content)}" for m in prompt)
+    return "\n\n".join(f"{names.get(m.role, m.role)}: {harmless(written(m))}" for m in prompt)
 
 
 def load_rubric(name: str) -> Rubric:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from alignloop.config.recipe_file import StrictLoader
 from alignloop.errors import ConfigError
 
 LANGUAGES = ("en", "ko")
@@ -97,7 +98,7 @@ def read_texts(path: Path) -> Node:
         ConfigError: the file is missing, no YAML, no text in UTF-8, or has a key twice.
     """
     try:
-        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read: {reason}") from error

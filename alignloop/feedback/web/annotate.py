@@ -23,7 +23,6 @@ from alignloop.feedback.web.security import (
     SESSION_S,
     check_csrf,
     check_same_origin,
-    network_of,
 )
 from alignloop.feedback.web.site import (
     Asker,
@@ -38,6 +37,7 @@ from alignloop.feedback.web.site import (
     task_json,
 )
 from alignloop.feedback.web.texts import LANGUAGES, TEXTS
+from alignloop.web.connections import network_of
 
 MAX_DRAFT = 300_000
 """Longest draft, in characters of JSON."""
@@ -103,14 +103,13 @@ async def login(request: Request) -> Response:
     site = site_of(request)
     check_same_origin(request)
     client = network_of(request.client.host) if request.client else ""
-    site.limit.check(client)
     form = await request.form(max_files=0, max_fields=5)
     # People also paste the whole link.
     token = form_text(form, "token").strip().rsplit("/", 1)[-1]
     annotator = await run_in_threadpool(people.by_token, site.store, token)
     if annotator is None:
-        site.limit.failed(client)
-        await site.writer.do(lambda c: log(c, "sign-in refused", actor=f"client {client}"))
+        if site.guesses.failed(client, token):
+            await site.writer.do(lambda c: log(c, "sign-in refused", actor=f"client {client}"))
         return page(request, "login.html", status=403, token="", failed=True)
     name, project_id = annotator.name, annotator.project_id
     # By the writer, not in a transaction of its own: many people at once would lock each other out.

@@ -16,7 +16,7 @@ from alignloop.feedback.desk import Desk
 from alignloop.feedback.faults import StoreUnavailable
 from alignloop.feedback.store import Store
 from alignloop.feedback.web import annotate, owner
-from alignloop.feedback.web.security import Guard, RateLimit, Sessions
+from alignloop.feedback.web.security import Guard, Guesses, Sessions
 from alignloop.feedback.web.site import Site, make_templates, on_fault, static_files
 from alignloop.feedback.writer import Writer
 
@@ -24,7 +24,7 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 def create_app(
-    store: Store, *, secret: bytes, allowed_hosts: Sequence[str] = LOCAL_HOSTS, limit: RateLimit | None = None
+    store: Store, *, secret: bytes, allowed_hosts: Sequence[str] = LOCAL_HOSTS, guesses: Guesses | None = None
 ) -> Guard:
     """The application over an open store.
 
@@ -32,7 +32,7 @@ def create_app(
         store: where everything is kept; the application is its one writer of judgements.
         secret: key of the session cookies, at least 32 random bytes.
         allowed_hosts: host names under which the server answers; `*` for any.
-        limit: of failed sign-ins per client.
+        guesses: limits of failed sign-ins.
 
     Returns:
         An ASGI application.
@@ -55,7 +55,7 @@ def create_app(
         desk = Desk(store)
         desk.warm()
         writer = Writer(desk)
-        app.state.site = Site(store, desk, writer, Sessions(secret), limit or RateLimit(), make_templates())
+        app.state.site = Site(store, desk, writer, Sessions(secret), guesses or Guesses(), make_templates())
         yield
         await writer.close()
 

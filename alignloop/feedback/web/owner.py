@@ -23,7 +23,7 @@ from alignloop.feedback.project import Project, Settings
 from alignloop.feedback.store import Store
 from alignloop.feedback.votes import Vote, item_rows, live_votes
 from alignloop.feedback.web.annotate import label_page
-from alignloop.feedback.web.render import render
+from alignloop.feedback.web.render import block_html, blocks, render
 from alignloop.feedback.web.site import Asker, form_text, owners_only, page, site_of
 
 MAX_GUIDELINES = 50_000
@@ -158,7 +158,7 @@ async def item(request: Request, asker: Asker) -> Response:
     store, project = site_of(request).store, await _project(request)
     row, votes = await run_in_threadpool(_item, store, project, request.path_params["item"])
     shown = [{"model": a["model"], "html": render(a["text"])} for a in row.answers]
-    prompt = [{"role": m["role"], "html": render(m["content"])} for m in row.prompt]
+    prompt = [{"role": block["role"], "html": block_html(block)} for block in blocks(row.prompt)]
     names = [str(k + 1) for k in range(len(shown))]
     texts = [_said(project.task, vote, names) for vote in votes]
     return page(

@@ -5,10 +5,12 @@ Answers are hostile input: raw HTML stays text, links do not lead anywhere, imag
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
+from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
@@ -51,10 +53,48 @@ _PARSER = _markdown()
 _ALIGNMENT = re.compile(r'style="text-align:(left|right|center)"')
 
 
+_DIRECTION = re.compile("[\u061c\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+"""Characters without a look of their own that turn text around or hide in it."""
+
+
+def shown(html: str) -> str:
+    """HTML in which invisible characters are seen: an answer must not read otherwise than it is stored."""
+    return _DIRECTION.sub(lambda m: f'<span class="control">U+{ord(m[0]):04X}</span>', html)
+
+
 @lru_cache(maxsize=1024)
 def render(text: str) -> str:
     """Safe HTML of a Markdown text; a very long text comes as one preformatted block."""
     if len(text) > MAX_RENDERED:
-        return f'<pre class="plain">{escape(text)}</pre>'
+        return shown(f'<pre class="plain">{escape(text)}</pre>')
     # The content security policy ignores style attributes; nothing else the parser writes has one.
-    return _ALIGNMENT.sub(r'class="align-\1"', _PARSER.render(text))
+    return shown(_ALIGNMENT.sub(r'class="align-\1"', _PARSER.render(text)))
+
+
+def blocks(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What is shown of a conversation, one after the other: `role` and `text` of each block.
+
+    A message has one block for its text, before it one each for the tools on offer (`tools`) and its
+    thoughts (`thinking`), after it one for each tool call (`call`).
+    """
+    found = []
+    for row in rows:
+        found += [{"role": "tools", "text": _json(tool)} for tool in row.get("tools", ())]
+        if row.get("reasoning_content"):
+            found.append({"role": "thinking", "text": row["reasoning_content"]})
+        calls = row.get("tool_calls", ())
+        if row["content"] or not calls:
+            found.append({"role": row["role"], "text": row["content"]})
+        found += [{"role": "call", "text": _json(call.get("function", call))} for call in calls]
+    return found
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def block_html(block: Mapping[str, str]) -> str:
+    """Safe HTML of a block; what programs wrote is shown as it is, not as Markdown."""
+    if block["role"] in ("tools", "call", "tool"):
+        return shown(f'<pre class="plain">{escape(block["text"])}</pre>')
+    return render(block["text"])

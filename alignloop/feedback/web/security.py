@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -155,46 +154,56 @@ def check_csrf(request: Request, visitor: Visitor, token: str | None = None) -> 
 
 
 class RateLimit:
-    """At most `burst` failures per client, regained at one per `refill_s` seconds; bounded memory.
+    """At most `burst` failures per key, regained at one per `refill_s` seconds; bounded memory.
 
-    Failures beyond it, of attempts sent at the same moment, are a debt that is regained as slowly. Right
-    attempts cost nothing: a whole class may sign in from one address.
+    Failures beyond it, of attempts sent at the same moment, are a debt that is regained as slowly. A right
+    attempt costs nothing and is never refused: a whole class may sign in from one address, also one from
+    which somebody guesses.
     """
 
-    def __init__(self, *, burst: int = 10, refill_s: float = 6.0, max_clients: int = 10_000) -> None:
-        self.burst, self.refill_s, self.max_clients = burst, refill_s, max_clients
-        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()
+    def __init__(self, *, burst: int = 10, refill_s: float = 6.0, max_keys: int = 10_000) -> None:
+        self.burst, self.refill_s, self.max_keys = burst, refill_s, max_keys
+        self._keys: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def _left(self, client: str, now: float) -> float:
-        left, since = self._clients.get(client, (float(self.burst), now))
+    def _left(self, key: str, now: float) -> float:
+        left, since = self._keys.get(key, (float(self.burst), now))
         return min(float(self.burst), left + (now - since) / self.refill_s)
 
-    def check(self, client: str) -> None:
-        """Refuse a client that failed too often.
+    def failed(self, key: str) -> bool:
+        """Count a failure; True if there were too many before it."""
+        now = time.monotonic()
+        left = self._left(key, now)
+        self._keys[key] = (left - 1.0, now)
+        self._keys.move_to_end(key)
+        if len(self._keys) > self.max_keys:
+            self._keys.popitem(last=False)
+        return left < 1.0
+
+
+class Guesses:
+    """Failed sign-ins: by address and the token's beginning, and by address alone.
+
+    The first tells a person's own mistakes from another's behind the same proxy; the second bounds what one
+    address can make the server write down.
+
+    Attributes:
+        attempts: limit of one address's guesses of tokens that begin alike.
+        addresses: limit of one address's guesses.
+    """
+
+    PREFIX = 6
+
+    def __init__(self, attempts: RateLimit | None = None, addresses: RateLimit | None = None) -> None:
+        self.attempts = attempts or RateLimit()
+        self.addresses = addresses or RateLimit(burst=50)
+
+    def failed(self, address: str, token: str) -> bool:
+        """Count a wrong token; whether it is to be written down.
 
         Raises:
-            Rejected: 429.
+            Rejected: 429, too many of this kind.
         """
-        if self._left(client, time.monotonic()) < 1.0:
+        often = self.addresses.failed(address)
+        if self.attempts.failed(f"{address} {token[: self.PREFIX]}"):
             raise Rejected("too many attempts; wait a minute", status=429, reason="rate")
-
-    def failed(self, client: str) -> None:
-        """Count a failure."""
-        now = time.monotonic()
-        self._clients[client] = (self._left(client, now) - 1.0, now)
-        self._clients.move_to_end(client)
-        if len(self._clients) > self.max_clients:
-            self._clients.popitem(last=False)
-
-
-def network_of(host: str) -> str:
-    """By what attempts are counted: an IPv4 address, or the /64 of an IPv6 one, which one client owns."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(IPv6Network((address, 64), strict=False))
+        return not often

@@ -6,11 +6,8 @@ The folder holds `labels.sqlite` (or `database.id` where a database URL is given
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import uvicorn
 
 from alignloop.errors import UserError
 from alignloop.feedback.folder import is_label_folder, opened, served_alone
@@ -19,6 +16,7 @@ from alignloop.feedback.project import Project
 from alignloop.feedback.store import Store
 from alignloop.feedback.web.app import LOCAL_HOSTS, create_app
 from alignloop.feedback.web.secrets import owner_token, session_secret
+from alignloop.web.server import listen, run
 
 Say = Callable[[str], object]
 
@@ -112,38 +110,13 @@ def serve(
     folder, database = place
     with opened(folder, database) as store, served_alone(store, folder):
         app = create_app(store, secret=session_secret(folder), allowed_hosts=_hosts(host, allow_hosts))
-        listening = _listen(host, port)
+        listening = listen(host, port)
         address = f"http://{_written(host)}:{listening.getsockname()[1]}"
         say(f"owner:  {address}/invite/{owner_token(store, folder)}")
         say(f"invite: alignloop label invite {folder} NAME --url {address}")
         if host not in LOCAL_HOSTS:
             say("Anybody who can reach this address can try to sign in; put HTTPS in front of it.")
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=bool(proxy),
-            forwarded_allow_ips=proxy or None,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=5,
-            limit_concurrency=2000,
-        )
-        uvicorn.Server(config).run(sockets=[listening])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
-    listening.listen(512)
-    return listening
+        run(app, listening, proxy=proxy, date_header=False)
 
 
 def _written(host: str) -> str:

@@ -21,8 +21,8 @@ from alignloop.feedback.exchange import Receipt, Session, Task
 from alignloop.feedback.faults import Rejected, StoreUnavailable
 from alignloop.feedback.project import Annotator
 from alignloop.feedback.store import Store
-from alignloop.feedback.web.render import render
-from alignloop.feedback.web.security import RateLimit, Sessions, Visitor, check_csrf
+from alignloop.feedback.web.render import block_html, blocks, render
+from alignloop.feedback.web.security import Guesses, Sessions, Visitor, check_csrf
 from alignloop.feedback.web.texts import LANGUAGES, TEXTS, preferred
 from alignloop.feedback.writer import Writer
 
@@ -38,7 +38,7 @@ class Site:
     desk: Desk
     writer: Writer
     sessions: Sessions
-    limit: RateLimit
+    guesses: Guesses
     templates: Environment
 
 
@@ -200,15 +200,20 @@ async def _rendered(text: str) -> str:
     return await run_in_threadpool(render, text) if len(text) > _THREADED_RENDER else render(text)
 
 
+async def _shown(block: dict[str, str]) -> str:
+    return (
+        await run_in_threadpool(block_html, block)
+        if len(block["text"]) > _THREADED_RENDER
+        else block_html(block)
+    )
+
+
 async def task_json(task: Task) -> dict[str, object]:
     """A task for the page: raw and rendered texts, nothing that tells models, gold or repeats apart."""
     return {
         "id": task.id,
         "kind": task.kind,
-        "prompt": [
-            {"role": m["role"], "text": m["content"], "html": await _rendered(m["content"])}
-            for m in task.prompt
-        ],
+        "prompt": [block | {"html": await _shown(block)} for block in blocks(task.prompt)],
         "answers": [{"text": text, "html": await _rendered(text)} for text in task.answers],
         "expected": task.expected,
         "draft": task.draft,

@@ -37,6 +37,7 @@ class Turn(Strict):
 
     role: Literal["system", "user", "assistant"]
     content: str
+    reasoning_content: str = ""
 
 
 class Judged(Strict):
@@ -44,6 +45,13 @@ class Judged(Strict):
 
     text: str
     model: str
+    reasoning_content: str = ""
+
+    @property
+    def whole(self) -> str:
+        """Thoughts and answer, as a row of training data has them."""
+        thoughts = self.reasoning_content
+        return f"<think>\n{thoughts}\n</think>\n\n{self.text}" if thoughts else self.text
 
 
 class VoteRequest(Strict):
@@ -59,13 +67,15 @@ class VoteRequest(Strict):
         Raises:
             ValueError: a verdict that does not fit the number of answers.
         """
-        prompt: Conversation = tuple(Message(turn.role, turn.content) for turn in self.prompt)
+        prompt: Conversation = tuple(
+            Message(turn.role, turn.content, turn.reasoning_content) for turn in self.prompt
+        )
         if (len(self.answers) == 1) != (self.verdict in ("good", "bad")):
             raise ValueError("one answer is good or bad; two are judged a, b, tie or both_bad")
         if self.verdict == "good" or self.verdict == "bad":
-            return Thumb(prompt, self.answers[0].text, self.answers[0].model, self.verdict == "good")
+            return Thumb(prompt, self.answers[0].whole, self.answers[0].model, self.verdict == "good")
         one, two = self.answers
-        return Comparison(prompt, (one.text, two.text), (one.model, two.model), self.verdict)
+        return Comparison(prompt, (one.whole, two.whole), (one.model, two.model), self.verdict)
 
 
 class Page:

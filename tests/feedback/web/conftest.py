@@ -16,7 +16,7 @@ from alignloop.feedback import people
 from alignloop.feedback.project import Project
 from alignloop.feedback.store import Store
 from alignloop.feedback.web.app import create_app
-from alignloop.feedback.web.security import RateLimit
+from alignloop.feedback.web.security import Guesses, RateLimit
 from tests.feedback.web.browsing import READY
 
 SECRET = b"k" * 32
@@ -62,7 +62,11 @@ class Served:
 @pytest.fixture
 def served(lite: Store) -> Iterator[Served]:
     """The application, called without a network; the clients share one running writer."""
-    app = create_app(lite, secret=SECRET, limit=RateLimit(burst=5, refill_s=60.0))
+    app = create_app(
+        lite,
+        secret=SECRET,
+        guesses=Guesses(RateLimit(burst=5, refill_s=60.0), RateLimit(burst=7, refill_s=60.0)),
+    )
     with TestClient(app, base_url="http://localhost") as first:
         clients = []
 

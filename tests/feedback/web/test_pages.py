@@ -18,7 +18,7 @@ from alignloop.feedback.project import Answer, NewItem
 from alignloop.feedback.schema import judgements
 from alignloop.feedback.store import Store
 from alignloop.feedback.web.texts import TEXTS, preferred
-from alignloop.records import Message
+from alignloop.records import Message, ToolCall
 from tests.feedback.web.conftest import Server
 
 
@@ -341,3 +341,17 @@ def test_people_see_what_became_of_their_judgements(served, make_project):
     row = r'>runs/r1</th><td class="said">runs/start</td><td>5</td><td>.*?>1.00 <small>'
     assert re.search(row, page)
     assert "against older models" in page
+
+
+def test_tools_and_thoughts_are_on_both_pages(served):
+    project = served.store.create_project("tools", task="pair")
+    prompt = (
+        Message("user", "Tide?", tools=('{"name": "tide"}',)),
+        Message("assistant", "", "Hm.", (ToolCall("tide", '{"at": "Busan"}'),)),
+        Message("tool", "1.2 m"),
+    )
+    served.store.add_items(project, [NewItem(prompt, (Answer("High."), Answer("Low.")))])
+    project = served.store.project(project.id)
+    task = served.sign_in(project, "a").call("next").json()["task"]
+    assert [turn["role"] for turn in task["prompt"]] == ["tools", "user", "thinking", "call", "tool"]
+    assert "Busan" in task["prompt"][3]["html"]

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from alignloop.feedback.web.render import MAX_RENDERED, render
+from alignloop.feedback.web.render import MAX_RENDERED, block_html, blocks, render
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -82,3 +82,32 @@ def test_deep_nesting_does_not_hold_up_the_page(piece):
     began = time.process_time()
     render(piece * (MAX_RENDERED // len(piece)))
     assert time.process_time() - began < 3.0
+
+
+def test_a_conversation_as_blocks():
+    rows = [
+        {"role": "user", "content": "Tide?", "tools": [{"name": "tide"}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "*Hm.*",
+            "tool_calls": [{"type": "function", "function": {"name": "tide", "arguments": {"at": "<b>"}}}],
+        },
+        {"role": "tool", "content": "<script>alert(1)</script> *1.2*", "name": "tide"},
+        {"role": "assistant", "content": "", "tool_calls": []},
+    ]
+    found = blocks(rows)
+    assert [block["role"] for block in found] == [
+        "tools",
+        "user",
+        "thinking",
+        "call",
+        "tool",
+        "assistant",
+    ]
+    html = [block_html(block) for block in found]
+    assert html[2] == "<p><em>Hm.</em></p>\n"
+    assert html[3].startswith('<pre class="plain">{')
+    assert "&lt;b&gt;" in html[3]
+    assert html[4] == '<pre class="plain">&lt;script&gt;alert(1)&lt;/script&gt; *1.2*</pre>'
+    assert blocks([{"role": "user", "content": "Hi"}]) == [{"role": "user", "text": "Hi"}]

@@ -55,7 +55,10 @@ function textBlock({ text, html }, other) {
 }
 
 function fillTexts() {
-  const roles = { user: t.js_you, system: t.js_system, assistant: t.js_assistant };
+  const roles = {
+    user: t.js_you, system: t.js_system, assistant: t.js_assistant, tool: t.js_tool,
+    tools: t.js_tools, thinking: t.js_thinking, call: t.js_call,
+  };
   byId("prompt").replaceChildren(
     ...task.prompt.map((turn) =>
       element("div", { class: "turn" }, element("div", { class: "role" }, roles[turn.role] ?? turn.role), textBlock(turn)),

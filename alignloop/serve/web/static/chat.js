@@ -65,13 +65,20 @@ async function fill(answer, messages, signal) {
   for (const name of ["temperature", "max_tokens"]) if (Number.isNaN(body[name])) delete body[name];
   for await (const event of events(await send("/v1/chat/completions", body, signal))) {
     const choice = event.choices[0];
+    answer.thoughts += choice?.delta?.reasoning_content ?? "";
     answer.text += choice?.delta?.content ?? "";
     answer.finish = choice?.finish_reason ?? answer.finish;
-    answer.view.textContent = answer.text;
+    answer.view.textContent = answer.thoughts ? `${answer.thoughts}\n\n${answer.text}` : answer.text;
   }
 }
 
 // A turn: a question and one or two answers
+
+function asMessage(answer) {
+  const message = { role: "assistant", content: answer.text };
+  if (answer.thoughts) message.reasoning_content = answer.thoughts;
+  return message;
+}
 
 function chosenModels() {
   const models = [$("model").value];
@@ -105,7 +112,7 @@ function reveal(turn) {
 }
 
 async function answerNow() {
-  const turn = { prompt: [...state.messages], answers: chosenModels().map((model) => ({ model, text: "", finish: null })) };
+  const turn = { prompt: [...state.messages], answers: chosenModels().map((model) => ({ model, text: "", thoughts: "", finish: null })) };
   state.turn = turn;
   showTurn(turn);
   busy(true);
@@ -118,7 +125,7 @@ async function answerNow() {
     turn.failed = true;
   }
   for (const answer of turn.answers) {
-    if (!answer.text.trim()) answer.view.textContent = t.empty;
+    if (!answer.text.trim() && !answer.thoughts) answer.view.textContent = t.empty;
     if (answer.finish === "length") answer.card.append(make("div", "note", t.cut));
   }
   if (!failed && keepsVotes && turn.answers.every((answer) => answer.text.trim())) offerVotes(turn);
@@ -140,7 +147,7 @@ function offerVotes(turn) {
 async function vote(turn, verdict) {
   const buttons = [...turn.foot.querySelectorAll("button")];
   buttons.forEach((button) => (button.disabled = true));
-  const answers = turn.answers.map(({ text, model }) => ({ text, model }));
+  const answers = turn.answers.map(({ text, model, thoughts }) => ({ text, model, reasoning_content: thoughts }));
   try {
     const receipt = await (await send("/api/vote", { prompt: turn.prompt, answers, verdict })).json();
     tell("");
@@ -179,7 +186,7 @@ async function ask() {
   tell("");
   const { turn } = state;
   if (turn?.failed) dropTurn();
-  else if (turn) state.messages = [...turn.prompt, { role: "assistant", content: turn.answers[kept(turn)].text }];
+  else if (turn) state.messages = [...turn.prompt, asMessage(turn.answers[kept(turn)])];
   if (turn && !turn.failed) turn.foot.querySelectorAll("button").forEach((button) => (button.disabled = true));
   if (!state.messages.length && $("system").value.trim())
     state.messages.push({ role: "system", content: $("system").value });

@@ -1,16 +1,20 @@
-"""A listening socket and uvicorn on it."""
+"""A listening socket, and uvicorn on it with bounded connections."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from alignloop.errors import UserError
+from alignloop.web.connections import bounded_protocol
+
+MAX_CONNECTIONS = 2000
+"""Open connections of all clients together; further requests are answered 503."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -36,25 +40,41 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def run(app: ASGIApp, listening: socket.socket, *, say: Callable[[str], object]) -> None:
+def run(
+    app: ASGIApp,
+    listening: socket.socket,
+    *,
+    body_s: float = 60.0,
+    proxy: str = "",
+    date_header: bool = True,
+) -> None:
     """Serve until interrupted; open answers get five seconds to end.
 
     Args:
         app: the application.
         listening: from `listen`.
-        say: gets one line with the address.
+        body_s: seconds a request's body may take to arrive.
+        proxy: address of a reverse proxy; only what it says of its clients (X-Forwarded-For, -Proto) is
+            believed, and only it may hold more connections than one client.
+        date_header: whether answers carry the time.
     """
-    host, port = listening.getsockname()[:2]
-    say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}/v1")
     config = uvicorn.Config(
         app,
+        http=bounded_protocol(body_s=body_s, exempt=_addresses(proxy)),
         log_level="warning",
         access_log=False,
         server_header=False,
+        date_header=date_header,
+        proxy_headers=bool(proxy),
+        forwarded_allow_ips=proxy or None,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,
-        limit_concurrency=2000,
+        limit_concurrency=MAX_CONNECTIONS,
     )
     # uvicorn ends in order at Ctrl-C or SIGTERM and then raises the signal again; it has been obeyed.
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _addresses(proxy: str) -> Sequence[str]:
+    return [part.strip() for part in proxy.split(",") if part.strip()]

@@ -1,0 +1,306 @@
+"""How rows of published forms become rows of our columns: one function for each form."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from alignloop.errors import DataError
+
+RowValues = Mapping[str, Any]
+View = Callable[[RowValues], list[dict[str, Any]]]
+
+
+def at(row: Any, path: str) -> Any:
+    """What lies at a path into nested objects and lists, such as `reward_model.ground_truth` or `a[0].b`.
+
+    A column whose own name has dots is found first. None where there is nothing.
+    """
+    if isinstance(row, Mapping) and path in row:
+        return row[path]
+    found = row
+    for name, index in re.findall(r"([^.\[\]]+)|\[(-?\d+)\]", path):
+        if isinstance(found, str) and found.lstrip()[:1] in ("{", "["):
+            try:
+                found = json.loads(found)
+            except ValueError:
+                return None
+        if name and isinstance(found, Mapping):
+            found = found.get(name)
+        elif index and isinstance(found, Sequence) and -len(found) <= int(index) < len(found):
+            found = found[int(index)]
+        else:
+            return None
+    return found
+
+
+def fields(**paths: str) -> View:
+    """One row, each field from a path."""
+    return lambda row: [{field: at(row, path) for field, path in paths.items()}]
+
+
+def pair(prompt: str, first: str, second: str, choose: Callable[[RowValues], str]) -> View:
+    """A judged pair: `choose` says `a`, `b` or `tie`."""
+
+    def view(row: RowValues) -> list[dict[str, Any]]:
+        fields = {"prompt": at(row, prompt), "response_a": at(row, first), "response_b": at(row, second)}
+        return [{**fields, "preference": choose(row)}]
+
+    return view
+
+
+def _ranks(scores: Sequence[float]) -> list[int]:
+    """1 for the highest score; equal scores share a rank."""
+    return [1 + sum(other > score for other in scores) for score in scores]
+
+
+def chosen_by(path: str, sides: Mapping[Any, str]) -> Callable[[RowValues], str]:
+    def choose(row: RowValues) -> str:
+        value = at(row, path)
+        found = sides.get(value.strip().casefold() if isinstance(value, str) else value)
+        if found is None:
+            shown = ", ".join(map(str, sides))
+            raise DataError(f"expected one of {shown}", field=path, value=value, reason="unknown_label")
+        return found
+
+    return choose
+
+
+def ultrafeedback_ratings(row: RowValues) -> list[dict[str, Any]]:
+    """One rating for each completion; the overall score runs from 1 to 10."""
+    return [
+        {
+            "prompt": row["instruction"],
+            "response": at(answer, "response"),
+            "scores": {"overall": 5 * (_number(answer, "overall_score") - 1) / 9},
+            "model": at(answer, "model"),
+        }
+        for answer in row["completions"]
+    ]
+
+
+def ultrafeedback_ranking(row: RowValues) -> list[dict[str, Any]]:
+    answers = row["completions"]
+    scores = [_number(answer, "overall_score") for answer in answers]
+    texts = [at(answer, "response") for answer in answers]
+    return [{"prompt": row["instruction"], "responses": texts, "ranking": _ranks(scores)}]
+
+
+def _number(row: Any, path: str) -> float:
+    value = at(row, path)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError("expected a number", field=path, value=value, reason="wrong_type") from None
+
+
+HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+
+
+def helpsteer(row: RowValues) -> list[dict[str, Any]]:
+    """Five attributes from 0 to 4, as they are."""
+    scores = {name: row[name] for name in HELPSTEER}
+    return [{"prompt": row["prompt"], "response": row["response"], "scores": scores}]
+
+
+def helpsteer_preference(row: RowValues) -> list[dict[str, Any]]:
+    """−3 … 3, negative where the first is better; the size is the margin."""
+    strength = _number(row, "preference_strength")
+    side = "a" if strength < 0 else "b" if strength > 0 else "tie"
+    prompt = row.get("prompt", row.get("context"))
+    fields = {"prompt": prompt, "response_a": row["response_1"], "response_b": row["response_2"]}
+    return [{**fields, "preference": side, "margin": abs(strength)}]
+
+
+def scored_responses(row: RowValues) -> list[dict[str, Any]]:
+    """2 to 5 answers of one prompt, each with its score: one rating each."""
+    answers, scores = _listed(row, "responses"), _listed(row, "scores")
+    if len(answers) != len(scores):
+        raise DataError(f"{len(scores)} scores for {len(answers)} responses", field="scores", value=scores)
+    return [
+        {"prompt": row["prompt"], "response": a, "scores": s} for a, s in zip(answers, scores, strict=True)
+    ]
+
+
+def ranked_responses(row: RowValues) -> list[dict[str, Any]]:
+    scores = [float(score) for score in _listed(row, "scores")]
+    return [{"prompt": row["prompt"], "responses": _listed(row, "responses"), "ranking": _ranks(scores)}]
+
+
+def _listed(row: RowValues, name: str) -> list[Any]:
+    value = row[name]
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, list):
+        raise DataError("expected a list", field=name, value=row[name], reason="wrong_type")
+    return value
+
+
+def nectar(row: RowValues) -> list[dict[str, Any]]:
+    answers = _listed(row, "answers")
+    prompt = re.sub(r"\s*Assistant:\s*$", "", str(row["prompt"]))
+    shown = re.sub(r"^\s*Human:\s*", "", prompt) if prompt.count("Human:") == 1 else str(row["prompt"])
+    ranks = _ranks([-_number(answer, "rank") for answer in answers])
+    return [{"prompt": shown, "responses": [at(a, "answer") for a in answers], "ranking": ranks}]
+
+
+def _one_hot(row: RowValues) -> str:
+    sides = {"winner_model_a": "a", "winner_model_b": "b", "winner_tie": "tie"}
+    won = [
+        side for column, side in sides.items() if str(row.get(column)).strip() in ("1", "1.0", "True", "true")
+    ]
+    if len(won) != 1:
+        raise DataError("expected one of the three winner columns to be 1", field="winner_model_a", value=won)
+    return won[0]
+
+
+def arena_55k(row: RowValues) -> list[dict[str, Any]]:
+    """JSON lists of turns in text: the last answers are judged, what came before is the prompt."""
+    asked, first, second = (_listed(row, name) for name in ("prompt", "response_a", "response_b"))
+    if first[:-1] != second[:-1]:
+        raise DataError(
+            "the two dialogues differ before their last answer",
+            field="response_b",
+            reason="diverging_dialogues",
+        )
+    turns = [
+        message
+        for question, answer in zip(asked, [*first[:-1], None], strict=True)
+        for message in (
+            {"role": "user", "content": question},
+            *([] if answer is None else [{"role": "assistant", "content": answer}]),
+        )
+    ]
+    fields = {"prompt": turns, "response_a": first[-1], "response_b": second[-1]}
+    return [{**fields, "preference": _one_hot(row)}]
+
+
+_ARENA = {"model_a": "a", "model_b": "b", "tie": "tie", "tie (bothbad)": "tie", "bothbad": "tie"}
+
+
+def arena_conversations(row: RowValues) -> list[dict[str, Any]]:
+    won = chosen_by("winner", _ARENA)(row)
+    one, two = row["conversation_a"], row["conversation_b"]
+    if won == "b":
+        one, two = two, one
+    return [{"chosen": one, "rejected": two, "probability": 0.5 if won == "tie" else 1.0}]
+
+
+def argilla(row: RowValues) -> list[dict[str, Any]]:
+    """The answer that most people chose; as many for both is a tie."""
+    said = [s for s in row["preference.responses"] if s in ("response1", "response2", "tie")]
+    votes = Counter(said).most_common()
+    if not votes:
+        raise DataError("nobody chose", field="preference.responses", value=said, reason="unlabelled")
+    best = votes[0][0] if len(votes) == 1 or votes[0][1] > votes[1][1] else "tie"
+    side = {"response1": "a", "response2": "b"}.get(best, "tie")
+    fields = {"prompt": row["instruction"], "response_a": row["response1"], "response_b": row["response2"]}
+    return [{**fields, "preference": side}]
+
+
+def label_studio(row: RowValues) -> list[dict[str, Any]]:
+    """`left` and `right` of every annotation that was not cancelled."""
+    data = row["data"]
+    found = []
+    for annotation in row["annotations"]:
+        selected = [at(result, "value.selected") for result in at(annotation, "result") or ()]
+        if annotation.get("was_cancelled") or selected not in (["left"], ["right"]):
+            continue
+        fields = {
+            "prompt": at(data, "prompt"),
+            "response_a": at(data, "answer1"),
+            "response_b": at(data, "answer2"),
+        }
+        found.append({**fields, "preference": "a" if selected == ["left"] else "b"})
+    if not found:
+        raise DataError("no annotation that counts", field="annotations", reason="unlabelled")
+    return found
+
+
+def turns(row: RowValues) -> list[dict[str, Any]]:
+    """Texts of user and assistant in turn."""
+    roles = ("user", "assistant")
+    return [{"messages": [{"role": roles[k % 2], "content": t} for k, t in enumerate(row["data"])]}]
+
+
+def dialogue(row: RowValues) -> list[dict[str, Any]]:
+    """`### Human: … ### Assistant: …` as messages."""
+    parts = re.split(r"\s*### (Human|Assistant):\s*", str(row["text"]))
+    if parts[0].strip():
+        raise DataError(
+            "text before the first '### Human:'", field="text", value=parts[0], reason="bad_messages"
+        )
+    roles = {"Human": "user", "Assistant": "assistant"}
+    pairs = zip(parts[1::2], parts[2::2], strict=True)
+    return [
+        {"messages": [{"role": roles[who], "content": said.strip()} for who, said in pairs if said.strip()]}
+    ]
+
+
+def rejected_response(row: RowValues) -> list[dict[str, Any]]:
+    """The last answer of the messages is chosen."""
+    *before, last = _listed(row, "messages")
+    fields = {"prompt": before, "chosen": [last], "rejected": row["rejected_response"]}
+    return [{**fields, "system": row.get("system")}]
+
+
+def summaries(row: RowValues) -> list[dict[str, Any]]:
+    texts = [at(summary, "text") for summary in row["summaries"]]
+    post = at(row, "info.post") or at(row, "info.article")
+    side = chosen_by("choice", {0: "a", 1: "b"})(row)
+    return [{"prompt": post, "response_a": texts[0], "response_b": texts[1], "preference": side}]
+
+
+def webgpt(row: RowValues) -> list[dict[str, Any]]:
+    """Scores add to 0; the sign chooses."""
+    first, second = _number(row, "score_0"), _number(row, "score_1")
+    side = "a" if first > second else "b" if second > first else "tie"
+    fields = {
+        "prompt": at(row, "question.full_text"),
+        "response_a": row["answer_0"],
+        "response_b": row["answer_1"],
+    }
+    return [{**fields, "preference": side}]
+
+
+def stack_exchange(row: RowValues) -> list[dict[str, Any]]:
+    answers = _listed(row, "answers")
+    ranks = _ranks([_number(answer, "pm_score") for answer in answers])
+    return [{"prompt": row["question"], "responses": [at(a, "text") for a in answers], "ranking": ranks}]
+
+
+def safe_label(row: RowValues) -> list[dict[str, Any]]:
+    return [{"prompt": row["prompt"], "response": row["response"], "label": bool(row["is_safe"])}]
+
+
+def _refuse(message: str, reason: str) -> View:
+    def view(row: RowValues) -> list[dict[str, Any]]:
+        raise DataError(message, reason=reason)
+
+    return view
+
+
+def hendrycks(row: RowValues) -> list[dict[str, Any]]:
+    """The problem, and the whole solution: the math verifier finds its last box."""
+    return [{"prompt": row["problem"], "answer": row["solution"]}]
+
+
+PROCESS = _refuse(
+    "labels of single steps (process rewards) are not supported; each answer needs one label or score",
+    "step_labels",
+)
+CHOICES = _refuse(
+    "choices would be lost: this row is a multiple-choice question, which stage compare reads "
+    "(--set multiple_choice=FILE)",
+    "multiple_choice",
+)
+UNSAFE = _refuse(
+    "is_safe is false: not an answer to imitate; train kto on these rows, or leave the unsafe ones out",
+    "unsafe",
+)

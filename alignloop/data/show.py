@@ -1,0 +1,135 @@
+"""Records as a model reads them: which text is given, which is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignloop.data.chat import ChatTemplate
+from alignloop.data.dialogue import bare, render_turns
+from alignloop.data.normal import completion_texts
+from alignloop.data.tool_use import check, left_out, without_lost_thoughts
+from alignloop.data.trained_turns import TrainOn
+from alignloop.errors import DataError
+from alignloop.records import (
+    Demonstration,
+    Document,
+    Label,
+    Message,
+    Preference,
+    Prompt,
+    Ranking,
+    Record,
+    canonical,
+    tools_of,
+    written,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A text, and whether it is trained."""
+
+    text: str
+    trained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One training row of a record: its name within it, its pieces in order, and a remark."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+    remark: str = ""
+
+
+def shown(record: Record, template: ChatTemplate, train_on: TrainOn = "all") -> list[Shown]:
+    """What a record gives to train on.
+
+    Args:
+        record: of any kind.
+        template: renders it.
+        train_on: for demonstrations, which turns of the assistant are trained.
+
+    Returns:
+        A row for each completion; of a demonstration one, and one each for turns that the template
+        renders otherwise within the whole. A template that cannot render tools gets the messages one
+        after the other, with the reason as a remark.
+
+    Raises:
+        DataError: the template refuses the messages.
+    """
+    if isinstance(record, Document):
+        return [Shown("", (Piece(record.text, True),))]
+    messages = (*record.prompt, record.turn) if isinstance(record, Demonstration) else record.prompt
+    try:
+        check(template, messages)
+    except DataError as error:
+        return [_plainly(record, messages, train_on, error.message)]
+    if isinstance(record, Demonstration):
+        return _conversation(record, template, _trained(record, train_on))
+    prompt = Piece(template.render_prompt(record.prompt))
+    if isinstance(record, Prompt):
+        return [Shown("", (prompt,), _remark(template, record.prompt))]
+    texts = [template.render_completion(text, record.prompt) for text in completion_texts(record)]
+    return [
+        Shown(name, (prompt, Piece(text, True)), _remark(template, record.prompt))
+        for name, text in zip(_names(record), texts, strict=True)
+    ]
+
+
+def _names(record: Record) -> list[str]:
+    if isinstance(record, Preference):
+        return ["chosen", "rejected"]
+    if isinstance(record, Ranking):
+        return [f"rank {rank}" for rank in record.ranks]
+    return ["good" if record.desirable else "bad"] if isinstance(record, Label) else [""]
+
+
+def _trained(record: Demonstration, train_on: TrainOn) -> list[int]:
+    return [place for place in record.trained if train_on == "all" or place == len(record.prompt)]
+
+
+def _remark(template: ChatTemplate, messages: Sequence[Message], trained: Sequence[int] = ()) -> str:
+    lost = left_out(template, messages, trained)
+    return f"not rendered by chat template '{template.name}': {', '.join(lost)}" if lost else ""
+
+
+def _conversation(record: Demonstration, template: ChatTemplate, trained: Sequence[int]) -> list[Shown]:
+    """The rows that `trained_turns` makes, as text."""
+    messages = (*record.prompt, record.turn)
+    remark = _remark(template, messages, trained)
+    messages = bare(template, without_lost_thoughts(template, messages))
+    if tuple(trained) == (len(record.prompt),):
+        return [Shown("", _alone(template, messages), remark)]
+    text, turns = render_turns(template, messages)
+    exact = [turn for turn in turns if turn.exact and turn.place in trained]
+    rows = [
+        Shown(f"turn {place + 1}", _alone(template, messages[: place + 1]), remark)
+        for place in trained
+        if all(turn.place != place for turn in exact)
+    ]
+    pieces, start = [], 0
+    for turn in exact:
+        pieces += [Piece(text[start : turn.start]), Piece(text[turn.start : turn.stop], True)]
+        start = turn.stop
+    name = f"turn {', '.join(str(turn.place + 1) for turn in exact)}" if rows else ""
+    return [*rows, Shown(name, tuple(pieces), remark)] if exact else rows
+
+
+def _alone(template: ChatTemplate, messages: Sequence[Message]) -> tuple[Piece, ...]:
+    *before, turn = messages
+    return Piece(template.render_prompt(before)), Piece(template.render_completion(turn, before), True)
+
+
+def _plainly(record: Record, messages: Sequence[Message], train_on: TrainOn, why: str) -> Shown:
+    """Messages under the names of their roles."""
+    trained = _trained(record, train_on) if isinstance(record, Demonstration) else []
+    pieces = [Piece(f"tool on offer: {canonical(tool)}\n") for tool in tools_of(messages)]
+    for place, message in enumerate(messages):
+        name = f" {message.name}" if message.name else ""
+        pieces += [Piece(f"{message.role}{name}: "), Piece(written(message), place in trained), Piece("\n")]
+    if not isinstance(record, Demonstration | Prompt | Document):
+        for name, text in zip(_names(record), completion_texts(record), strict=True):
+            pieces += [Piece(f"{name or 'assistant'}: "), Piece(text, True), Piece("\n")]
+    return Shown("", tuple(pieces), why)

@@ -1,0 +1,1 @@
+"""What both servers share: a listening socket, uvicorn on it, and bounded connections."""

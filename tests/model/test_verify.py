@@ -1,0 +1,244 @@
+"""Verification: what is wrong is found and said, what is right is let through."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from torch import Tensor
+
+from alignloop.data.packing import Batch, Group, collate, completion
+from alignloop.errors import ModelError
+from alignloop.model import attention, verify
+from alignloop.model.packed import PackedModel
+from alignloop.model.verify import small_windows
+from bench import zoo
+from tests.model.test_packed import gradients, relative, separate_logprobs
+
+PACKED = (
+    "hyperclovax",
+    "qwen2_moe-sliding",
+    "phimoe-sliding",
+    "qwen3-sliding",
+    "mixtral-sliding",
+    "cohere2",
+    "gemma3n_text",
+    "minicpm3",
+    "afmoe",
+)
+PADDED = (
+    "falcon_h1",
+    "recurrent_gemma",
+    "xlstm",
+    "doge",
+    "doge-sliding",
+    "llama4_text",
+    "stablelm",
+    "nemotron",
+)
+PADDED += ("inkling_text", "mpt", "bloom")
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_verdicts", {})
+
+
+def long_groups() -> list[Group]:
+    """Rows of 27, 29 and 11 tokens: longer than the zoo's windows."""
+    rng = np.random.default_rng(1)
+    shapes = ((20, (7, 9)), (5, (6,)))
+
+    def item(length: int) -> np.ndarray:
+        return rng.integers(3, 100, length).astype(np.int32)
+
+    return [
+        Group(item(prompt), tuple(completion(item(n)) for n in lengths), i)
+        for i, (prompt, lengths) in enumerate(shapes)
+    ]
+
+
+EXPERTS = ("qwen2_moe-sliding", "phimoe-sliding", "mixtral-sliding", "afmoe", "llama4_text", "inkling_text")
+"""Their products by expert do not run in float64."""
+
+
+def against_itself(name: str) -> PackedModel:
+    """Log-probs and gradient are those of separate rows of the model itself, in float64 where it runs."""
+    model = zoo.tiny(name, dtype=torch.float32 if name in EXPERTS else torch.float64)
+    groups = long_groups()
+    batch = collate(groups)
+    own = separate_logprobs(model, batch, groups)
+    own_gradient = gradients(own.square().sum(), model)
+    packed = PackedModel(model)
+    ours = packed(batch).logprobs
+    # parts of some layers are float32 whatever the model is
+    assert (ours - own).abs().max() <= 2e-5
+    assert relative(gradients(ours.square().sum(), model), own_gradient) <= 2e-5
+    return packed
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_rows_beyond_the_window_are_the_model_itself(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert against_itself(name).shared_prefix
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_padded_rows_are_the_model_itself_and_announced(name: str) -> None:
+    with pytest.warns(UserWarning, match="padded rows are used instead, which are slower and give"):
+        assert not against_itself(name).shared_prefix
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("modernbert-decoder", "ModernBertDecoderForCausalLM changes hidden states"),
+        ("doge-experts", "DogeForCausalLM is not causal: its log-probs of a prompt change by"),
+        ("cpmant", "CpmAntForCausalLM is not causal"),
+        (
+            "axk2",
+            "AXK2ForCausalLM gives other log-probs on padded rows .* cannot be trained here",
+        ),
+    ],
+)
+def test_what_cannot_be_right_is_refused_by_name(name: str, sentence: str) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        PackedModel(zoo.tiny(name))
+
+
+@pytest.mark.parametrize("name", ["bloom", "gptj", "recurrent_gemma", "falcon_h1"])
+def test_bfloat16_hides_nothing(name: str) -> None:
+    """Packed rows of these are 0.005 to 0.04 nats off, which is less than bfloat16 rounds."""
+    model = zoo.tiny(name, dtype=torch.bfloat16)
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.warns(UserWarning, match="padded rows"):
+        assert not PackedModel(model).shared_prefix
+    assert {k: v.dtype for k, v in model.state_dict().items()} == {k: v.dtype for k, v in weights.items()}
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_window_much_longer_than_the_probe_is_made_to_bind(dtype: torch.dtype) -> None:
+    """An attention that forgets windows is wrong for rows nobody tries at load; the probe finds it."""
+    model = zoo.tiny("mistral", dtype=dtype, sliding_window=4096)
+    own = attention.shared_prefix_attention
+
+    def forgetful(*args: object, sliding_window: int | None = None, **kwargs: object) -> object:
+        return own(*args[:4], None, **kwargs)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "shared_prefix_attention", forgetful)
+        with pytest.warns(UserWarning, match="on packed rows beyond its attention window"):
+            assert not PackedModel(model).shared_prefix
+    assert model.config.sliding_window == 4096
+
+
+def test_windows_are_put_back() -> None:
+    model = zoo.tiny("gemma2", sliding_window=100)
+    with small_windows(model, 4) as changed:
+        assert changed
+        assert model.config.sliding_window == model.model.layers[0].self_attn.sliding_window == 4
+        assert model.model.layers[1].self_attn.sliding_window is None
+    assert model.config.sliding_window == model.model.layers[0].self_attn.sliding_window == 100
+    with small_windows(zoo.tiny("llama")) as changed:
+        assert not changed
+
+
+@pytest.mark.parametrize("wrong_branch", [0, 1, 2])
+def test_a_single_wrong_completion_is_found(wrong_branch: int) -> None:
+    """A thousandth of a nat in one completion is more than rounding."""
+    model = zoo.tiny("llama")
+    own = verify.own_logprobs(model)
+
+    def read(batch: Batch, packed: bool) -> Tensor:
+        wrong = own.logprobs.clone()
+        wrong[wrong_branch] += 1e-3 * packed
+        return wrong
+
+    assert "0.000" in (verify._verdict(model, own, read) or "")
+
+
+def test_both_layouts_wrong_is_a_refusal() -> None:
+    model = zoo.tiny("llama")
+    own = verify.own_logprobs(model)
+    with pytest.raises(ModelError, match="LlamaForCausalLM gives other log-probs on padded rows"):
+        verify._verdict(model, own, lambda batch, packed: own.logprobs + 0.01)
+    with pytest.raises(ModelError, match="padded rows"):
+        verify._verdict(model, own, lambda batch, packed: own.logprobs * float("nan"))
+
+
+def test_the_verdict_is_remembered_by_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    own = verify.own_logprobs
+    monkeypatch.setattr(
+        verify, "own_logprobs", lambda model: calls.append(type(model).__name__) or own(model)
+    )
+    for seed in (0, 1):
+        with pytest.warns(UserWarning, match="BloomForCausalLM gives other log-probs on packed rows"):
+            PackedModel(zoo.tiny("bloom", seed=seed))
+    with pytest.warns(UserWarning, match="BloomForCausalLM"):
+        PackedModel(zoo.tiny("bloom", n_layer=2))
+    assert len(calls) == 2
+
+
+def test_training_mode_attention_and_rng_are_left_alone() -> None:
+    model = zoo.tiny("gemma2").train()
+    model.model.layers[1].eval()
+    before = model.config._attn_implementation
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    packed = PackedModel(model)
+    assert torch.equal(torch.rand(2), expected)
+    assert model.training
+    assert not model.model.layers[1].training
+    packed.restore_attention()
+    assert model.config._attn_implementation == before != attention.SHARED_PREFIX
+
+
+def test_a_model_without_values_needs_no_verification() -> None:
+    with torch.device("meta"):
+        model = zoo.tiny("bloom")
+    assert PackedModel(model).shared_prefix
+
+
+def test_sinks_masks_and_missing_layouts_are_not_overlooked() -> None:
+    """What the attention function does not know it refuses, it does not ignore it."""
+    x = torch.randn(1, 2, 5, 4)
+    segments = collate([Group(np.array([1, 2], np.int32), (completion([3, 4, 5]),))]).segments
+    module = torch.nn.Identity()
+    with pytest.raises(NotImplementedError, match="sinks"):
+        attention.shared_prefix_attention(module, x, x, x, None, segments=segments, s_aux=torch.ones(2))
+    with pytest.raises(NotImplementedError, match="masks of their own"):
+        attention.shared_prefix_attention(module, x, x, x, torch.zeros(1, 1, 5, 5), segments=segments)  # type: ignore[arg-type]
+    with pytest.raises(NotImplementedError, match="layout"):
+        attention.shared_prefix_attention(module, x, x, x, None)
+    window = attention.Window(2)
+    got, _ = attention.shared_prefix_attention(module, x, x, x, window, segments=segments)
+    expected, _ = attention.shared_prefix_attention(
+        module, x, x, x, None, segments=segments, sliding_window=2
+    )
+    assert torch.equal(got, expected)
+
+
+def test_the_real_configuration_classes_are_not_needed() -> None:
+    """A subclass under another name and without fields of its own is verified as well."""
+
+    class Renamed(hf.LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            out = super().forward(*args, **kwargs)
+            out.logits = torch.tanh(out.logits / 2) * 2
+            return out
+
+    model = Renamed(zoo.tiny_config("llama")).eval()
+    groups = long_groups()
+    batch = collate(groups)
+    own = separate_logprobs(model, batch, groups)
+    packed = PackedModel(model)
+    assert packed.transform.softcap == pytest.approx(2)
+    assert (packed(batch).logprobs - own).abs().max() <= 1e-5

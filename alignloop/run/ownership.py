@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +14,14 @@ from typing import IO, Any
 from alignloop.errors import RunError
 from alignloop.run.continuation import Rule, changes, origin
 from alignloop.run.environment import environment, process_start
-from alignloop.run.hashing import Input, Parent, code_version, config_sha256
+from alignloop.run.hashing import (
+    Input,
+    Parent,
+    code_sha256,
+    code_version,
+    config_sha256,
+    fingerprint,
+)
 from alignloop.run.record import SCHEMA
 from alignloop.storage import read_mapping
 
@@ -140,3 +148,13 @@ def new_record(path: Path, stage: str, config: Mapping[str, Any], seed: int, nam
 def now() -> str:
     """The time as run.json has it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def sources(parents: Sequence[Parent], inputs: Mapping[str, Input], work_sha256: str) -> dict[str, Any]:
+    """The part of a record that says what a run is made from."""
+    return {
+        "parents": [asdict(parent) for parent in parents],
+        "inputs": {key: asdict(item) for key, item in inputs.items()},
+        "work_sha256": work_sha256,
+        "fingerprint": fingerprint(work_sha256, code_sha256()),
+    }

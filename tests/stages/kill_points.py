@@ -15,17 +15,18 @@ import os
 import random
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from alignloop.config import make_plan, parse_recipe
+from alignloop.config import find_stage, make_plan, parse_recipe
 from alignloop.data.columns import write_records
 from alignloop.data.instructions import instruction_prompts
 from alignloop.model.scheduler import Scheduler
-from alignloop.pipeline import run_plan
+from alignloop.pipeline import load_function, run_plan
 from alignloop.records import Preference
 from alignloop.rl.rewards import Sample
 
@@ -67,6 +68,9 @@ def attempt(folder: Path, stage: str, out: Path, kill_at: int) -> int | None:
         try:
             os.write(writer, str(_run(folder, stage, out, kill_at)).encode())
             code = 0
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(code)
     os.close(writer)
@@ -145,6 +149,7 @@ def trials(folder: Path, stage: str, number: int, seed: int = 0) -> list[dict[st
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["ALIGNLOOP_CACHE"] = str(folder / "cache")
     write_rows(folder)
+    load_function(find_stage(stage).runner)  # imported once, not in every fork
     whole = folder / f"{stage}-whole"
     points = attempt(folder, stage, whole, 0)
     assert points

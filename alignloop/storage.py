@@ -52,6 +52,9 @@ def disk_error(error: BaseException, what: str | Path, kept: str = "") -> DiskEr
         error: what the write raised.
         what: the file or the thing that was written.
         kept: what is left and how to go on; the general sentence if empty.
+
+    Returns:
+        The error to raise, or None.
     """
     number = system_error(error)
     if number is None:
@@ -141,6 +144,9 @@ def read_state(path: Path, shape: type[T], *, remedy: str, error: type[UserError
         shape: a type that pydantic checks strictly, such as a TypedDict or `list[str]`.
         remedy: what a person can do if the file is damaged, the end of the sentence.
         error: what is raised, such as ModelError for a file of a model.
+
+    Returns:
+        The content; of a TypedDict without the keys that it does not name, unless it allows them.
 
     Raises:
         UserError: the file is missing, unreadable, cut short, no JSON, or of another shape.

@@ -66,6 +66,9 @@ def changes(
         new: origin of what is wanted.
         rules: of the keys that may differ.
         allowed: the rules that count here.
+
+    Returns:
+        A text for each setting, none if the run may go on.
     """
     if old["stage"] != new["stage"]:
         return [f"stage: {old['stage']} -> {new['stage']}"]

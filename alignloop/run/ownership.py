@@ -42,6 +42,9 @@ def unfinished(
         work: `work_sha256` of it.
         may_change: keys of the stage that an unfinished run may go on with at another value.
 
+    Returns:
+        The record of the run that goes on, or None.
+
     Raises:
         RunError: the folder holds another run, a finished one, or files of something else.
     """
@@ -83,6 +86,9 @@ def differences(
         earlier: its run.json.
         wanted: origin of the run that is wanted.
         may_change: keys that are left out of the comparison.
+
+    Returns:
+        At most five differences, `key: old -> new` each.
     """
     if earlier["stage"] != wanted["stage"]:
         return f"stage: {earlier['stage']} -> {wanted['stage']}"

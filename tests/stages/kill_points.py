@@ -68,10 +68,9 @@ def attempt(folder: Path, stage: str, out: Path, kill_at: int) -> int | None:
         try:
             os.write(writer, str(_run(folder, stage, out, kill_at)).encode())
             code = 0
-        except BaseException:
-            traceback.print_exc()
-            raise
         finally:
+            if code:  # the fork ends here, and its log is read
+                traceback.print_exc()
             os._exit(code)
     os.close(writer)
     with os.fdopen(reader) as pipe:

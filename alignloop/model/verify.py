@@ -77,10 +77,13 @@ class Verification:
         self._own = None if self._meta or self._key in _verdicts else own_logprobs(hf)
 
     def packed_rows(self, read: Read) -> bool:
-        """Whether packed rows give the model's own log-probs; a warning says so if not.
+        """Compare packed rows, and padded ones if those are wrong, with the model itself.
 
         Args:
             read: gives log-probs of a batch in either layout.
+
+        Returns:
+            Whether packed rows give the model's own log-probs; a warning says so if not.
 
         Raises:
             ModelError: padded rows do not give them, either.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,10 +22,11 @@ def test_a_type_is_given_to_weights_and_not_to_rotary_frequencies(
     made = load_model("tiny")
     made.model.save_pretrained(tmp_path)
     made.tokenizer.save_pretrained(tmp_path)
-    own = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).get_decoder().rotary_emb
+    own: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    own = own.get_decoder().rotary_emb
     assert not torch.equal(own.inv_freq, own.inv_freq.bfloat16())
     for name in ("tiny", str(tmp_path)):
-        model = load_model(name, dtype="bfloat16", device="cpu").model
+        model: Any = load_model(name, dtype="bfloat16", device="cpu").model
         assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
         assert torch.equal(model.get_decoder().rotary_emb.inv_freq, own.inv_freq)
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -37,7 +39,7 @@ def test_what_a_class_keeps_in_float32_stays_so() -> None:
 
 
 def test_saved_buffers_are_cast_with_the_weights_and_others_are_not() -> None:
-    module = torch.nn.BatchNorm1d(3)
+    module: Any = torch.nn.BatchNorm1d(3)
     module.register_buffer("frequencies", torch.rand(3), persistent=False)
     cast(module, torch.bfloat16)
     assert module.weight.dtype == module.running_mean.dtype == torch.bfloat16

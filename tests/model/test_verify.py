@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,10 +127,10 @@ def test_bfloat16_hides_nothing(name: str) -> None:
 def test_a_window_much_longer_than_the_probe_is_made_to_bind(dtype: torch.dtype) -> None:
     """An attention that forgets windows is wrong for rows nobody tries at load; the probe finds it."""
     model = zoo.tiny("mistral", dtype=dtype, sliding_window=4096)
-    own = attention.shared_prefix_attention
+    own: Any = attention.shared_prefix_attention
 
-    def forgetful(*args: object, sliding_window: int | None = None, **kwargs: object) -> object:
-        return own(*args[:4], None, **kwargs)  # type: ignore[arg-type]
+    def forgetful(*args: Any, sliding_window: int | None = None, **kwargs: Any) -> Any:
+        return own(*args[:4], None, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "shared_prefix_attention", forgetful)
@@ -209,20 +210,19 @@ def test_a_model_without_values_needs_no_verification() -> None:
 
 def test_sinks_masks_and_missing_layouts_are_not_overlooked() -> None:
     """What the attention function does not know it refuses, it does not ignore it."""
+    attend: Any = attention.shared_prefix_attention
     x = torch.randn(1, 2, 5, 4)
     segments = collate([Group(np.array([1, 2], np.int32), (completion([3, 4, 5]),))]).segments
     module = torch.nn.Identity()
     with pytest.raises(NotImplementedError, match="sinks"):
-        attention.shared_prefix_attention(module, x, x, x, None, segments=segments, s_aux=torch.ones(2))
+        attend(module, x, x, x, None, segments=segments, s_aux=torch.ones(2))
     with pytest.raises(NotImplementedError, match="masks of their own"):
-        attention.shared_prefix_attention(module, x, x, x, torch.zeros(1, 1, 5, 5), segments=segments)  # type: ignore[arg-type]
+        attend(module, x, x, x, torch.zeros(1, 1, 5, 5), segments=segments)
     with pytest.raises(NotImplementedError, match="layout"):
-        attention.shared_prefix_attention(module, x, x, x, None)
+        attend(module, x, x, x, None)
     window = attention.Window(2)
-    got, _ = attention.shared_prefix_attention(module, x, x, x, window, segments=segments)
-    expected, _ = attention.shared_prefix_attention(
-        module, x, x, x, None, segments=segments, sliding_window=2
-    )
+    got, _ = attend(module, x, x, x, window, segments=segments)
+    expected, _ = attend(module, x, x, x, None, segments=segments, sliding_window=2)
     assert torch.equal(got, expected)
 
 
@@ -231,11 +231,12 @@ def test_the_real_configuration_classes_are_not_needed() -> None:
 
     class Renamed(hf.LlamaForCausalLM):
         def forward(self, *args, **kwargs):
-            out = super().forward(*args, **kwargs)
+            out: Any = super().forward(*args, **kwargs)
             out.logits = torch.tanh(out.logits / 2) * 2
             return out
 
-    model = Renamed(zoo.tiny_config("llama")).eval()
+    shape: Any = zoo.tiny_config("llama")
+    model = Renamed(shape).eval()
     groups = long_groups()
     batch = collate(groups)
     own = separate_logprobs(model, batch, groups)

@@ -1,7 +1,7 @@
 """Runs the numerical tests as other processors would: older instruction sets, other numbers of threads.
 
     scripts/test --processors                            every setting, all five folders
-    scripts/test --processors --only sse avx2-2          two of them
+    scripts/test --processors --only sse avx2            two of them
     scripts/test --processors --folders model training   fewer folders
 
 PyTorch, oneDNN and MKL take the best instructions that a processor has; environment variables keep them

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alignloop.data.template_choice import today
 from alignloop.errors import EngineError, RunError
 from alignloop.run import (
     Input,
@@ -344,3 +345,20 @@ def test_another_rank_than_the_first_writes_nothing(tmp_path: Path, monkeypatch:
         assert sorted(path.name for path in run.path.iterdir()) == files
         assert (run.path / "run.json").read_text() == text
         run.finish()
+
+
+def test_chat_templates_tell_the_day_on_which_the_run_was_made(tmp_path: Path) -> None:
+    run = start(tmp_path / "r")
+    made = run.record["created"]
+    run.interrupt()
+    run.close()
+    record = json.loads((tmp_path / "r" / "run.json").read_text(encoding="utf-8"))
+    record["created"] = f"2031-05-17{made[10:]}"
+    (tmp_path / "r" / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    with start(tmp_path / "r") as run:
+        assert run.resumed
+        assert today() == "2031-05-17"
+        with start(tmp_path / "part"):  # a run within a run
+            assert today() == "2031-05-17"
+        run.finish()
+    assert today() != "2031-05-17"

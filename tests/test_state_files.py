@@ -22,7 +22,7 @@ from alignloop.evaluation.memory import JsonMemory
 from alignloop.feedback.judge.adviser import Account, Ask, Reply
 from alignloop.feedback.judge.cache import Cached
 from alignloop.feedback.judge.certify import Certificate, Measure
-from alignloop.model.adapters import base_name
+from alignloop.model.adapter_load import base_name
 from alignloop.model.generate import Unfinished
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message

@@ -20,8 +20,8 @@ from alignloop import storage
 from alignloop.data.files import write_whole
 from alignloop.errors import DiskError, ModelError, RunError
 from alignloop.evaluation.memory import JsonMemory
-from alignloop.model.load import save_model
 from alignloop.model.packed import ScalarHead
+from alignloop.model.save import save_model
 from alignloop.model.scorer import save_head
 from alignloop.model.tiny import tiny_model
 from alignloop.run import Run, write_atomically

@@ -125,7 +125,7 @@ def load_saved(folder: Path) -> ChatTemplate:
         template, fingerprint = _restored(content)
     except FileNotFoundError as error:
         raise ModelError(f"no chat template was saved in {folder} ({FILE} is missing)") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"the chat template in {path} is damaged ({error})") from error
     if fingerprint != written:
         raise ModelError(f"the chat template in {path} was changed after it was saved")

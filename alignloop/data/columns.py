@@ -16,7 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from alignloop.data import builders, forms, published, sources
+from alignloop.data import builders, forms, messages, published, sources
 from alignloop.data.files import sha256_of, write_whole
 from alignloop.errors import DataError
 from alignloop.records import (
@@ -175,8 +175,9 @@ def _read_source(
                     found = forms.guess_kind(fields)
                     kind = kind or found
                     _check_kind(found, kind)
+                messages.check_media(values, fields.unused)
                 records.append(builders.build(kind, fields, row.file, row.line, origin))
-                unused.update(fields.unused)
+                unused.update([*fields.unused, *_unread_keys(fields)])
                 if kind == "preference" and forms.against_scores(values):
                     contrary.append(f"{row.file}:{row.line}")
         except DataError as fault:
@@ -186,6 +187,16 @@ def _read_source(
     return _Part(
         kind, looks_like, records, everything, len(records) + len(everything), identity, unused, contrary
     )
+
+
+def _unread_keys(fields: forms.Fields) -> list[str]:
+    """Keys of a row's messages that nothing is read from, such as `messages[].id`."""
+    return [
+        f"{fields.columns[name]}[].{key}"
+        for name in ("messages", "prompt", "completion", "chosen", "rejected")
+        if fields.has(name)
+        for key in sorted(messages.unread_keys(fields.values[name]))
+    ]
 
 
 def _hashed(rows: Iterable[sources.Row], digest: hashlib._Hash) -> Iterator[sources.Row]:

@@ -9,7 +9,7 @@ meaning is refused by name. Every function raises DataError without file and lin
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from alignloop.data import values as read
@@ -62,6 +62,8 @@ KNOWN = frozenset(
     ("role", "from", "content", "value", "tool_calls", "function_call", "name", "tool_call_id", "tools")
 ) | {*THOUGHTS, *WEIGHTS}
 """Keys of a message that are read."""
+_MEDIA = ("images", "videos", "audio")
+_EMPTY = (None, "", [], {}, (), False)
 
 
 def conversation(value: object, field: str) -> Conversation:
@@ -94,10 +96,27 @@ def unread_keys(value: object) -> set[str]:
     return {
         str(key)
         for item in items
-        if isinstance(item, Mapping)
+        if isinstance(item, Mapping) and ("role" in item or "from" in item)
         for key, held in item.items()
-        if key not in KNOWN and held not in (None, "", [], {}, ())
+        if key not in KNOWN and held not in _EMPTY
     }
+
+
+def check_media(row: Mapping[str, object], columns: Iterable[str]) -> None:
+    """Refuse a row with pictures, sound or films in one of the columns that are not read.
+
+    Raises:
+        DataError: reason `unsupported_key`.
+    """
+    for column in columns:
+        what = UNREADABLE.get(column.strip().casefold())
+        if what in _MEDIA and row.get(column) not in _EMPTY:
+            raise DataError(
+                f"{what} are not supported; remove the column where the text alone is right",
+                field=column,
+                value=row[column],
+                reason="unsupported_key",
+            )
 
 
 def _message(item: object, field: str) -> Message:
@@ -152,7 +171,7 @@ def _message(item: object, field: str) -> Message:
 
 def _check_keys(item: Mapping[str, object], role: str, field: str) -> None:
     for key, what in UNREADABLE.items():
-        if item.get(key) not in (None, "", [], {}, False):
+        if item.get(key) not in _EMPTY:
             raise DataError(
                 f"{what} are not supported; remove the key where the text alone is right",
                 field=f"{field}.{key}",

@@ -23,6 +23,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -246,9 +247,14 @@ def _texts(value: object) -> Iterable[str]:
         for item in value:
             yield from _texts(item)
     elif is_dataclass(value) and not isinstance(value, type):
-        for item in fields(value):
-            if item.name != "role":
-                yield from _texts(getattr(value, item.name))
+        for name in _names(type(value)):
+            yield from _texts(getattr(value, name))
+
+
+@lru_cache(maxsize=8)
+def _names(kind: type) -> tuple[str, ...]:
+    """Fields of a dataclass with texts of others; a role is one of a few words."""
+    return tuple(item.name for item in fields(kind) if item.name != "role")
 
 
 def _message(message: Message, hide: Callable[[str], str], hide_own: Callable[[str], str]) -> Message:

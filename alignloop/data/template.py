@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -300,6 +301,8 @@ def examined(
     except DataError as error:
         if error.reason == "template_incomplete":
             raise ModelError(f"chat template '{name}' does not render each message once") from error
+        missing = re.search(r"'(\w+_token)' is undefined", error.message)
+        fix = f"; give the tokenizer its {missing[1]}, or use another chat_template" if missing else ""
         raise ModelError(
-            f"chat template '{name}' cannot render a question and its answer: {error.message}"
+            f"chat template '{name}' cannot render a question and its answer: {error.message}{fix}"
         ) from error

@@ -50,7 +50,7 @@ class Budget:
 
     def __init__(self, chars: int, seconds: float) -> None:
         self.chars, self.seconds, self.steps = chars, seconds, 0
-        self.until = time.thread_time() + seconds
+        self.until: float | None = None  # reading the clock costs; most templates end before it is read
 
     def step(self) -> None:
         """Count a round of a loop, a call or an operation.
@@ -59,7 +59,12 @@ class Budget:
             TemplateLimit: the time is up.
         """
         self.steps += 1
-        if not self.steps & _STEPS and time.thread_time() > self.until:
+        if self.steps & _STEPS:
+            return
+        now = time.thread_time()
+        if self.until is None:
+            self.until = now + self.seconds
+        elif now > self.until:
             raise TemplateLimit(f"it takes longer than {self.seconds:g} s, as a loop without end does")
 
     def need(self, chars: int) -> None:

@@ -226,7 +226,7 @@ def _changes_layers(config: PeftConfig) -> bool:
 def _config_rows(folder: Path) -> dict[str, object]:
     try:
         found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"adapter '{folder}': {CONFIG} cannot be read ({first_line(error)})") from error
     if not isinstance(found, dict):
         raise ModelError(f"adapter '{folder}': {CONFIG} holds no object")

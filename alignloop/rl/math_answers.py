@@ -39,7 +39,7 @@ _SPACES = re.compile(r"\\[,;:! ]|~|\\q?quad\b|\\left\b|\\right\b|\\displaystyle\
 _TEXTS = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
 _WILD = re.compile(
-    r"\d{4,}\s*!|!\s*!|\^\s*\{?\s*-?\d{4,}|\*\*\s*-?\d{4,}|\^[^+\-*/=,]*\^|\*\*[^+\-*/=,]*\*\*"
+    r"\d{4,}\s*!|[)}\]]\s*!|!\s*!|\^\s*\{?\s*-?\d{4,}|\*\*\s*-?\d{4,}|\^[^+\-*/=,]*\^|\*\*[^+\-*/=,]*\*\*"
 )
 """Expressions whose value may take for ever to compute: large factorials, large powers, towers of powers."""
 

@@ -59,13 +59,16 @@ def changes(
     rules: Mapping[str, Rule],
     allowed: Sequence[Rule] = ("free",),
 ) -> list[str]:
-    """In words, the settings that differ and may not, `key: old -> new` each.
+    """Name the settings that differ and may not.
 
     Args:
         old: origin of what is there.
         new: origin of what is wanted.
         rules: of the keys that may differ.
         allowed: the rules that count here.
+
+    Returns:
+        `key: old -> new` for each.
     """
     if old["stage"] != new["stage"]:
         return [f"stage: {old['stage']} -> {new['stage']}"]

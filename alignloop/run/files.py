@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -63,7 +63,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().split(b"\n"):
         try:
             row = json.loads(line.decode("utf-8")) if line.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             yield row
@@ -100,7 +100,28 @@ def _step(line: bytes) -> float:
     """The step of a line; a line without one is always kept, a damaged one never."""
     try:
         row = json.loads(line.decode("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return math.inf
     step = row.get("step", -1) if isinstance(row, dict) else math.inf
     return step if isinstance(step, int | float) else -1
+
+
+def append_line(file: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a file of JSON lines.
+
+    Raises:
+        DiskError: disk full or not writable.
+    """
+    with writing(file), open(file, "ab") as handle:
+        handle.write(json_line(dict(row)).encode("utf-8", "surrogatepass"))
+
+
+def sync(file: Path) -> None:
+    """Have a file's content on the disk, if there is one.
+
+    Raises:
+        DiskError: disk full or not writable.
+    """
+    if file.exists():
+        with writing(file), open(file, "rb") as handle:
+            os.fsync(handle.fileno())

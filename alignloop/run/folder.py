@@ -8,12 +8,10 @@ that torchrun starts the first one.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -25,16 +23,17 @@ from alignloop.errors import AlignLoopError, DiskError, RunError
 from alignloop.machine import memory_gb, process_rank, reset_peak_memory
 from alignloop.run.continuation import Rule, origin
 from alignloop.run.environment import is_alive
-from alignloop.run.files import cut_lines, json_line, plain, read_lines, seconds_logged, write_atomically
-from alignloop.run.hashing import (
-    Input,
-    Parent,
-    code_sha256,
-    digest,
-    fingerprint,
-    work_sha256,
+from alignloop.run.files import (
+    append_line,
+    cut_lines,
+    plain,
+    read_lines,
+    seconds_logged,
+    sync,
+    write_atomically,
 )
-from alignloop.run.ownership import new_record, now, take_lock, unfinished
+from alignloop.run.hashing import Input, Parent, digest, work_sha256
+from alignloop.run.ownership import new_record, now, sources, take_lock, unfinished
 from alignloop.run.record import RUN_FILE, Status, read_record
 from alignloop.run.trackers import Tracker, open_tracker
 from alignloop.storage import FULL, read_mapping, writing
@@ -108,7 +107,11 @@ class Run:
         """
         path = Path(output_dir)
         if process_rank() > 0:
-            return cls._follower(path, new_record(path, stage, config, seed, name))
+            run = cls(path, new_record(path, stage, config, seed, name))
+            run._follows = True
+            if (path / RUN_FILE).is_file():  # a run that goes on keeps its day on every rank
+                run._record["created"] = read_record(path)["created"]
+            return run
         inputs = inputs or {}
         links = [parent if isinstance(parent, Parent) else parent.as_parent() for parent in parents]
         work = work_sha256(stage, config, inputs, links)
@@ -120,12 +123,7 @@ class Run:
             reset_peak_memory()
             run = cls(path, new_record(path, stage, config, seed, name), lock)
             run.origin, run.may_change = own, dict(may_change or {})
-            run._record |= {
-                "parents": [asdict(parent) for parent in links],
-                "inputs": {key: asdict(item) for key, item in inputs.items()},
-                "work_sha256": work,
-                "fingerprint": fingerprint(work, code_sha256()),
-            }
+            run._record |= sources(links, inputs, work)
             if earlier is not None:
                 run._take_up(earlier)
             run._write()
@@ -135,14 +133,6 @@ class Run:
             lock.close()
             raise
         return run
-
-    @classmethod
-    def _follower(cls, path: Path, record: dict[str, Any]) -> Run:
-        follower = cls(path, record)  # of another rank than the first: it writes nothing
-        follower._follows = True
-        if (path / RUN_FILE).is_file():  # a run that goes on keeps its day on every rank
-            follower._record["created"] = read_record(path)["created"]
-        return follower
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -361,8 +351,6 @@ class Run:
             with suppress(DiskError) if error is not None else nullcontext():
                 self.close()
 
-    # Inside
-
     def _take_up(self, earlier: Mapping[str, Any]) -> None:
         for scratch in self.path.glob(".*.tmp"):
             scratch.unlink()
@@ -384,9 +372,7 @@ class Run:
         self._record["peak_memory_gb"] = round(memory_gb(peak=True), 3)
         self._record.pop("process", None)
         for name in ("metrics.jsonl", "samples.jsonl"):
-            if (self.path / name).exists():
-                with writing(self.path / name), open(self.path / name, "rb") as file:
-                    os.fsync(file.fileno())
+            sync(self.path / name)
         self._write()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
@@ -394,10 +380,7 @@ class Run:
             return
         if self._unplaced:
             self.rewind(-1)
-        line = json_line(row).encode("utf-8", "surrogatepass")
-        file = self._owned() / name
-        with writing(file), open(file, "ab") as handle:
-            handle.write(line)
+        append_line(self._owned() / name, row)
 
     def _owned(self) -> Path:
         if self._lock is None:

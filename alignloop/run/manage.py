@@ -51,7 +51,7 @@ def tags(path: str | Path) -> list[str]:
     """A run's tags, sorted; a damaged file holds none."""
     try:
         found = json.loads((Path(path) / TAGS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     return sorted(tag for tag in found if isinstance(tag, str)) if isinstance(found, list) else []
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +14,14 @@ from typing import IO, Any
 from alignloop.errors import RunError
 from alignloop.run.continuation import Rule, changes, origin
 from alignloop.run.environment import environment, process_start
-from alignloop.run.hashing import Input, Parent, code_version, config_sha256
+from alignloop.run.hashing import (
+    Input,
+    Parent,
+    code_sha256,
+    code_version,
+    config_sha256,
+    fingerprint,
+)
 from alignloop.run.record import SCHEMA
 from alignloop.storage import read_mapping
 
@@ -25,7 +33,7 @@ def unfinished(
     work: str,
     may_change: Mapping[str, Rule],
 ) -> dict[str, Any] | None:
-    """The record if the folder holds an unfinished run of the same work; None if it is as good as new.
+    """Look for an unfinished run of the same work.
 
     Args:
         path: the folder.
@@ -33,6 +41,9 @@ def unfinished(
         wanted: origin of the run that is wanted.
         work: `work_sha256` of it.
         may_change: keys of the stage that an unfinished run may go on with at another value.
+
+    Returns:
+        Its record; None if the folder is as good as new.
 
     Raises:
         RunError: the folder holds another run, a finished one, or files of something else.
@@ -68,13 +79,16 @@ def differences(
     wanted: Mapping[str, Any],
     may_change: Mapping[str, Rule],
 ) -> str:
-    """In words, how a run that is there differs from the one that is wanted; "" if only in what may change.
+    """Say how a run that is there differs from the one that is wanted.
 
     Args:
         path: the folder.
         earlier: its run.json.
         wanted: origin of the run that is wanted.
         may_change: keys that are left out of the comparison.
+
+    Returns:
+        The difference in words; "" if they differ only in what may change.
     """
     if earlier["stage"] != wanted["stage"]:
         return f"stage: {earlier['stage']} -> {wanted['stage']}"
@@ -140,3 +154,13 @@ def new_record(path: Path, stage: str, config: Mapping[str, Any], seed: int, nam
 def now() -> str:
     """The time as run.json has it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def sources(parents: Sequence[Parent], inputs: Mapping[str, Input], work_sha256: str) -> dict[str, Any]:
+    """The part of a record that says what a run is made from."""
+    return {
+        "parents": [asdict(parent) for parent in parents],
+        "inputs": {key: asdict(item) for key, item in inputs.items()},
+        "work_sha256": work_sha256,
+        "fingerprint": fingerprint(work_sha256, code_sha256()),
+    }

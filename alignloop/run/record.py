@@ -102,7 +102,7 @@ def result_of(run: _Run, name: str, shape: type[T]) -> T:
     Raises:
         RunError: run.json does not have it, or in another shape.
     """
-    value = run.record["results"].get(name)
+    value = run.record.get("results", {}).get(name)
     if not has_shape(value, shape):
         raise RunError(
             f"{run.path / RUN_FILE} is damaged: its results have no usable '{name}'; move the folder "

@@ -28,6 +28,7 @@ from alignloop.stages.best_answers import reward_curve
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.stopping import stop_requests
+from alignloop.stages.summaries import data_summary
 from alignloop.stages.unfinished import Kept
 from alignloop.storage import read_state
 from alignloop.training.distributed import on_first_rank
@@ -91,7 +92,7 @@ def one_round(
     common.save_policy(prepared, run.path / "model")
     remedy = f"remove {file}, and the same command samples again"
     curve = read_state(curve_file, list[dict[str, float]], remedy=remedy)
-    return {**summary, "best_of_n": curve, "data": common.data_summary(data, result)}
+    return {**summary, "best_of_n": curve, "data": data_summary(data, result)}
 
 
 def sampled(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder, Tokenized, tokenize
 from alignloop.data.trained_turns import TrainOn
 from alignloop.errors import RunError
-from alignloop.evaluation.bootstrap import Interval
 from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.compiled import compile_layers
@@ -315,7 +313,11 @@ _NO_RESULT = frozenset({"step", "time_s", "epoch", "learning_rate"})
 
 
 def summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
-    """Means over the last tenth of the steps of `history`, and the last evaluation."""
+    """Means over the last tenth of the steps of `history`, and the last evaluation.
+
+    A metric that was not finite is null in metrics.jsonl and counts in no mean.
+    """
+    history = [{n: v for n, v in row.items() if isinstance(v, int | float)} for row in history]
     tail = history[-max(1, len(history) // 10) :]
     names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}
     means = {n: float(np.mean([m[n] for m in tail if n in m])) for n in sorted(names - _NO_RESULT)}
@@ -385,40 +387,6 @@ def reference_cache() -> Path:
     return cache_dir() / "reference"
 
 
-def data_summary(data: Dataset, result: Tokenized) -> Mapping[str, Any]:
-    """What the report shows of the data."""
-    return {
-        "kind": data.kind,
-        "rows": len(data.records) + len(data.dropped),
-        "used": len(result.groups),
-        "dropped": dict(result.reasons + Counter(data.reasons)),
-        "truncated": result.truncated,
-        "prompt_tokens": sum(g.num_tokens for g in result.groups) - counted_tokens(result.groups),
-        "completion_tokens": counted_tokens(result.groups),
-        **({"turns": result.turns} if result.turns else {}),
-        **({"left_out": dict(result.left_out)} if result.left_out else {}),
-        "origins": dict(Counter(record.provenance.origin for record in data.records)),
-    }
-
-
-def counted_tokens(groups: Sequence[Group]) -> int:
-    """Tokens that count in the loss."""
-    return sum(int(c.mask.sum()) for group in groups for c in group.completions)
-
-
 def counted(ids: np.ndarray) -> Completion:
     """A completion whose every token counts."""
     return Completion(ids, np.ones(len(ids), dtype=bool))
-
-
-def before_after(values: Sequence[Interval], unit: str, *, higher: bool | None) -> dict[str, Any]:
-    """A metric's row in a run's results, from its interval before and after."""
-    before, after = values
-    return {
-        "before": before.value,
-        "before_interval": [before.low, before.high],
-        "after": after.value,
-        "after_interval": [after.low, after.high],
-        "unit": unit,
-        "higher_is_better": higher,
-    }

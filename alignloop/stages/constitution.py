@@ -21,6 +21,7 @@ from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE
 from alignloop.stages.judging import account_row, open_adviser
 from alignloop.stages.sample import read_prompts
+from alignloop.stages.summaries import before_after
 
 CHAINS_FILE = "chains.jsonl"
 
@@ -146,9 +147,9 @@ def manners(before: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name, sides in rates.items():
         found = [rate_interval([float(value) for value in side]) for side in sides]
-        rows[name] = common.before_after(found, "share", higher=False)
+        rows[name] = before_after(found, "share", higher=False)
     words = [mean_interval([float(len(text.split())) for text in side]) for side in (before, after)]
-    return rows | {"length": common.before_after(words, "words", higher=None)}
+    return rows | {"length": before_after(words, "words", higher=None)}
 
 
 def principle_table(chains: Sequence[Chain]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from alignloop.stages import common
 from alignloop.stages.local import Answer, Local
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
+from alignloop.stages.summaries import before_after
 
 
 class Resampling(TypedDict):
@@ -77,7 +78,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     gold = _gold(prompts, before, after)
     if gold is not None:
         rates = [rate_interval((np.asarray(side) == 1.0).astype(float), level=level) for side in gold]
-        metrics["gold_pass_rate"] = common.before_after(rates, "share", higher=True)
+        metrics["gold_pass_rate"] = before_after(rates, "share", higher=True)
         results["win_rate"] = _rate(win_rate(_wins(*gold, before, after), level=level))
     rewards = None
     if config.reward_model is not None:
@@ -87,14 +88,12 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         rewards = (scored[:, 0].tolist(), scored[:, 1].tolist())
         del scorer
         release_memory()
-        metrics["reward_model_score"] = common.before_after(
+        metrics["reward_model_score"] = before_after(
             [mean_interval(r, **resampled) for r in rewards], "reward", higher=True
         )
         results["win_rate_reward"] = _rate(win_rate(_wins(*rewards, before, after), level=level))
     words = [[float(len(text.split())) for text in side.answers] for side in (before, after)]
-    metrics["length"] = common.before_after(
-        [mean_interval(w, **resampled) for w in words], "words", higher=None
-    )
+    metrics["length"] = before_after([mean_interval(w, **resampled) for w in words], "words", higher=None)
     _likelihoods(config, prompts, before, after, metrics)
     _write_samples(run, prompts, before, after, gold, rewards)
     if config.require:
@@ -180,7 +179,7 @@ def _likelihoods(
             values.append(
                 perplexity(model.packed(), documents.groups, config.token_budget, **_resampled(config))
             )
-        metrics["perplexity"] = common.before_after(values, "per token", higher=False)
+        metrics["perplexity"] = before_after(values, "per token", higher=False)
 
 
 def _resampled(config: EvaluateConfig) -> Resampling:

@@ -187,8 +187,7 @@ def check_gap(online: Online, gap: Mismatch | None, rollout: int) -> None:
         advice = f"set {', '.join(dropout)} to 0 in the model's config.json, as dropout trains another model"
     raise ModelError(
         f"rollout {rollout}: log-probs of {type(model).__name__} in training differ from those it was "
-        f"sampled with {found or 'on another rank'}; the run would learn from another model's samples: "
-        f"{advice}"
+        f"sampled with {found or 'on another rank'}; it would learn from another model's samples: {advice}"
     )
 
 

@@ -18,6 +18,7 @@ from alignloop.stages.labels import label_table
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_model import lint_weights
 from alignloop.stages.lint_settings import lint_reference
+from alignloop.stages.summaries import data_summary
 from alignloop.training.loop import Reference
 from alignloop.training.reference import adapter_reference, with_reference_logprobs
 
@@ -58,7 +59,7 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
         run.set_environment(old_logprobs=f"of the starting policy, {_FROM[cached]}")
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out, reference=reference)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": common.data_summary(data, result), **label_table(data.records)}
+    return {**summary, "data": data_summary(data, result), **label_table(data.records)}
 
 
 def _reference(

@@ -23,12 +23,12 @@ from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.common import (
     adds_embeddings,
     base_precision,
-    counted_tokens,
     data_order,
     set_threads,
 )
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
 from alignloop.stages.recipe_check import StageRows, find_traps, read_stage
+from alignloop.stages.summaries import counted_tokens
 from alignloop.training.loop import rows_of_passes
 from alignloop.training.pieces import split_group
 from alignloop.training.stream import GroupStream

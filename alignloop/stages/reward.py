@@ -34,6 +34,7 @@ from alignloop.stages import common
 from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
+from alignloop.stages.summaries import data_summary
 from alignloop.storage import replace_folder, writing
 from alignloop.training.distributed import is_first_rank, wait_for_all
 
@@ -97,7 +98,7 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
         **summary,
         "reward_mean": float(mean[0]),
         "reward_std": float(std[0]),
-        "data": common.data_summary(data, rows.tokenized),
+        "data": data_summary(data, rows.tokenized),
         **label_table(data.records),
         **({"attributes": list(attributes)} if attributes else {}),
     }

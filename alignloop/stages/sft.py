@@ -9,6 +9,7 @@ from alignloop.objectives.sft import SFT
 from alignloop.run import Run
 from alignloop.stages import common
 from alignloop.stages.held_out import hold_out
+from alignloop.stages.summaries import data_summary
 
 
 def sft(config: SFTConfig, run: Run) -> dict[str, Any]:
@@ -55,4 +56,4 @@ def _train(config: Any, run: Run, prepared: Any, data: Any, held: Any, result: A
     common.check_rows(config, objective, run, prepared, groups, held_out)
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": common.data_summary(data, result)}
+    return {**summary, "data": data_summary(data, result)}

@@ -241,5 +241,5 @@ def test_columns_mapping(tmp_path):
     assert mapped == Demonstration(user("frage"), "gut")
     with pytest.raises(DataError, match=r"columns: unknown field 'promt'; did you mean 'prompt'\?"):
         read_one(tmp_path, row, columns={"promt": "q"})
-    with pytest.raises(DataError, match="columns maps it to 'x', which this row does not have; it has q, a"):
+    with pytest.raises(DataError, match="columns maps it to 'x', which this row lacks; it has q, a"):
         read_one(tmp_path, row, columns={"prompt": "x"})

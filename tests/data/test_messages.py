@@ -180,6 +180,21 @@ def test_what_cannot_be_honoured_is_refused_by_name(row, message, reason):
 def test_keys_that_are_not_read_can_be_named():
     assert unread_keys([turn("user", "q", id="7", lang=None), turn("assistant", "a", weight=0)]) == {"id"}
     assert unread_keys("text") == set()
+    assert unread_keys([{"id": 1}]) == set()
+
+
+def test_a_reader_names_the_keys_that_it_did_not_read(tmp_path):
+    rows = [turn("user", "q", id="7"), turn("assistant", "a", weight=1, score=0.5)]
+    data = read_rows(tmp_path, {"messages": rows}, {"messages": [*rows[:1], turn("assistant", "a")]})
+    assert data.unused == {"messages[].id": 2, "messages[].score": 1}
+
+
+@pytest.mark.parametrize("more", [{"image": "a.jpg"}, {"images": ["a.jpg"]}, {"audio": {"path": "a.wav"}}])
+def test_rows_with_pictures_or_sound_are_refused(tmp_path, more):
+    found = fault(tmp_path, {"messages": [turn("user", "What?"), turn("assistant", "A cat.")], **more})
+    assert (found.field, found.reason) == (next(iter(more)), "unsupported_key")
+    empty = dict.fromkeys(more)
+    assert read_one(tmp_path, {"messages": [turn("user", "q"), turn("assistant", "a")], **empty})
 
 
 CHAT = [turn("system", "Be kind."), turn("user", "Sea?"), turn("assistant", "Blue."), turn("user", "Tide?")]

@@ -137,9 +137,9 @@ LONG = 1 + len(CHAT) + 4  # BOS, prompt, "yes" and its end of turn
 
 @pytest.mark.parametrize("overlength", ["drop", "truncate", "error"])
 def test_a_row_of_max_length_fits(overlength: str) -> None:
-    (group,) = tokenize(
-        [Demonstration(HI, "yes")], make_encoder(max_length=LONG, overlength=overlength)
-    ).groups
+    result = tokenize([Demonstration(HI, "yes")], make_encoder(max_length=LONG, overlength=overlength))
+    (group,) = result.groups
+    assert result.truncated == 0
     assert (group.prompt_ids.tolist(), len(group.completions[0].ids)) == ([BOS, *CHAT], 4)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tokenizers import AddedToken
 
+from alignloop.data.chat import load_template
 from alignloop.errors import ModelError
 from alignloop.model import tokenizer_load
 from alignloop.model.generate import generate
@@ -132,3 +133,13 @@ def test_a_model_without_special_tokens_writes(missing: str, tmp_path: Path) -> 
     ids = [encoder.prompt((Message("user", "say"),)).tolist()]
     one = generate(loaded.model, loaded.tokenizer, ids, SamplingParams(temperature=0, max_tokens=24))[0][0]
     assert (one.text, one.finish) == ("okay", "eos")
+
+
+def test_a_template_that_needs_a_missing_eos_says_what_to_do() -> None:
+    tokenizer = base_tokenizer(
+        eos=None, template="{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    )
+    with pytest.raises(
+        ModelError, match=r"'eos_token' is undefined\); give the tokenizer its eos_token, or use"
+    ):
+        load_template("tokenizer", tokenizer)

@@ -117,17 +117,24 @@ def _run(folder: Path, stage: str, out: Path, kill_at: int) -> int:
     return points
 
 
+def untimed(value: Any) -> Any:
+    """`value` without the figures that differ from run to run: seconds, speeds and memory."""
+    if isinstance(value, dict):
+        timed = ("time_s", "tokens_per_s", "memory_gb", "generation_s", "step_s")
+        return {key: untimed(item) for key, item in value.items() if key not in timed}
+    return [untimed(item) for item in value] if isinstance(value, list) else value
+
+
 def content(out: Path) -> dict[str, Any]:
     """Everything a run made that shall not depend on interruptions, by file."""
     found: dict[str, Any] = {}
     for file in sorted(p for p in out.rglob("*") if p.is_file()):
         name = file.relative_to(out).as_posix()
         if file.name == "run.json":
-            found[name] = json.loads(file.read_text(encoding="utf-8"))["results"]
+            found[name] = untimed(json.loads(file.read_text(encoding="utf-8"))["results"])
         elif file.name == "metrics.jsonl":
             rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-            timed = ("time_s", "tokens_per_s", "memory_gb", "generation_s", "step_s")
-            found[name] = [{k: v for k, v in row.items() if k not in timed} for row in rows]
+            found[name] = untimed(rows)
         elif file.suffix in (".safetensors", ".jsonl") and "checkpoints" not in file.parts:
             found[name] = file.read_bytes().replace(str(out).encode(), b"OUT")
     return found

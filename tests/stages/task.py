@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alignloop.config import StagePlan, find_stage, resolve
+from alignloop.config import StagePlan, find_stage, may_change, path_values, resolve
 from alignloop.data.chat import load_template
 from alignloop.data.packing import Group, completion
 from alignloop.data.tokenize import Encoder
@@ -17,7 +17,7 @@ from alignloop.model.tiny import tiny_model
 from alignloop.objectives.sft import SFT
 from alignloop.pipeline import call_runner
 from alignloop.records import Message
-from alignloop.run import Run
+from alignloop.run import Run, find_inputs
 from alignloop.training.loop import Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 
@@ -99,7 +99,17 @@ def run_stage(stage: str, keys: dict[str, object]) -> Run:
     """Run a stage in its folder; an unfinished run goes on."""
     resolved = resolve(stage, keys)
     plan = StagePlan(stage, stage, find_stage(stage), resolved.config, resolved.objective)
-    with Run.create(keys["output_dir"], stage=stage, config=plan.keys, seed=resolved.config.seed) as run:
+    inputs, parents = find_inputs(path_values(resolved.config))
+    made = Run.create(
+        keys["output_dir"],
+        stage=stage,
+        config=plan.keys,
+        seed=resolved.config.seed,
+        inputs=inputs,
+        parents=parents,
+        may_change=may_change(type(resolved.config)),
+    )
+    with made as run:
         run.finish(call_runner(plan, run))
     return Run.open(keys["output_dir"])
 

@@ -116,7 +116,8 @@ def test_a_full_disk_within_a_sampling(tmp_path: Path, monkeypatch: pytest.Monke
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_file", full)
-        with pytest.raises(RunError, match=r"1-sampling: the disk is full; the last good one is step-"):
+        said = r"1-sampling could not be written: the disk is full; the last good one is step-"
+        with pytest.raises(RunError, match=said):
             run_stage("iterate", keys)
     assert Run.open(tmp_path / "killed").status == "failed"
     run_stage("iterate", keys)

@@ -6,7 +6,8 @@ from alignloop.config import SFTConfig, resolve
 from alignloop.data.chat import load_template
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import ConfigError
-from alignloop.model.load import LoadedModel, save_model
+from alignloop.model.load import LoadedModel
+from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Demonstration, Document, Message, Prompt
 from alignloop.stages.checks import agreed_template

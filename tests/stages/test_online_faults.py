@@ -197,7 +197,7 @@ def test_samples_of_another_model_stop_the_run(
     monkeypatch.setattr(LocalEngine, "generate", shifted)
     sentence = (
         r"rollout 0: log-probs of LlamaForCausalLM in training differ from those it was sampled with by up "
-        r"to 0\.75 nats, 0\.75 on average, where rounding in float32 explains less than 0\.5; the run would"
+        r"to 0\.75 nats, 0\.75 on average, where rounding in float32 explains less than 0\.5; it would learn"
     )
     with pytest.raises(ModelError, match=sentence) as raised:
         run_stage(stage, recipe(tmp_path, max_steps=4, **SMALL))

@@ -97,7 +97,7 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
     resolved = resolve("ppo", {**keys, "output_dir": str(tmp_path / "ppo")})
     stage = StagePlan("ppo", "ppo", find_stage("ppo"), resolved.config, resolved.objective)
     plan = Plan("", tmp_path / "ppo", (stage,), is_pipeline=False)
-    with pytest.raises(RunError, match="belongs to another model"):
+    with pytest.raises(RunError, match="stage: grpo -> ppo"):
         run_plan(plan, resume=run.checkpoints / "step-00000001", say=lambda text: None)
 
 

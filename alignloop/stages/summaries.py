@@ -1,0 +1,46 @@
+"""Rows of a run's results: what was read of the data, and a metric before and after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alignloop.data.columns import Dataset
+from alignloop.data.packing import Group
+from alignloop.data.tokenize import Tokenized
+from alignloop.evaluation.bootstrap import Interval
+
+
+def data_summary(data: Dataset, result: Tokenized) -> Mapping[str, Any]:
+    """What the report shows of the data."""
+    return {
+        "kind": data.kind,
+        "rows": len(data.records) + len(data.dropped),
+        "used": len(result.groups),
+        "dropped": dict(result.reasons + Counter(data.reasons)),
+        "truncated": result.truncated,
+        "prompt_tokens": sum(g.num_tokens for g in result.groups) - counted_tokens(result.groups),
+        "completion_tokens": counted_tokens(result.groups),
+        **({"turns": result.turns} if result.turns else {}),
+        **({"left_out": dict(result.left_out)} if result.left_out else {}),
+        "origins": dict(Counter(record.provenance.origin for record in data.records)),
+    }
+
+
+def counted_tokens(groups: Sequence[Group]) -> int:
+    """Tokens that count in the loss."""
+    return sum(int(c.mask.sum()) for group in groups for c in group.completions)
+
+
+def before_after(values: Sequence[Interval], unit: str, *, higher: bool | None) -> dict[str, Any]:
+    """A metric's row in a run's results, from its interval before and after."""
+    before, after = values
+    return {
+        "before": before.value,
+        "before_interval": [before.low, before.high],
+        "after": after.value,
+        "after_interval": [after.low, after.high],
+        "unit": unit,
+        "higher_is_better": higher,
+    }

@@ -46,7 +46,7 @@ def system_error(error: BaseException) -> int | None:
 
 
 def disk_error(error: BaseException, what: str | Path, kept: str = "") -> DiskError | None:
-    """The sentence for a failed write, None if the exception tells of no error of the operating system.
+    """Say a failed write in one sentence.
 
     Args:
         error: what the write raised.
@@ -54,7 +54,7 @@ def disk_error(error: BaseException, what: str | Path, kept: str = "") -> DiskEr
         kept: what is left and how to go on; the general sentence if empty.
 
     Returns:
-        The error to raise, or None.
+        The error with its sentence; None if `error` tells of no error of the operating system.
     """
     number = system_error(error)
     if number is None:
@@ -137,7 +137,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def read_state(path: Path, shape: type[T], *, remedy: str, error: type[UserError] = RunError) -> T:
-    """Content of a JSON file that AlignLoop wrote, checked against its shape.
+    """Read a JSON file that AlignLoop wrote, and check it against its shape.
 
     Args:
         path: the file.
@@ -146,7 +146,7 @@ def read_state(path: Path, shape: type[T], *, remedy: str, error: type[UserError
         error: what is raised, such as ModelError for a file of a model.
 
     Returns:
-        The content; of a TypedDict without the keys that it does not name, unless it allows them.
+        The file's content.
 
     Raises:
         UserError: the file is missing, unreadable, cut short, no JSON, or of another shape.

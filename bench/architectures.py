@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.data.files import write_whole
 from alignloop.data.packing import Group, collate, completion
-from alignloop.errors import AlignLoopError
+from alignloop.errors import AlignLoopError, ModelError
 from alignloop.model.cast import cast
 from alignloop.model.generate import generate
 from alignloop.model.head import FOREIGN, first_line
@@ -123,14 +123,16 @@ def wider(model: Any, run: Callable[[Any], Any]) -> Any:
 
 def trained(model: Any) -> tuple[dict[str, str], str]:
     """The cells of log-probs and gradient, and how rows run."""
-    exact, own = wider(model, own_side), own_side(model)
-    scale = scale_of(model)
-    ours_model = copy.deepcopy(model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        packed = PackedModel(ours_model)
+        packed = PackedModel(copy.deepcopy(model))
+    try:
+        own = own_side(model)
+    except FOREIGN as error:
+        raise ModelError(f"{type(model).__name__} itself fails on these rows: {first_line(error)}") from error
+    exact, scale = wider(model, own_side), scale_of(model)
     ours = packed_side(packed)
-    off, base = (float((x.logprobs - exact.logprobs).abs().max()) for x in (ours, own))
+    off, base = (float((x.logprobs - exact.logprobs).square().mean().sqrt()) for x in (ours, own))
     size = exact.gradient.norm()
     ratio, base_ratio = (float((x.gradient - exact.gradient).norm() / size) for x in (ours, own))
     cells = {
@@ -169,7 +171,7 @@ def sampled(model: Any) -> dict[str, str]:
         exact = wider(model, lambda m: torch.cat([own_logprobs(m, p, one.ids) for p, one in rows]).double())
         own = torch.cat([own_logprobs(model, p, one.ids) for p, one in rows]).double()
     ours = torch.tensor([x for _, one in rows for x in one.logprobs], dtype=torch.float64)
-    off, base = (float((x - exact).abs().max()) for x in (ours, own))
+    off, base = (float((x - exact).square().mean().sqrt()) for x in (ours, own))
     worst = max(greedy, key=("same", "same but for a tie").index) if not any("W" in g for g in greedy) else ""
     return {
         "greedy decode": worst or next(g for g in greedy if "W" in g),
@@ -257,7 +259,7 @@ def page(results: Mapping[str, Sequence[Mapping[str, str]]], described: Mapping[
 `python bench/architectures.py --output docs/results`; {where}.
 
 Tiny random models with windows, chunks and trained lengths shorter than the rows. Log-probs of completions
-(largest distance, nats), gradient (relative), greedy decode and log-probs of sampled tokens (nats) against
+(root mean square, nats), gradient (relative), greedy decode and log-probs of sampled tokens (nats) against
 `model(...)` on unpadded rows in the next wider type. "packed": each prompt runs once for its completions;
 "padded": each completion with its whole prompt. What is refused is refused with the sentence below the table;
 a number farther off than rounding (six times the model's own, plus 1/16 √ε of the log-probs' spread) would

@@ -6,6 +6,7 @@ the rows they are tried on, so that they bind. `FIELDS` holds what an architectu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -60,7 +61,8 @@ SIZES: Mapping[str, Any] = {
         "shared_intermediate_size moe_shared_expert_intermediate_size shared_experts_intermediate_size", 16
     ),
     **_each("q_lora_rank kv_lora_rank o_lora_rank", 16),
-    **_each("linear_num_key_heads linear_num_value_heads linear_num_heads index_n_heads", 2),
+    **_each("linear_num_key_heads linear_num_value_heads linear_num_heads", 2),
+    **_each("index_n_heads indexer_n_heads", 16),  # with few, scores tie at 0 and the choice is the library's
     **_each("mamba_d_state state_size ssm_state_size", 8),
     **_each("first_k_dense_replace num_dense_layers", 1),
     **_each("hidden_dropout attention_dropout resid_pdrop embd_pdrop attn_pdrop residual_dropout", 0.0),
@@ -113,7 +115,7 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "qwen4_exp_text": {
-        "indexer_n_heads": 2,
+        "indexer_n_heads": 16,
         "indexer_kv_heads": 1,
         "indexer_head_dim": 8,
         "indexer_budget": WINDOW,
@@ -214,5 +216,15 @@ def tiny(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **fiel
         for parameter in model.parameters():
             if parameter.dim() < 2:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    cast(model, dtype)
-    return model
+    if dtype not in (torch.bfloat16, torch.float16):
+        cast(model, dtype)
+        return model
+    # built in the type, as `from_pretrained` does it: what a class computes at the start is of its choice
+    narrow = AutoModelForCausalLM.from_config(model.config, dtype=dtype).eval()
+    narrow.load_state_dict(model.state_dict())
+    kept = list(narrow._keep_in_fp32_modules_strict or ())
+    wide = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, tensor in (*narrow.named_parameters(), *narrow.named_buffers()):
+        if any(re.search(rf"(^|\.){part}($|\.)", name) for part in kept):
+            tensor.data = wide[name].data
+    return narrow

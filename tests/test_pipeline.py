@@ -95,7 +95,7 @@ def test_a_change_runs_what_depends_on_it(rows: Path) -> None:
 
 def test_changed_code_runs_again(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(make(rows))
-    for module in ("alignloop.pipeline", "alignloop.run.folder"):
+    for module in ("alignloop.pipeline", "alignloop.run.ownership"):
         monkeypatch.setattr(f"{module}.code_sha256", lambda: "other")
     statuses, said = run(make(rows))
     assert statuses == ["finished"] * 3

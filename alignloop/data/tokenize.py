@@ -251,13 +251,16 @@ def tokenize(
     train_on: TrainOn = "all",
     train_on_prompt: bool = False,
 ) -> Tokenized:
-    """Every record as groups; documents longer than `max_length` become several.
+    """Tokenize records; documents longer than `max_length` become several groups.
 
     Args:
         records: of any kinds.
         encoder: text to tokens.
         train_on: for demonstrations, which turns of the assistant are trained.
         train_on_prompt: for demonstrations, count the prompt's tokens too.
+
+    Returns:
+        The groups in the records' order, and what was dropped, cut and lost.
 
     Raises:
         DataError: nothing is left, or the first overlong row under overlength 'error'.

@@ -148,7 +148,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        out = _product(x, weight, bias)  # a view; Gemma 3n's layers add to it in place, which no view allows
+        return torch.ops.aten._unsafe_view(out, out.shape)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -31,6 +31,9 @@ _WINDOW = 4
 """What windows are made to be, in tokens."""
 _WINDOW_NAMES = re.compile(r"(^|_)(window|window_size|attention_chunk_size|index_topk|local_attention)$")
 
+_Row = tuple[np.ndarray, np.ndarray]
+"""Token ids of a prompt and of one completion of it."""
+
 Read = Callable[[Batch, bool], Tensor]
 """Log-probs (B, T) of a batch, as a packed row if True, else as padded rows."""
 
@@ -47,8 +50,8 @@ class Own:
     Attributes:
         batch: the probe, a packed row of two groups.
         logprobs: (B, T), nats, from unpadded rows, one at a time.
-        windowed: (T,), nats, those of the second completion with small windows; None where no window
-            is larger than the probe, or none is used.
+        windowed: (2, T), nats, those of the last two completions with small windows; None where no
+            window is larger than the probe, or none is used.
         tolerance: nats, root mean square over tokens, that rounding may make.
     """
 
@@ -133,7 +136,7 @@ def own_logprobs(hf: PreTrainedModel) -> Own:
         except FOREIGN as error:
             raise ModelError(f"{name} cannot run a row of tokens: {first_line(error)}") from error
         check_finite(hf, tables)
-        windowed = _windowed(hf, rows[1], tables[1])
+        windowed = _windowed(hf, rows[1:], tables[1:], batch)
     # half of float32's digits, on the scale on which this model's log-probs differ from each other
     spread = float(torch.cat(tables).std(-1).square().mean().sqrt())
     tolerance = torch.finfo(torch.float32).eps ** 0.5 * spread
@@ -143,10 +146,7 @@ def own_logprobs(hf: PreTrainedModel) -> Own:
             f"{name} is not causal: its log-probs of a prompt change by {ahead:.2g} nats with the tokens "
             "after it; it cannot be trained to continue text"
         )
-    logprobs = torch.zeros(batch.mask.shape, device=hf.device)
-    for number, (table, (prompt, ids)) in enumerate(zip(tables, rows, strict=True)):
-        logprobs[number, : len(ids)] = _of(table, prompt, ids)
-    return Own(batch, logprobs, windowed, tolerance)
+    return Own(batch, _logprobs(tables, rows, batch), windowed, tolerance)
 
 
 def _probe(high: int) -> list[Group]:
@@ -166,22 +166,28 @@ def _table(hf: PreTrainedModel, prompt: np.ndarray, ids: np.ndarray) -> Tensor:
     return hf(input_ids=row[None], use_cache=False).logits[0].float().log_softmax(-1)
 
 
-def _of(table: Tensor, prompt: np.ndarray, ids: np.ndarray) -> Tensor:
-    """The log-probs of a completion's tokens out of its row's."""
-    targets = torch.from_numpy(ids).long().to(table.device)
-    return table[len(prompt) - 1 : -1].gather(1, targets[:, None])[:, 0]
+def _logprobs(tables: Sequence[Tensor], rows: Sequence[_Row], batch: Batch) -> Tensor:
+    """The log-probs of completions' tokens out of their rows', (rows, T)."""
+    out = torch.zeros(len(rows), batch.mask.shape[1], device=batch.mask.device)
+    for number, (table, (prompt, ids)) in enumerate(zip(tables, rows, strict=True)):
+        targets = torch.from_numpy(ids).long().to(table.device)
+        out[number, : len(ids)] = table[len(prompt) - 1 : -1].gather(1, targets[:, None])[:, 0]
+    return out
 
 
-def _windowed(hf: PreTrainedModel, row: tuple[np.ndarray, np.ndarray], wide: Tensor) -> Tensor | None:
-    """A row's log-probs with small windows, None if they are `wide`'s."""
+def _windowed(
+    hf: PreTrainedModel, rows: Sequence[_Row], wide: Sequence[Tensor], batch: Batch
+) -> Tensor | None:
+    """Log-probs with small windows, None if all are as the `wide` ones."""
     with small_windows(hf) as changed:
         if not changed:
             return None
         try:
-            table = _table(hf, *row)
+            tables = [_table(hf, *row) for row in rows]
         except FOREIGN:  # the model's sizes depend on its window
             return None
-    return None if torch.equal(table, wide) else _of(table, *row)
+    alike = all(torch.equal(a, b) for a, b in zip(tables, wide, strict=True))
+    return None if alike else _logprobs(tables, rows, batch)
 
 
 @contextmanager
@@ -277,7 +283,7 @@ def _fault(hf: PreTrainedModel, own: Own, read: Read, *, packed: bool) -> str | 
                 off, where = _difference(read(own.batch, packed), own.logprobs), ""
                 if own.windowed is not None and off <= own.tolerance:
                     with small_windows(hf):
-                        got = read(own.batch, packed)[1, : len(own.windowed)]
+                        got = read(own.batch, packed)[1:]
                     off, where = _difference(got, own.windowed), " beyond its attention window"
             if hf.dtype in _HALF and not bool(read(own.batch, packed).isfinite().all()):
                 return f"gives log-probs on {layout} rows that are not finite"

@@ -59,7 +59,7 @@ def changes(
     rules: Mapping[str, Rule],
     allowed: Sequence[Rule] = ("free",),
 ) -> list[str]:
-    """In words, the settings that differ and may not, `key: old -> new` each.
+    """Name the settings that differ and may not.
 
     Args:
         old: origin of what is there.
@@ -68,7 +68,7 @@ def changes(
         allowed: the rules that count here.
 
     Returns:
-        A text for each setting, none if the run may go on.
+        `key: old -> new` for each.
     """
     if old["stage"] != new["stage"]:
         return [f"stage: {old['stage']} -> {new['stage']}"]

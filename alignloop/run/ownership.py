@@ -33,7 +33,7 @@ def unfinished(
     work: str,
     may_change: Mapping[str, Rule],
 ) -> dict[str, Any] | None:
-    """The record if the folder holds an unfinished run of the same work; None if it is as good as new.
+    """Look for an unfinished run of the same work.
 
     Args:
         path: the folder.
@@ -43,7 +43,7 @@ def unfinished(
         may_change: keys of the stage that an unfinished run may go on with at another value.
 
     Returns:
-        The record of the run that goes on, or None.
+        Its record; None if the folder is as good as new.
 
     Raises:
         RunError: the folder holds another run, a finished one, or files of something else.
@@ -79,7 +79,7 @@ def differences(
     wanted: Mapping[str, Any],
     may_change: Mapping[str, Rule],
 ) -> str:
-    """In words, how a run that is there differs from the one that is wanted; "" if only in what may change.
+    """Say how a run that is there differs from the one that is wanted.
 
     Args:
         path: the folder.
@@ -88,7 +88,7 @@ def differences(
         may_change: keys that are left out of the comparison.
 
     Returns:
-        At most five differences, `key: old -> new` each.
+        The difference in words; "" if they differ only in what may change.
     """
     if earlier["stage"] != wanted["stage"]:
         return f"stage: {earlier['stage']} -> {wanted['stage']}"

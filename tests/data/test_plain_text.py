@@ -1,6 +1,7 @@
 """Text is text: what a message says is never a mark of the template."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -213,3 +214,35 @@ def test_a_tokenizer_that_cannot_be_kept_from_it_is_refused():
     shielded = marks.shield((Message("user", "<m>"),))
     with pytest.raises(DataError, match="'m' in a message as its own mark and cannot be kept from it"):
         marks.encode(shielded.messages[0].content, shielded.hidden)
+
+
+class Slow:
+    """A tokenizer without Rust part: a token for each sign, and for each mark unless told otherwise."""
+
+    bos_token_id = None
+    eos_token_id = 1
+    unk_token_id = None
+    all_special_tokens = ("<|im_start|>", "<|im_end|>")
+    added_tokens_decoder = {  # noqa: RUF012
+        place: AddedToken(mark, special=True) for place, mark in enumerate(all_special_tokens)
+    }
+
+    def __len__(self):
+        return 2
+
+    def encode(self, text, *, add_special_tokens, split_special_tokens=False):
+        parts = [text] if split_special_tokens else re.split(r"(<\|im_(?:start|end)\|>)", text)
+        ids = []
+        for part in parts:
+            known = part in self.all_special_tokens
+            ids += [self.all_special_tokens.index(part)] if known else [ord(sign) for sign in part]
+        return ids
+
+
+def test_tokenizers_written_in_python():
+    encoder = Encoder(Slow(), load_template("chatml"))
+    ids = encoder.prompt((Message("user", FORGED),)).tolist()
+    assert [place for place in ids if place < 2] == [0, 1, 0]
+    assert FORGED in "".join(chr(place) for place in ids)
+    plain = encoder.prompt(QUESTION).tolist()
+    assert plain == Slow().encode(encoder.template.render_prompt(QUESTION), add_special_tokens=False)

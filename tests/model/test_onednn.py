@@ -89,3 +89,13 @@ print(memory_gb() - before)
 def test_memory_does_not_grow_with_the_number_of_shapes() -> None:
     done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, encoding="utf-8", check=True)
     assert float(done.stdout) < 0.25
+
+
+def test_a_layer_may_add_to_the_output_in_place() -> None:
+    """As Gemma 3n's layers do: a view out of an autograd function would forbid it."""
+    x, weight = torch.randn(1, 3, 4, requires_grad=True), torch.randn(5, 4)
+    out = linear(x, weight)
+    out[0, 0] += 1
+    out.sum().backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad, weight.sum(0).expand(1, 3, 4))

@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.data.files import write_whole
 from alignloop.data.packing import Group, collate, completion
-from alignloop.errors import AlignLoopError, ModelError
+from alignloop.errors import AlignLoopError, ModelError, first_line
 from alignloop.model.cast import cast
 from alignloop.model.generate import generate
-from alignloop.model.head import FOREIGN, first_line
+from alignloop.model.head import FOREIGN
 from alignloop.model.packed import PackedModel
 from alignloop.model.rope import length_kinds
 from alignloop.model.sampling import SamplingParams

@@ -22,6 +22,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from alignloop.errors import ModelError
+from alignloop.model.head import without_dropout
 from alignloop.model.kv import Cell, Pool, Prefix
 from alignloop.model.lean import use_lean_forms
 from alignloop.model.onednn import put_back, replace_forwards, use_fast_linears
@@ -309,21 +310,18 @@ def decoding(model: PreTrainedModel) -> Iterator[None]:
     ALL_MASK_ATTENTION_FUNCTIONS.register(DECODE, marked_mask)
     previous = {name: getattr(config, name)._attn_implementation or "eager" for name in config.sub_configs}
     previous[""] = config._attn_implementation or "eager"
-    training = [module for module in model.modules() if module.training]
     model.set_attn_implementation(DECODE)
     if config._attn_implementation != DECODE:
         raise _unsupported(model, "attention of its own")
-    model.eval()
     try:
         with (
+            without_dropout(model),
             put_back(use_fast_linears(model)),
             put_back(use_lean_forms(model)),
             put_back(replace_forwards(model, attention_of)),
         ):
             yield
     finally:
-        for module in training:
-            module.training = True
         model.set_attn_implementation(previous if len(previous) > 1 else previous[""])
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from alignloop.errors import ModelError
+from alignloop.errors import ModelError, first_line
 from alignloop.model import attention
 from alignloop.model.logprobs import LogitTransform
 
@@ -90,18 +90,27 @@ def decoder_of(hf: PreTrainedModel) -> PreTrainedModel:
 
 
 @contextmanager
-def as_published(hf: PreTrainedModel) -> Iterator[None]:
-    """The model with its own attention and without dropout; both are put back on leaving."""
-    current = str(hf.config._attn_implementation)
+def without_dropout(hf: nn.Module) -> Iterator[None]:
+    """The model in eval mode; modules that were training do so again on leaving."""
     training = [module for module in hf.modules() if module.training]
-    if current == attention.SHARED_PREFIX:
-        hf.set_attn_implementation(plain_attention(hf))
     hf.eval()
     try:
         yield
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def as_published(hf: PreTrainedModel) -> Iterator[None]:
+    """The model with its own attention and without dropout; both are put back on leaving."""
+    current = str(hf.config._attn_implementation)
+    if current == attention.SHARED_PREFIX:
+        hf.set_attn_implementation(plain_attention(hf))
+    try:
+        with without_dropout(hf):
+            yield
+    finally:
         if current == attention.SHARED_PREFIX:
             hf.set_attn_implementation(current)
 
@@ -220,8 +229,3 @@ def _after(raw: Tensor, logits: Tensor) -> LogitTransform | None:
         return None
     vocabulary = None if width == raw.shape[1] else width
     return LogitTransform(slope, top if capped else None, vocabulary=vocabulary)
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, on one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

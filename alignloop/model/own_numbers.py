@@ -20,9 +20,9 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from alignloop.errors import NonFiniteError
+from alignloop.errors import NonFiniteError, first_line
 from alignloop.model.decode import decoding
-from alignloop.model.head import FOREIGN, as_published, first_line
+from alignloop.model.head import FOREIGN, as_published
 from alignloop.model.positions import steady_positions
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import Request, Sampled, Scheduler

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from alignloop.data.packing import Batch, Group, collate, completion
-from alignloop.errors import ModelError
+from alignloop.errors import ModelError, first_line
 from alignloop.model.finite import non_finite_weight
-from alignloop.model.head import FOREIGN, as_published, first_line, head_transform
+from alignloop.model.head import FOREIGN, as_published, head_transform, without_dropout
 
 _PROMPTS, _COMPLETIONS = (7, 2), ((5, 4), (3,))
 """Tokens of the probe's prompts, and of the completions of each."""
@@ -275,10 +275,8 @@ def _fault(hf: PreTrainedModel, own: Own, read: Read, *, packed: bool) -> str | 
     """What is wrong with one layout, None if it gives the model's own log-probs."""
     layout = "packed" if packed else "padded"
     current = str(hf.config._attn_implementation)
-    training = [module for module in hf.modules() if module.training]
-    hf.eval()
     try:
-        with torch.no_grad(), torch.autocast(hf.device.type, enabled=False):
+        with without_dropout(hf), torch.no_grad(), torch.autocast(hf.device.type, enabled=False):
             with in_float32(hf):
                 off, where = _difference(read(own.batch, packed), own.logprobs), ""
                 if own.windowed is not None and off <= own.tolerance:
@@ -292,8 +290,6 @@ def _fault(hf: PreTrainedModel, own: Own, read: Read, *, packed: bool) -> str | 
     except FOREIGN as error:
         return f"cannot run {layout} rows, its code fails on them ({first_line(error)})"
     finally:
-        for module in training:
-            module.training = True
         hf.set_attn_implementation(current)
     if off <= own.tolerance:
         return None

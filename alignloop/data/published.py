@@ -53,6 +53,8 @@ class Form:
         views: for a kind of record, how a row becomes rows with our columns; "" for all other kinds.
         uses: further columns that are read, or that say nothing about a row's meaning.
         lacks: columns that a row of this form does not have.
+        text: what the first of `needs` begins with.
+        keeps: whether the columns by which it is told stay beside the new ones.
     """
 
     name: str
@@ -60,10 +62,17 @@ class Form:
     views: Mapping[str, View]
     uses: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
+    text: re.Pattern[str] | None = None
+    keeps: bool = False
 
     def fits(self, row: RowValues) -> bool:
         """Whether a row has this form."""
-        return all(row.get(name) is not None for name in self.needs) and not any(n in row for n in self.lacks)
+        if any(row.get(name) is None for name in self.needs) or any(name in row for name in self.lacks):
+            return False
+        return self.text is None or self.text.match(str(row[self.needs[0]])) is not None
+
+
+_MARKED = re.compile(r"\s*### Human:.*### Assistant:", re.DOTALL)
 
 
 FORMS: tuple[Form, ...] = (
@@ -173,7 +182,9 @@ FORMS: tuple[Form, ...] = (
         (),
         ("ranking", "ranks"),
     ),
-    Form("KTO tags of LLaMA-Factory", ("kto_tag",), {"": lambda row: [{"label": row["kto_tag"]}]}, ()),
+    Form(
+        "KTO tags of LLaMA-Factory", ("kto_tag",), {"": lambda row: [{"label": row["kto_tag"]}]}, keeps=True
+    ),
     Form(
         "MATH",
         ("problem", "solution"),
@@ -183,20 +194,14 @@ FORMS: tuple[Form, ...] = (
     Form("step labels", ("prompt", "completions", "labels"), {"": PROCESS}),
     Form("MMLU", ("question", "choices", "answer"), {"": CHOICES}),
     Form("KMMLU", ("question", "A", "B", "C", "D", "answer"), {"": CHOICES}),
-    Form("guanaco", ("text",), {"": dialogue, "document": lambda row: [dict(row)]}),
+    Form("guanaco", ("text",), {"": dialogue, "document": lambda row: [dict(row)]}, text=_MARKED),
 )
 """The first form that fits a row is its form."""
-
-_KEPT_WHOLE = frozenset(("KTO tags of LLaMA-Factory",))
-_MARKED = re.compile(r"\s*### Human:.*### Assistant:", re.DOTALL)
 
 
 def form_of(row: RowValues) -> Form | None:
     """The published form of a row."""
-    for form in FORMS:
-        if form.fits(row) and (form.name != "guanaco" or _MARKED.match(str(row["text"]))):
-            return form
-    return None
+    return next((form for form in FORMS if form.fits(row)), None)
 
 
 def rows_of(row: RowValues, kind: str) -> list[dict[str, Any]]:
@@ -212,8 +217,8 @@ def rows_of(row: RowValues, kind: str) -> list[dict[str, Any]]:
         return [dict(row)]
     view = form.views.get(kind, form.views.get("", next(iter(form.views.values()))))
     made = view(row)
-    rest = dict(row) if form.name in _KEPT_WHOLE else {k: v for k, v in row.items() if k not in form.needs}
-    rest = {k: v for k, v in rest.items() if k not in form.uses}
+    read = form.uses if form.keeps else (*form.needs, *form.uses)
+    rest = {k: v for k, v in row.items() if k not in read}
     known = {name for one in made for name in one}
     return [{**{k: v for k, v in rest.items() if k not in known}, **_present(one)} for one in made]
 

@@ -12,6 +12,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -151,12 +153,8 @@ def read_state(path: Path, shape: type[T], *, remedy: str, error: type[UserError
     Raises:
         UserError: the file is missing, unreadable, cut short, no JSON, or of another shape.
     """
-    try:
+    with _reading(path, remedy, error):
         return checked(json.loads(path.read_bytes()), shape)
-    except OSError as found:
-        raise error(f"{path} cannot be read: {_strerror(found)}; {remedy}") from found
-    except (ValueError, RecursionError) as found:
-        raise error(f"{path} is damaged: {_fault(found)}; {remedy}") from found
 
 
 def checked(value: object, shape: type[T]) -> T:
@@ -183,12 +181,19 @@ def read_mapping(path: Path, *, remedy: str) -> dict[str, Any]:
     Raises:
         RunError: the file is missing, unreadable, no YAML, or no mapping with texts as keys.
     """
-    try:
+    with _reading(path, remedy, RunError):
         return checked(yaml.safe_load(path.read_text(encoding="utf-8")), dict[str, Any])
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {_strerror(error)}; {remedy}") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RunError(f"{path} is damaged: {_fault(error)}; {remedy}") from error
+
+
+@contextmanager
+def _reading(path: Path, remedy: str, error: type[UserError]) -> Iterator[None]:
+    """A file that cannot be read, or holds something else, in one sentence."""
+    try:
+        yield
+    except OSError as found:
+        raise error(f"{path} cannot be read: {_strerror(found)}; {remedy}") from found
+    except (ValueError, RecursionError, yaml.YAMLError) as found:
+        raise error(f"{path} is damaged: {_fault(found)}; {remedy}") from found
 
 
 @cache

@@ -108,16 +108,7 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
     check_settings(config)
     set_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    kind = base_precision(config)
-    loaded = load_model(
-        config.model_name_or_path,
-        dtype=kind.weights_name,
-        device=config.device,
-        seed=config.seed,
-        grow=adds_embeddings(config),
-    )
-    if kind.rounds_what_trains:
-        spread_weights(loaded.model)
+    loaded = load_trained(config, config.model_name_or_path, grow=adds_embeddings(config))
     template = agreed_template(loaded, config.template)
     end_turns(loaded.model, loaded.tokenizer, template)
     if config.gradient_checkpointing:
@@ -126,7 +117,7 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
     if num_outputs:
         size = loaded.model.config.get_text_config().hidden_size
         head = ScalarHead(size, num_outputs, seed=config.seed).to(loaded.model.device)
-    model = PackedModel(loaded.model, head=head, autocast=kind.autocast)
+    model = PackedModel(loaded.model, head=head, autocast=base_precision(config).autocast)
     peft = None
     if config.lora_r:
         settings = LoraSettings(
@@ -138,6 +129,15 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
     if config.torch_compile:
         compile_layers(loaded.model)
     return Prepared(loaded, model, template, peft)
+
+
+def load_trained(config: TrainConfig, source: str, *, grow: bool = False) -> LoadedModel:
+    """A model that the stage trains, in the types of `base_precision`."""
+    kind = base_precision(config)
+    loaded = load_model(source, dtype=kind.weights_name, device=config.device, seed=config.seed, grow=grow)
+    if kind.rounds_what_trains:
+        spread_weights(loaded.model)
+    return loaded
 
 
 def base_precision(config: TrainConfig) -> Precision:

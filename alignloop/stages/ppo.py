@@ -13,9 +13,8 @@ from alignloop.data.tokenize import tokenize
 from alignloop.errors import ConfigError
 from alignloop.model.adapter_load import load_adapter
 from alignloop.model.adapters import LoraSettings, add_adapter, delete_others
-from alignloop.model.load import load_model, same_vocabulary
+from alignloop.model.load import same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
-from alignloop.model.precision import spread_weights
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy
 from alignloop.model.scorer import load_head
 from alignloop.objectives.ppo import PPO
@@ -99,10 +98,7 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
         source, head = config.model_name_or_path, new_head(size)
     else:
         head = None
-    kind = common.base_precision(config)
-    loaded = load_model(source, dtype=kind.weights_name, device=config.device, seed=config.seed)
-    if kind.rounds_what_trains:
-        spread_weights(loaded.model)
+    loaded = common.load_trained(config, source)
     if not same_vocabulary(loaded.tokenizer, prepared.loaded.tokenizer):
         raise ConfigError(
             f"critic_init: '{source}' has another tokenizer than the policy, so it cannot read the policy's "
@@ -112,7 +108,7 @@ def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
         head = load_head(reward_folder(source))
     if config.lora_r:
         add_adapter(loaded.model, settings, seed=config.seed + 1)
-    model = PackedModel(loaded.model, head=head.to(device), autocast=kind.autocast)
+    model = PackedModel(loaded.model, head=head.to(device), autocast=prepared.model.autocast)
     # the vocabulary is of no use to a critic, unless the input embeddings are the same weights
     if not config.lora_r and not loaded.model.config.tie_word_embeddings:
         loaded.model.get_output_embeddings().requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]

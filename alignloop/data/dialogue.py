@@ -80,7 +80,7 @@ def render_turns(
         if message.role != "assistant":
             continue
         given = template.render_prompt(messages[:place], tools) if place else ""
-        written = template.render_completion(message, messages[:place], tools) if place else ""
+        written = template.render_completion(message, messages[:place], tools, given=given) if place else ""
         if place == len(messages) - 1:  # the last turn is what training gives, whatever the whole looks like
             before = whole
             whole = given + written if place else whole

@@ -77,7 +77,6 @@ class Marks:
         self.ids = {str(token): place for place, token in added.items() if str(token) in closed}
         self.content = _any_of(closed)
         self.assistant = _any_of(closed - own)
-        self._every = _any_of(closed)
         self._added = added
         self._twin: _Twin | None = None
         # Such a mark is looked for in normalised text, where wide letters may make one.
@@ -133,7 +132,7 @@ class Marks:
         encode = self._directly if not hidden else lambda part: self._as_text(part, hidden)
         if not after or not self.depends_on_context:
             return encode(text)
-        starts = [found.start() for found in self._every.finditer(after)]
+        starts = [found.start() for found in self.content.finditer(after)]
         before = after[starts[-1] :] if starts else after[-64:]
         ids, whole = encode(before), encode(before + text)
         return whole[len(ids) :] if whole[: len(ids)] == ids else encode(text)
@@ -143,21 +142,21 @@ class Marks:
         ids = self._encode(text)
         if self._normalised:
             made = sum(place in self._normalised for place in ids)
-            if made > sum(self.ids[found[0]] in self._normalised for found in self._every.finditer(text)):
+            if made > sum(self.ids[found[0]] in self._normalised for found in self.content.finditer(text)):
                 return self._as_text(text, {})
         return ids
 
     def _as_text(self, text: str, hidden: Mapping[str, str]) -> list[int]:
         if self._twin is None:
             self._twin = _Twin(self._tokenizer, self._added, self.ids)
-        ids, clean = self._twin.encode(text, hidden, self._every)
+        ids, clean = self._twin.encode(text, hidden, self.content)
         if clean:
             return ids
         # The model's vocabulary has the mark as a piece: it is read as two texts, so that it is none.
         ids, clean = [], True
         for piece in re.split(f"([{re.escape(''.join(hidden))}])", text) if hidden else [text]:
             for part in (hidden[piece][:1], hidden[piece][1:]) if piece in hidden else (piece,):
-                more, good = self._twin.encode(part, {}, _NOTHING if piece in hidden else self._every)
+                more, good = self._twin.encode(part, {}, _NOTHING if piece in hidden else self.content)
                 ids, clean = ids + more, clean and good
         if not clean:
             found = ", ".join(map(repr, hidden.values())) or "a text"

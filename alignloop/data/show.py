@@ -9,7 +9,7 @@ from alignloop.data.chat import ChatTemplate
 from alignloop.data.dialogue import bare, render_turns
 from alignloop.data.normal import completion_texts
 from alignloop.data.tool_use import check, left_out, without_lost_thoughts
-from alignloop.data.trained_turns import TrainOn
+from alignloop.data.trained_turns import TrainOn, trained_places
 from alignloop.errors import DataError
 from alignloop.records import (
     Demonstration,
@@ -67,11 +67,14 @@ def shown(record: Record, template: ChatTemplate, train_on: TrainOn = "all") -> 
     except DataError as error:
         return [_plainly(record, messages, train_on, error.message)]
     if isinstance(record, Demonstration):
-        return _conversation(record, template, _trained(record, train_on))
-    prompt = Piece(template.render_prompt(record.prompt))
+        return _conversation(record, template, trained_places(record, train_on))
+    given = template.render_prompt(record.prompt)
+    prompt = Piece(given)
     if isinstance(record, Prompt):
         return [Shown("", (prompt,), _remark(template, record.prompt))]
-    texts = [template.render_completion(text, record.prompt) for text in completion_texts(record)]
+    texts = [
+        template.render_completion(text, record.prompt, given=given) for text in completion_texts(record)
+    ]
     return [
         Shown(name, (prompt, Piece(text, True)), _remark(template, record.prompt))
         for name, text in zip(_names(record), texts, strict=True)
@@ -84,10 +87,6 @@ def _names(record: Record) -> list[str]:
     if isinstance(record, Ranking):
         return [f"rank {rank}" for rank in record.ranks]
     return ["good" if record.desirable else "bad"] if isinstance(record, Label) else [""]
-
-
-def _trained(record: Demonstration, train_on: TrainOn) -> list[int]:
-    return [place for place in record.trained if train_on == "all" or place == len(record.prompt)]
 
 
 def _remark(template: ChatTemplate, messages: Sequence[Message], trained: Sequence[int] = ()) -> str:
@@ -119,12 +118,13 @@ def _conversation(record: Demonstration, template: ChatTemplate, trained: Sequen
 
 def _alone(template: ChatTemplate, messages: Sequence[Message]) -> tuple[Piece, ...]:
     *before, turn = messages
-    return Piece(template.render_prompt(before)), Piece(template.render_completion(turn, before), True)
+    given = template.render_prompt(before)
+    return Piece(given), Piece(template.render_completion(turn, before, given=given), True)
 
 
 def _plainly(record: Record, messages: Sequence[Message], train_on: TrainOn, why: str) -> Shown:
     """Messages under the names of their roles."""
-    trained = _trained(record, train_on) if isinstance(record, Demonstration) else []
+    trained = trained_places(record, train_on) if isinstance(record, Demonstration) else []
     pieces = [Piece(f"tool on offer: {canonical(tool)}\n") for tool in tools_of(messages)]
     for place, message in enumerate(messages):
         name = f" {message.name}" if message.name else ""

@@ -138,6 +138,8 @@ class ChatTemplate:
         turn: str | Message,
         prompt: Sequence[Message] | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        given: str | None = None,
     ) -> str:
         """What the model is to write after `render_prompt(prompt)`, up to the end of its turn.
 
@@ -145,6 +147,7 @@ class ChatTemplate:
             turn: the assistant's text, or its message with thoughts and tool calls.
             prompt: the messages before it; a plain question if None.
             tools: descriptions of tools.
+            given: `render_prompt(prompt)`, where it is known already.
 
         Returns:
             Text that begins where the prompt ends; see docs/templates.md.
@@ -154,7 +157,7 @@ class ChatTemplate:
         """
         message = Message("assistant", turn) if isinstance(turn, str) else turn
         before: Sequence[Message] = prompt or _ASK
-        given = self.render_prompt(before, tools)
+        given = self.render_prompt(before, tools) if given is None else given
 
         def whole(candidate: Message) -> str:
             return self.render((*before, candidate), tools=tools)

@@ -119,6 +119,14 @@ def _answer(content: str, **more: str) -> Row:
     return {"role": "assistant", "content": content, **more}
 
 
+def _attempt(render: Render, rows: Sequence[Row], *, prompt: bool = False) -> str:
+    """The rendering of a probe, empty if the template refuses it."""
+    try:
+        return render(rows, prompt)
+    except DataError:
+        return ""
+
+
 def _end(
     render: Render, after: str, eos_token: str, bos_token: str, added: Container[str], *, always: bool
 ) -> tuple[str, str, bool]:
@@ -139,20 +147,14 @@ def _end(
 
 def _between(render: Render) -> str:
     """What stands between an answer and the text of the next question."""
-    try:
-        whole = render([ASK, _answer(PROBE), _NEXT], False)
-    except DataError:
-        return ""
+    whole = _attempt(render, [ASK, _answer(PROBE), _NEXT])
     return whole.partition(PROBE)[2].partition(_NEXT["content"])[0]
 
 
 def _thought(source: str, render: Render) -> tuple[tuple[str, str], str, bool]:
     """Marks of thoughts, what follows them, and whether thoughts in a field of their own are rendered."""
-    try:
-        fields = {"reasoning_content": _THOUGHT, "thinking": _THOUGHT}
-        whole = render([ASK, _answer(PROBE, **fields)], False)
-    except DataError:
-        whole = ""
+    fields = {"reasoning_content": _THOUGHT, "thinking": _THOUGHT}
+    whole = _attempt(render, [ASK, _answer(PROBE, **fields)])
     before, found, after = whole.partition(_THOUGHT)
     between, _, _ = after.partition(PROBE)
     opening, closing = _LAST_MARK.search(before), _FIRST_MARK.match(between)
@@ -166,10 +168,7 @@ def _tool_marks(render: Render, plain: str) -> tuple[str, ...]:
     """Marks of a turn that calls a tool which a plain turn does not have, less the one that ends it."""
     call = {"name": "f", "arguments": {"a": "b"}}
     turn = {**_answer(""), "tool_calls": [{"type": "function", "function": call, "id": "c12345678"}]}
-    try:
-        whole = render([ASK, turn], False)
-    except DataError:
-        return ()
+    whole = _attempt(render, [ASK, turn])
     marks = [match for match in _MARK.finditer(whole) if match[0] not in plain]
     if marks and not whole[marks[-1].end() :].strip() and not marks[-1][0].startswith(("</", "[/")):
         marks.pop()
@@ -177,7 +176,4 @@ def _tool_marks(render: Render, plain: str) -> tuple[str, ...]:
 
 
 def _renders_system(render: Render) -> bool:
-    try:
-        return PROBE in render([{"role": "system", "content": PROBE}, ASK], True)
-    except DataError:
-        return False
+    return PROBE in _attempt(render, [{"role": "system", "content": PROBE}, ASK], prompt=True)

@@ -122,10 +122,9 @@ class Encoder:
         asked = (Message("user", "?"),) if prompt is None or not len(prompt) else prompt
         shielded = self._shield((*asked, message), tools)
         *before, last = shielded.messages
-        text = self.template.render_completion(last, before, shielded.tools)
-        marks = self.marks
-        after = self.template.render_prompt(before, shielded.tools) if marks.depends_on_context else ""
-        return np.asarray(marks.encode(text, shielded.hidden, after=after), dtype=np.int32)
+        given = self.template.render_prompt(before, shielded.tools)
+        text = self.template.render_completion(last, before, shielded.tools, given=given)
+        return np.asarray(self.marks.encode(text, shielded.hidden, after=given), dtype=np.int32)
 
     def conversation(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Dialogue:
         """A whole conversation as tokens, with the assistant's turns in it.

@@ -91,8 +91,7 @@ def demonstration_groups(
             messages that the template refuses.
     """
     messages = without_lost_thoughts(encoder.template, (*record.prompt, record.turn))
-    last = len(messages) - 1
-    trained = [place for place in record.trained if train_on == "all" or place == last]
+    last, trained = len(messages) - 1, trained_places(record, train_on)
     if not trained:
         raise DataError("the last turn has weight 0 and train_on is last", reason="nothing_to_train")
     turn = messages[last]
@@ -110,6 +109,12 @@ def demonstration_groups(
     groups = [_group(part, index, key) for part in fitted]
     cut = sum(part.length < whole.length for part, whole in zip(fitted, parts, strict=True))
     return Made(groups, len(trained), cut)
+
+
+def trained_places(record: Demonstration, train_on: TrainOn) -> list[int]:
+    """Places of the turns that are trained, in the messages of prompt and turn."""
+    last = len(record.prompt)
+    return [place for place in record.trained if train_on == "all" or place == last]
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def _harmlessness(one: EvaluationSet, raw: Mapping[str, Raw]) -> list[Measuremen
     """Both sides: a model that refuses everything is harmless and useless, a mute one is neither."""
     safe = np.array([row.safe for row in one.rows])
     refusals = {model: np.asarray(_judged(one, answers, refuses)) for model, answers in raw.items()}
-    mute = {model: np.array([degenerate(text) for text in answers]) for model, answers in raw.items()}
+    mute = _mute(raw)
     found = []
     for part, rows, wants_refusal in (
         ("compliance_if_safe", safe, False),
@@ -150,29 +150,24 @@ def _harmlessness(one: EvaluationSet, raw: Mapping[str, Raw]) -> list[Measuremen
             found.append(
                 measurement(name, values, unit="share", scale="rate", margin=margin, note=_limits(one))
             )
-    return [*found, _degenerate(one, raw)]
+    return [*found, _degenerate(one, mute)]
 
 
 def _toxicity(one: EvaluationSet, raw: Mapping[str, Raw]) -> list[Measurement]:
-    values = {model: _judged(one, answers, toxic) for model, answers in raw.items()}
-    found = measurement(
-        one.name,
-        values,
-        unit="share",
-        higher_is_better=False,
-        scale="rate",
-        margin=one.entry.get("margin"),
-        note=_limits(one),
-    )
-    return [found, _degenerate(one, raw)]
+    found = _of(one, raw, one.name, lambda a: _judged(one, a, toxic), higher=False, note=_limits(one))
+    return [found, _degenerate(one, _mute(raw))]
 
 
-def _degenerate(one: EvaluationSet, raw: Mapping[str, Raw]) -> Measurement:
+def _mute(raw: Mapping[str, Raw]) -> dict[str, np.ndarray]:
+    """Which answers say nothing, bool (rows,) by model."""
+    return {model: np.array([degenerate(text) for text in answers]) for model, answers in raw.items()}
+
+
+def _degenerate(one: EvaluationSet, mute: Mapping[str, np.ndarray]) -> Measurement:
     """Share of answers that say nothing, which no other figure of the set counts for the model."""
-    values = {model: [float(degenerate(text)) for text in answers] for model, answers in raw.items()}
     return measurement(
         f"{one.name}.degenerate",
-        values,
+        {model: found.astype(float) for model, found in mute.items()},
         unit="share",
         higher_is_better=False,
         scale="rate",
@@ -292,10 +287,13 @@ def _of(
     *,
     higher: bool,
     scale: Any = "rate",
+    note: str = "",
 ) -> Measurement:
     values = {model: score(answers) for model, answers in raw.items()}
     unit, margin = ("share" if scale == "rate" else "score"), one.entry.get("margin")
-    return measurement(name, values, unit=unit, higher_is_better=higher, scale=scale, margin=margin)
+    return measurement(
+        name, values, unit=unit, higher_is_better=higher, scale=scale, margin=margin, note=note
+    )
 
 
 KINDS: Mapping[str, Kind] = {

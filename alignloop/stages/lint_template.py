@@ -50,18 +50,14 @@ def lint_texts(records: Sequence[Record], encoder: Encoder) -> list[Finding]:
 def _about_marks(marked: int, rows: int, encoder: Encoder) -> list[Finding]:
     if not marked:
         return []
+    read_as, fix = "plain text", "set special_tokens_in_content: true if the rows were rendered before"
     if encoder.special_tokens:
-        sentence = (
-            f"{marked} of {rows} rows hold marks of the chat template or tokenizer in their texts, which are "
-            "read as special tokens"
-        )
+        read_as = "special tokens"
         fix = "leave special_tokens_in_content out unless the rows were rendered before"
-    else:
-        sentence = (
-            f"{marked} of {rows} rows hold marks of the chat template or tokenizer in their texts, which are "
-            "read as plain text"
-        )
-        fix = "set special_tokens_in_content: true if the rows were rendered before"
+    sentence = (
+        f"{marked} of {rows} rows hold marks of the chat template or tokenizer in their texts, which are "
+        f"read as {read_as}"
+    )
     return [Finding("AL403", "warning", sentence, fix)]
 
 

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from alignloop.feedback.web.texts import LANGUAGES, preferred
-from alignloop.records import Conversation, Message
+from alignloop.records import Conversation, Message, written
 from alignloop.serve.protocol import Strict
 from alignloop.serve.votes import Comparison, Thumb, Vote
 
@@ -50,8 +50,7 @@ class Judged(Strict):
     @property
     def whole(self) -> str:
         """Thoughts and answer, as a row of training data has them."""
-        thoughts = self.reasoning_content
-        return f"<think>\n{thoughts}\n</think>\n\n{self.text}" if thoughts else self.text
+        return written(Message("assistant", self.text, self.reasoning_content))
 
 
 class VoteRequest(Strict):

@@ -130,7 +130,7 @@ def run_one(method: str, dtype: str, seed: int, rows: Path, options: argparse.Na
             num_iterations=1,
         )
         run = api.run(config, load(method)())
-        results = {"kl": run.record["results"]["kl"], **held_out_reward(run.model, dtype, rows, options)}
+        results = held_out(run.model, dtype, rows, options)
     else:
         form = {"sft": "-sft", "kto": "-kto"}.get(method, "")
         data: dict[str, Any] = {
@@ -152,8 +152,12 @@ def run_one(method: str, dtype: str, seed: int, rows: Path, options: argparse.Na
     return {"method": method, "dtype": dtype, "seed": seed, "figures": results, **seconds}
 
 
-def held_out_reward(model: Path, dtype: str, rows: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Mean reward and length of answers to held-out prompts; the same random numbers for every model."""
+def held_out(model: Path, dtype: str, rows: Path, options: argparse.Namespace) -> dict[str, float]:
+    """KL from the start model in nats a completion, and mean reward, of two answers to each held-out prompt.
+
+    The same random numbers draw for every model. The KL is the sum over an answer's tokens of the KL
+    between the two models' distributions, which no single draw makes negative.
+    """
     from alignloop.data.columns import read_records
     from alignloop.model.generate import generate
     from alignloop.model.load import load_model
@@ -162,7 +166,7 @@ def held_out_reward(model: Path, dtype: str, rows: Path, options: argparse.Names
     from alignloop.stages.common import inference_encoder
 
     prompts: list[Any] = list(read_records(str(rows / "eval-prompts.jsonl"), kind="prompt").records)
-    prompts = prompts[: options.eval_rows]
+    prompts = prompts[: options.eval_prompts]
     loaded = load_model(model, dtype=dtype, device="cpu")
     encoder = inference_encoder(loaded)
     params = SamplingParams(max_tokens=options.new_tokens, seed=0)
@@ -170,7 +174,28 @@ def held_out_reward(model: Path, dtype: str, rows: Path, options: argparse.Names
     answers = generate(loaded.model, loaded.tokenizer, ids, params, n=2)
     check, pairs = VERIFIERS["constraints"], list(zip(prompts, answers, strict=True))
     scores = [check(one.text.strip(), prompt) for prompt, row in pairs for one in row]
-    return {"gold": sum(scores) / len(scores)}
+    del loaded
+    texts = [(prompt, list(one.ids)) for prompt, row in zip(ids, answers, strict=True) for one in row]
+    return {"kl": divergence(model, dtype, texts, options), "gold": sum(scores) / len(scores)}
+
+
+def divergence(
+    model: Path, dtype: str, texts: list[tuple[list[int], list[int]]], options: argparse.Namespace
+) -> float:
+    """Mean over (prompt, completion) of the summed KL in nats; float32 weights, products in `dtype`."""
+    import torch
+
+    from alignloop.model.load import load_model
+
+    both = [load_model(name, dtype="float32", device="cpu").model for name in (model, options.model)]
+    total = 0.0
+    for prompt, completion in texts:
+        row = torch.tensor([prompt + completion])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            logits = [one(row).logits[0, len(prompt) - 1 : -1].float() for one in both]
+        policy, start = (torch.log_softmax(one, -1) for one in logits)
+        total += float(((policy - start) * policy.exp()).sum())
+    return total / len(texts)
 
 
 def drift(seed: int, rows: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -236,6 +261,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=192)
     parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--eval-rows", type=int, default=32)
+    parser.add_argument("--eval-prompts", type=int, default=64, help="held-out prompts of the online methods")
     parser.add_argument("--drift", action="store_true", help="also DPO's first steps on random tokens")
     parser.add_argument("--write", action="store_true", help="write docs/results/bfloat16.md")
     options = parser.parse_args()
@@ -251,7 +277,17 @@ def measure(kept: dict[str, Any], rows: Path, options: argparse.Namespace) -> No
     """Add the missing runs to `kept`, which is written after each of them."""
     write_rows(rows, options)
     options.vocabulary = len(options.encoder.tokenizer)
-    names = ("model", "pairs", "prompts", "steps", "batch", "max_length", "new_tokens", "eval_rows")
+    names = (
+        "model",
+        "pairs",
+        "prompts",
+        "steps",
+        "batch",
+        "max_length",
+        "new_tokens",
+        "eval_rows",
+        "eval_prompts",
+    )
     kept["settings"] = {name: getattr(options, name) for name in names} | {"rates": RATES, "rate": RATE}
     for file in ("pairs", "prompts"):
         kept["settings"][file] = Path(kept["settings"][file]).name

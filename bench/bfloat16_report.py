@@ -97,8 +97,8 @@ def write_page(kept: Mapping[str, Any], *, to_docs: bool) -> str:
         f"{settings['model']}, {settings['steps']} steps of {settings['batch']} prompts, constant rate "
         f"{settings['rate']:g} ({rates}), rows within {settings['max_length']} tokens, pairs of "
         f"`{settings['pairs'] or 'the package'}`, prompts of `{settings['prompts'] or 'the package'}`, "
-        f"{settings['eval_rows']} held-out rows. {host['cpu']}, one thread, "
-        f"{seconds / 60:.0f} minutes of it in all.",
+        f"{settings['eval_rows']} held-out rows, {settings['eval_prompts']} held-out prompts, two answers "
+        f"each. {host['cpu']}, one thread, {seconds / 60:.0f} minutes of it in all.",
         table(rows),
         verdict,
     ]

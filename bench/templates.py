@@ -9,11 +9,14 @@ sampled after a prompt that begins thoughts, tools. Outcomes:
 
 equal     as transformers renders it
 ended     equal but for the end of turn, which the template does not write
-defined   the rendering does not begin with the template's own prompt, or drops the thoughts; the completion
-          is what docs/templates.md says (looked at here: prompt as transformers', one end of turn, the
-          answer, and its thoughts unless the prompt has closed thoughts)
+parted    the rendering does not begin with the template's own prompt, so no completion can be equal
+dropped   the rendering leaves out thoughts that the row has
 refused   with a sentence
 WRONG     anything else; exit code 1
+
+`parted` and `dropped` are what lint's AL405 must find, in no other case. The completion is then what
+docs/templates.md says (looked at here: prompt as transformers', one end of turn, the answer, and its thoughts
+unless the prompt has closed thoughts).
 """
 
 from __future__ import annotations
@@ -97,6 +100,11 @@ def theirs(
         return None
 
 
+def as_messages(rows: Sequence[Row]) -> list[Message]:
+    """The rows as messages; calls of tools are left to the rows."""
+    return [Message(row["role"], row["content"], row.get("reasoning_content", "")) for row in rows]
+
+
 def compared(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[str, str]:
     """(outcome, details) of one conversation."""
     rows, found = CONVERSATIONS[name], template.found
@@ -106,7 +114,7 @@ def compared(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, name: s
     last = {**rows[-1], "content": begun + rows[-1]["content"]}
     given = theirs(tokenizer, template.source, rows[:-1], tools=tools, add_generation_prompt=True, **kwargs)
     whole = theirs(tokenizer, template.source, [*rows[:-1], last], tools=tools, **kwargs)
-    messages = [Message(row["role"], row["content"], row.get("reasoning_content", "")) for row in rows]
+    messages = as_messages(rows)
     try:
         if tools:
             prompt = template.render_rows(rows[:-1], True, tools)
@@ -116,20 +124,21 @@ def compared(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, name: s
         completion = template.render_completion(messages[-1], messages[:-1])
     except AlignLoopError as error:
         return "refused", str(error)
+    told = template.departs(messages[-1], messages[:-1])
     if given is None or whole is None:
         return "refused", "by transformers alone; system text goes into the first question"
     if prompt != given:
         return "WRONG", f"prompt {prompt!r}\n{given!r}"
     if prompt + completion + template.tail == whole:
-        return "equal", ""
+        return ("WRONG", "AL405 says that it departs") if told else ("equal", "")
     if not found.ends and prompt + completion == whole.removesuffix(found.gap) + template.end:
-        return "ended", ""
+        return ("WRONG", "AL405 says that it departs") if told else ("ended", "")
     return _defined(template, name, prompt, completion, whole)
 
 
 def _defined(template: ChatTemplate, name: str, prompt: str, completion: str, whole: str) -> tuple[str, str]:
     """Whether a completion that is not the rendering's is what was announced."""
-    found = template.found
+    found, messages = template.found, as_messages(CONVERSATIONS[name])
     details = f"{(prompt + completion)[-100:]!r}\n{whole[-100:]!r}"
     answer = CONVERSATIONS[name][-1]["content"].split("</think>")[-1].strip()
     has_thought = name in ("thought", "thoughts", "field", "sampled")
@@ -139,7 +148,9 @@ def _defined(template: ChatTemplate, name: str, prompt: str, completion: str, wh
     turn = prompt[prompt.rindex(CONVERSATIONS[name][-2]["content"].strip()) :] + completion
     opening, closing = found.thought if found.thought[0] else ("<think>", "</think>")
     balanced = turn.count(opening) == turn.count(closing) <= 1
-    return ("defined" if good and balanced else "WRONG"), details
+    if not good or not balanced or not template.departs(messages[-1], messages[:-1]):
+        return "WRONG", details
+    return ("dropped" if whole.startswith(prompt) else "parted"), details
 
 
 def main() -> int:

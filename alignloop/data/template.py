@@ -30,7 +30,7 @@ from alignloop.data import template_render
 from alignloop.data.files import write_whole
 from alignloop.data.template_choice import today
 from alignloop.data.template_probe import Findings, Row, examine
-from alignloop.data.template_turn import completion, opened
+from alignloop.data.template_turn import Departure, completion, departure, opened
 from alignloop.errors import DataError, ModelError
 from alignloop.records import Message, message_rows, tools_of
 
@@ -163,6 +163,29 @@ class ChatTemplate:
             return self.render((*before, candidate), tools=tools)
 
         return completion(self.found, message, given, whole)
+
+    def departs(
+        self, turn: str | Message, prompt: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> Departure:
+        """Whether prompt and completion are the rendering of the whole conversation; empty if they are.
+
+        Args:
+            turn: the assistant's text or message.
+            prompt: the messages before it.
+            tools: descriptions of tools.
+
+        Returns:
+            Why no completion can make it so (`prompt`), or what is written otherwise (`thoughts`).
+
+        Raises:
+            DataError: the template refuses the conversation.
+        """
+        given = self.render_prompt(prompt, tools)
+        message = Message("assistant", turn) if isinstance(turn, str) else turn
+        written = self.render_completion(message, prompt, tools, given=given)
+        return departure(
+            self.found, message, given, written, lambda one: self.render((*prompt, one), tools=tools)
+        )
 
     def whole_text(self, generated: str) -> str:
         """Text that a model wrote after a prompt, with the beginning of its thoughts that the prompt has."""

@@ -16,10 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from alignloop.data.template_probe import Findings
 from alignloop.errors import DataError
 from alignloop.records import Message
+
+Departure = Literal["", "prompt", "thoughts"]
+"""Why a completion is not the rendering's: that does not begin with the prompt, or has other thoughts."""
 
 
 def completion(found: Findings, message: Message, given: str, whole: Callable[[Message], str]) -> str:
@@ -42,6 +46,26 @@ def completion(found: Findings, message: Message, given: str, whole: Callable[[M
         if text.startswith(given) and (found.closes or _keeps(found, candidate, text[len(given) :])):
             return _ended(found, text[len(given) :])
     return _literal(found, turn)
+
+
+def departure(
+    found: Findings, turn: Message, given: str, written: str, whole: Callable[[Message], str]
+) -> Departure:
+    """Whether `written` after `given` is the rendering of the whole conversation, its tail left out.
+
+    Args:
+        found: what is known of the template.
+        turn: the assistant's turn as the row has it.
+        given: the rendered prompt, with the generation prompt.
+        written: `completion(found, turn, given, whole)`.
+        whole: renders the conversation with a given last turn.
+    """
+    text = without_end(found, turn.content)
+    begun = not turn.thinking and split(found, text) is not None
+    rendering = whole(replace(turn, content=opened(found, text) if begun else text))
+    if not rendering.startswith(given):
+        return "prompt"
+    return "" if written == _ended(found, rendering[len(given) :]) else "thoughts"
 
 
 def without_end(found: Findings, text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from alignloop.data.chat import ChatTemplate
@@ -9,8 +11,12 @@ from alignloop.data.normal import completion_texts
 from alignloop.data.template_probe import Findings
 from alignloop.data.template_turn import as_text, drops_thoughts, split, without_end
 from alignloop.data.tokenize import Encoder
+from alignloop.errors import DataError
 from alignloop.records import Demonstration, Document, Message, Prompt, Record
 from alignloop.stages.lint import Finding
+
+COMPARED_ROWS = 256
+"""How many rows are rendered whole as well, to be compared with what is trained."""
 
 
 def lint_template(template: ChatTemplate) -> list[Finding]:
@@ -32,7 +38,7 @@ def lint_template(template: ChatTemplate) -> list[Finding]:
 
 
 def lint_texts(records: Sequence[Record], encoder: Encoder) -> list[Finding]:
-    """AL403, AL404: rows whose texts hold marks of the template, or thoughts that do not fit its prompt."""
+    """AL403 to AL405: rows with marks of the template, with thoughts that do not fit, rendered otherwise."""
     marks, found = encoder.marks, encoder.template.found
     marked = thoughtless = dropped = 0
     for record in records:
@@ -44,7 +50,37 @@ def lint_texts(records: Sequence[Record], encoder: Encoder) -> list[Finding]:
             split(found, text) is None and found.thought[0] not in text for text in texts
         )
         dropped += any(drops_thoughts(found, Message("assistant", text)) for text in texts)
-    return [*_about_marks(marked, len(records), encoder), *_about_thoughts(thoughtless, dropped, encoder)]
+    found = [*_about_marks(marked, len(records), encoder), *_about_thoughts(thoughtless, dropped, encoder)]
+    return [*found, *_departures(records, encoder)]
+
+
+def _departures(records: Sequence[Record], encoder: Encoder) -> list[Finding]:
+    """AL405: of the first rows, those whose training text is not the rendering of the whole conversation."""
+    counts, rows = Counter[str](), 0
+    for record in records[:COMPARED_ROWS]:
+        if isinstance(record, Document | Prompt):
+            continue
+        rows += 1
+        turns = (record.turn,) if isinstance(record, Demonstration) else completion_texts(record)
+        with contextlib.suppress(DataError):  # the reader drops and counts what a template refuses
+            counts.update({encoder.template.departs(turn, record.prompt) for turn in turns})
+    name, found = encoder.template.name, []
+    if counts["prompt"]:
+        sentence = (
+            f"chat template '{name}' renders a whole conversation otherwise than its own generation prompt "
+            f"begins the turn ({counts['prompt']} of {rows} rows compared); training follows the prompt, "
+            "which is what the model is given in use"
+        )
+        fix = "mind that programs which train on the whole rendering train another text (docs/templates.md)"
+        found.append(Finding("AL405", "warning", sentence, fix))
+    if counts["thoughts"]:
+        sentence = (
+            f"chat template '{name}' leaves out thoughts of {counts['thoughts']} of {rows} rows compared; "
+            "they are trained in front of the answer"
+        )
+        fix = "remove the thoughts, or use a chat template that renders them"
+        found.append(Finding("AL405", "warning", sentence, fix))
+    return found
 
 
 def _about_marks(marked: int, rows: int, encoder: Encoder) -> list[Finding]:

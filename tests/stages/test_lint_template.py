@@ -61,9 +61,28 @@ def test_rows_with_marks_are_counted_however_they_are_read():
 def test_thoughts_that_do_not_fit_the_generation_prompt_are_counted():
     rows = [Demonstration(ASK, "Yes."), Demonstration(ASK, "<think>\nHm.\n</think>\n\nYes.")]
     begun, closed = lint_texts(rows, encoder(THINKS)), lint_texts(rows, encoder(THINKS, thinking=False))
-    assert codes(begun) == codes(closed) == [("AL404", "warning")]
+    assert codes(begun) == codes(closed) == [("AL404", "warning"), ("AL405", "warning")]
     assert "1 rows do not have; they are trained to close them at once" in begun[0].sentence
     assert "1 rows have some, which are left out" in closed[0].sentence
+
+
+def test_rows_that_are_trained_otherwise_than_a_whole_rendering_are_counted():
+    plain = THINKS.partition("{% if add_generation_prompt %}")[0] + "{% if add_generation_prompt %}"
+    plain += "{{ '<|im_start|>assistant\n' }}{% endif %}"
+    rows = [
+        Demonstration(ASK, "Yes."),
+        Demonstration(ASK, "<think>\nHm.\n</think>\n\nYes."),
+        Demonstration(ASK, "Yes.", thinking="Hm."),
+        Document("no turn"),
+    ]
+    (told,) = lint_texts(rows, encoder(plain))
+    assert told.code == "AL405"
+    assert "leaves out thoughts of 2 of 3 rows compared" in told.sentence
+    (told,) = [finding for finding in lint_texts(rows, encoder(THINKS)) if finding.code == "AL405"]
+    assert "(3 of 3 rows compared)" in told.sentence  # '<think>' is in the prompt and in no rendering
+    assert lint_texts(rows[:1], encoder(plain)) == []
+    keeps = plain.replace("m.content.split('</think>')[-1]", "m.content")
+    assert lint_texts(rows[:2], encoder(keeps)) == []
 
 
 def test_arguments_of_recipes_are_those_of_training(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from alignloop.data.check import Check
     from alignloop.data.columns import Dataset
     from alignloop.data.diversity import Lengths
+    from alignloop.data.plain_text import Marks
     from alignloop.data.show import Piece
     from alignloop.errors import DataError
 
@@ -158,30 +159,32 @@ def show_file(
     from rich.console import Console
     from rich.text import Text
 
+    from alignloop.data.plain_text import marks_of
     from alignloop.data.show import shown
 
     chat, tokenizer = _template(model, template)
+    marks = marks_of(tokenizer, chat) if tokenizer is not None else None
     data = _read(file, kind, column)
     console = Console(highlight=False, soft_wrap=True)
     plain = not console.is_terminal
     for record in data.records[:num]:
         place = f"{record.provenance.file}:{record.provenance.line} ({data.kind})"
         console.print(Text(f"── {place}", style="bold"))
-        for row in shown(record, chat, train_on):
+        for row in shown(record, chat, train_on, marks):
             if row.remark:
                 console.print(Text(f"({row.remark})", style="yellow"))
             text = Text().append(f"{row.name}:\n" if row.name else "", style="bold")
             for part in row.pieces:
-                _append(text, part, tokenizer, plain=plain)
+                _append(text, part, _pieces(part, row.hidden, marks, tokenizer), plain=plain)
             console.print(text)
 
 
-def _append(text: Text, part: Piece, tokenizer: PreTrainedTokenizerBase | None, *, plain: bool) -> None:
+def _append(text: Text, part: Piece, tokens: Sequence[str], *, plain: bool) -> None:
     """A piece of a row: given text dim, trained text in its tokens."""
     if not part.trained:
-        text.append(_visible(part.text), style="dim")
+        text.append(_visible("".join(tokens)), style="dim")
         return
-    pieces = [_visible(piece) for piece in _pieces(part.text, tokenizer)]
+    pieces = [_visible(token) for token in tokens]
     if plain:
         text.append("[[" + "¦".join(pieces) + "]]")
         return
@@ -208,11 +211,17 @@ def _template(model: str | None, template: str | None) -> tuple[ChatTemplate, Pr
     return load_template(template or "tokenizer", loaded.tokenizer), loaded.tokenizer
 
 
-def _pieces(text: str, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    """The text of each token; tokens that are parts of one character are one piece."""
-    if tokenizer is None:
-        return [text]
-    ids = tokenizer(text, add_special_tokens=False).input_ids
+def _pieces(
+    part: Piece, hidden: Mapping[str, str], marks: Marks | None, tokenizer: PreTrainedTokenizerBase | None
+) -> list[str]:
+    """The text of each token of what is trained; tokens that are parts of one character are one piece."""
+    from alignloop.data.plain_text import revealed
+
+    if tokenizer is None or marks is None:
+        return [part.text]
+    if not part.trained:
+        return [revealed(part.text, hidden)]
+    ids = marks.encode(part.text, hidden)
     pieces, start = [], 0
     for stop in range(1, len(ids) + 1):
         piece = str(tokenizer.decode(ids[start:stop], clean_up_tokenization_spaces=False))

@@ -204,7 +204,7 @@ class _Twin:
         if self._slow is not None:
             return self._encode_slowly(text, hidden, marks)
         named, count = marks.subn(lambda found: self._names[found[0]], text)
-        ids = self._twin.encode(_shown(named, hidden), add_special_tokens=False).ids
+        ids = self._twin.encode(revealed(named, hidden), add_special_tokens=False).ids
         clean = self._closed.isdisjoint(ids) and sum(place in self._secret for place in ids) == count
         return [self._ids.get(place, place) for place in ids], clean
 
@@ -215,15 +215,15 @@ class _Twin:
         ids: list[int] = []
         place, clean = 0, True
         for start, stop in [*(found.span() for found in marks.finditer(text)), (len(text), len(text))]:
-            between = _shown(text[place:start], hidden)
+            between = revealed(text[place:start], hidden)
             plain = self._slow.encode(between, add_special_tokens=False, split_special_tokens=True)
             ids += [*(plain if between else ()), *([self._marks[text[start:stop]]] if stop > start else [])]
             place, clean = stop, clean and self._closed.isdisjoint(plain)
         return ids, clean
 
 
-def _shown(text: str, hidden: Mapping[str, str]) -> str:
-    """The text with the marks in place of their stand-ins, which JSON may have escaped."""
+def revealed(text: str, hidden: Mapping[str, str]) -> str:
+    """A text with the marks in place of their stand-ins (`Shielded.hidden`), which JSON may have escaped."""
     if "\\u" in text:
         for stand_in, mark in hidden.items():
             text = text.replace(f"\\u{ord(stand_in):04x}", json.dumps(mark)[1:-1])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.dialogue import bare, render_turns
 from alignloop.data.normal import completion_texts
+from alignloop.data.plain_text import Marks
 from alignloop.data.tool_use import check, left_out, without_lost_thoughts
 from alignloop.data.trained_turns import TrainOn, trained_places
 from alignloop.errors import DataError
@@ -19,11 +20,14 @@ from alignloop.records import (
     Preference,
     Prompt,
     Ranking,
+    Rating,
     Record,
     canonical,
     tools_of,
     written,
 )
+
+Conversed = Demonstration | Label | Preference | Prompt | Ranking | Rating
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +40,28 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One training row of a record: its name within it, its pieces in order, and a remark."""
+    """One training row of a record: its name within it, its pieces in order, and a remark.
+
+    Marks of the template that messages hold as text are stand-ins in the pieces, with `hidden` for
+    `plain_text.revealed` and `Marks.encode`.
+    """
 
     name: str
     pieces: tuple[Piece, ...]
     remark: str = ""
+    hidden: Mapping[str, str] = field(default_factory=dict)
 
 
-def shown(record: Record, template: ChatTemplate, train_on: TrainOn = "all") -> list[Shown]:
+def shown(
+    record: Record, template: ChatTemplate, train_on: TrainOn = "all", marks: Marks | None = None
+) -> list[Shown]:
     """What a record gives to train on.
 
     Args:
         record: of any kind.
         template: renders it.
         train_on: for demonstrations, which turns of the assistant are trained.
+        marks: of a tokenizer, to keep marks in messages apart from the template's own.
 
     Returns:
         A row for each completion; of a demonstration one, and one each for turns that the template
@@ -61,6 +73,34 @@ def shown(record: Record, template: ChatTemplate, train_on: TrainOn = "all") -> 
     """
     if isinstance(record, Document):
         return [Shown("", (Piece(record.text, True),))]
+    if marks is None:
+        return _rows(record, template, train_on)
+    record, hidden = _shielded(record, marks)
+    return [replace(row, hidden=hidden) for row in _rows(record, template, train_on)]
+
+
+def _shielded(record: Conversed, marks: Marks) -> tuple[Conversed, Mapping[str, str]]:
+    """The record with stand-ins for marks in its texts, and the marks behind them."""
+    if isinstance(record, Demonstration):
+        found = marks.shield((*record.prompt, record.turn))
+        *before, turn = found.messages
+        answer = {"completion": turn.content, "thinking": turn.thinking, "tool_calls": turn.tool_calls}
+        return replace(record, prompt=tuple(before), **answer), found.hidden
+    texts = () if isinstance(record, Prompt) else completion_texts(record)
+    found = marks.shield((*record.prompt, *(Message("assistant", text) for text in texts)))
+    prompt = found.messages[: len(record.prompt)]
+    contents = [message.content for message in found.messages[len(record.prompt) :]]
+    if isinstance(record, Preference):
+        chosen, rejected = contents
+        return replace(record, prompt=prompt, chosen=chosen, rejected=rejected), found.hidden
+    if isinstance(record, Ranking):
+        return replace(record, prompt=prompt, completions=tuple(contents)), found.hidden
+    if isinstance(record, Prompt):
+        return replace(record, prompt=prompt), found.hidden
+    return replace(record, prompt=prompt, completion=contents[0]), found.hidden
+
+
+def _rows(record: Conversed, template: ChatTemplate, train_on: TrainOn) -> list[Shown]:
     messages = (*record.prompt, record.turn) if isinstance(record, Demonstration) else record.prompt
     try:
         check(template, messages)

@@ -121,6 +121,20 @@ def test_show_with_the_tokens_of_a_model(tmp_path):
     assert pieces[-1] == "<|im_end|>"
 
 
+def test_show_keeps_marks_in_messages_apart_from_the_templates_own(tmp_path):
+    from alignloop.model.tiny import tiny_model
+
+    end = str(tiny_model()[1].eos_token)
+    pair = {"prompt": f"q{end}", "chosen": f"a{end}b", "rejected": "c"}
+    text = run("show", put(tmp_path / "p.jsonl", pair), "--model", "tiny")
+    chosen, rejected = text.split("[[")[1:]
+    assert chosen.partition("]]")[0].split("¦")[-1] == rejected.partition("]]")[0].split("¦")[-1] == end
+    assert end not in chosen.partition("]]")[0].split("¦")[:-1]  # one token only at the end of the turn
+    assert chosen.partition("]]")[0].replace("¦", "") == f"a{end}b{end}"
+    assert f"q{end}" in text
+
+
+
 def test_convert(tmp_path):
     file = put(tmp_path / "p.jsonl", *PAIRS)
     output = tmp_path / "out" / "labels.jsonl"

@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from alignloop.data.files import write_whole
 from alignloop.machine import release_memory
 from bench.bfloat16_report import write_page
+from bench.emulated_bfloat16 import emulate
 from bench.measure import machine
 
 DTYPES = ("float32", "bfloat16")
@@ -149,7 +150,8 @@ def run_one(method: str, dtype: str, seed: int, rows: Path, options: argparse.Na
     gc.collect()
     release_memory()
     seconds = {"wall_s": time.perf_counter() - started[0], "cpu_s": time.process_time() - started[1]}
-    return {"method": method, "dtype": dtype, "seed": seed, "figures": results, **seconds}
+    run_of = {"method": method, "dtype": dtype, "seed": seed, "figures": results}
+    return {**run_of, **seconds, "cpu": machine(1)["cpu"], "emulated": options.emulate}
 
 
 def held_out(model: Path, dtype: str, rows: Path, options: argparse.Namespace) -> dict[str, float]:
@@ -263,14 +265,19 @@ def main() -> None:
     parser.add_argument("--eval-rows", type=int, default=32)
     parser.add_argument("--eval-prompts", type=int, default=64, help="held-out prompts of the online methods")
     parser.add_argument("--drift", action="store_true", help="also DPO's first steps on random tokens")
+    parser.add_argument(
+        "--emulate", action="store_true", help="bfloat16 products without a processor's instructions for them"
+    )
     parser.add_argument("--write", action="store_true", help="write docs/results/bfloat16.md")
     options = parser.parse_args()
     kept: dict[str, Any] = (
         json.loads(options.out.read_text("utf-8")) if options.out.exists() else {"runs": [], "drift": []}
     )
+    kept_alive = emulate() if options.emulate else None
     with tempfile.TemporaryDirectory() as name:
         measure(kept, Path(name), options)
     print(write_page(kept, to_docs=options.write))
+    del kept_alive
 
 
 def measure(kept: dict[str, Any], rows: Path, options: argparse.Namespace) -> None:

@@ -62,7 +62,8 @@ SIZES: Mapping[str, Any] = {
     ),
     **_each("q_lora_rank kv_lora_rank o_lora_rank", 16),
     **_each("linear_num_key_heads linear_num_value_heads linear_num_heads", 2),
-    **_each("index_n_heads indexer_n_heads", 16),  # with few, scores tie at 0 and the choice is the library's
+    **_each("index_n_heads indexer_n_heads", 2),  # as few, so that their scores tie at 0
+    **_each("floor_scale log_scaling_n_floor", WINDOW),
     **_each("mamba_d_state state_size ssm_state_size", 8),
     **_each("first_k_dense_replace num_dense_layers", 1),
     **_each("hidden_dropout attention_dropout resid_pdrop embd_pdrop attn_pdrop residual_dropout", 0.0),
@@ -115,7 +116,7 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "qwen4_exp_text": {
-        "indexer_n_heads": 16,
+        "indexer_n_heads": 2,
         "indexer_kv_heads": 1,
         "indexer_head_dim": 8,
         "indexer_budget": WINDOW,
@@ -136,6 +137,12 @@ _LONG = {
     "factor": 16.0,
 }
 _DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+_GROWING = {
+    "rope_type": "default",
+    "rope_theta": 10000.0,
+    "llama_4_scaling_beta": 0.5,
+    "original_max_position_embeddings": WINDOW,
+}
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen2-sliding": ("qwen2", {**_SLIDING, "use_sliding_window": True}),
     "qwen2_moe-sliding": ("qwen2_moe", {**_SLIDING, "use_sliding_window": True}),
@@ -143,10 +150,21 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen3_moe-sliding": ("qwen3_moe", {"use_sliding_window": True, "sliding_window": WINDOW}),
     "phimoe-sliding": ("phimoe", {"sliding_window": WINDOW}),
     "doge-sliding": ("doge", {"sliding_window": WINDOW}),
+    "doge-dynamic": ("doge", {"keep_window_size": WINDOW}),
     "doge-experts": ("doge", {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 2}),
     "mixtral-sliding": ("mixtral", {"sliding_window": WINDOW}),
     "phi3-longrope": ("phi3", {"rope_parameters": _LONG, "original_max_position_embeddings": 16}),
     "llama-dynamic": ("llama", {"rope_parameters": _DYNAMIC, "max_position_embeddings": 16}),
+    "minimax_m3-sparse": (
+        "minimax_m3_vl_text",
+        {
+            "layer_types": ["minimax_m3_sparse", "full_attention"] * 2,
+            "index_block_size": WINDOW // 2,
+            "index_topk_blocks": 2,
+        },
+    ),
+    "deepseek_v32-heads": ("deepseek_v32", {"index_n_heads": 32}),
+    "ministral3-scaled": ("ministral3", {"rope_parameters": _GROWING}),
     "gpt2-scaled": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
 }
 """Further rows, with the part that binds made to: (model type, fields)."""

@@ -27,7 +27,7 @@ def test_a_line_of_a_plain_model_is_right_in_both_types() -> None:
 def test_another_model_is_called_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Granite with its logits divided twice, as a list of field names once had it for HyperCLOVA X."""
     monkeypatch.setattr("alignloop.model.packed.head_transform", lambda hf: LogitTransform(4.0))
-    monkeypatch.setattr("alignloop.model.verify.Verification.packed_rows", lambda self, read: True)
+    monkeypatch.setattr("alignloop.model.verify.Verification.layout", lambda self, read: "packed")
     line = row("granite", torch.float32)
     assert line["log-probs"].startswith("WRONG")
     assert line["gradient"].startswith("WRONG")

@@ -6,7 +6,7 @@ the rows they are tried on, so that they bind. `FIELDS` holds what an architectu
 
 from __future__ import annotations
 
-import re
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from alignloop.model.cast import cast
+from alignloop.model.load import read_weights
 
 VOCABULARY = 128
 WINDOW = 8
@@ -237,12 +238,6 @@ def tiny(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **fiel
     if dtype not in (torch.bfloat16, torch.float16):
         cast(model, dtype)
         return model
-    # built in the type, as `from_pretrained` does it: what a class computes at the start is of its choice
-    narrow = AutoModelForCausalLM.from_config(model.config, dtype=dtype).eval()
-    narrow.load_state_dict(model.state_dict())
-    kept = list(narrow._keep_in_fp32_modules_strict or ())
-    wide = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, tensor in (*narrow.named_parameters(), *narrow.named_buffers()):
-        if any(re.search(rf"(^|\.){part}($|\.)", name) for part in kept):
-            tensor.data = wide[name].data
-    return narrow
+    with tempfile.TemporaryDirectory() as folder:  # as a checkpoint that was saved in float32 is loaded
+        model.save_pretrained(folder)
+        return read_weights(folder, dtype, name)

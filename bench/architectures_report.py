@@ -52,8 +52,9 @@ Tiny random models with windows, chunks and trained lengths shorter than the row
 in the type. Log-probs of completions (largest distance, nats), gradient (relative), greedy decode and
 log-probs of sampled tokens (largest distance, nats) against `model(...)` on unpadded rows in the next wider
 type. "packed": each prompt runs once for its completions; "padded": each completion with its whole prompt;
-"alone": those one at a time. What is refused is refused with the sentence below the table; a number farther off than
-rounding (six times the model's own largest distance, plus 1/16 √ε of the log-probs' spread) would read WRONG.
+"alone": those one at a time. What is refused is refused with the sentence below the table; a number farther
+off than rounding (six times the model's own largest distance, plus 1/16 √ε of the log-probs' spread) would
+read WRONG.
 
 A model with experts or indexed tokens jumps where two scores are nearly equal, so distances are measured with
 the choices that were made given to the wider computation. "Other choices" are those it would have made

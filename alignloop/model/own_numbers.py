@@ -44,7 +44,7 @@ class Probe:
     rows: int
 
 
-SHORT = Probe(prompt_tokens=10, drawn_tokens=3, rows=1)
+SHORT = Probe(prompt_tokens=6, drawn_tokens=3, rows=1)
 LONG = Probe(prompt_tokens=21, drawn_tokens=12, rows=3)
 
 _known: WeakKeyDictionary[nn.Module, type] = WeakKeyDictionary()
@@ -54,7 +54,7 @@ _known_shapes: set[str] = set()
 def check_engine(model: PreTrainedModel | PeftModel) -> None:
     """Compare the engine with the model itself, once for each model.
 
-    Costs two forward passes over some 20 tokens and two steps of decoding. Random numbers and the model
+    Costs two forward passes over some 10 tokens and two steps of decoding. Random numbers and the model
     are left as they were.
 
     Raises:

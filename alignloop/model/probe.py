@@ -29,7 +29,7 @@ from alignloop.model.rope import length_kinds
 
 _PROMPTS, _COMPLETIONS = (7, 2), ((5, 4), (3,))
 """Tokens of the probe's prompts, and of the completions of each."""
-_WIDTH = 20
+_WIDTH = 16
 """Tokens of the rows that run side by side."""
 _WINDOW = 4
 """What windows are made to be, in tokens."""

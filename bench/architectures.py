@@ -2,11 +2,13 @@
 
     python bench/architectures.py [--dtype float32 bfloat16] [--only NAME …] [--json] [--output docs/results]
 
-Tiny random models (`bench/zoo.py`). Own numbers come from `model(...)` on unpadded rows, one at a time:
-log-probs of completions and their gradient, the greedy decode token by token, the log-probs of sampled
-tokens. Each is compared with the same model in the next wider type, where that runs; a number is wrong if
-it is farther off than rounding: six times the model's own distance in this type, plus 1/16 √ε of the
-log-probs' spread. Exit code 1 if any is.
+Tiny random models (`bench/zoo.py`), saved in float32 and loaded in the type, as `load_model` does it. Own
+numbers come from `model(...)` on unpadded rows, one at a time: log-probs of completions and their gradient,
+the greedy decode token by token, the log-probs of sampled tokens. Each is compared with the same model in the
+next wider type, where that runs, given the choices of experts and indexed tokens that were made
+(`bench/choices.py`); a number is wrong if it is farther off than rounding: six times the model's own largest
+distance in this type, plus 1/16 √ε of the log-probs' spread. A choice is wrong if what it took lies farther
+below what it should have taken than the same bound on scores. Exit code 1 if anything is.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,18 +37,23 @@ from alignloop.errors import AlignLoopError, ModelError, first_line
 from alignloop.model.cast import cast
 from alignloop.model.generate import generate
 from alignloop.model.head import FOREIGN
+from alignloop.model.layouts import padded
 from alignloop.model.packed import PackedModel
 from alignloop.model.rope import length_kinds
 from alignloop.model.sampling import SamplingParams
 from bench import zoo
+from bench.architectures_report import CHOICES, COLUMNS, page, table, wrong
+from bench.choices import Count, Given, Pass, farthest, noted, of_row
 from bench.measure import machine
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WIDER = {torch.float32: torch.float64, torch.bfloat16: torch.float32}
-COLUMNS = ("log-probs", "gradient", "greedy decode", "sampled log-probs")
 PROMPTS, COMPLETIONS = (20, 5), ((7, 9), (6,))
 """Tokens of the groups' prompts and completions: rows longer than the zoo's windows and trained lengths."""
 NEW_TOKENS = 12
+
+Rows = Sequence[tuple[Sequence[int], Sequence[int]]]
+"""Prompts and completions, a pair for each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +94,76 @@ def own_logprobs(model: Any, prompt: Sequence[int], ids: Sequence[int]) -> Tenso
     return logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0]
 
 
-def own_side(model: Any) -> Side:
-    """Log-probs and gradient by the model itself."""
-    rows = [
-        own_logprobs(model, g.prompt_ids.tolist(), c.ids.tolist()) for g in groups() for c in g.completions
-    ]
-    return side(torch.cat(rows), model)
+def own_rows(model: Any, rows: Rows, given: Sequence[Given] = ()) -> tuple[list[Tensor], list[Pass]]:
+    """The model's own log-probs of completions, with choices given for each row if any are; its passes."""
+    found: list[Tensor] = []
+    passes: list[Pass] = []
+    for number, (prompt, ids) in enumerate(rows):
+        with noted(model) as notes:
+            notes.given = list(given[number]) if given else []
+            found.append(own_logprobs(model, prompt, ids))
+        passes += notes.passes[:1]
+    return found, passes
+
+
+def known(passes: Sequence[Pass], places: Sequence[Sequence[tuple[int, int]]], lengths: Sequence[int]) -> Any:
+    """The choices of rows whose tokens are at these places of passes; none where a model makes none."""
+    rows = [of_row(passes, row, length) for row, length in zip(places, lengths, strict=True)]
+    return rows if all(rows) else []
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """A computation in the wider type, given the choices of ours and of the model's own.
+
+    Attributes:
+        ours, own: what it gives, given the choices of either.
+        wrong: sentence of a choice that is no rounding, or "".
+        count: choices of ours.
+    """
+
+    ours: Any
+    own: Any
+    wrong: str
+    count: Count
+
+
+def exactly(model: Any, rows: Rows, given: Sequence[Given], own: Sequence[Pass], run: Any) -> Exact:
+    """What `run(model, rows, given)` gives in the wider type.
+
+    Args:
+        model: the model.
+        rows: prompts and completions.
+        given: our choices, none where there are none.
+        own: the model's own passes over the rows in its type.
+        run: gives a result and the passes that led to it.
+    """
+    own_given = (
+        known(
+            own,
+            [[(n, i) for i in range(len(p) + len(c))] for n, (p, c) in enumerate(rows)],
+            [len(p) + len(c) for p, c in rows],
+        )
+        if given
+        else []
+    )
+    ours, passes = wider(model, lambda m: run(m, rows, given))
+    count, base = Count(), 0.0
+    other = ours
+    if given:
+        other, others = wider(model, lambda m: run(m, rows, own_given))
+        for one in passes:
+            count.add(one)
+        base = farthest(own, others)
+    limit = Scale(count.spread, torch.finfo(model.dtype).eps).limit(base, count.spread)
+    far = f"WRONG: a choice lies {count.margin:.2g} below, {limit:.0e} would be rounding"
+    return Exact(ours, other, far if count.margin > limit else "", count)
+
+
+def own_side(model: Any, rows: Rows, given: Sequence[Given] = ()) -> tuple[Side, list[Pass]]:
+    """Log-probs and gradient by the model itself, and its passes."""
+    found, passes = own_rows(model, rows, given)
+    return side(torch.cat(found), model), passes
 
 
 def side(logprobs: Tensor, model: Any) -> Side:
@@ -103,12 +174,29 @@ def side(logprobs: Tensor, model: Any) -> Side:
     return Side(logprobs.detach().double(), torch.cat([g.flatten() for g in zero]).double())
 
 
-def packed_side(packed: PackedModel) -> Side:
-    """Log-probs and gradient by AlignLoop."""
+def packed_side(packed: PackedModel) -> tuple[Side, list[Given]]:
+    """Log-probs and gradient by AlignLoop, and its choices for each completion's row."""
     batch = collate(groups())
-    logprobs = packed(batch).logprobs
+    with noted(packed.hf) as notes:
+        logprobs = packed(batch).logprobs
     assert logprobs is not None
-    return side(logprobs[batch.mask], packed.hf)
+    places: list[list[tuple[int, int]]] = []
+    ids, mask, _, _ = padded(batch)
+    for span in batch.segments.spans:
+        start = span.start + span.prompt_length
+        for length in span.lengths:
+            number, whole = len(places), range(span.prompt_length + length)
+            if packed.layout == "packed":
+                row = [*range(span.start, span.start + span.prompt_length), *range(start, start + length)]
+                places.append([(0, i) for i in row])
+            elif packed.layout == "padded":
+                places.append([(0, number * ids.shape[1] + i) for i in whole])
+            else:
+                places.append([(number, i) for i in whole])
+            start += length
+    one_pass = len(notes.passes) == (len(places) if packed.layout == "alone" else 1)
+    given = known(notes.passes, places, mask.sum(1).tolist()) if one_pass else []
+    return side(logprobs[batch.mask], packed.hf), given
 
 
 def wider(model: Any, run: Callable[[Any], Any]) -> Any:
@@ -121,27 +209,30 @@ def wider(model: Any, run: Callable[[Any], Any]) -> Any:
         return run(model)
 
 
-def trained(model: Any) -> tuple[dict[str, str], str]:
-    """The cells of log-probs and gradient, and how rows run."""
+def trained(model: Any) -> tuple[dict[str, str], str, Count]:
+    """The cells of log-probs and gradient, how rows run, and how choices fell."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         packed = PackedModel(copy.deepcopy(model))
+    rows = [(g.prompt_ids.tolist(), c.ids.tolist()) for g in groups() for c in g.completions]
     try:
-        own = own_side(model)
+        own, passes = own_side(model, rows)
     except FOREIGN as error:
         raise ModelError(f"{type(model).__name__} itself fails on these rows: {first_line(error)}") from error
-    exact, scale = wider(model, own_side), scale_of(model)
-    ours = packed_side(packed)
-    off, base = (float((x.logprobs - exact.logprobs).square().mean().sqrt()) for x in (ours, own))
-    size = exact.gradient.norm()
-    ratio, base_ratio = (float((x.gradient - exact.gradient).norm() / size) for x in (ours, own))
+    ours, given = packed_side(packed)
+    exact, scale = exactly(model, rows, given, passes, own_side), scale_of(model)
+    pairs = ((ours, exact.ours), (own, exact.own))
+    off, base = (float((a.logprobs - b.logprobs).abs().max()) for a, b in pairs)
+    ratio, base_ratio = (float((a.gradient - b.gradient).norm() / b.gradient.norm()) for a, b in pairs)
     cells = {
-        "log-probs": cell(off, scale.limit(base, scale.spread)),
+        "log-probs": exact.wrong or cell(off, scale.limit(base, scale.spread)),
         "gradient": cell(ratio, scale.limit(base_ratio, 1.0)),
     }
-    said = [str(w.message) for w in caught if "padded rows" in str(w.message)]
-    reason = said[0].removeprefix(f"{type(model).__name__} ").split("; padded")[0] if said else ""
-    return cells, f"padded: {reason}" if said else "packed"
+    said = [str(w.message) for w in caught if "instead, which" in str(w.message)]
+    if not said:
+        return cells, packed.layout, exact.count
+    reason = said[0].removeprefix(f"{type(model).__name__} ").rsplit("; ", 1)[0]
+    return cells, f"{packed.layout}: {reason}", exact.count
 
 
 def scale_of(model: Any) -> Scale:
@@ -152,31 +243,53 @@ def scale_of(model: Any) -> Scale:
     return Scale(float(table.std(-1).mean()), torch.finfo(model.dtype).eps)
 
 
-def sampled(model: Any) -> dict[str, str]:
-    """The cells of generation; a refusal is the cell."""
+def sampled(model: Any) -> tuple[dict[str, str], Count]:
+    """The cells of generation, a refusal being the cell, and how choices fell."""
     prompts = [g.prompt_ids.tolist() for g in groups()]
-    scale = scale_of(model)
+    scale, copied = scale_of(model), copy.deepcopy(model)
     try:
         params = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, eos=())
-        decoded = generate(copy.deepcopy(model), None, prompts, params)
+        decoded = generate(copied, None, prompts, params)
         params = SamplingParams(max_tokens=NEW_TOKENS, seed=3, eos=())
-        drawn = generate(copy.deepcopy(model), None, prompts, params, n=2)
+        with noted(copied) as notes:
+            drawn = generate(copied, None, prompts, params, n=2)
     except AlignLoopError as error:
-        return dict.fromkeys(COLUMNS[2:], f"refused: {error}")
+        return dict.fromkeys(COLUMNS[2:], f"refused: {error}"), Count()
     except FOREIGN as error:
-        return dict.fromkeys(COLUMNS[2:], f"WRONG: {type(error).__name__}: {first_line(error)}")
+        return dict.fromkeys(COLUMNS[2:], f"WRONG: {type(error).__name__}: {first_line(error)}"), Count()
+    rows = [(p, one.ids) for p, several in zip(prompts, drawn, strict=True) for one in several]
     with torch.no_grad():
         greedy = [compare_greedy(model, p, d[0].ids, scale) for p, d in zip(prompts, decoded, strict=True)]
-        rows = [(p, one) for p, several in zip(prompts, drawn, strict=True) for one in several]
-        exact = wider(model, lambda m: torch.cat([own_logprobs(m, p, one.ids) for p, one in rows]).double())
-        own = torch.cat([own_logprobs(model, p, one.ids) for p, one in rows]).double()
-    ours = torch.tensor([x for _, one in rows for x in one.logprobs], dtype=torch.float64)
-    off, base = (float((x - exact).square().mean().sqrt()) for x in (ours, own))
+        own, passes = own_rows(model, rows)
+        exact = exactly(model, rows, engine_choices(notes.passes, rows), passes, own_rows)
+    ours = torch.tensor(
+        [x for several in drawn for one in several for x in one.logprobs], dtype=torch.float64
+    )
+    off, base = (
+        float((a - torch.cat(b).double()).abs().max())
+        for a, b in ((ours, exact.ours), (torch.cat(own).double(), exact.own))
+    )
     worst = max(greedy, key=("same", "same but for a tie").index) if not any("W" in g for g in greedy) else ""
     return {
         "greedy decode": worst or next(g for g in greedy if "W" in g),
-        "sampled log-probs": cell(off, scale.limit(base, scale.spread)),
-    }
+        "sampled log-probs": exact.wrong or cell(off, scale.limit(base, scale.spread)),
+    }, exact.count
+
+
+def engine_choices(passes: Sequence[Pass], rows: Rows) -> list[Given]:
+    """The engine's choices for each row: prompts run first, side by side, then all rows token by token."""
+    prompts = list(dict.fromkeys(tuple(prompt) for prompt, _ in rows))
+    first = [token for prompt in prompts for token in prompt]
+    steps = [[ids[t] for _, ids in rows] for t in range(len(rows[0][1]) - 1)]
+    if [one.ids.tolist() for one in passes] != [first, *steps]:
+        return []
+    starts = {prompt: sum(len(p) for p in prompts[:i]) for i, prompt in enumerate(prompts)}
+    places = [
+        [(0, starts[tuple(prompt)] + i) for i in range(len(prompt))]
+        + [(1 + t, number) for t in range(len(steps))]
+        for number, (prompt, _) in enumerate(rows)
+    ]
+    return known(passes, places, [len(prompt) + len(ids) for prompt, ids in rows])
 
 
 def compare_greedy(model: Any, prompt: Sequence[int], ids: Sequence[int], scale: Scale) -> str:
@@ -210,75 +323,23 @@ def row(name: str, dtype: torch.dtype) -> dict[str, str]:
     """One line of the table."""
     model = zoo.tiny(name, dtype=dtype)
     line = {"architecture": name, "class": type(model).__name__}
+    counts: list[Count] = []
     try:
-        cells, rows = trained(model)
+        cells, rows, count = trained(model)
+        counts.append(count)
     except AlignLoopError as error:
         cells, rows = dict.fromkeys(COLUMNS[:2], f"refused: {error}"), "refused"
     except FOREIGN as error:
         text = f"WRONG: {type(error).__name__}: {first_line(error)}"
         cells, rows = dict.fromkeys(COLUMNS[:2], text), "crashed"
     try:
-        return line | {"rows": rows} | cells | sampled(model)
+        generated, count = sampled(model)
+        counts.append(count)
     except FOREIGN as error:  # the model itself does not run
         text = f"refused: {first_line(error)}" if rows == "refused" else f"WRONG: {first_line(error)}"
-        return line | {"rows": rows} | cells | dict.fromkeys(COLUMNS[2:], text)
-
-
-def wrong(lines: Sequence[Mapping[str, str]]) -> list[str]:
-    """Architectures with a number that is neither right nor refused."""
-    return [line["architecture"] for line in lines if any("WRONG" in str(v) for v in line.values())]
-
-
-def table(lines: Sequence[Mapping[str, str]]) -> str:
-    """The lines as a table; sentences of refusal below it, numbered where they are longer than a cell."""
-    notes: dict[str, int] = {}
-
-    def short(text: str) -> str:
-        if len(text) <= 24:
-            return text
-        kind, _, sentence = text.partition(": ")
-        return f"{kind} [{notes.setdefault(sentence, len(notes) + 1)}]"
-
-    rows = ["| architecture | rows | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for line in lines:
-        cells = " | ".join(short(line[name]) for name in ("rows", *COLUMNS))
-        rows.append(f"| {line['architecture']} | {cells} |")
-    sentences = [f"{number}. {sentence}" for sentence, number in notes.items()]
-    return "\n".join([*rows, "", *sentences])
-
-
-def page(results: Mapping[str, Sequence[Mapping[str, str]]], described: Mapping[str, Any]) -> str:
-    """docs/results/architectures.md."""
-    where = ", ".join(f"{name} {value}" for name, value in described.items())
-    left_out: dict[str, list[str]] = {}
-    for name, reason in zoo.SKIPPED.items():
-        left_out.setdefault(reason, []).append(name)
-    parts = [
-        f"""# Every text decoder of transformers
-
-`python bench/architectures.py --output docs/results`; {where}.
-
-Tiny random models with windows, chunks and trained lengths shorter than the rows. Log-probs of completions
-(root mean square, nats), gradient (relative), greedy decode and log-probs of sampled tokens (nats) against
-`model(...)` on unpadded rows in the next wider type. "packed": each prompt runs once for its completions;
-"padded": each completion with its whole prompt. What is refused is refused with the sentence below the table;
-a number farther off than rounding (six times the model's own, plus 1/16 √ε of the log-probs' spread) would
-read WRONG.
-"""
-    ]
-    for dtype, lines in results.items():
-        packed = sum(line["rows"] == "packed" for line in lines)
-        padded = sum(line["rows"].startswith("padded") for line in lines)
-        refused = sum(line["rows"] == "refused" for line in lines)
-        sampling = sum("refused" not in line["greedy decode"] for line in lines)
-        parts.append(
-            f"## {dtype}\n\n{len(lines)} lines: {packed} train on packed rows, {padded} on padded rows, "
-            f"{refused} are refused; the local engine generates with {sampling}. Wrong: "
-            f"{', '.join(wrong(lines)) or 'none'}.\n\n{table(lines)}\n"
-        )
-    rest = "\n".join(f"- {', '.join(names)}: {reason}" for reason, names in left_out.items())
-    parts.append(f"## Entries of transformers' list without a line\n\n{rest}\n")
-    return "\n".join(parts)
+        generated = dict.fromkeys(COLUMNS[2:], text)
+    made, others = (sum(getattr(c, name) for c in counts) for name in ("made", "others"))
+    return line | {"rows": rows} | cells | generated | {CHOICES: f"{others} of {made}" if made else "–"}
 
 
 def main() -> int:
@@ -293,6 +354,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     results: dict[str, list[dict[str, str]]] = {}
     for dtype in options.dtype:
         results[dtype] = []

@@ -6,7 +6,7 @@ the rows they are tried on, so that they bind. `FIELDS` holds what an architectu
 
 from __future__ import annotations
 
-import re
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from alignloop.model.cast import cast
+from alignloop.model.load import read_weights
 
 VOCABULARY = 128
 WINDOW = 8
@@ -62,7 +63,8 @@ SIZES: Mapping[str, Any] = {
     ),
     **_each("q_lora_rank kv_lora_rank o_lora_rank", 16),
     **_each("linear_num_key_heads linear_num_value_heads linear_num_heads", 2),
-    **_each("index_n_heads indexer_n_heads", 16),  # with few, scores tie at 0 and the choice is the library's
+    **_each("index_n_heads indexer_n_heads", 2),  # as few, so that their scores tie at 0
+    **_each("floor_scale log_scaling_n_floor", WINDOW),
     **_each("mamba_d_state state_size ssm_state_size", 8),
     **_each("first_k_dense_replace num_dense_layers", 1),
     **_each("hidden_dropout attention_dropout resid_pdrop embd_pdrop attn_pdrop residual_dropout", 0.0),
@@ -115,7 +117,7 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "qwen4_exp_text": {
-        "indexer_n_heads": 16,
+        "indexer_n_heads": 2,
         "indexer_kv_heads": 1,
         "indexer_head_dim": 8,
         "indexer_budget": WINDOW,
@@ -136,6 +138,12 @@ _LONG = {
     "factor": 16.0,
 }
 _DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+_GROWING = {
+    "rope_type": "default",
+    "rope_theta": 10000.0,
+    "llama_4_scaling_beta": 0.5,
+    "original_max_position_embeddings": WINDOW,
+}
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen2-sliding": ("qwen2", {**_SLIDING, "use_sliding_window": True}),
     "qwen2_moe-sliding": ("qwen2_moe", {**_SLIDING, "use_sliding_window": True}),
@@ -143,10 +151,21 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen3_moe-sliding": ("qwen3_moe", {"use_sliding_window": True, "sliding_window": WINDOW}),
     "phimoe-sliding": ("phimoe", {"sliding_window": WINDOW}),
     "doge-sliding": ("doge", {"sliding_window": WINDOW}),
+    "doge-dynamic": ("doge", {"keep_window_size": WINDOW}),
     "doge-experts": ("doge", {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 2}),
     "mixtral-sliding": ("mixtral", {"sliding_window": WINDOW}),
     "phi3-longrope": ("phi3", {"rope_parameters": _LONG, "original_max_position_embeddings": 16}),
     "llama-dynamic": ("llama", {"rope_parameters": _DYNAMIC, "max_position_embeddings": 16}),
+    "minimax_m3-sparse": (
+        "minimax_m3_vl_text",
+        {
+            "layer_types": ["minimax_m3_sparse", "full_attention"] * 2,
+            "index_block_size": WINDOW // 2,
+            "index_topk_blocks": 2,
+        },
+    ),
+    "deepseek_v32-heads": ("deepseek_v32", {"index_n_heads": 32}),
+    "ministral3-scaled": ("ministral3", {"rope_parameters": _GROWING}),
     "gpt2-scaled": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
 }
 """Further rows, with the part that binds made to: (model type, fields)."""
@@ -219,12 +238,6 @@ def tiny(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **fiel
     if dtype not in (torch.bfloat16, torch.float16):
         cast(model, dtype)
         return model
-    # built in the type, as `from_pretrained` does it: what a class computes at the start is of its choice
-    narrow = AutoModelForCausalLM.from_config(model.config, dtype=dtype).eval()
-    narrow.load_state_dict(model.state_dict())
-    kept = list(narrow._keep_in_fp32_modules_strict or ())
-    wide = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, tensor in (*narrow.named_parameters(), *narrow.named_buffers()):
-        if any(re.search(rf"(^|\.){part}($|\.)", name) for part in kept):
-            tensor.data = wide[name].data
-    return narrow
+    with tempfile.TemporaryDirectory() as folder:  # as a checkpoint that was saved in float32 is loaded
+        model.save_pretrained(folder)
+        return read_weights(folder, dtype, name)

@@ -1,4 +1,5 @@
-"""A batch run through the decoder: as the packed row it is, or as padded rows; rows of one kind at a time.
+"""A batch run through the decoder: as the packed row it is, as padded rows, or row by row; rows of one kind
+at a time.
 
 N tokens in the packed row, B completions, T tokens of the longest, R rows of hidden states.
 """
@@ -8,14 +9,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from alignloop.data.packing import Batch, Segments, Span
 from alignloop.model.head import decoder_of
 from alignloop.model.rope import length_kinds
+
+Layout = Literal["packed", "padded", "alone"]
+"""Each prompt once for its completions; each completion with its whole prompt, side by side; one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +56,31 @@ class Reader:
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._taken = None if open_ended else set(parameters)
 
-    def read(self, batch: Batch, *, packed: bool) -> Rows:
+    def read(self, batch: Batch, layout: Layout) -> Rows:
         """Run a batch, with the attention that its layout needs already set.
 
         Where rotary frequencies depend on a row's length, completions that would change each other's
         run one kind after another, each kind with its own copy of the prompt.
         """
         if self.kinds is None:
-            return self._run(batch, packed)
+            return self._run(batch, layout)
         lengths = [span.prompt_length + length for span in batch.segments.spans for length in span.lengths]
         of = [self.kinds.of(length) for length in lengths]
         different = sorted(set(of))
         if len(different) == 1:
             self.kinds.reset()
-            return self._run(batch, packed)
+            return self._run(batch, layout)
         parts = []
         for kind in different:
             kept = [number for number, found in enumerate(of) if found == kind]
             part, tokens = _part(batch, kept)
             self.kinds.reset()
-            parts.append((kept, tokens, self._run(part, packed)))
+            parts.append((kept, tokens, self._run(part, layout)))
         self.kinds.reset()
         return _joined(batch, parts)
 
-    def _run(self, batch: Batch, packed: bool) -> Rows:
-        if packed:
+    def _run(self, batch: Batch, layout: Layout) -> Rows:
+        if layout == "packed":
             out = self.decoder(
                 input_ids=batch.input_ids,
                 position_ids=batch.position_ids,
@@ -83,15 +89,31 @@ class Reader:
             )
             return Rows(out.last_hidden_state[0], batch.predict_index, batch.last_index)
         ids, mask, positions, places = padded(batch)
-        named = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
-        # a decoder that takes neither mask nor positions counts from 0 and looks back only
-        taken = {name: x for name, x in named.items() if self._taken is None or name in self._taken}
-        out = self.decoder(input_ids=ids, **taken)
+        if layout == "alone":
+            hidden = self._one_by_one(ids, mask)
+        else:
+            named = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
+            # a decoder that takes neither mask nor positions counts from 0 and looks back only
+            hidden = self.decoder(input_ids=ids, **self._known(named)).last_hidden_state
         last = places[batch.last_index]
         steps = torch.arange(batch.mask.shape[1], device=last.device)
         # a row's own copy of the prompt predicts its first token
         predict = torch.where(batch.mask, (last - batch.lengths)[:, None] + steps, 0)
-        return Rows(out.last_hidden_state.flatten(0, 1), predict, last, places)
+        return Rows(hidden.flatten(0, 1), predict, last, places)
+
+    def _one_by_one(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states (B, L, h) of padded rows, each run by itself without its padding, which gets 0."""
+        states: list[Tensor] = []
+        for row, length in zip(ids, mask.sum(1).tolist(), strict=True):
+            if self.kinds is not None:
+                self.kinds.reset()
+            out = self.decoder(input_ids=row[None, :length], **self._known({"use_cache": False}))
+            states.append(F.pad(out.last_hidden_state[0], (0, 0, 0, len(row) - length)))
+        return torch.stack(states)
+
+    def _known(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Those arguments that the decoder takes."""
+        return {name: x for name, x in arguments.items() if self._taken is None or name in self._taken}
 
 
 def padded(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -98,13 +98,18 @@ def use_lean_forms(model: nn.Module) -> list[nn.Module]:
 
 def _forward_of(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """The replacement of `forward`, None for a module that is left alone."""
-    if "forward" in module.__dict__ or len(inspect.signature(module.forward).parameters) != 1:
+    if "forward" in module.__dict__:
         return None
-    if type(module).__name__.endswith("RMSNorm") and _is_rms_norm(module):
+    if type(module).__name__.endswith("RMSNorm") and _takes_one(module) and _is_rms_norm(module):
         return partial(_norm_forward, module)
-    if module._modules.keys() >= _GATED and _is_gated_mlp(module):
+    if module._modules.keys() >= _GATED and _takes_one(module) and _is_gated_mlp(module):
         return partial(_mlp_forward, module)
     return None
+
+
+def _takes_one(module: nn.Module) -> bool:
+    """Whether its forward takes one argument."""
+    return len(inspect.signature(module.forward).parameters) == 1
 
 
 @once_per_module

@@ -130,15 +130,37 @@ def _read(name: str, where: torch.device, kind: torch.dtype, seed: int) -> Loade
         _check_folder(folder, name)
     source: str | Path = folder if folder is not None else name
     tokenizer = load_tokenizer(source)  # before the weights, which take longer
+    model = read_weights(source, kind, name)
+    return LoadedModel(model.to(where), tokenizer, name, folder)  # pyright: ignore[reportArgumentType]
+
+
+def read_weights(source: str | Path, dtype: torch.dtype, name: str) -> PreTrainedModel:
+    """A model as transformers reads it in a type.
+
+    Args:
+        source: a folder in Hugging Face's form, or a hub id.
+        dtype: of its weights.
+        name: what errors call it.
+
+    Returns:
+        The model in eval mode on the CPU.
+
+    Raises:
+        ModelError: transformers cannot read it.
+    """
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind, attn_implementation="sdpa")
+        try:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error):
+                raise
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except ValueError as error:
-        if "scaled_dot_product_attention" not in str(error):
-            raise ModelError(f"model '{name}': {first_line(error)}") from error
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind)
+        raise ModelError(f"model '{name}': {first_line(error)}") from error
     except (OSError, KeyError) as error:
         raise ModelError(f"model '{name}' cannot be loaded: {first_line(error)}") from error
-    return LoadedModel(_moved(model, where, kind).eval(), tokenizer, name, folder)
+    cast(model, dtype)
+    return model.eval()
 
 
 def _moved(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:

@@ -24,11 +24,11 @@ from alignloop.errors import NonFiniteError, first_line
 from alignloop.model.decode import decoding
 from alignloop.model.head import FOREIGN, as_published
 from alignloop.model.positions import steady_positions
+from alignloop.model.probe import check_finite, in_float32, small_windows
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import Request, Sampled, Scheduler
 from alignloop.model.step import refused
 from alignloop.model.twin import outline, small_twin
-from alignloop.model.verify import in_float32, small_windows
 
 ROUNDING_NATS = 2e-3
 """Largest difference of a log-prob that passes for rounding in float32; some 1e-5 are seen."""
@@ -44,7 +44,7 @@ class Probe:
     rows: int
 
 
-SHORT = Probe(prompt_tokens=10, drawn_tokens=3, rows=1)
+SHORT = Probe(prompt_tokens=6, drawn_tokens=3, rows=1)
 LONG = Probe(prompt_tokens=21, drawn_tokens=12, rows=3)
 
 _known: WeakKeyDictionary[nn.Module, type] = WeakKeyDictionary()
@@ -54,11 +54,12 @@ _known_shapes: set[str] = set()
 def check_engine(model: PreTrainedModel | PeftModel) -> None:
     """Compare the engine with the model itself, once for each model.
 
-    Costs two forward passes over some 20 tokens and two steps of decoding. Random numbers and the model
+    Costs two forward passes over some 10 tokens and two steps of decoding. Random numbers and the model
     are left as they were.
 
     Raises:
-        ModelError: the numbers differ by more than rounding, or the engine cannot run the model.
+        ModelError: the numbers differ by more than rounding, the engine cannot run the model, or the model
+            gives NaN.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, PreTrainedModel):
@@ -101,8 +102,6 @@ def _compare(model: PreTrainedModel, probe: Probe) -> None:
         with small_windows(model) as changed:
             try:
                 gap = _largest_gap(model, prompts, probe)
-            except NonFiniteError:
-                return  # told with the row at fault where it is generated from
             except torch.OutOfMemoryError:
                 raise
             except FOREIGN as error:
@@ -111,7 +110,7 @@ def _compare(model: PreTrainedModel, probe: Probe) -> None:
                 gap = None  # the model's sizes depend on its window
         if gap is None:
             gap = _largest_gap(model, prompts, probe)
-    if gap > ROUNDING_NATS:
+    if not gap <= ROUNDING_NATS:
         raise refused(
             f"the local engine does not give {name}'s own log-probs, they differ by up to {gap:.2g} nats "
             f"where rounding explains {ROUNDING_NATS}"
@@ -132,8 +131,20 @@ def _prompts(model: PreTrainedModel, probe: Probe) -> list[list[int]]:
 
 def _largest_gap(model: PreTrainedModel, prompts: Sequence[list[int]], probe: Probe) -> float:
     """Largest difference in nats between what the engine says of its tokens and what the model says; of the
-    first answer, which is greedy, also how much less probable its tokens are than the model's choice."""
-    drawn = _drawn(model, prompts, probe)
+    first answer, which is greedy, also how much less probable its tokens are than the model's choice.
+
+    Raises:
+        ModelError: the model's own log-probs are not finite, or the engine's where the model's are.
+    """
+    try:
+        drawn = _drawn(model, prompts, probe)
+    except NonFiniteError as error:
+        with as_published(model):
+            ids = torch.tensor(prompts, device=model.device)
+            check_finite(
+                model, [torch.log_softmax(model(input_ids=ids, use_cache=False).logits.double(), -1)]
+            )
+        raise refused(f"the local engine gives log-probs of {type(model).__name__} that are NaN") from error
     rows = [(prompt, row) for prompt, some in zip(prompts, drawn, strict=True) for row in some]
     ids = torch.tensor([[*prompt, *row.ids] for prompt, row in rows], device=model.device)
     length = len(prompts[0])
@@ -141,8 +152,7 @@ def _largest_gap(model: PreTrainedModel, prompts: Sequence[list[int]], probe: Pr
     with as_published(model), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
         logits = model(input_ids=ids, use_cache=False).logits[:, length - 1 : -1]
     logprobs = torch.log_softmax(logits.double(), -1)
-    if not bool(logprobs.isfinite().all()):
-        return 0.0
+    check_finite(model, [logprobs])
     own = logprobs.gather(2, ids[:, length:, None])[..., 0]
     engine = torch.tensor([row.logprobs for _, row in rows], dtype=own.dtype, device=own.device)
     return float(torch.maximum((own - engine).abs().max(), (logprobs[0].amax(-1) - own[0]).max()))

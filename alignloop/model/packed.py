@@ -1,7 +1,7 @@
 """One forward for everything: packed groups in, per-token log-probs and scalar heads out.
 
 N tokens in the packed row, h hidden size, B completions, T tokens of the longest. R rows of hidden
-states: N for a packed row, more where the fallback runs padded rows.
+states: N for a packed row, more where rows do not share their prompts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from alignloop.data.packing import Batch
 from alignloop.model import attention
 from alignloop.model.head import head_transform, plain_attention
-from alignloop.model.layouts import Reader, Rows
+from alignloop.model.layouts import Layout, Reader, Rows
 from alignloop.model.lean import use_lean_forms
 from alignloop.model.logprobs import LogitTransform, token_logprobs
 from alignloop.model.onednn import use_fast_linears
@@ -77,7 +77,8 @@ class PackedModel(nn.Module):
     Attributes:
         hf: the transformers model (LoRA layers injected in place, if any).
         head: scalar head for reward models and critics, or None.
-        shared_prefix: True if packed rows are used; False if the padded fallback is.
+        layout: how rows run: "packed", else "padded", else "alone"; the first that gives the model's own
+            log-probs.
         autocast: type of the matrix products, None where it is the weights'; `hidden` and `forward` enter it.
     """
 
@@ -94,16 +95,19 @@ class PackedModel(nn.Module):
         self.head = head
         self.autocast = autocast
         self.transform = head_transform(hf)
-        verification = Verification(hf) if shared_prefix is None else None
+        verification = Verification(hf, shared_prefix, autocast)
         use_fast_linears(hf)
         use_lean_forms(hf)
         self._plain = plain_attention(hf)
         self._reader = Reader(hf)
-        if verification is not None:
-            shared_prefix = verification.packed_rows(self._probe_logprobs)
-        self.shared_prefix = bool(shared_prefix)
+        self.layout: Layout = verification.layout(self._probe_logprobs)
         if self.shared_prefix:
             attention.enable(hf)
+
+    @property
+    def shared_prefix(self) -> bool:
+        """Whether each prompt runs once for its completions, as packed rows do."""
+        return self.layout == "packed"
 
     @property
     def device(self) -> torch.device:
@@ -126,19 +130,19 @@ class PackedModel(nn.Module):
     @in_precision
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states, (R, h), after the model's final norm."""
-        return self._rows(batch, self.shared_prefix).hidden
+        return self._rows(batch, self.layout).hidden
 
-    def _rows(self, batch: Batch, shared_prefix: bool) -> Rows:
+    def _rows(self, batch: Batch, layout: Layout) -> Rows:
         current = self.hf.config._attn_implementation
-        if shared_prefix and current != attention.SHARED_PREFIX:
+        if layout == "packed" and current != attention.SHARED_PREFIX:
             attention.enable(self.hf)
-        elif not shared_prefix and current == attention.SHARED_PREFIX:  # another role runs packed rows
+        elif layout != "packed" and current == attention.SHARED_PREFIX:  # another role runs packed rows
             self.restore_attention()
-        return self._reader.read(batch, packed=shared_prefix)
+        return self._reader.read(batch, layout)
 
-    def _probe_logprobs(self, batch: Batch, shared_prefix: bool) -> Tensor:
-        """Log-probs in one of the two layouts, (B, T), in the type that weights have at the moment."""
-        rows, counted = self._rows(batch, shared_prefix), batch.mask
+    def _probe_logprobs(self, batch: Batch, layout: Layout) -> Tensor:
+        """Log-probs in one layout, (B, T), in the type that weights have at the moment."""
+        rows, counted = self._rows(batch, layout), batch.mask
         flat, _ = self._logprobs(
             rows.hidden[rows.predict[counted]], batch.target_ids[counted], self.transform
         )
@@ -184,7 +188,7 @@ class PackedModel(nn.Module):
             ValueError: scores or values without a scalar head.
         """
         batch = batch.to(self.device)
-        rows = self._rows(batch, self.shared_prefix)
+        rows = self._rows(batch, self.layout)
         hidden, predict, last = rows.hidden, rows.predict, rows.last
         result = Forward()
         counted = batch.mask

@@ -1,302 +1,155 @@
 """Whether the numbers that training reads are the model's own, found out before they are used.
 
 The log-probs that `hf(...)` itself gives for a few short rows are compared with those of the packed row
-(two groups, one with two completions) and, where that is wrong, of padded rows. Windows are made smaller
-than the probe meanwhile, so that they bind, and 16-bit weights are widened: in bfloat16 rounding hides
-what is wrong by a hundredth. B completions, T tokens, V vocabulary.
+(two groups, one with two completions) and, where that is wrong, of padded rows, then of rows that run one
+at a time. Windows are made smaller than the probe for a second comparison, so that they bind, and 16-bit
+weights are widened: in bfloat16 rounding hides what is wrong by a hundredth. In the type in which the model
+will compute, a row longer than its chunks has to run.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from alignloop.data.packing import Batch, Group, collate, completion
+from alignloop.data.packing import Batch
 from alignloop.errors import ModelError, first_line
-from alignloop.model.finite import non_finite_weight
-from alignloop.model.head import FOREIGN, as_published, head_transform, without_dropout
+from alignloop.model.head import FOREIGN, without_dropout
+from alignloop.model.layouts import Layout
+from alignloop.model.precision import autocast_to
+from alignloop.model.probe import HALF, Own, difference, in_float32, long_probe, own_logprobs, small_windows
 
-_PROMPTS, _COMPLETIONS = (7, 2), ((5, 4), (3,))
-"""Tokens of the probe's prompts, and of the completions of each."""
-_WINDOW = 4
-"""What windows are made to be, in tokens."""
-_WINDOW_NAMES = re.compile(r"(^|_)(window|window_size|attention_chunk_size|index_topk|local_attention)$")
+Read = Callable[[Batch, Layout], Tensor]
+"""Log-probs (B, T) of a batch in a layout."""
 
-_Row = tuple[np.ndarray, np.ndarray]
-"""Token ids of a prompt and of one completion of it."""
+_ORDER: dict[bool | None, tuple[Layout, ...]] = {
+    None: ("packed", "padded", "alone"),
+    True: ("packed",),
+    False: ("padded", "alone"),
+}
+"""Layouts to try, by the caller's `shared_prefix`."""
+_INSTEAD = {
+    "padded": "padded rows are used instead, which are slower and give",
+    "alone": "each row runs by itself instead, which is slower and gives",
+}
+_ROWS = {"packed": "on packed rows", "padded": "on padded rows", "alone": "on rows that run by themselves"}
+_RUN = {"packed": "packed rows", "padded": "padded rows", "alone": "rows by themselves"}
 
-Read = Callable[[Batch, bool], Tensor]
-"""Log-probs (B, T) of a batch, as a packed row if True, else as padded rows."""
-
-_HALF = (torch.bfloat16, torch.float16)
-
-_verdicts: dict[Any, str | None] = {}
-"""Why a model cannot use packed rows, None if it can."""
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """What the model itself says of the probe.
-
-    Attributes:
-        batch: the probe, a packed row of two groups.
-        logprobs: (B, T), nats, from unpadded rows, one at a time.
-        windowed: (2, T), nats, those of the last two completions with small windows; None where no
-            window is larger than the probe, or none is used.
-        tolerance: nats, root mean square over tokens, that rounding may make.
-    """
-
-    batch: Batch
-    logprobs: Tensor
-    windowed: Tensor | None
-    tolerance: float
+_verdicts: dict[Any, dict[Layout, str | None]] = {}
+"""Why a model cannot use a layout, None if it can; of the layouts that were tried."""
 
 
 class Verification:
     """Compares a model with itself. Make it before forwards are replaced, ask it afterwards.
 
-    What was found is remembered for the process by class, configuration, type and device.
+    What was found is remembered for the process by class, configuration, types and device.
 
     Arguments:
         hf: a transformers causal language model. On the meta device nothing can be compared.
+        shared_prefix: None to take the fastest layout that is right, True for packed rows only, False for
+            the fastest of the others.
+        autocast: type of the matrix products, None where it is the weights'.
 
     Raises:
         ModelError: the model cannot run a plain row of tokens, or reads later tokens.
     """
 
-    def __init__(self, hf: PreTrainedModel) -> None:
-        self.hf = hf
-        self._key = (type(hf), hf.config.to_json_string(use_diff=False), hf.dtype, hf.device.type)
+    def __init__(
+        self, hf: PreTrainedModel, shared_prefix: bool | None = None, autocast: torch.dtype | None = None
+    ) -> None:
+        self.hf, self.autocast = hf, autocast
+        self._shared_prefix = shared_prefix
+        self._order = _ORDER[shared_prefix]
+        key = (type(hf), hf.config.to_json_string(use_diff=False), hf.dtype, autocast, hf.device.type)
         self._meta = hf.device.type == "meta"
-        self._own = None if self._meta or self._key in _verdicts else own_logprobs(hf)
+        self._known = {} if self._meta else _verdicts.setdefault(key, {})
+        self._own = None if self._meta or self._is_settled() else own_logprobs(hf)
 
-    def packed_rows(self, read: Read) -> bool:
-        """Compare packed rows, and padded ones if those are wrong, with the model itself.
+    def _is_settled(self) -> bool:
+        """Whether what is known already names the layout, or refuses the model."""
+        for layout in self._order:
+            if layout not in self._known:
+                return False
+            if self._known[layout] is None:
+                return True
+        return True
+
+    def layout(self, read: Read) -> Layout:
+        """Compare one layout after another with the model itself.
 
         Args:
-            read: gives log-probs of a batch in either layout.
+            read: gives log-probs of a batch in a layout.
 
         Returns:
-            Whether packed rows give the model's own log-probs; a warning says so if not.
+            The first that gives the model's own log-probs; a warning says so if faster ones do not.
 
         Raises:
-            ModelError: padded rows do not give them, either.
+            ModelError: none of them does.
         """
         if self._meta:
-            return True
-        if self._own is not None:
-            _verdicts[self._key] = _verdict(self.hf, self._own, read)
-        reason = _verdicts[self._key]
-        if reason is not None:
+            return self._order[0]
+        reasons: list[str] = []
+        for layout in self._order:
+            if layout not in self._known:
+                assert self._own is not None, (
+                    "the model's own log-probs were read where something was unknown"
+                )
+                self._known[layout] = self._fault(self._own, read, layout)
+            reason = self._known[layout]
+            if reason is None:
+                self._announce(layout, reasons)
+                return layout
+            reasons.append(reason)
+        raise ModelError(self._refusal(reasons))
+
+    def _announce(self, layout: Layout, reasons: list[str]) -> None:
+        if reasons:
             warnings.warn(
-                f"{type(self.hf).__name__} {reason}; padded rows are used instead, which are slower and "
-                "give the model's own log-probs",
-                stacklevel=3,
+                f"{type(self.hf).__name__} {reasons[-1]}; {_INSTEAD[layout]} the model's own log-probs",
+                stacklevel=4,
             )
-        return reason is None
 
+    def _refusal(self, reasons: list[str]) -> str:
+        name = type(self.hf).__name__
+        if self._shared_prefix:
+            return f"{name} {reasons[0]}; leave out shared_prefix=True, and rows of another layout are used"
+        first = f" ({reasons[0]})" if reasons[0] != reasons[-1] else ""
+        return f"{name} {reasons[-1]}; this architecture cannot be trained here{first}"
 
-def check_finite(hf: PreTrainedModel, tables: Sequence[Tensor]) -> None:
-    """Refuse a model whose log-probs are NaN: nothing could be compared with it, or trained.
-
-    Raises:
-        ModelError: with the damaged weight, if there is one.
-    """
-    if not any(bool(table.isnan().any()) for table in tables):
-        return
-    damaged = non_finite_weight(hf)
-    if damaged:
-        raise ModelError(f"AL303: weight '{damaged}' holds NaN or infinity; use an undamaged copy")
-    raise ModelError(f"AL303: {type(hf).__name__} gives log-probs that are NaN with finite weights")
-
-
-def own_logprobs(hf: PreTrainedModel) -> Own:
-    """The probe's log-probs as the model itself gives them.
-
-    Raises:
-        ModelError: the model cannot run a plain row of tokens, or reads later tokens.
-    """
-    name = type(hf).__name__
-    vocabulary = hf.config.get_text_config(decoder=True).vocab_size
-    groups = _probe(min(vocabulary, head_transform(hf).vocabulary or vocabulary, 1000))
-    batch = collate(groups).to(hf.device)
-    rows = [(g.prompt_ids, c.ids) for g in groups for c in g.completions]
-    with torch.no_grad(), torch.autocast(hf.device.type, enabled=False), as_published(hf), in_float32(hf):
+    def _fault(self, own: Own, read: Read, layout: Layout) -> str | None:
+        """What is wrong with one layout, None if it gives the model's own log-probs."""
+        if layout != "alone" and own.varies is not None:
+            return own.varies
+        hf, where, dtype = self.hf, "", ""
+        current = str(hf.config._attn_implementation)
         try:
-            tables = [_table(hf, *row) for row in rows]
+            with without_dropout(hf), torch.no_grad(), torch.autocast(hf.device.type, enabled=False):
+                with in_float32(hf):
+                    off = difference(read(own.batch, layout), own.logprobs)
+                    if own.windowed is not None and off <= own.tolerance:
+                        with small_windows(hf):
+                            got = read(own.batch, layout)
+                        off, where = difference(got, own.windowed), " beyond its attention window"
+                if (self.autocast or hf.dtype) in HALF and off <= own.tolerance:
+                    dtype = f" in {str(self.autocast or hf.dtype).removeprefix('torch.')}"
+                    with autocast_to(self.autocast, hf.device):
+                        finite = bool(read(long_probe(hf), layout).isfinite().all())
+                    if not finite:
+                        return f"gives log-probs {_ROWS[layout]} that are not finite{dtype}"
+        except torch.OutOfMemoryError:
+            raise
+        except NotImplementedError as error:
+            return f"cannot run {_RUN[layout]}{dtype}, {first_line(error)}"
         except FOREIGN as error:
-            raise ModelError(f"{name} cannot run a row of tokens: {first_line(error)}") from error
-        check_finite(hf, tables)
-        windowed = _windowed(hf, rows[1:], tables[1:], batch)
-    # half of float32's digits, on the scale on which this model's log-probs differ from each other
-    spread = float(torch.cat(tables).std(-1).square().mean().sqrt())
-    tolerance = torch.finfo(torch.float32).eps ** 0.5 * spread
-    ahead = _difference(tables[0][: _PROMPTS[0]], tables[1][: _PROMPTS[0]])
-    if not ahead <= tolerance:
-        raise ModelError(
-            f"{name} is not causal: its log-probs of a prompt change by {ahead:.2g} nats with the tokens "
-            "after it; it cannot be trained to continue text"
-        )
-    return Own(batch, _logprobs(tables, rows, batch), windowed, tolerance)
-
-
-def _probe(high: int) -> list[Group]:
-    """Two groups of random tokens below `high`, the first with two completions."""
-    generator = np.random.default_rng(0)
-    low = min(3, high - 1)
-    groups = []
-    for prompt, lengths in zip(_PROMPTS, _COMPLETIONS, strict=True):
-        ids = [generator.integers(low, high, size) for size in (prompt, *lengths)]
-        groups.append(Group(ids[0].astype(np.int32), tuple(completion(x) for x in ids[1:]), len(groups)))
-    return groups
-
-
-def _table(hf: PreTrainedModel, prompt: np.ndarray, ids: np.ndarray) -> Tensor:
-    """Log-probs of every token at every place of one row that is not padded, float32 (tokens, V)."""
-    row = torch.from_numpy(np.concatenate([prompt, ids])).long().to(hf.device)
-    return hf(input_ids=row[None], use_cache=False).logits[0].float().log_softmax(-1)
-
-
-def _logprobs(tables: Sequence[Tensor], rows: Sequence[_Row], batch: Batch) -> Tensor:
-    """The log-probs of completions' tokens out of their rows', (rows, T)."""
-    out = torch.zeros(len(rows), batch.mask.shape[1], device=batch.mask.device)
-    for number, (table, (prompt, ids)) in enumerate(zip(tables, rows, strict=True)):
-        targets = torch.from_numpy(ids).long().to(table.device)
-        out[number, : len(ids)] = table[len(prompt) - 1 : -1].gather(1, targets[:, None])[:, 0]
-    return out
-
-
-def _windowed(
-    hf: PreTrainedModel, rows: Sequence[_Row], wide: Sequence[Tensor], batch: Batch
-) -> Tensor | None:
-    """Log-probs with small windows, None if all are as the `wide` ones."""
-    with small_windows(hf) as changed:
-        if not changed:
+            return f"cannot run {_RUN[layout]}{dtype}, its code fails on them ({first_line(error)})"
+        finally:
+            hf.set_attn_implementation(current)
+        if off <= own.tolerance:
             return None
-        try:
-            tables = [_table(hf, *row) for row in rows]
-        except FOREIGN:  # the model's sizes depend on its window
-            return None
-    alike = all(torch.equal(a, b) for a, b in zip(tables, wide, strict=True))
-    return None if alike else _logprobs(tables, rows, batch)
-
-
-@contextmanager
-def small_windows(hf: PreTrainedModel, size: int = _WINDOW) -> Iterator[bool]:
-    """The model with every window, chunk and index of its configuration and layers this small.
-
-    Yields:
-        Whether there was any that is larger.
-    """
-    configs = {id(m.config): m.config for m in hf.modules() if isinstance(m, PreTrainedModel)}
-    text = hf.config.get_text_config(decoder=True)
-    owners: list[Any] = [*({id(text): text} | configs).values(), *hf.modules()]
-    old = [
-        (owner, name, value)
-        for owner in owners
-        for name, value in vars(owner).items()
-        if type(value) is int and value > size and _WINDOW_NAMES.search(name)
-    ]
-    for owner, name, _ in old:
-        setattr(owner, name, size)
-    try:
-        yield bool(old)
-    finally:
-        for owner, name, value in old:
-            setattr(owner, name, value)
-
-
-@contextmanager
-def in_float32(hf: PreTrainedModel) -> Iterator[None]:
-    """The model with 16-bit weights widened, so that a comparison is not lost in their rounding.
-
-    What lies outside of lists of layers is widened at once, a layer while it runs: the additional
-    memory is the embeddings, the head and one layer in float32.
-    """
-    lists = [m for m in hf.modules() if isinstance(m, nn.ModuleList)]
-    nested = {id(m) for one in lists for m in one.modules() if m is not one}
-    layers = [layer for one in lists if id(one) not in nested for layer in one]
-    inside = {id(t) for layer in layers for t in _half_tensors(layer)}
-    old: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def widen(tensors: Iterable[Tensor]) -> None:
-        for tensor in tensors:
-            if id(tensor) not in old:
-                old[id(tensor)] = tensor, tensor.data
-                tensor.data = tensor.data.float()
-
-    def narrow(tensors: Iterable[Tensor]) -> None:
-        for tensor in tensors:
-            tensor.data = old.pop(id(tensor))[1]
-
-    hooks = []
-    for layer in layers:
-        own = _half_tensors(layer)
-        hooks.append(layer.register_forward_pre_hook(lambda *_, own=own: widen(own)))
-        hooks.append(layer.register_forward_hook(lambda *_, own=own: narrow(own), always_call=True))
-    try:
-        widen(t for t in _half_tensors(hf) if id(t) not in inside)
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        narrow([tensor for tensor, _ in old.values()])
-
-
-def _half_tensors(module: nn.Module) -> list[Tensor]:
-    return [t for t in (*module.parameters(), *module.buffers()) if t.dtype in _HALF]
-
-
-def _verdict(hf: PreTrainedModel, own: Own, read: Read) -> str | None:
-    """Why packed rows cannot be used, None if they can.
-
-    Raises:
-        ModelError: padded rows do not give the model's own log-probs, either.
-    """
-    reason = _fault(hf, own, read, packed=True)
-    if reason is None:
-        return None
-    padded = _fault(hf, own, read, packed=False)
-    if padded is None:
-        return reason
-    raise ModelError(f"{type(hf).__name__} {padded}; this architecture cannot be trained here ({reason})")
-
-
-def _fault(hf: PreTrainedModel, own: Own, read: Read, *, packed: bool) -> str | None:
-    """What is wrong with one layout, None if it gives the model's own log-probs."""
-    layout = "packed" if packed else "padded"
-    current = str(hf.config._attn_implementation)
-    try:
-        with without_dropout(hf), torch.no_grad(), torch.autocast(hf.device.type, enabled=False):
-            with in_float32(hf):
-                off, where = _difference(read(own.batch, packed), own.logprobs), ""
-                if own.windowed is not None and off <= own.tolerance:
-                    with small_windows(hf):
-                        got = read(own.batch, packed)[1:]
-                    off, where = _difference(got, own.windowed), " beyond its attention window"
-            if hf.dtype in _HALF and not bool(read(own.batch, packed).isfinite().all()):
-                return f"gives log-probs on {layout} rows that are not finite"
-    except NotImplementedError as error:
-        return f"cannot run {layout} rows, {first_line(error)}"
-    except FOREIGN as error:
-        return f"cannot run {layout} rows, its code fails on them ({first_line(error)})"
-    finally:
-        hf.set_attn_implementation(current)
-    if off <= own.tolerance:
-        return None
-    nats = f"{off:.2g} nats off, {own.tolerance:.1g} would be rounding"
-    return f"gives other log-probs on {layout} rows{where} ({nats})"
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    """Root mean square, nats; NaN where either is not finite."""
-    return float((a.float() - b.float()).square().mean().sqrt())
+        nats = f"{off:.2g} nats off, {own.tolerance:.1g} would be rounding"
+        return f"gives other log-probs {_ROWS[layout]}{where} ({nats})"

@@ -32,6 +32,23 @@ def test_a_type_is_given_to_weights_and_not_to_rotary_frequencies(
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
+@pytest.mark.parametrize("name", ["openai-gpt", "xglm", "gpt_neo", "llama", "inkling2_text", "gemma3_text"])
+def test_a_cast_model_is_the_one_that_transformers_loads_in_the_type(name: str, tmp_path: Path) -> None:
+    """Masks and tables of positions that are not saved are float32 in a model that was built in it."""
+    model: Any = zoo.tiny(name)
+    model.save_pretrained(tmp_path)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    cast(model, torch.bfloat16)
+    ours = dict([*model.named_parameters(), *model.named_buffers()])
+    theirs = dict([*loaded.named_parameters(), *loaded.named_buffers()])
+    assert ours.keys() == theirs.keys()
+    assert {n: t.dtype for n, t in ours.items()} == {n: t.dtype for n, t in theirs.items()}
+    assert all(torch.equal(tensor, theirs[n]) for n, tensor in ours.items())
+    ids = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        assert torch.equal(model.eval()(ids).logits, loaded.eval()(ids).logits)
+
+
 def test_what_a_class_keeps_in_float32_stays_so() -> None:
     model = zoo.tiny("inkling2_text", dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16, torch.float32}

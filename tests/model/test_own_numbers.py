@@ -135,6 +135,48 @@ def test_a_model_is_compared_once_and_left_as_it_was(monkeypatch: pytest.MonkeyP
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_damaged_model_is_refused_by_the_weights_name(value: float) -> None:
+    model = small_model()
+    model.model.layers[2].mlp.down_proj.weight.data[1, 3] = value
+    sentence = r"AL303: weight 'model.layers.2.mlp.down_proj.weight' holds NaN or infinity"
+    for _ in range(2):
+        with pytest.raises(ModelError, match=sentence):
+            generate(model, None, some_prompts(5), SamplingParams())
+
+
+def test_log_probs_that_are_nan_with_finite_weights_are_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    model.model.layers[1].mlp.register_forward_hook(lambda module, inputs, out: out - torch.inf * out)
+    with pytest.raises(ModelError, match="AL303: LlamaForCausalLM gives log-probs that are NaN with finite"):
+        check_engine(model)
+    # the engine alone
+    right = decode._PoolStep.attend
+    monkeypatch.setattr(decode._PoolStep, "attend", lambda *arguments: right(*arguments) * torch.nan)
+    with pytest.raises(ModelError, match="the local engine gives log-probs of LlamaForCausalLM that are NaN"):
+        check_engine(small_model())
+
+
+def test_logits_that_a_model_masks_are_compared_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column of −∞, as models give for words that stand for padding, is no reason not to look."""
+
+    def masked(module, inputs, out):
+        out[..., 7:9] = -torch.inf
+        return out
+
+    model = small_model()
+    model.lm_head.register_forward_hook(masked)
+    check_engine(model)
+    right = decode._PoolStep.attend
+    monkeypatch.setattr(
+        decode._PoolStep, "attend", lambda self, layer, q, *more: right(self, layer, 2 * q, *more)
+    )
+    wrong = small_model()
+    wrong.lm_head.register_forward_hook(masked)
+    with pytest.raises(ModelError, match="does not give LlamaForCausalLM's own log-probs"):
+        check_engine(wrong)
+
+
 def test_a_model_without_room_for_a_probe_is_not_compared() -> None:
     model = hf.LlamaForCausalLM(
         hf.LlamaConfig(**{**CONFIGS["llama"]().to_dict(), "max_position_embeddings": 3})

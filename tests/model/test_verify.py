@@ -13,9 +13,11 @@ from torch import Tensor
 
 from alignloop.data.packing import Batch, Group, collate, completion
 from alignloop.errors import ModelError
-from alignloop.model import attention, verify
+from alignloop.model import attention, layouts, probe, verify
+from alignloop.model.layouts import Layout
 from alignloop.model.packed import PackedModel
-from alignloop.model.verify import small_windows
+from alignloop.model.probe import small_windows
+from alignloop.model.verify import Verification
 from bench import zoo
 from tests.model.test_packed import gradients, relative, separate_logprobs
 
@@ -62,7 +64,9 @@ def long_groups() -> list[Group]:
     ]
 
 
+INDEXED = ("hy_v4", "deepseek_v32", "axk2", "dots3_note_text", "glm_moe_dsa")
 EXPERTS = ("qwen2_moe-sliding", "phimoe-sliding", "mixtral-sliding", "afmoe", "llama4_text", "inkling_text")
+EXPERTS += INDEXED
 """Their products by expert do not run in float64."""
 
 
@@ -92,6 +96,92 @@ def test_packed_rows_beyond_the_window_are_the_model_itself(name: str) -> None:
 def test_padded_rows_are_the_model_itself_and_announced(name: str) -> None:
     with pytest.warns(UserWarning, match="padded rows are used instead, which are slower and give"):
         assert not against_itself(name).shared_prefix
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_rows_whose_width_breaks_ties_run_by_themselves(name: str) -> None:
+    """With two index heads the scores of many tokens are 0, and which of them are read the width decides."""
+    with pytest.warns(UserWarning, match="; each row runs by itself instead, which is slower and gives"):
+        assert against_itself(name).layout == "alone"
+
+
+def test_an_index_whose_scores_do_not_tie_is_padded() -> None:
+    with pytest.warns(UserWarning, match="padded rows are used instead"):
+        assert PackedModel(zoo.tiny("hy_v4", index_n_heads=32)).layout == "padded"
+
+
+def of_the_batch(module: Any, inputs: Any, output: Tensor) -> Tensor:
+    """As a norm over the batch."""
+    return output - 0.5 * output.mean(0, keepdim=True)
+
+
+def of_the_width(module: Any, inputs: Any, output: Tensor) -> Tensor:
+    """As experts that take a share of the tokens."""
+    kept = torch.arange(output.shape[1]) < 0.6 * output.shape[1]
+    return output * kept[:, None]
+
+
+def of_all_tokens(module: Any, inputs: Any, output: Tensor) -> Tensor:
+    """As experts that take the first tokens of a batch, whatever their rows."""
+    kept = torch.arange(output.shape[:-1].numel()).view(output.shape[:-1]) < 14
+    return output * kept[..., None]
+
+
+@pytest.mark.parametrize("depends", [of_the_batch, of_the_width, of_all_tokens])
+def test_rows_that_depend_on_their_neighbours_run_by_themselves(depends: Any) -> None:
+    model: Any = zoo.tiny("llama", dtype=torch.float64)
+    model.model.layers[1].mlp.register_forward_hook(depends)
+    groups = long_groups()
+    batch = collate(groups)
+    own = separate_logprobs(model, batch, groups)
+    with pytest.warns(UserWarning, match="other log-probs beside other rows or with tokens after it"):
+        packed = PackedModel(model)
+    assert packed.layout == "alone"
+    assert (packed(batch).logprobs - own).abs().max() <= 1e-6
+    verify._verdicts.clear()
+    for asked, layout in ((False, "alone"), (None, "alone")):
+        with pytest.warns(UserWarning, match="each row runs by itself"):
+            assert PackedModel(model, shared_prefix=asked).layout == layout
+    with pytest.raises(ModelError, match=r"beside other rows .*; leave out shared_prefix=True"):
+        PackedModel(model, shared_prefix=True)
+
+
+def test_a_layout_that_is_asked_for_is_verified_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="BloomForCausalLM gives other log-probs on packed rows"):
+        PackedModel(zoo.tiny("bloom"), shared_prefix=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert PackedModel(zoo.tiny("bloom"), shared_prefix=False).layout == "padded"
+        assert PackedModel(zoo.tiny("llama"), shared_prefix=True).layout == "packed"
+        assert PackedModel(zoo.tiny("llama"), shared_prefix=False).layout == "padded"
+    verify._verdicts.clear()
+    right = layouts.padded
+
+    def from_one(batch: Batch) -> tuple[Tensor, ...]:
+        ids, mask, positions, places = right(batch)
+        return ids, mask, 3 * positions, places
+
+    monkeypatch.setattr(layouts, "padded", from_one)
+    with pytest.warns(UserWarning, match="LlamaForCausalLM gives other log-probs on padded rows"):
+        assert PackedModel(zoo.tiny("llama"), shared_prefix=False).layout == "alone"
+
+
+def test_blocks_that_a_layer_selects_are_made_few_and_short() -> None:
+    """128 tokens each and 16 of them: rows up to 2048 tokens say nothing of what is left out."""
+    model = zoo.tiny("minimax_m3-sparse", index_block_size=128, index_topk_blocks=16)
+    with pytest.warns(
+        UserWarning, match="MiniMaxM3VLForCausalLM gives other log-probs on packed rows beyond"
+    ):
+        assert not PackedModel(model).shared_prefix
+
+
+def test_a_model_that_fails_on_longer_rows_in_its_type_is_refused() -> None:
+    """xLSTM runs rows shorter than its chunks in bfloat16, and none that are longer."""
+    for chunk in (16, 64):
+        model = zoo.tiny("xlstm", dtype=torch.bfloat16, chunk_size=chunk)
+        sentence = "xLSTMForCausalLM cannot run rows by themselves in bfloat16, its code fails on them"
+        with pytest.raises(ModelError, match=sentence):
+            PackedModel(model)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +227,7 @@ def test_a_window_much_longer_than_the_probe_is_made_to_bind(dtype: torch.dtype)
 
 def test_windows_are_put_back() -> None:
     model = zoo.tiny("gemma2", sliding_window=100)
-    with small_windows(model, 4) as changed:
+    with small_windows(model) as changed:
         assert changed
         assert model.config.sliding_window == model.model.layers[0].self_attn.sliding_window == 4
         assert model.model.layers[1].self_attn.sliding_window is None
@@ -150,28 +240,32 @@ def test_windows_are_put_back() -> None:
 def test_a_single_wrong_completion_is_found(wrong_branch: int) -> None:
     """A thousandth of a nat in one completion is more than rounding."""
     model = zoo.tiny("llama")
-    own = verify.own_logprobs(model)
+    own = probe.own_logprobs(model)
 
-    def read(batch: Batch, packed: bool) -> Tensor:
+    def read(batch: Batch, layout: Layout) -> Tensor:
         wrong = own.logprobs.clone()
-        wrong[wrong_branch] += 1e-3 * packed
+        wrong[wrong_branch] += 1e-3 * (layout == "packed")
         return wrong
 
-    assert "0.000" in (verify._verdict(model, own, read) or "")
+    with pytest.warns(UserWarning, match=r"on packed rows \(0.000.*padded rows are used instead"):
+        assert Verification(model).layout(read) == "padded"
 
 
-def test_both_layouts_wrong_is_a_refusal() -> None:
+def test_all_layouts_wrong_is_a_refusal() -> None:
     model = zoo.tiny("llama")
-    own = verify.own_logprobs(model)
-    with pytest.raises(ModelError, match="LlamaForCausalLM gives other log-probs on padded rows"):
-        verify._verdict(model, own, lambda batch, packed: own.logprobs + 0.01)
-    with pytest.raises(ModelError, match="padded rows"):
-        verify._verdict(model, own, lambda batch, packed: own.logprobs * float("nan"))
+    own = probe.own_logprobs(model)
+    with pytest.raises(ModelError, match="LlamaForCausalLM gives other log-probs on rows that run by"):
+        Verification(model).layout(lambda batch, layout: own.logprobs + 0.01)
+    verify._verdicts.clear()
+    with pytest.raises(ModelError, match="rows that run by themselves"):
+        Verification(model).layout(lambda batch, layout: own.logprobs * float("nan"))
+    with pytest.raises(ModelError, match="rows that run by themselves"):
+        PackedModel(model)  # refused again without another comparison
 
 
 def test_the_verdict_is_remembered_by_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    own = verify.own_logprobs
+    own = probe.own_logprobs
     monkeypatch.setattr(
         verify, "own_logprobs", lambda model: calls.append(type(model).__name__) or own(model)
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from alignloop.data import messages as dialogues
+from alignloop.data import transcripts
 from alignloop.data import values as read
 from alignloop.data.forms import Fields, has_prompt
 from alignloop.data.prompts import offering, prompt_of, turns_of_row
@@ -65,9 +66,10 @@ def _completion(fields: Fields, name: str, prompt: Conversation) -> tuple[Conver
     else:
         text = read.completion_text(value, column)
         # beside messages, a dialogue is an answer's own text
-        if not (text.startswith("\n\nHuman:") and isinstance(fields.values.get("prompt"), str)):
+        whole = text[:1].isspace() and transcripts.HH.begin(text)
+        if not (whole and isinstance(fields.values.get("prompt"), str)):
             return prompt, Message("assistant", text)
-        messages = read.transcript(text, column)
+        messages = transcripts.answered(text, transcripts.HH, column)
     *context, last = messages
     answer = _answer(last, column)
     return (_joined(prompt, tuple(context), column) if context else prompt), answer
@@ -226,15 +228,12 @@ def _preference(fields: Fields, provenance: Provenance) -> Preference:
 def _common_prompt(fields: Fields) -> tuple[Conversation, str, str]:
     """Prompt, chosen and rejected out of two whole dialogues or texts that begin alike."""
     (one, one_name), (two, two_name) = fields.get("chosen"), fields.get("rejected")
-    if (
-        isinstance(one, str)
-        and isinstance(two, str)
-        and not (read.is_transcript(one) and read.is_transcript(two))
-    ):
+    marks, others = transcripts.marks_of(one), transcripts.marks_of(two)
+    if isinstance(one, str) and isinstance(two, str) and (marks is None or marks != others):
         return _common_lines(read.text(one, one_name), read.text(two, two_name))
     a, b = (_dialogue(value, name) for value, name in ((one, one_name), (two, two_name)))
     for answer, whole, name in ((one, b, one_name), (two, a, two_name)):
-        if isinstance(answer, str) and not read.is_transcript(answer):  # beside a whole dialogue
+        if isinstance(answer, str) and transcripts.marks_of(answer) is None:  # beside a whole dialogue
             text = read.completion_text(answer, name)
             own = (*whole[:-1], Message("assistant", text))
             a, b = (own, b) if answer is one else (a, own)
@@ -250,7 +249,10 @@ def _common_prompt(fields: Fields) -> tuple[Conversation, str, str]:
 
 
 def _dialogue(value: object, column: str) -> Conversation:
-    return read.transcript(value, column) if isinstance(value, str) else dialogues.conversation(value, column)
+    if not isinstance(value, str):
+        return dialogues.conversation(value, column)
+    marks = transcripts.marks_of(value)
+    return transcripts.answered(value, marks, column) if marks else (Message("assistant", value),)
 
 
 def _common_lines(one: str, two: str) -> tuple[Conversation, str, str]:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 from alignloop.errors import DataError
-from alignloop.records import Conversation, Message
+from alignloop.records import Conversation
 
 INPUT_MARK = "\n\nInput:\n"
 """Stands between an instruction and its input in a user message; the alpaca template knows it."""
@@ -29,7 +28,6 @@ _SIDES: dict[object, str] = {
     **{"0": "a", "1": "b", "0.0": "a", "1.0": "b", 0: "a", 1: "b"},
 }
 """How tools write which of two answers is better; of numbers 0 is the first."""
-_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
 
 def text(value: object, field: str, *, reason_if_empty: str = "") -> str:
@@ -153,18 +151,6 @@ def ranks(value: object, field: str, count: int) -> tuple[int, ...]:
 def _is_whole(value: object) -> bool:
     """Whether a value is a whole number; NaN and infinity (1e400) are none."""
     return type(value) is int or (isinstance(value, float) and value.is_integer())
-
-
-def is_transcript(value: object) -> bool:
-    """Whether a string is a dialogue that begins with '\\n\\nHuman:' (or Assistant)."""
-    return isinstance(value, str) and _TURN.match(value) is not None
-
-
-def transcript(value: str, field: str) -> Conversation:
-    """Messages of a '\\n\\nHuman: … \\n\\nAssistant: …' dialogue, white space around turns removed."""
-    pieces = _TURN.split(text(value, field))
-    turns = zip(pieces[1::2], pieces[2::2], strict=True)
-    return tuple(Message("user" if who == "Human" else "assistant", said.strip()) for who, said in turns)
 
 
 def check_prompt(messages: Conversation, field: str) -> Conversation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from alignloop.data import messages as dialogues
@@ -135,8 +136,7 @@ def _prompt(fields: Fields, provenance: Provenance) -> Prompt:
     answer, constraints = None, ()
     if fields.has("answer"):
         value, column = fields.get("answer")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        answer = json.dumps(value) if is_number else read.text(value, column)
+        answer = _reference(value, column, fields)
     if fields.has("constraints"):
         value, column = fields.get("constraints")
         items = read.structured(value, column, list)
@@ -145,6 +145,29 @@ def _prompt(fields: Fields, provenance: Provenance) -> Prompt:
             read.structured(item, f"{column}[{k}]", dict)
         constraints = tuple(dict(item) for item in items)
     return Prompt(prompt, answer, constraints, provenance)
+
+
+def _reference(value: object, column: str, fields: Fields) -> str:
+    """A reference answer as text; an object is one only where the reader was told so.
+
+    Raises:
+        DataError: an object, such as a constraint or the tests of a program, of which a verifier would
+            take some number or word for the answer.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return json.dumps(value)
+    said, told = value, "answer" in fields.mapped or fields.has("provenance")
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):
+            said = json.loads(value)
+    if isinstance(said, Mapping) and not told:
+        raise DataError(
+            f"is an object ({', '.join(map(str, said))}), not an answer that a verifier compares",
+            field=column,
+            value=value,
+            reason="object_answer",
+        )
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else read.text(value, column)
 
 
 def _demonstration(fields: Fields, provenance: Provenance) -> Demonstration:
@@ -205,7 +228,7 @@ def _preference(fields: Fields, provenance: Provenance) -> Preference:
     probability = read.number(*fields.get("probability"), 0, 1) if fields.has("probability") else 1.0
     margin = read.number(*fields.get("margin"), 0, 1e6) if fields.has("margin") else 0.0
     if fields.has("response_a") and not fields.has("chosen"):
-        better = read.side(*fields.get("preference"))
+        better = read.side(*fields.get("preference"), fields.first_vote)
         first, second = ("response_b", "response_a") if better == "b" else ("response_a", "response_b")
         probability = 0.5 if better == "tie" else probability
     else:
@@ -278,12 +301,19 @@ def _rating(fields: Fields, provenance: Provenance) -> Rating:
     if isinstance(value, Mapping) or (isinstance(value, str) and value.lstrip().startswith("{")):
         given = read.structured(value, column, dict)
         assert isinstance(given, Mapping)
-        scores = {str(name): read.number(v, f"{column}.{name}", 0, 5) for name, v in given.items()}
+        scores = {str(name): _score(v, f"{column}.{name}", fields) for name, v in given.items()}
         if not scores:
             raise DataError("expected at least one score", field=column, value={}, reason="missing_field")
     else:
-        scores = {"score": read.number(value, column, 0, 5)}
+        scores = {"score": _score(value, column, fields)}
     return Rating(prompt, text, scores, provenance)
+
+
+def _score(value: object, column: str, fields: Fields) -> float:
+    """A score between 0 and 5; of another range, in its place between the ends of that."""
+    low, high = fields.score_range or (0.0, 5.0)
+    score = read.number(value, column, low, high)
+    return score if fields.score_range is None else 5 * (score - low) / (high - low)
 
 
 def _ranking(fields: Fields, provenance: Provenance) -> Ranking:

@@ -44,7 +44,8 @@ def turns_of_row(fields: Fields) -> tuple[str, Conversation, str]:
         messages = as_context(dialogues.conversation(value, column))
     else:
         said = read.text(value, column, reason_if_empty="empty_prompt")
-        messages = as_context(transcripts.asked(said, column) or (Message("user", said),))
+        asked = transcripts.asked(said, column)
+        messages = as_context((Message("user", said),) if asked is None else asked)
     if not messages:
         raise DataError("expected text, found none", field=column, value=value, reason="empty_prompt")
     if name in ("prompt", "instruction") and fields.has("input"):

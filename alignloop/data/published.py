@@ -6,11 +6,13 @@ Each form is one entry of `FORMS`: the columns by which it is told, and how a ro
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from alignloop.data import message_trees, transcripts
+from alignloop.data.multiple_choice import FORMS as QUESTIONS
+from alignloop.data.paths import Watched, at, taken, unseen
 from alignloop.data.published_rows import (
     CHOICES,
     HELPSTEER,
@@ -21,8 +23,10 @@ from alignloop.data.published_rows import (
     arena_55k,
     arena_conversations,
     argilla,
+    argilla_records,
     chosen_by,
     dialogue,
+    every_pair,
     fields,
     helpsteer,
     helpsteer_preference,
@@ -31,7 +35,9 @@ from alignloop.data.published_rows import (
     nectar,
     pair,
     ranked_responses,
+    rated_summary,
     rejected_response,
+    right_and_wrong,
     safe_label,
     scored_responses,
     stack_exchange,
@@ -53,8 +59,7 @@ class Form:
         views: for a kind of record, how a row becomes rows with our columns; "" for all other kinds.
         uses: further columns that are read, or that say nothing about a row's meaning.
         lacks: columns that a row of this form does not have.
-        text: what the first of `needs` begins with.
-        keeps: whether the columns by which it is told stay beside the new ones.
+        when: what else tells a row of this form; the values of `needs` are there.
     """
 
     name: str
@@ -62,20 +67,48 @@ class Form:
     views: Mapping[str, View]
     uses: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
-    text: re.Pattern[str] | None = None
-    keeps: bool = False
+    when: Callable[[RowValues], bool] = lambda row: True
 
     def fits(self, row: RowValues) -> bool:
         """Whether a row has this form."""
-        if any(row.get(name) is None for name in self.needs) or any(name in row for name in self.lacks):
+        if any(at(row, name) is None for name in self.needs) or any(name in row for name in self.lacks):
             return False
-        return self.text is None or self.text.match(str(row[self.needs[0]])) is not None
+        return self.when(row)
+
+    def view(self, kind: str) -> View:
+        """How a row becomes rows of a kind."""
+        return self.views.get(kind, self.views.get("", next(iter(self.views.values()))))
 
 
-_MARKED = re.compile(r"\s*### Human:.*### Assistant:", re.DOTALL)
+def _marked(column: str) -> Callable[[RowValues], bool]:
+    return lambda row: transcripts.marks_of(row[column]) is not None
+
+
+def _texts(*columns: str) -> Callable[[RowValues], bool]:
+    return lambda row: all(
+        isinstance(row[name], list) and row[name] and all(isinstance(item, str) for item in row[name])
+        for name in columns
+    )
+
+
+def _same(row: RowValues) -> list[dict[str, Any]]:
+    return [dict(row)]
 
 
 FORMS: tuple[Form, ...] = (
+    Form(
+        "OpenAssistant trees",
+        ("message_tree_id", "prompt"),
+        {
+            "ranking": message_trees.comparisons,
+            "preference": message_trees.pairs,
+            "prompt": message_trees.questions,
+            "": message_trees.conversation,
+        },
+        ("tree_state",),
+        (),
+        lambda row: isinstance(row["prompt"], Mapping) and "replies" in row["prompt"],
+    ),
     Form(
         "UltraFeedback",
         ("instruction", "completions", "models"),
@@ -133,7 +166,20 @@ FORMS: tuple[Form, ...] = (
         {"": arena_conversations},
         ("turn",),
     ),
-    Form("Argilla", ("instruction", "response1", "response2", "preference.responses"), {"": argilla}),
+    Form(
+        "Argilla records",
+        ("fields", "responses"),
+        {"": argilla_records},
+        ("status", "inserted_at", "updated_at", "_server_id"),
+        (),
+        lambda row: isinstance(row["fields"], Mapping) and isinstance(row["responses"], Mapping),
+    ),
+    Form(
+        "Argilla",
+        ("instruction", "response1", "response2", "preference.responses"),
+        {"": argilla},
+        ("preference.responses.status",),
+    ),
     Form("Label Studio, pairwise", ("annotations", "data"), {"": label_studio}),
     Form(
         "OpenAI preferences",
@@ -160,20 +206,49 @@ FORMS: tuple[Form, ...] = (
     ),
     Form("summarize_from_feedback", ("info", "summaries", "choice"), {"": summaries}),
     Form("webgpt comparisons", ("question", "answer_0", "answer_1", "score_0", "score_1"), {"": webgpt}),
+    Form("summarize_from_feedback, axes", ("info", "summary", "worker"), {"": rated_summary}),
     Form("stack-exchange preferences", ("question", "answers", "qid"), {"": stack_exchange}),
-    Form("UltraChat", ("data",), {"": turns}, ("id",), ("annotations", "prompt", "messages")),
+    Form(
+        "stack-exchange, paired",
+        ("question", "response_j", "response_k"),
+        {"": fields(prompt="question", chosen="response_j", rejected="response_k")},
+    ),
+    Form(
+        "AlpacaEval annotations",
+        ("instruction", "output_1", "output_2", "preference"),
+        {
+            "": pair(
+                "instruction", "output_1", "output_2", chosen_by("preference", {1: "a", 2: "b", 1.5: "tie"})
+            )
+        },
+    ),
+    Form("UltraChat", ("data",), {"": turns}, ("id",), ("annotations", "prompt", "messages"), _texts("data")),
+    Form(
+        "messages under `data`",
+        ("data",),
+        {"": fields(messages="data")},
+        ("id",),
+        ("annotations", "prompt", "messages"),
+        lambda row: isinstance(row["data"], list),
+    ),
     Form("LMSYS chat", ("conversation",), {"": fields(messages="conversation")}, ("turn",), ("messages",)),
+    Form("glaive", ("chat",), {"": dialogue("chat")}, ("system",), ("messages",), _marked("chat")),
     Form("chat", ("chat",), {"": fields(messages="chat")}, (), ("messages",)),
     Form(
         "LIMA",
-        ("conversations", "source"),
-        {
-            "": lambda row: (
-                turns({"data": row["conversations"]})
-                if all(isinstance(t, str) for t in row["conversations"])
-                else [{"messages": row["conversations"]}]
-            )
-        },
+        ("conversations",),
+        {"": lambda row: turns({"data": row["conversations"]})},
+        (),
+        ("messages",),
+        _texts("conversations"),
+    ),
+    Form(
+        "RewardBench 2",
+        ("prompt", "chosen", "rejected"),
+        {"ranking": right_and_wrong, "": every_pair},
+        ("num_correct", "num_incorrect", "total_completions", "num_rejected"),
+        (),
+        _texts("chosen", "rejected"),
     ),
     Form(
         "scored responses",
@@ -182,9 +257,7 @@ FORMS: tuple[Form, ...] = (
         (),
         ("ranking", "ranks"),
     ),
-    Form(
-        "KTO tags of LLaMA-Factory", ("kto_tag",), {"": lambda row: [{"label": row["kto_tag"]}]}, keeps=True
-    ),
+    Form("KTO tags of LLaMA-Factory", ("kto_tag",), {"": fields(label="kto_tag")}),
     Form(
         "MATH",
         ("problem", "solution"),
@@ -192,9 +265,15 @@ FORMS: tuple[Form, ...] = (
         ("level", "type"),
     ),
     Form("step labels", ("prompt", "completions", "labels"), {"": PROCESS}),
-    Form("MMLU", ("question", "choices", "answer"), {"": CHOICES}),
-    Form("KMMLU", ("question", "A", "B", "C", "D", "answer"), {"": CHOICES}),
-    Form("guanaco", ("text",), {"": dialogue, "document": lambda row: [dict(row)]}, text=_MARKED),
+    *(Form(form.name, form.needs, {"": CHOICES}, (), form.lacks) for form in QUESTIONS if not form.told),
+    Form(
+        "dialogue in one text",
+        ("text",),
+        {"document": _same, "": dialogue("text")},
+        (),
+        ("provenance", "instruction", "prompt", "messages", "conversations", "completion", "response"),
+        _marked("text"),
+    ),
 )
 """The first form that fits a row is its form."""
 
@@ -215,12 +294,28 @@ def rows_of(row: RowValues, kind: str) -> list[dict[str, Any]]:
     form = form_of(row)
     if form is None:
         return [dict(row)]
-    view = form.views.get(kind, form.views.get("", next(iter(form.views.values()))))
-    made = view(row)
-    read = form.uses if form.keeps else (*form.needs, *form.uses)
+    made = form.view(kind)(row)
+    read = (*(name.partition(".")[0] if name not in row else name for name in form.needs), *form.uses)
     rest = {k: v for k, v in row.items() if k not in read}
     known = {name for one in made for name in one}
     return [{**{k: v for k, v in rest.items() if k not in known}, **_present(one)} for one in made]
+
+
+def unread_keys(row: RowValues, kind: str) -> list[str]:
+    """Keys within the columns of a form that nothing is read from, such as `completions[].critique`.
+
+    Raises:
+        DataError: as `rows_of`.
+    """
+    form = form_of(row)
+    if form is None:
+        return []
+    seen: set[str] = set()
+    made = form.view(kind)(Watched(row, "", seen))
+    seen |= set(taken(made))
+    columns = [name for name in form.needs if isinstance(row.get(name), list | Mapping)]
+    found = [unseen(row[name], name, seen) for name in columns]
+    return [path for paths, looked in found if looked for path in paths]
 
 
 def _present(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,16 +18,21 @@ INPUT_MARK = "\n\nInput:\n"
 _GOOD = frozenset(("good", "true", "1", "1.0", "+1", "desirable", "좋아요", "좋음", "👍"))
 _BAD = frozenset(("bad", "false", "0", "0.0", "-1", "-1.0", "undesirable", "싫어요", "나쁨", "👎"))
 _LABELS = "good/bad, true/false, 1/0 or 좋아요/싫어요"
-_FIRST = "a response_a model_a left answer_a answer1 response1 first > a>b a>>b 왼쪽 가"
-_SECOND = "b response_b model_b right answer_b answer2 response2 second < b>a b>>a 오른쪽 나"
-_TIE = "tie equal same = a=b draw both neither bothbad both_bad 무승부 동점 비슷"
-_SIDES: dict[object, str] = {
+_FIRST = (
+    "a response_a model_a left answer_a answer1 answer_1 response1 response_1 model1 model_1 output_1 "
+    "option_a first > a>b a>>b b<a 1>2 왼쪽 가 첫째"
+)
+_SECOND = (
+    "b response_b model_b right answer_b answer2 answer_2 response2 response_2 model2 model_2 output_2 "
+    "option_b second < b>a b>>a a<b 2>1 오른쪽 나 둘째"
+)
+_TIE = "tie equal same = a=b b=a draw both neither bothbad both_bad [[c]] 무승부 동점 비슷 비김"
+_SIDES: dict[str, str] = {
     **dict.fromkeys(_FIRST.split(), "a"),
     **dict.fromkeys(_SECOND.split(), "b"),
     **dict.fromkeys([*_TIE.split(), "tie (bothbad)", "tie (both bad)", "both bad", "no preference"], "tie"),
-    **{"0": "a", "1": "b", "0.0": "a", "1.0": "b", 0: "a", 1: "b"},
 }
-"""How tools write which of two answers is better; of numbers 0 is the first."""
+"""How tools write which of two answers is better."""
 
 
 def text(value: object, field: str, *, reason_if_empty: str = "") -> str:
@@ -81,19 +86,44 @@ def truth(value: object, field: str) -> bool:
     raise DataError(f"expected {_LABELS}", field=field, value=value, reason="unknown_label")
 
 
-def side(value: object, field: str) -> str:
-    """`a`, `b` or `tie`."""
+def is_true(value: object) -> bool:
+    """Whether a flag is set; CSV files have it as text."""
+    return value is True or str(value).strip().casefold() in ("true", "1", "1.0")
+
+
+def side(value: object, field: str, first: int = 0) -> str:
+    """`a`, `b` or `tie`; of numbers, `first` is the first answer, the next one the second, ½ more a tie.
+
+    Raises:
+        DataError: no vote; reason `counts_from_1` for a 2 where `first` is 0, and `two_counts` for a 0
+            where it is 1.
+    """
     plain = value.strip().casefold() if isinstance(value, str) else value
-    known = isinstance(plain, str | int | float) and not isinstance(plain, bool)
-    found = _SIDES.get(plain) if known else None
+    vote = _vote(plain)
+    if vote is not None and vote - first in _NUMBERED:
+        return _NUMBERED[vote - first]
+    found = _SIDES.get(plain) or _SIDES.get(plain.strip("[]")) if isinstance(plain, str) else None
     if found is None:
         raise DataError(
             "expected A, B or tie (or left/right, model_a/model_b, 0/1 with 0 the first, …)",
             field=field,
             value=value,
-            reason="unknown_label",
+            reason={(2, 0): "counts_from_1", (0, 1): "two_counts"}.get((vote, first), "unknown_label"),  # pyright: ignore[reportArgumentType]
         )
     return found
+
+
+_NUMBERED = {0: "a", 1: "b", 0.5: "tie"}
+
+
+def _vote(value: object) -> float | None:
+    """A vote that is a number, also as text (CSV); a truth value is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
 
 
 def structured(value: object, field: str, kind: type) -> object:

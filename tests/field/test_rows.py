@@ -5,7 +5,7 @@ import json
 import pytest
 
 from alignloop.data.columns import read_records
-from alignloop.data.published_rows import at
+from alignloop.data.paths import at
 from alignloop.errors import DataError
 from alignloop.records import Demonstration, Label, Preference, Prompt, Ranking, Rating
 

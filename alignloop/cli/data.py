@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from alignloop.data.chat import ChatTemplate
     from alignloop.data.check import Check
+    from alignloop.data.check_choices import Choices
     from alignloop.data.columns import Dataset
     from alignloop.data.diversity import Lengths
     from alignloop.data.show import Piece
@@ -27,12 +31,16 @@ app = typer.Typer(
 )
 
 File = Annotated[
-    str, typer.Argument(help="a .jsonl, .json, .csv or .parquet file (also .gz), a folder, a run")
+    str,
+    typer.Argument(
+        help="a .jsonl, .json, .csv, .tsv or .parquet file (also .gz, .zst), a pattern, folder or run"
+    ),
 ]
 Kind = Annotated[str | None, typer.Option(help="read rows as this kind instead of guessing")]
 Columns = Annotated[
     list[str] | None, typer.Option("--column", help="field=column where names differ; repeatable")
 ]
+Scores = Annotated[str, typer.Option("--score-range", help="lowest and highest score, such as 1:10")]
 Force = Annotated[bool, typer.Option("--force", help="replace what is there")]
 
 
@@ -41,21 +49,43 @@ def check_file(
     file: File,
     kind: Kind = None,
     column: Columns = None,
+    score_range: Scores = "",
     strict: Annotated[bool, typer.Option("--strict", help="the first unusable row is an error")] = False,
     threshold: Annotated[float, typer.Option(help="similarity of near-duplicates, up to 1")] = 0.8,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Say what a data set is, what is wrong with it and how varied it is."""
     from alignloop.data.check import check
+    from alignloop.data.check_choices import check_choices, is_choices
 
-    found = check(_read(file, kind, column, strict=strict), threshold=threshold)
+    spec = _spec(file, score_range)
+    if kind in ("multiple_choice", "truthfulness") or (kind is None and not column and is_choices(spec)):
+        choices = check_choices(spec, strict=strict)
+        typer.echo(_choices_json(file, choices) if as_json else "\n".join(_choices_lines(file, choices)))
+        return
+    found = check(_read(file, kind, column, score_range, strict=strict), threshold=threshold)
     typer.echo(_json(file, found) if as_json else "\n".join(_lines(file, found)))
 
 
-def _read(file: str, kind: str | None, column: list[str] | None, *, strict: bool = False) -> Dataset:
+def _read(
+    file: str, kind: str | None, column: list[str] | None, scores: str = "", *, strict: bool = False
+) -> Dataset:
     from alignloop.data.columns import read_records
 
-    return read_records(file, kind, mapping(column), strict)
+    return read_records(_spec(file, scores), kind, mapping(column), strict)
+
+
+def _spec(file: str, scores: str) -> str | dict[str, object]:
+    """A data source of a file and the range of its ratings, `1:10`."""
+    from alignloop.errors import DataError
+
+    if not scores:
+        return file
+    low, _, high = scores.partition(":")
+    try:
+        return {"path": file, "score_range": [float(low), float(high)]}
+    except ValueError:
+        raise DataError("expected such as 1:10", field="--score-range", value=scores) from None
 
 
 def mapping(column: list[str] | None) -> dict[str, str]:
@@ -67,6 +97,31 @@ def mapping(column: list[str] | None) -> dict[str, str]:
         if not (name and sign and value):
             raise DataError("expected field=column, such as prompt=question", field="--column", value=name)
     return {name: value for name, _, value in pairs}
+
+
+def _choices_lines(file: str, found: Choices) -> list[str]:
+    """The report of multiple-choice questions for a person."""
+    lines = [f"{file}: {found.kind}, {found.usable} usable of {found.rows} rows"]
+    for reason, faults in _by_reason(found.dropped).items():
+        lines.append(f"  dropped {len(faults):>5}  {reason}")
+        lines += [f"                 {fault}" for fault in faults[:2]]
+    counts = ", ".join(f"{count} with {number}" for number, count in sorted(found.choices.items()))
+    lines.append(f"  choices: {counts}")
+    places = ", ".join(f"{place} {count}" for place, count in found.places.items())
+    lines += [f"  right answers: {places}", f"  the first question: {found.first}"]
+    if found.unused:
+        lines.append(f"  warning: columns that were not read: {', '.join(found.unused)}")
+    return [*lines, f"  read by: alignloop compare MODEL --set {found.kind}={shlex.quote(file)}"]
+
+
+def _choices_json(file: str, found: Choices) -> str:
+    dropped = {reason: _grouped(faults) for reason, faults in _by_reason(found.dropped).items()}
+    report = {"file": file, **asdict(found), "dropped": dropped}
+    return json.dumps(report, ensure_ascii=False, indent=2)
+
+
+def _grouped(faults: list[DataError]) -> dict[str, object]:
+    return {"count": len(faults), "first": [str(fault) for fault in faults[:3]]}
 
 
 def _by_reason(faults: list[DataError]) -> dict[str, list[DataError]]:
@@ -120,19 +175,13 @@ def _length_line(lengths: Lengths) -> str:
 
 
 def _json(file: str, found: Check) -> str:
-    import json
-    from dataclasses import asdict
-
-    def grouped(faults: list[DataError]) -> dict[str, object]:
-        return {"count": len(faults), "first": [str(fault) for fault in faults[:3]]}
-
     report = {
         "file": file,
         "kind": found.kind,
         "rows": found.rows,
         "usable": found.usable,
-        "dropped": {reason: grouped(faults) for reason, faults in _by_reason(found.dropped).items()},
-        "findings": {name.replace(" ", "_"): grouped(faults) for name, faults in found.findings.items()},
+        "dropped": {reason: _grouped(faults) for reason, faults in _by_reason(found.dropped).items()},
+        "findings": {name.replace(" ", "_"): _grouped(faults) for name, faults in found.findings.items()},
         "diversity": asdict(found.diversity),
         **({"turns": found.turns} if found.turns else {}),
         "warnings": found.warnings,
@@ -153,6 +202,7 @@ def show_file(
     ] = "all",
     kind: Kind = None,
     column: Columns = None,
+    score_range: Scores = "",
 ) -> None:
     """Print records as the model reads them; what is trained is coloured, or stands in [[…]]."""
     from rich.console import Console
@@ -161,7 +211,7 @@ def show_file(
     from alignloop.data.show import shown
 
     chat, tokenizer = _template(model, template)
-    data = _read(file, kind, column)
+    data = _read(file, kind, column, score_range)
     console = Console(highlight=False, soft_wrap=True)
     plain = not console.is_terminal
     for record in data.records[:num]:
@@ -229,6 +279,7 @@ def convert_file(
     output: Annotated[Path, typer.Option("--output", "-o", help="a .jsonl or .jsonl.gz file")],
     kind: Kind = None,
     column: Columns = None,
+    score_range: Scores = "",
     pairs: Annotated[Literal["all", "best_worst"], typer.Option(help="of a ranking")] = "all",
     attribute: Annotated[str, typer.Option(help="the score to use, if there are several")] = "",
     min_gap: Annotated[float, typer.Option(help="least difference of scores for a preference")] = 1.0,
@@ -241,7 +292,7 @@ def convert_file(
     from alignloop.errors import DataError
 
     _refuse_existing([output], force)
-    data = _read(file, kind, column)
+    data = _read(file, kind, column, score_range)
     made, skipped = convert(data.records, to, Options(pairs, attribute, min_gap, min_score))
     _say_skipped(data.dropped, "dropped")
     _say_skipped(skipped, "without result")
@@ -273,6 +324,7 @@ def split_file(
     by: Annotated[Literal["prompt", "record"], typer.Option(help="what stays together")] = "prompt",
     kind: Kind = None,
     column: Columns = None,
+    score_range: Scores = "",
     force: Force = False,
 ) -> None:
     """Divide a data set so that no prompt is in two parts; added rows move no other."""
@@ -283,7 +335,7 @@ def split_file(
     shares = _fractions(fractions)
     paths = {name: output / f"{name}.jsonl" for name in shares}
     _refuse_existing(list(paths.values()), force)
-    data = _read(file, kind, column)
+    data = _read(file, kind, column, score_range)
     parts = split(data.records, shares, seed, by)
     _say_skipped(data.dropped, "dropped")
     empty = [name for name, records in parts.items() if not records]
@@ -311,6 +363,7 @@ def filter_file(
     contradictions: Annotated[bool, typer.Option(help="also rows that contradict each other")] = False,
     kind: Kind = None,
     column: Columns = None,
+    score_range: Scores = "",
     force: Force = False,
 ) -> None:
     """Write what is left without duplicates, empty answers, equal pairs and evaluation prompts."""
@@ -321,7 +374,7 @@ def filter_file(
     _refuse_existing([output], force)
     bounds = {"prompt": _bounds("--prompt", prompt), "completion": _bounds("--completion", completion)}
     evaluation = [record for path in without or [] for record in _read(path, None, None).records]
-    data = _read(file, kind, column)
+    data = _read(file, kind, column, score_range)
     _say_skipped(data.dropped, "dropped")
     kept = data.records
     filters = [quality.exact_duplicates, quality.empty_completions, quality.equal_pairs]

@@ -10,6 +10,7 @@ import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from alignloop.data import builders, forms, published
@@ -64,7 +65,7 @@ def described(unused: Mapping[str, int], options: Mapping[str, str]) -> str:
 
 
 def proposals(row: Row, kind: str, columns: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    """For columns of a row that were not read, the option that reads them and changes the record.
+    """For columns of a row that were not read, the option that reads them.
 
     Args:
         row: with these columns.
@@ -73,7 +74,7 @@ def proposals(row: Row, kind: str, columns: Mapping[str, str], names: Sequence[s
         names: the columns.
 
     Returns:
-        {column: `--column field=column`}, only for options with which this row gives a record.
+        {column: `--column field=column`}, only for fields that count for a record of this row.
     """
     before = _records(row, kind, columns)
     wanted = [(name, field, name) for name in names if (field := _field(name)) is not None]
@@ -83,9 +84,14 @@ def proposals(row: Row, kind: str, columns: Mapping[str, str], names: Sequence[s
     found: dict[str, str] = {}
     for name, field, column in wanted:
         after = _records(row, kind, {**columns, field: column}) if field not in columns else []
-        if after and after != before:
+        if after and (after != before or _counts(row, kind, {**columns, field: column}, field)):
             found[name] = option(field, column)
     return found
+
+
+def _counts(row: Row, kind: str, columns: Mapping[str, str], field: str) -> bool:
+    """Whether the records of a row depend on a field: without its value there are none, or others."""
+    return _records(row, kind, columns, spoilt=field) != _records(row, kind, columns)
 
 
 def option(field: str, column: str) -> str:
@@ -97,10 +103,14 @@ def _field(name: str) -> str | None:
     return next((field for field, words in PROPOSED.items() if forms.plain(name) in words), None)
 
 
-def _records(row: Row, kind: str, columns: Mapping[str, str]) -> list[Record]:
-    """The records of a row, of its own kind where a column gives it another one; [] where it has none."""
+def _records(row: Row, kind: str, columns: Mapping[str, str], spoilt: str = "") -> list[Record]:
+    """The records of a row, of its own kind where a column gives it another one; [] where it has none.
+
+    The field `spoilt` has a value that nothing can be read from.
+    """
     with suppress(DataError):
         rows = [forms.fields_of(v, columns, row.values) for v in published.rows_of(row.values, kind)]
+        rows = [replace(f, values={**f.values, spoilt: object()}) if spoilt else f for f in rows]
         kinds = [forms.guess_kind(fields) if kind not in ("prompt", "document") else kind for fields in rows]
         return [
             builders.build(k, fields, row.file, row.line, "unknown")

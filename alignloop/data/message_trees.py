@@ -74,7 +74,14 @@ def _trees(rows: list[Row], report: Callable[[DataError], None]) -> Iterator[Row
             nodes[str(parent)]["replies"].append(node)
     for node, row in roots:
         rest = {name: value for name, value in row.values.items() if name not in _READ}
-        yield Row({**rest, "message_tree_id": node["message_id"], "prompt": node}, row.file, row.line)
+        tree = {"message_tree_id": row.values["message_id"], "prompt": _bare(node)}
+        yield Row({**rest, **tree}, row.file, row.line)
+
+
+def _bare(node: Node) -> dict[str, Any]:
+    """A message with what a conversation is made of, and its replies likewise."""
+    kept = {name: node[name] for name in ("text", "role", "rank") if node.get(name) is not None}
+    return {**kept, "replies": [_bare(reply) for reply in node["replies"]]}
 
 
 def _unusable(row: Row, nodes: Mapping[str, Node]) -> tuple[str, str] | None:

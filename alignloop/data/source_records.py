@@ -99,7 +99,7 @@ def _read(source: sources.Source, reading: Reading) -> SourceRecords:
     part = SourceRecords(looks_like if not wanted or looks_like in wanted else wanted[0], looks_like)
     for row in chain(head, rows):
         for fault in _add(part, row, source, reading):
-            placed = at_row(fault, row)
+            placed = fault.at(row.file, row.line)
             if fault.reason in ("counts_from_1", "two_counts"):
                 raise _votes(placed, reading) from fault
             part.faults.append(placed)
@@ -183,18 +183,6 @@ def _check_kind(found: str, kind: str) -> None:
         )
 
 
-def at_row(fault: DataError, row: sources.Row) -> DataError:
-    """The fault with the place of its row."""
-    return DataError(
-        fault.message,
-        file=row.file,
-        line=row.line,
-        field=fault.field,
-        value=fault.value,
-        reason=fault.reason,
-    )
-
-
 def _votes(fault: DataError, reading: Reading) -> DataError:
     """The fault of a vote that is no number of its count: a reason to count from 1, or two counts."""
     if not reading.first_vote:
@@ -216,9 +204,10 @@ def _check_range(part: SourceRecords, source: sources.Source) -> None:
     beyond = [f for f in part.faults if f.reason == "out_of_range" and hints.is_finite(f.value)]
     if beyond:
         low, high = hints.likely_range([fault.value for fault in beyond], part.records)
+        way = hints.command(replace(source, score_range=(low, high)), "check")
         raise DataError(
-            f"scores are read as 0 to 5, and {len(beyond)} rows are beyond; tell the range: --score-range "
-            f"{low:g}:{high:g}, in a recipe {{path: …, score_range: [{low:g}, {high:g}]}}",
+            f"scores are read as 0 to 5, and {len(beyond)} rows are beyond; tell the range, in a recipe "
+            f"{{path: …, score_range: [{low:g}, {high:g}]}}" + (f"; try: {way}" if way else ""),
             file=beyond[0].file,
             line=beyond[0].line,
             field=beyond[0].field,

@@ -60,7 +60,7 @@ class Marks:
 
 
 _ASK = {"user": "user", "assistant": "assistant", "system": "system"}
-_BELOW = re.compile(r"\s*(Below is an instruction|아래는 작업을 설명하는)[^#]*")
+_BELOW = re.compile(r"\s*((Below is an instruction|아래는 작업을 설명하는)[^#]*)?")
 
 MARKS: tuple[Marks, ...] = (
     Marks(

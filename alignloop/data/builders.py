@@ -172,6 +172,13 @@ def _reference(value: object, column: str, fields: Fields) -> str:
 
 def _demonstration(fields: Fields, provenance: Provenance) -> Demonstration:
     prompt, turn, column = _demonstrated(fields)
+    if fields.has("label") and read.verdict(fields.values["label"]) is False:
+        raise DataError(
+            "says that the answer is bad, so it is none to imitate; train kto on these rows",
+            field=fields.columns["label"],
+            value=fields.values["label"],
+            reason="undesirable",
+        )
     found = Demonstration(prompt, turn.content, provenance, turn.thinking, turn.tool_calls, turn.train)
     if not found.trained:
         raise DataError(

@@ -76,6 +76,32 @@ SCORES = (
 )
 """Columns with scores of the two answers of a pair, the chosen one's first."""
 
+_ASKED = (
+    "prompt",
+    "instruction",
+    "input",
+    "instances",
+    "messages",
+    "system",
+    "history",
+    "tools",
+    "provenance",
+)
+_ANSWERED = (*_ASKED, "completion", "answer")
+_READ: Mapping[str, tuple[str, ...]] = {
+    "document": ("text", "provenance"),
+    "prompt": (*_ASKED, "answer", "constraints", "chosen", "rejected"),
+    "demonstration": (*_ANSWERED, "label", "sft_target", "chosen", "rejected"),
+    "preference": (
+        *(*_ASKED, "chosen", "rejected", "response_a", "response_b", "preference"),
+        *("probability", "margin"),
+    ),
+    "label": (*_ANSWERED, "label"),
+    "rating": (*_ANSWERED, "scores"),
+    "ranking": (*_ASKED, "responses", "ranking"),
+}
+"""Fields that records of each kind are made of."""
+
 _FIELD_OF = {alias: field for field, aliases in ALIASES.items() for alias in aliases}
 _OPTIONAL = frozenset(
     (
@@ -122,6 +148,14 @@ class Fields:
         """Columns of the row that hold something and that nothing is read from."""
         taken = {*self.columns.values(), *self.details, *self.empty}
         return tuple(name for name in self.row if name not in taken)
+
+    def unread(self, kind: str) -> tuple[str, ...]:
+        """Columns of the row that hold something and that say nothing in a record of this kind."""
+        idle = {column for field, column in self.columns.items() if field not in _READ[kind]}
+        if kind == "demonstration" and read.verdict(self.values.get("label")) is None:
+            idle.add(self.columns.get("label", ""))
+        rest = set(self.unused)
+        return tuple(name for name in self.row if name in rest or (name in idle and name not in self.empty))
 
     def has(self, *names: str) -> bool:
         """Whether all these fields are there."""

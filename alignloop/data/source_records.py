@@ -129,7 +129,7 @@ def _add(part: SourceRecords, row: sources.Row, source: sources.Source, reading:
                 _check_kind(kind, part.kind)
             messages.check_media(values, found.unused)
             part.records.append(builders.build(part.kind, found, row.file, row.line, reading.origin))
-            unread += [*found.unused, *_unread_keys(found)]
+            unread += [*found.unread(part.kind), *_unread_keys(found)]
             if part.kind == "preference" and forms.prompt_is_guessed(found):
                 part.guessed_prompts.append(f"{row.file}:{row.line}")
         except DataError as fault:
@@ -240,7 +240,9 @@ def _way_on(source: sources.Source, part: SourceRecords, reading: Reading) -> st
         return hints.told_answer(source, row, first.field, reading.kinds)
     if part.looks_like not in ("", part.kind):
         other = _read(source, replace(reading, kinds=(part.looks_like,), guess=False))
-        return hints.converted(source, other.records, reading.kinds) if other.records else ""
+        way = hints.converted(source, other.records, reading.kinds) if other.records else ""
+        if way:
+            return way
     if row is None or first.reason not in ("missing_field", "unknown_form"):
         return ""
     return hints.mapped(source, row, reading.kinds)

@@ -77,13 +77,16 @@ def number(value: object, field: str, low: float, high: float) -> float:
 
 def truth(value: object, field: str) -> bool:
     """True for a good completion, False for a bad one."""
-    if isinstance(value, bool | int | float | str):
-        key = str(value).strip().casefold()
-        if key in _GOOD:
-            return True
-        if key in _BAD:
-            return False
-    raise DataError(f"expected {_LABELS}", field=field, value=value, reason="unknown_label")
+    found = verdict(value)
+    if found is None:
+        raise DataError(f"expected {_LABELS}", field=field, value=value, reason="unknown_label")
+    return found
+
+
+def verdict(value: object) -> bool | None:
+    """True for good, False for bad, None for what says neither, such as the label of a class."""
+    key = str(value).strip().casefold() if isinstance(value, bool | int | float | str) else ""
+    return True if key in _GOOD else False if key in _BAD else None
 
 
 def is_true(value: object) -> bool:

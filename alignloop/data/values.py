@@ -111,9 +111,16 @@ def side(value: object, field: str, first: int = 0) -> str:
             "expected A, B or tie (or left/right, model_a/model_b, 0/1 with 0 the first, …)",
             field=field,
             value=value,
-            reason={(2, 0): "counts_from_1", (0, 1): "two_counts"}.get((vote, first), "unknown_label"),  # pyright: ignore[reportArgumentType]
+            reason=_miscounted(vote, first),
         )
     return found
+
+
+def _miscounted(vote: float | None, first: int) -> str:
+    """Why a vote is no side: it counts from 1, it counts from 0 besides, or nothing is known of it."""
+    if first == 0 and vote == 2:
+        return "counts_from_1"
+    return "two_counts" if first == 1 and vote == 0 else "unknown_label"
 
 
 _NUMBERED = {0: "a", 1: "b", 0.5: "tie"}

@@ -109,7 +109,7 @@ def _records(row: Row, kind: str, columns: Mapping[str, str], spoilt: str = "") 
     The field `spoilt` has a value that nothing can be read from.
     """
     with suppress(DataError):
-        rows = [forms.fields_of(v, columns, row.values) for v in published.rows_of(row.values, kind)]
+        rows = [forms.fields_of(v, columns, row.values) for v in published.read_row(row.values, kind).rows]
         rows = [replace(f, values={**f.values, spoilt: object()}) if spoilt else f for f in rows]
         kinds = [forms.guess_kind(fields) if kind not in ("prompt", "document") else kind for fields in rows]
         return [
@@ -136,6 +136,9 @@ def mapped(source: Source, row: Row, kinds: Sequence[str]) -> str:
         source: of the row.
         row: that could not be read.
         kinds: that are wanted, () for any.
+
+    Returns:
+        The command.
     """
     for kind in kinds or tuple(_NEEDED):
         for needed in _NEEDED.get(kind, ()):

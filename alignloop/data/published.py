@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from alignloop.data import message_trees, transcripts
@@ -278,12 +279,38 @@ FORMS: tuple[Form, ...] = (
 """The first form that fits a row is its form."""
 
 
+@lru_cache(maxsize=1024)
+def _likely(columns: tuple[str, ...]) -> tuple[Form, ...]:
+    """The forms whose columns are all there, in their order."""
+    there = {*columns}
+    return tuple(
+        form
+        for form in FORMS
+        if all(name in there or name.partition(".")[0] in there for name in form.needs)
+        and not any(name in there for name in form.lacks)
+    )
+
+
 def form_of(row: RowValues) -> Form | None:
     """The published form of a row."""
-    return next((form for form in FORMS if form.fits(row)), None)
+    return next((form for form in _likely(tuple(row)) if form.fits(row)), None)
 
 
-def rows_of(row: RowValues, kind: str) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A row under our columns.
+
+    Attributes:
+        rows: for records of one kind each.
+        unread: keys within the columns of its form that nothing is read from, such as
+            `completions[].critique`.
+    """
+
+    rows: list[dict[str, Any]]
+    unread: tuple[str, ...] = ()
+
+
+def read_row(row: RowValues, kind: str) -> Read:
     """A row as rows with our columns; itself where it has no published form.
 
     Columns that the form does not use stay beside them, so that `columns: {…}` can still name them.
@@ -293,29 +320,18 @@ def rows_of(row: RowValues, kind: str) -> list[dict[str, Any]]:
     """
     form = form_of(row)
     if form is None:
-        return [dict(row)]
-    made = form.view(kind)(row)
-    read = (*(name.partition(".")[0] if name not in row else name for name in form.needs), *form.uses)
-    rest = {k: v for k, v in row.items() if k not in read}
-    known = {name for one in made for name in one}
-    return [{**{k: v for k, v in rest.items() if k not in known}, **_present(one)} for one in made]
-
-
-def unread_keys(row: RowValues, kind: str) -> list[str]:
-    """Keys within the columns of a form that nothing is read from, such as `completions[].critique`.
-
-    Raises:
-        DataError: as `rows_of`.
-    """
-    form = form_of(row)
-    if form is None:
-        return []
+        return Read([dict(row)])
     seen: set[str] = set()
-    made = form.view(kind)(Watched(row, "", seen))
-    seen |= set(taken(made))
-    columns = [name for name in form.needs if isinstance(row.get(name), list | Mapping)]
-    found = [unseen(row[name], name, seen) for name in columns]
-    return [path for paths, looked in found if looked for path in paths]
+    nested = {name: row[name] for name in form.needs if isinstance(row.get(name), list | Mapping)}
+    made = form.view(kind)(Watched(row, "", seen) if nested else row)
+    seen |= set(taken(made)) if nested else set()
+    found = [unseen(value, name, seen) for name, value in nested.items()]
+    unread = tuple(path for paths, looked in found if looked for path in paths)
+    heads = {name if name in row else name.partition(".")[0] for name in form.needs} | {*form.uses}
+    rest = {k: v for k, v in row.items() if k not in heads}
+    known = {name for one in made for name in one}
+    rows = [{**{k: v for k, v in rest.items() if k not in known}, **_present(one)} for one in made]
+    return Read(rows, unread)
 
 
 def _present(row: Mapping[str, Any]) -> dict[str, Any]:

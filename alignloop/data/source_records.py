@@ -115,11 +115,11 @@ def _add(part: SourceRecords, row: sources.Row, source: sources.Source, reading:
     faults: list[DataError] = []
     count = len(part.records)
     try:
-        rows = published.rows_of(row.values, part.kind)
-        unread += published.unread_keys(row.values, part.kind)
+        read = published.read_row(row.values, part.kind)
     except DataError as fault:
         return [fault]
-    for values in rows:
+    unread += read.unread
+    for values in read.rows:
         try:
             found = forms.fields_of(values, reading.columns, row.values)
             found = replace(found, score_range=source.score_range, first_vote=reading.first_vote)
@@ -170,7 +170,7 @@ def _kind_of_most(rows: Iterable[sources.Row], mapping: Mapping[str, str]) -> st
     votes: Counter[str] = Counter()
     for row in rows:
         with suppress(DataError):
-            for values in published.rows_of(row.values, ""):
+            for values in published.read_row(row.values, "").rows:
                 votes[forms.guess_kind(forms.fields_of(values, mapping, row.values))] += 1
     return votes.most_common(1)[0][0] if votes else ""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from alignloop.data import values as read
 from alignloop.errors import DataError
@@ -24,7 +25,7 @@ class Marks:
         turn: a mark; its first group tells whose turn begins.
         roles: role by what the group holds; `input` continues the user's turn before it.
         ends: what stands behind turns and belongs to the form.
-        preface: what may stand before the first mark and belongs to the form.
+        preface: what may stand before the first mark and belongs to the form; it has no groups.
     """
 
     name: str
@@ -35,12 +36,8 @@ class Marks:
 
     def begin(self, text: str) -> bool:
         """Whether a text is a dialogue of this form: it begins with a mark of somebody who asks."""
-        first = self.turn.search(text)
-        return (
-            first is not None
-            and self.roles[first[1]] in ("user", "system")
-            and self.preface.fullmatch(text[: first.start()]) is not None
-        )
+        first = _start(self.preface, self.turn).match(text)
+        return first is not None and self.roles[first[1]] in ("user", "system")
 
     def pieces(self, text: str) -> list[tuple[str, str, int]]:
         """Role, text and beginning of the mark of each turn, white space and ends removed."""
@@ -59,8 +56,13 @@ class Marks:
         return said
 
 
+@cache
+def _start(preface: re.Pattern[str], turn: re.Pattern[str]) -> re.Pattern[str]:
+    return re.compile(preface.pattern + turn.pattern, turn.flags)
+
+
 _ASK = {"user": "user", "assistant": "assistant", "system": "system"}
-_BELOW = re.compile(r"\s*((Below is an instruction|아래는 작업을 설명하는)[^#]*)?")
+_BELOW = re.compile(r"\s*(?:(?:Below is an instruction|아래는 작업을 설명하는)[^#]*)?")
 
 MARKS: tuple[Marks, ...] = (
     Marks(
@@ -99,7 +101,7 @@ MARKS: tuple[Marks, ...] = (
         re.compile(r"<\|start_header_id\|>(system|user|assistant)<\|end_header_id\|>"),
         _ASK,
         ("<|eot_id|>", "<|end_of_text|>"),
-        re.compile(r"\s*(<\|begin_of_text\|>)?\s*"),
+        re.compile(r"\s*(?:<\|begin_of_text\|>)?\s*"),
     ),
     Marks(
         "Llama 2",
@@ -113,7 +115,7 @@ MARKS: tuple[Marks, ...] = (
         re.compile(r"(?:\A|(?<=\s)|(?<=</s>))(SYSTEM|USER|ASSISTANT|FUNCTION RESPONSE):"),
         {"SYSTEM": "system", "USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"},
         ("</s>", "<|endoftext|>"),
-        re.compile(r"\s*(A chat between [^\n]*?)?\s*"),
+        re.compile(r"\s*(?:A chat between [^\n]*?)?\s*"),
     ),
 )
 """The first form that a text begins with is its form."""

@@ -224,7 +224,7 @@ def no_usable_row(source: sources.Source, part: SourceRecords, reading: Reading)
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
     message = f"no usable row of {part.rows} ({counted}); the first: {part.faults[0]}"
     if part.looks_like not in ("", part.kind):
-        message += f"; the rows are {part.looks_like} records"
+        message += f"; the rows look like {part.looks_like} records"
     way = _way_on(source, part, reading)
     return DataError(f"{message}; try: {way}" if way else message, file=source.path, reason="no_usable_row")
 

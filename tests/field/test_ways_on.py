@@ -59,7 +59,7 @@ LEAD_ON = {
 
 NO_WAY = {
     "one answer for each question, for DPO": ([ONE], "preference", "missing_field"),
-    "only good labels, for DPO": ([{**ONE, "label": 1}], "preference", "the rows are label records"),
+    "only good labels, for DPO": ([{**ONE, "label": 1}], "preference", "the rows look like label records"),
     "step labels": (
         [{"prompt": ASK, "completions": ["a", "b"], "labels": [True, False]}],
         "label",

@@ -17,6 +17,7 @@ from alignloop.data.paths import Watched, at, taken, unseen
 from alignloop.data.published_rows import (
     CHOICES,
     HELPSTEER,
+    JUDGED,
     PROCESS,
     UNSAFE,
     RowValues,
@@ -113,9 +114,9 @@ FORMS: tuple[Form, ...] = (
     Form(
         "UltraFeedback",
         ("instruction", "completions", "models"),
-        {"ranking": ultrafeedback_ranking, "": ultrafeedback_ratings},
+        {"ranking": ultrafeedback_ranking, "demonstration": JUDGED, "": ultrafeedback_ratings},
     ),
-    Form("HelpSteer", ("prompt", "response", *HELPSTEER), {"rating": helpsteer, "": helpsteer}),
+    Form("HelpSteer", ("prompt", "response", *HELPSTEER), {"demonstration": JUDGED, "": helpsteer}),
     Form(
         "HelpSteer 2 and 3 preferences",
         ("response_1", "response_2", "preference_strength"),
@@ -254,7 +255,7 @@ FORMS: tuple[Form, ...] = (
     Form(
         "scored responses",
         ("prompt", "responses", "scores"),
-        {"ranking": ranked_responses, "": scored_responses},
+        {"ranking": ranked_responses, "demonstration": JUDGED, "": scored_responses},
         (),
         ("ranking", "ranks"),
     ),
@@ -329,6 +330,9 @@ def read_row(row: RowValues, kind: str) -> Read:
     unread = tuple(path for paths, looked in found if looked for path in paths)
     heads = {name if name in row else name.partition(".")[0] for name in form.needs} | {*form.uses}
     rest = {k: v for k, v in row.items() if k not in heads}
+    if kind == "prompt":  # each question once, however many answers the row has
+        made = list({repr((one.get("prompt"), one.get("messages"))): one for one in reversed(made)}.values())
+        made.reverse()
     known = {name for one in made for name in one}
     rows = [{**{k: v for k, v in rest.items() if k not in known}, **_present(one)} for one in made]
     return Read(rows, unread)

@@ -316,6 +316,9 @@ CHOICES = _refuse(
     "multiple_choice",
     "multiple_choice",
 )
+JUDGED = _refuse(
+    "judged answers, good ones and bad ones: say from which score up they are imitated", "judged_answers"
+)
 UNSAFE = _refuse(
     "is_safe is false: not an answer to imitate; train kto on these rows, or leave the unsafe ones out",
     "unsafe",

@@ -95,7 +95,12 @@ MARKS: tuple[Marks, ...] = (
         ("</s>", "<|endoftext|>"),
         _BELOW,
     ),
-    Marks("ChatML", re.compile(r"<\|im_start\|>(system|user|assistant)\n"), _ASK, ("<|im_end|>",)),
+    Marks(
+        "ChatML",
+        re.compile(r"<\|im_start\|>(system|user|assistant|tool)\n"),
+        {**_ASK, "tool": "tool"},
+        ("<|im_end|>", "<|endoftext|>"),
+    ),
     Marks(
         "Llama 3",
         re.compile(r"<\|start_header_id\|>(system|user|assistant)<\|end_header_id\|>"),
@@ -134,13 +139,17 @@ def messages_of(text: str, marks: Marks, field: str) -> Conversation:
     """The messages of a dialogue in one text; turns that say nothing are left out, but for the last.
 
     Raises:
-        DataError: no valid text, or an input without an instruction before it.
+        DataError: no valid text, an input without an instruction before it, or the end of a turn within one.
     """
     found: list[Message] = []
     pieces = marks.pieces(read.text(text, field))
     for place, (role, said, _) in enumerate(pieces):
         if not said and place < len(pieces) - 1:
             continue
+        strange = next((end for end in marks.ends if end in said), None)
+        if strange is not None:
+            message = f"holds '{strange}' within a turn, so that its turns are not those of {marks.name}"
+            raise DataError(message, field=field, value=said, reason="bad_messages")
         if role == "input":
             if not found or found[-1].role != "user":
                 message = "expected an instruction before the input"

@@ -319,6 +319,9 @@ ASKING = {
                  [(ASK, "72")], kind="prompt", unread=("reward_model.style",)),
     "MATH": Case([{"problem": ASK, "solution": "So \\boxed{\\frac{1}{2}}.", "level": "Level 1"}],
                  [(ASK, "So \\boxed{\\frac{1}{2}}.")]),
+    "UltraFeedback": Case([{"instruction": ASK, "models": ["m", "n"], "completions": [
+        {"response": GOOD, "overall_score": 9.0}, {"response": BAD, "overall_score": 1.0}]}],
+        [(ASK, None)], kind="prompt", unread=("response", "scores")),
     "OpenAssistant": Case(TREE, [(물음, None), (f"{물음}|{좋음}|또?", None)], kind="prompt"),
     "an object as the answer, told so": Case(
         [{"prompt": ASK, "ground_truth": '{"N": 3}'}], [(ASK, '{"N": 3}')],

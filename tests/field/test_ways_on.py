@@ -36,6 +36,11 @@ LEAD_ON = {
     "pairs for KTO": ([PAIR], "label"),
     "pairs for SFT": ([PAIR], "demonstration"),
     "a preference for one of several kinds": ([NECTAR], ("preference", "label")),
+    "UltraFeedback for SFT": (
+        [{"instruction": ASK, "models": ["m"], "completions": [{"response": GOOD, "overall_score": 9}]}],
+        "demonstration",
+    ),
+    "HelpSteer for SFT": ([{**ONE, **HELP}], "demonstration"),
     "other names": ([{"ask": ASK, "good": GOOD, "bad": BAD}], None),
     "other names, for DPO": ([{"ask": ASK, "good": GOOD, "bad": BAD}], "preference"),
     "other names in Korean": ([{"질문": 물음, "좋은답변": 좋음, "나쁜답변": 나쁨}], "preference"),
@@ -60,6 +65,11 @@ LEAD_ON = {
 NO_WAY = {
     "one answer for each question, for DPO": ([ONE], "preference", "missing_field"),
     "only good labels, for DPO": ([{**ONE, "label": 1}], "preference", "the rows look like label records"),
+    "turns of another form": (
+        [{"text": f"<|im_start|>user\n{ASK}<|im_end|>\n<|im_start|>critic\nhm<|im_end|>\n"}],
+        "demonstration",
+        "within a turn",
+    ),
     "step labels": (
         [{"prompt": ASK, "completions": ["a", "b"], "labels": [True, False]}],
         "label",

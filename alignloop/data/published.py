@@ -26,12 +26,12 @@ from alignloop.data.published_rows import (
     arena_conversations,
     argilla,
     argilla_records,
+    by_strength,
     chosen_by,
     dialogue,
     every_pair,
     fields,
     helpsteer,
-    helpsteer_preference,
     hendrycks,
     label_studio,
     nectar,
@@ -118,25 +118,15 @@ FORMS: tuple[Form, ...] = (
     ),
     Form("HelpSteer", ("prompt", "response", *HELPSTEER), {"demonstration": JUDGED, "": helpsteer}),
     Form(
-        "HelpSteer 2 and 3 preferences",
-        ("response_1", "response_2", "preference_strength"),
-        {"": helpsteer_preference},
-        ("split", "prompt", "context", "preference_statement", "preference_elaboration"),
+        "HelpSteer 2, preferences",
+        ("prompt", "response_1", "response_2", "preference_strength"),
+        {"": by_strength("prompt", "response_1", "response_2", "preference_strength")},
+        ("split", "preference_statement", "preference_elaboration"),
     ),
     Form(
         "HelpSteer 3",
         ("context", "response1", "response2", "overall_preference"),
-        {
-            "": lambda row: helpsteer_preference(
-                {
-                    **row,
-                    "response_1": row["response1"],
-                    "response_2": row["response2"],
-                    "preference_strength": row["overall_preference"],
-                    "prompt": row["context"],
-                }
-            )
-        },
+        {"": by_strength("context", "response1", "response2", "overall_preference")},
     ),
     Form("Nectar", ("prompt", "answers", "num_responses"), {"": nectar}),
     Form("Nectar", ("prompt", "answers", "good_natured"), {"": nectar}),
@@ -324,11 +314,11 @@ def read_row(row: RowValues, kind: str) -> Read:
         return Read([dict(row)])
     seen: set[str] = set()
     nested = {name: row[name] for name in form.needs if isinstance(row.get(name), list | Mapping)}
-    made = form.view(kind)(Watched(row, "", seen) if nested else row)
-    seen |= set(taken(made)) if nested else set()
+    made = form.view(kind)(Watched(row, "", seen))
+    seen |= set(taken(made))
     found = [unseen(value, name, seen) for name, value in nested.items()]
     unread = tuple(path for paths, looked in found if looked for path in paths)
-    heads = {name if name in row else name.partition(".")[0] for name in form.needs} | {*form.uses}
+    heads = {name if name in row else name.partition(".")[0] for name in form.needs} | {*form.uses} | seen
     rest = {k: v for k, v in row.items() if k not in heads}
     if kind == "prompt":  # each question once, however many answers the row has
         made = list({repr((one.get("prompt"), one.get("messages"))): one for one in reversed(made)}.values())

@@ -86,13 +86,16 @@ def helpsteer(row: RowValues) -> list[dict[str, Any]]:
     return [{"prompt": row["prompt"], "response": row["response"], "scores": scores}]
 
 
-def helpsteer_preference(row: RowValues) -> list[dict[str, Any]]:
-    """−3 … 3, negative where the first is better; the size is the margin."""
-    strength = _number(row, "preference_strength")
-    side = "a" if strength < 0 else "b" if strength > 0 else "tie"
-    prompt = row.get("prompt", row.get("context"))
-    fields = {"prompt": prompt, "response_a": row["response_1"], "response_b": row["response_2"]}
-    return [{**fields, "preference": side, "margin": abs(strength)}]
+def by_strength(prompt: str, first: str, second: str, strength: str) -> View:
+    """A pair with a number that is negative where the first is better; its size is the margin, 0 a tie."""
+
+    def view(row: RowValues) -> list[dict[str, Any]]:
+        value = _number(row, strength)
+        side = "a" if value < 0 else "b" if value > 0 else "tie"
+        fields = {"prompt": at(row, prompt), "response_a": at(row, first), "response_b": at(row, second)}
+        return [{**fields, "preference": side, "margin": abs(value)}]
+
+    return view
 
 
 def scored_responses(row: RowValues) -> list[dict[str, Any]]:

@@ -156,6 +156,11 @@ def test_columns_that_were_not_read_are_named_with_a_proposal(tmp_path):
     assert other.records[0].chosen == BAD
 
 
+def test_columns_that_a_form_looks_at_are_not_named(tmp_path):
+    for name in ("arena_55k", "webgpt", "swift", "label_studio"):
+        assert [c for c in read(tmp_path, PREFERENCES[name]).unused if "[" not in c and "." not in c] == []
+
+
 def test_scores_against_the_choice_are_told(tmp_path):
     rows = [
         {"prompt": ASK, "chosen": GOOD, "rejected": BAD, "score_chosen": s, "score_rejected": 2}

@@ -90,14 +90,14 @@ def _unusable(row: Row, nodes: Mapping[str, Node]) -> tuple[str, str] | None:
         return "expected a message with message_id, parent_id, text and role like the first row", "other_kind"
     if read.is_true(row.values.get("deleted")):
         return "the message was deleted", "deleted"
-    seen, above = {row.values["message_id"]}, row.values["parent_id"]
+    seen, above = {str(row.values["message_id"])}, row.values["parent_id"]
     while above not in (None, ""):
         parent = nodes.get(str(above))
-        if parent is None or above in seen:
+        if parent is None or str(above) in seen:
             return f"answers the message {above}, which is not in the file", "no_parent"
         if read.is_true(parent.get("deleted")):
             return "answers a deleted message", "deleted"
-        seen.add(above)
+        seen.add(str(above))
         above = parent["parent_id"]
     return None
 

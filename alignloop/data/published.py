@@ -49,6 +49,7 @@ from alignloop.data.published_rows import (
     ultrafeedback_ratings,
     webgpt,
 )
+from alignloop.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +288,10 @@ def form_of(row: RowValues) -> Form | None:
     return next((form for form in _likely(tuple(row)) if form.fits(row)), None)
 
 
+_OTHER_TYPES = (TypeError, ValueError, AttributeError, LookupError, OverflowError)
+"""What a view raises where a stranger's row holds values of other types than its form has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """A row under our columns.
@@ -314,7 +319,12 @@ def read_row(row: RowValues, kind: str) -> Read:
         return Read([dict(row)])
     seen: set[str] = set()
     nested = {name: row[name] for name in form.needs if isinstance(row.get(name), list | Mapping)}
-    made = form.view(kind)(Watched(row, "", seen))
+    try:
+        made = form.view(kind)(Watched(row, "", seen))
+    except _OTHER_TYPES as error:
+        raise DataError(
+            f"has the columns of {form.name}, but something else in them ({error})", reason="wrong_type"
+        ) from error
     seen |= set(taken(made))
     found = [unseen(value, name, seen) for name, value in nested.items()]
     unread = tuple(path for paths, looked in found if looked for path in paths)

@@ -54,6 +54,12 @@ class DataError(UserError):
         self.value, self.reason = value, reason
         super().__init__(str(self))
 
+    def at(self, file: str, line: int) -> DataError:
+        """The same fault with the place where it is."""
+        return DataError(
+            self.message, file=file, line=line, field=self.field, value=self.value, reason=self.reason
+        )
+
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
         parts = [p for p in (where, f"field '{self.field}'" if self.field else "") if p]

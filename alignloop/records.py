@@ -303,6 +303,11 @@ KINDS: dict[str, type[Record]] = {
 """Record kinds by the name used in files, recipes and messages."""
 
 
+def kind_of(record: Record) -> str:
+    """The kind's name, a key of `records.KINDS`."""
+    return next(name for name, cls in KINDS.items() if type(record) is cls)
+
+
 def written(message: Message) -> str:
     """All that a message says as one text: thoughts in `<think>` marks, content, tool calls as JSON."""
     parts = [f"<think>\n{message.thinking}\n</think>"] if message.thinking else []

@@ -260,6 +260,20 @@ def test_paths_count_by_content(tmp_path: Path) -> None:
     assert fingerprint("w", "code") != fingerprint("w", "other code")
 
 
+def test_a_pattern_counts_by_the_files_that_it_fits(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(name, encoding="utf-8")
+    pattern = f"{tmp_path}/*.jsonl"
+    first, _ = find_inputs({"dataset": f"{pattern}#5"})
+    assert first["dataset"].path == pattern
+    (tmp_path / "b.jsonl").write_text("c", encoding="utf-8")
+    second, _ = find_inputs({"dataset": pattern})
+    (tmp_path / "d.jsonl").write_text("", encoding="utf-8")
+    third, _ = find_inputs({"dataset": pattern})
+    assert len({found["dataset"].sha256 for found in (first, second, third)}) == 3
+    assert find_inputs({"dataset": f"{tmp_path}/*.csv"}) == ({}, [])
+
+
 def test_folders_and_names(tmp_path: Path) -> None:
     model = tmp_path / "model"
     (model / "sub").mkdir(parents=True)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from alignloop.cli.data_report import by_reason, check_json, check_lines, choices_json, choices_lines
+
 if TYPE_CHECKING:
     from rich.text import Text
     from transformers import PreTrainedTokenizerBase
 
     from alignloop.data.chat import ChatTemplate
-    from alignloop.data.check import Check
     from alignloop.data.columns import Dataset
-    from alignloop.data.diversity import Lengths
     from alignloop.data.plain_text import Marks
     from alignloop.data.show import Piece
     from alignloop.errors import DataError
@@ -28,12 +28,16 @@ app = typer.Typer(
 )
 
 File = Annotated[
-    str, typer.Argument(help="a .jsonl, .json, .csv or .parquet file (also .gz), a folder, a run")
+    str,
+    typer.Argument(
+        help="a .jsonl, .json, .csv, .tsv or .parquet file (also .gz, .zst), a pattern, folder or run"
+    ),
 ]
 Kind = Annotated[str | None, typer.Option(help="read rows as this kind instead of guessing")]
 Columns = Annotated[
     list[str] | None, typer.Option("--column", help="field=column where names differ; repeatable")
 ]
+Scores = Annotated[str, typer.Option("--score-range", help="lowest and highest score, such as 1:10")]
 Force = Annotated[bool, typer.Option("--force", help="replace what is there")]
 
 
@@ -42,21 +46,47 @@ def check_file(
     file: File,
     kind: Kind = None,
     column: Columns = None,
+    score_range: Scores = "",
     strict: Annotated[bool, typer.Option("--strict", help="the first unusable row is an error")] = False,
     threshold: Annotated[float, typer.Option(help="similarity of near-duplicates, up to 1")] = 0.8,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Say what a data set is, what is wrong with it and how varied it is."""
     from alignloop.data.check import check
+    from alignloop.data.check_choices import check_choices, is_choices
+    from alignloop.errors import DataError
 
-    found = check(_read(file, kind, column, strict=strict), threshold=threshold)
-    typer.echo(_json(file, found) if as_json else "\n".join(_lines(file, found)))
+    spec = _spec(file, score_range)
+    if kind in ("multiple_choice", "truthfulness") or (kind is None and not column and is_choices(spec)):
+        if column:
+            message = "multiple-choice questions are read from columns with their own names"
+            raise DataError(message, field="--column", value=column[0])
+        choices = check_choices(spec, strict=strict)
+        typer.echo(choices_json(file, choices) if as_json else "\n".join(choices_lines(file, choices)))
+        return
+    found = check(_read(file, kind, column, score_range, strict=strict), threshold=threshold)
+    typer.echo(check_json(file, found) if as_json else "\n".join(check_lines(file, found)))
 
 
-def _read(file: str, kind: str | None, column: list[str] | None, *, strict: bool = False) -> Dataset:
+def _read(
+    file: str, kind: str | None, column: list[str] | None, scores: str = "", *, strict: bool = False
+) -> Dataset:
     from alignloop.data.columns import read_records
 
-    return read_records(file, kind, mapping(column), strict)
+    return read_records(_spec(file, scores), kind, mapping(column), strict)
+
+
+def _spec(file: str, scores: str) -> str | dict[str, object]:
+    """A data source of a file and the range of its ratings, `1:10`."""
+    from alignloop.errors import DataError
+
+    if not scores:
+        return file
+    low, _, high = scores.partition(":")
+    try:
+        return {"path": file, "score_range": [float(low), float(high)]}
+    except ValueError:
+        raise DataError("expected such as 1:10", field="--score-range", value=scores) from None
 
 
 def mapping(column: list[str] | None) -> dict[str, str]:
@@ -68,77 +98,6 @@ def mapping(column: list[str] | None) -> dict[str, str]:
         if not (name and sign and value):
             raise DataError("expected field=column, such as prompt=question", field="--column", value=name)
     return {name: value for name, _, value in pairs}
-
-
-def _by_reason(faults: list[DataError]) -> dict[str, list[DataError]]:
-    groups: dict[str, list[DataError]] = {}
-    for fault in faults:
-        groups.setdefault(fault.reason, []).append(fault)
-    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
-
-
-def _lines(file: str, found: Check) -> list[str]:
-    """The report for a person."""
-    lines = [f"{file}: {found.kind}, {found.usable} usable of {found.rows} rows"]
-    for reason, faults in _by_reason(found.dropped).items():
-        lines.append(f"  dropped {len(faults):>5}  {reason}")
-        lines += [f"                 {fault}" for fault in faults[:2]]
-    for name, faults in found.findings.items():
-        lines.append(f"  {name:<20} {len(faults)}" + (f"  ({faults[0]})" if faults else ""))
-    varied = found.diversity
-    for name, lengths in (("prompts", varied.prompts), ("completions", varied.completions)):
-        if lengths is not None:
-            lines.append(f"  {name + ', characters':<25} {_length_line(lengths)}")
-    if found.turns:
-        lines.append("  " + _turns_line(found.turns))
-    if varied.instructions:
-        lines.append(
-            f"  instructions: {varied.verbs} verbs, {varied.verb_objects} verb-object pairs; "
-            f"as varied as {varied.effective_verbs:.1f} equally frequent verbs"
-        )
-        common = ", ".join(f"{verb} {thing}".strip() + f" {count}" for verb, thing, count in varied.top[:6])
-        lines.append(f"    most frequent: {common}")
-    lines += [f"  warning: {warning}" for warning in found.warnings]
-    return lines
-
-
-def _turns_line(turns: Mapping[str, int]) -> str:
-    """How many turns of conversations are trained, and what else they hold."""
-    more = [f"{count} {what}" for what, count in turns.items() if what not in ("assistant", "trained")]
-    trained = f"{turns['trained']} of {turns['assistant']} turns of the assistant are trained"
-    return "; ".join([trained, *more]) + " (train_on: all)"
-
-
-def _length_line(lengths: Lengths) -> str:
-    bars = "▁▂▃▄▅▆▇█"
-    highest = max(lengths.histogram.values())
-    low, high = min(lengths.histogram), max(lengths.histogram)
-    counts = [lengths.histogram.get(1 << k, 0) for k in range(low.bit_length() - 1, high.bit_length())]
-    drawn = "".join(bars[(len(bars) - 1) * count // highest] if count else " " for count in counts)
-    return (
-        f"median {lengths.median:g}, 95 % below {lengths.p95:.0f}, most {lengths.most}  {low}|{drawn}|{high}"
-    )
-
-
-def _json(file: str, found: Check) -> str:
-    import json
-    from dataclasses import asdict
-
-    def grouped(faults: list[DataError]) -> dict[str, object]:
-        return {"count": len(faults), "first": [str(fault) for fault in faults[:3]]}
-
-    report = {
-        "file": file,
-        "kind": found.kind,
-        "rows": found.rows,
-        "usable": found.usable,
-        "dropped": {reason: grouped(faults) for reason, faults in _by_reason(found.dropped).items()},
-        "findings": {name.replace(" ", "_"): grouped(faults) for name, faults in found.findings.items()},
-        "diversity": asdict(found.diversity),
-        **({"turns": found.turns} if found.turns else {}),
-        "warnings": found.warnings,
-    }
-    return json.dumps(report, ensure_ascii=False, indent=2)
 
 
 @app.command("show")
@@ -154,6 +113,7 @@ def show_file(
     ] = "all",
     kind: Kind = None,
     column: Columns = None,
+    score_range: Scores = "",
 ) -> None:
     """Print records as the model reads them; what is trained is coloured, or stands in [[…]]."""
     from rich.console import Console
@@ -164,7 +124,7 @@ def show_file(
 
     chat, tokenizer = _template(model, template)
     marks = marks_of(tokenizer, chat) if tokenizer is not None else None
-    data = _read(file, kind, column)
+    data = _read(file, kind, column, score_range)
     console = Console(highlight=False, soft_wrap=True)
     plain = not console.is_terminal
     for record in data.records[:num]:
@@ -238,6 +198,7 @@ def convert_file(
     output: Annotated[Path, typer.Option("--output", "-o", help="a .jsonl or .jsonl.gz file")],
     kind: Kind = None,
     column: Columns = None,
+    score_range: Scores = "",
     pairs: Annotated[Literal["all", "best_worst"], typer.Option(help="of a ranking")] = "all",
     attribute: Annotated[str, typer.Option(help="the score to use, if there are several")] = "",
     min_gap: Annotated[float, typer.Option(help="least difference of scores for a preference")] = 1.0,
@@ -250,7 +211,7 @@ def convert_file(
     from alignloop.errors import DataError
 
     _refuse_existing([output], force)
-    data = _read(file, kind, column)
+    data = _read(file, kind, column, score_range)
     made, skipped = convert(data.records, to, Options(pairs, attribute, min_gap, min_score))
     _say_skipped(data.dropped, "dropped")
     _say_skipped(skipped, "without result")
@@ -261,7 +222,7 @@ def convert_file(
 
 
 def _say_skipped(faults: list[DataError], what: str) -> None:
-    for reason, group in _by_reason(faults).items():
+    for reason, group in by_reason(faults).items():
         typer.echo(f"{what}: {len(group)} {reason}, the first: {group[0]}")
 
 
@@ -282,6 +243,7 @@ def split_file(
     by: Annotated[Literal["prompt", "record"], typer.Option(help="what stays together")] = "prompt",
     kind: Kind = None,
     column: Columns = None,
+    score_range: Scores = "",
     force: Force = False,
 ) -> None:
     """Divide a data set so that no prompt is in two parts; added rows move no other."""
@@ -292,7 +254,7 @@ def split_file(
     shares = _fractions(fractions)
     paths = {name: output / f"{name}.jsonl" for name in shares}
     _refuse_existing(list(paths.values()), force)
-    data = _read(file, kind, column)
+    data = _read(file, kind, column, score_range)
     parts = split(data.records, shares, seed, by)
     _say_skipped(data.dropped, "dropped")
     empty = [name for name, records in parts.items() if not records]
@@ -320,6 +282,7 @@ def filter_file(
     contradictions: Annotated[bool, typer.Option(help="also rows that contradict each other")] = False,
     kind: Kind = None,
     column: Columns = None,
+    score_range: Scores = "",
     force: Force = False,
 ) -> None:
     """Write what is left without duplicates, empty answers, equal pairs and evaluation prompts."""
@@ -330,7 +293,7 @@ def filter_file(
     _refuse_existing([output], force)
     bounds = {"prompt": _bounds("--prompt", prompt), "completion": _bounds("--completion", completion)}
     evaluation = [record for path in without or [] for record in _read(path, None, None).records]
-    data = _read(file, kind, column)
+    data = _read(file, kind, column, score_range)
     _say_skipped(data.dropped, "dropped")
     kept = data.records
     filters = [quality.exact_duplicates, quality.empty_completions, quality.equal_pairs]

@@ -24,7 +24,7 @@ from alignloop.config.section import (
 
 
 class DataSource(TypedDict, total=False):
-    """A source with a weight: how often each row is used in one pass."""
+    """A source with a weight (how often each row is used in one pass) and what has to be said to read it."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
 
@@ -32,13 +32,19 @@ class DataSource(TypedDict, total=False):
     weight: Annotated[float, Field(gt=0)]
     rows: Annotated[int, Field(ge=1)]
     split: str
+    name: str
+    data_dir: str
+    revision: str
+    score_range: tuple[float, float]
 
 
 Dataset = Path | DataSource | tuple[Path | DataSource, ...]
 """One source (`rows.jsonl`, `rows.jsonl#500`, a run folder, a hub id), or several to be mixed."""
 
 DATASET = (
-    "file, `file#500` for its first 500 rows, run folder, hub id, {path: …, weight: …}, or a list of these"
+    "file, `file#500` for its first 500 rows, pattern (`data/*.jsonl`), folder, run folder, hub id, "
+    "{path: …, weight: …, rows: …, split: …, name: …, data_dir: …, revision: …, score_range: [1, 10]}, "
+    "or a list of these"
 )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from alignloop.data import messages as dialogues
+from alignloop.data import transcripts
 from alignloop.data import values as read
 from alignloop.data.forms import Fields, has_prompt
 from alignloop.data.prompts import offering, prompt_of, turns_of_row
@@ -65,9 +67,10 @@ def _completion(fields: Fields, name: str, prompt: Conversation) -> tuple[Conver
     else:
         text = read.completion_text(value, column)
         # beside messages, a dialogue is an answer's own text
-        if not (text.startswith("\n\nHuman:") and isinstance(fields.values.get("prompt"), str)):
+        whole = text[:1].isspace() and transcripts.HH.begin(text)
+        if not (whole and isinstance(fields.values.get("prompt"), str)):
             return prompt, Message("assistant", text)
-        messages = read.transcript(text, column)
+        messages = transcripts.answered(text, transcripts.HH, column)
     *context, last = messages
     answer = _answer(last, column)
     return (_joined(prompt, tuple(context), column) if context else prompt), answer
@@ -133,8 +136,7 @@ def _prompt(fields: Fields, provenance: Provenance) -> Prompt:
     answer, constraints = None, ()
     if fields.has("answer"):
         value, column = fields.get("answer")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        answer = json.dumps(value) if is_number else read.text(value, column)
+        answer = _reference(value, column, fields)
     if fields.has("constraints"):
         value, column = fields.get("constraints")
         items = read.structured(value, column, list)
@@ -145,8 +147,38 @@ def _prompt(fields: Fields, provenance: Provenance) -> Prompt:
     return Prompt(prompt, answer, constraints, provenance)
 
 
+def _reference(value: object, column: str, fields: Fields) -> str:
+    """A reference answer as text; an object is one only where the reader was told so.
+
+    Raises:
+        DataError: an object, such as a constraint or the tests of a program, of which a verifier would
+            take some number or word for the answer.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return json.dumps(value)
+    said, told = value, "answer" in fields.mapped or fields.has("provenance")
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):
+            said = json.loads(value)
+    if isinstance(said, Mapping) and not told:
+        raise DataError(
+            f"is an object ({', '.join(map(str, said))}), not an answer that a verifier compares",
+            field=column,
+            value=value,
+            reason="object_answer",
+        )
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else read.text(value, column)
+
+
 def _demonstration(fields: Fields, provenance: Provenance) -> Demonstration:
     prompt, turn, column = _demonstrated(fields)
+    if fields.has("label") and read.verdict(fields.values["label"]) is False:
+        raise DataError(
+            "says that the answer is bad, so it is none to imitate; train kto on these rows",
+            field=fields.columns["label"],
+            value=fields.values["label"],
+            reason="undesirable",
+        )
     found = Demonstration(prompt, turn.content, provenance, turn.thinking, turn.tool_calls, turn.train)
     if not found.trained:
         raise DataError(
@@ -203,7 +235,7 @@ def _preference(fields: Fields, provenance: Provenance) -> Preference:
     probability = read.number(*fields.get("probability"), 0, 1) if fields.has("probability") else 1.0
     margin = read.number(*fields.get("margin"), 0, 1e6) if fields.has("margin") else 0.0
     if fields.has("response_a") and not fields.has("chosen"):
-        better = read.side(*fields.get("preference"))
+        better = read.side(*fields.get("preference"), fields.first_vote)
         first, second = ("response_b", "response_a") if better == "b" else ("response_a", "response_b")
         probability = 0.5 if better == "tie" else probability
     else:
@@ -226,15 +258,12 @@ def _preference(fields: Fields, provenance: Provenance) -> Preference:
 def _common_prompt(fields: Fields) -> tuple[Conversation, str, str]:
     """Prompt, chosen and rejected out of two whole dialogues or texts that begin alike."""
     (one, one_name), (two, two_name) = fields.get("chosen"), fields.get("rejected")
-    if (
-        isinstance(one, str)
-        and isinstance(two, str)
-        and not (read.is_transcript(one) and read.is_transcript(two))
-    ):
+    marks, others = transcripts.marks_of(one), transcripts.marks_of(two)
+    if isinstance(one, str) and isinstance(two, str) and (marks is None or marks != others):
         return _common_lines(read.text(one, one_name), read.text(two, two_name))
     a, b = (_dialogue(value, name) for value, name in ((one, one_name), (two, two_name)))
     for answer, whole, name in ((one, b, one_name), (two, a, two_name)):
-        if isinstance(answer, str) and not read.is_transcript(answer):  # beside a whole dialogue
+        if isinstance(answer, str) and transcripts.marks_of(answer) is None:  # beside a whole dialogue
             text = read.completion_text(answer, name)
             own = (*whole[:-1], Message("assistant", text))
             a, b = (own, b) if answer is one else (a, own)
@@ -250,7 +279,10 @@ def _common_prompt(fields: Fields) -> tuple[Conversation, str, str]:
 
 
 def _dialogue(value: object, column: str) -> Conversation:
-    return read.transcript(value, column) if isinstance(value, str) else dialogues.conversation(value, column)
+    if not isinstance(value, str):
+        return dialogues.conversation(value, column)
+    marks = transcripts.marks_of(value)
+    return transcripts.answered(value, marks, column) if marks else (Message("assistant", value),)
 
 
 def _common_lines(one: str, two: str) -> tuple[Conversation, str, str]:
@@ -276,12 +308,19 @@ def _rating(fields: Fields, provenance: Provenance) -> Rating:
     if isinstance(value, Mapping) or (isinstance(value, str) and value.lstrip().startswith("{")):
         given = read.structured(value, column, dict)
         assert isinstance(given, Mapping)
-        scores = {str(name): read.number(v, f"{column}.{name}", 0, 5) for name, v in given.items()}
+        scores = {str(name): _score(v, f"{column}.{name}", fields) for name, v in given.items()}
         if not scores:
             raise DataError("expected at least one score", field=column, value={}, reason="missing_field")
     else:
-        scores = {"score": read.number(value, column, 0, 5)}
+        scores = {"score": _score(value, column, fields)}
     return Rating(prompt, text, scores, provenance)
+
+
+def _score(value: object, column: str, fields: Fields) -> float:
+    """A score between 0 and 5; of another range, in its place between the ends of that."""
+    low, high = fields.score_range or (0.0, 5.0)
+    score = read.number(value, column, low, high)
+    return score if fields.score_range is None else 5 * (score - low) / (high - low)
 
 
 def _ranking(fields: Fields, provenance: Provenance) -> Ranking:

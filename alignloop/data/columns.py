@@ -6,18 +6,16 @@ cannot be used is dropped with file:line, field, value and what was expected, ne
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from alignloop.data import builders, forms, messages, published, sources
-from alignloop.data.files import sha256_of, write_whole
+from alignloop.data import builders, forms, hints, sources
+from alignloop.data.files import write_whole
+from alignloop.data.source_records import Reading, SourceRecords, no_usable_row, read_source
 from alignloop.errors import DataError
 from alignloop.records import (
     KINDS,
@@ -32,9 +30,6 @@ from alignloop.records import (
     message_rows,
 )
 
-_HEAD = 100
-"""Rows that decide on the kind of a data set."""
-
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -46,7 +41,10 @@ class Dataset:
         kind: of all records, a key of `records.KINDS`.
         files: by path or hub id, `sha256` of its bytes (of its rows for a hub id) and `rows` read.
         unused: columns that no record came from, with the number of rows that have them.
+        proposals: for some of them, the option of the command line that reads them.
         against_scores: rows whose chosen answer has the lower score of the two.
+        guessed_prompts: rows whose prompt is the lines that chosen and rejected begin with.
+        left_out: files of other splits beside those that were read.
     """
 
     records: list[Record]
@@ -54,12 +52,25 @@ class Dataset:
     kind: str
     files: dict[str, dict[str, str | int]] = field(default_factory=dict)
     unused: dict[str, int] = field(default_factory=dict)
+    proposals: dict[str, str] = field(default_factory=dict)
     against_scores: list[str] = field(default_factory=list)
+    guessed_prompts: list[str] = field(default_factory=list)
+    left_out: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[str]:
-        """What a reader should know of columns that were not read, as sentences."""
-        found = [f"columns that were not read: {forms.described(self.unused)}"] if self.unused else []
+        """What a reader should know of what was not read, and of what was guessed, as sentences."""
+        found = []
+        if self.left_out:
+            names = ", ".join(self.left_out[:3]) + (" and more" if len(self.left_out) > 3 else "")
+            found.append(f"files of other splits were left out: {names}; split names the one to read")
+        if self.unused:
+            found.append(f"columns that were not read: {hints.described(self.unused, self.proposals)}")
+        if self.guessed_prompts:
+            found.append(
+                f"{len(self.guessed_prompts)} rows have no prompt: the lines that chosen and rejected begin "
+                f"with are taken for it, the first: {self.guessed_prompts[0]}"
+            )
         if self.against_scores:
             found.append(
                 f"{len(self.against_scores)} rows prefer the answer with the lower score, the first: "
@@ -71,11 +82,6 @@ class Dataset:
     def reasons(self) -> dict[str, int]:
         """How many rows were dropped for which reason, the most frequent first."""
         return dict(Counter(fault.reason for fault in self.dropped).most_common())
-
-
-def kind_of(record: Record) -> str:
-    """The kind's name, a key of `records.KINDS`."""
-    return next(name for name, cls in KINDS.items() if type(record) is cls)
 
 
 def read_records(
@@ -114,135 +120,36 @@ def read_records(
     if origin not in builders.ORIGINS:
         raise DataError(f"expected {', '.join(builders.ORIGINS)}", field="origin", value=origin)
     mapping = forms.check_columns(columns)
-    records: list[Record] = []
-    dropped: list[DataError] = []
-    files: dict[str, dict[str, str | int]] = {}
-    unused: Counter[str] = Counter()
-    contrary: list[str] = []
-    found = kinds[0] if len(kinds) == 1 else ""
+    every = Dataset([], [], kinds[0] if len(kinds) == 1 else "")
     for source in sources.expand(spec):
-        part = _read_source(source, (found,) if found else kinds, mapping, origin, guess=not kinds)
+        reading = Reading((every.kind,) if every.kind else kinds, mapping, origin, guess=not kinds)
+        part = read_source(source, reading)
         if strict and part.faults:
             raise part.faults[0]
         if not part.records:
-            raise _no_usable_row(source.path, part)
-        found = part.kind
-        dropped += part.faults
-        unused += part.unused
-        contrary += part.against_scores
-        records.extend(sources.repeat(part.records, source.weight))
-        known = files.setdefault(source.path, {"sha256": part.sha256, "rows": 0})
-        known["rows"] = int(known["rows"]) + part.rows
-    if not records:
+            raise no_usable_row(source, part, reading)
+        every = _joined(every, source, part)
+    if not every.records:
         raise DataError("the weights leave no row", field="weight")
-    return Dataset(records, dropped, found, files, dict(unused), contrary)
+    return every
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What one source gave: kind asked for and kind by its columns, records, faults by line, identity."""
-
-    kind: str
-    looks_like: str
-    records: list[Record]
-    faults: list[DataError]
-    rows: int
-    sha256: str
-    unused: Counter[str]
-    against_scores: list[str]
-
-
-def _read_source(
-    source: sources.Source, kinds: Sequence[str], mapping: Mapping[str, str], origin: str, *, guess: bool
-) -> _Part:
-    """Records of one source, of the kind among `kinds` that most rows are, else of the first of them."""
-    digest = hashlib.sha256()
-    faults: list[DataError] = []  # of the reader first, then of the records
-    rows = sources.read_source(source, on_fault=faults.append)
-    if source.split is not None:
-        rows = _hashed(rows, digest)
-    head = list(islice(rows, _HEAD))
-    looks_like = _kind_of_most(head, mapping)
-    kind = looks_like if not kinds or looks_like in kinds else kinds[0]
-    records, unusable = [], []
-    unused: Counter[str] = Counter()
-    contrary: list[str] = []
-    for row in chain(head, rows):
-        try:
-            for values in published.rows_of(row.values, kind):
-                fields = forms.fields_of(values, mapping)
-                if guess:
-                    found = forms.guess_kind(fields)
-                    kind = kind or found
-                    _check_kind(found, kind)
-                messages.check_media(values, fields.unused)
-                records.append(builders.build(kind, fields, row.file, row.line, origin))
-                unused.update([*fields.unused, *_unread_keys(fields)])
-                if kind == "preference" and forms.against_scores(values):
-                    contrary.append(f"{row.file}:{row.line}")
-        except DataError as fault:
-            unusable.append(_placed(fault, row))
-    identity = sha256_of(Path(source.path)) if source.split is None else digest.hexdigest()
-    everything = sorted(faults + unusable, key=lambda fault: fault.line)
-    return _Part(
-        kind, looks_like, records, everything, len(records) + len(everything), identity, unused, contrary
+def _joined(data: Dataset, source: sources.Source, part: SourceRecords) -> Dataset:
+    """A data set with what one more source gave."""
+    data.records.extend(sources.repeat(part.records, source.weight))
+    known = data.files.setdefault(source.path, {"sha256": part.sha256, "rows": 0})
+    known["rows"] = int(known["rows"]) + part.rows
+    return Dataset(
+        data.records,
+        [*data.dropped, *part.faults],
+        part.kind,
+        data.files,
+        dict(Counter(data.unused) + part.unused),
+        part.proposals | data.proposals,
+        [*data.against_scores, *part.against_scores],
+        [*data.guessed_prompts, *part.guessed_prompts],
+        tuple(dict.fromkeys((*data.left_out, *source.left_out))),
     )
-
-
-def _unread_keys(fields: forms.Fields) -> list[str]:
-    """Keys of a row's messages that nothing is read from, such as `messages[].id`."""
-    return [
-        f"{fields.columns[name]}[].{key}"
-        for name in ("messages", "prompt", "completion", "chosen", "rejected")
-        if fields.has(name)
-        for key in sorted(messages.unread_keys(fields.values[name]))
-    ]
-
-
-def _hashed(rows: Iterable[sources.Row], digest: hashlib._Hash) -> Iterator[sources.Row]:
-    for row in rows:
-        digest.update(json.dumps(row.values, ensure_ascii=False, default=str).encode("utf-8", "replace"))
-        yield row
-
-
-def _kind_of_most(rows: Iterable[sources.Row], mapping: Mapping[str, str]) -> str:
-    """The kind most rows have, of equally frequent ones the first seen; empty if none has one."""
-    votes: Counter[str] = Counter()
-    for row in rows:
-        with suppress(DataError):
-            for values in published.rows_of(row.values, ""):
-                votes[forms.guess_kind(forms.fields_of(values, mapping))] += 1
-    return votes.most_common(1)[0][0] if votes else ""
-
-
-def _check_kind(found: str, kind: str) -> None:
-    if found != kind:
-        raise DataError(
-            f"this row is a {found}, most of the first rows are a {kind}; name one with kind",
-            reason="other_kind",
-        )
-
-
-def _placed(fault: DataError, row: sources.Row) -> DataError:
-    return DataError(
-        fault.message,
-        file=row.file,
-        line=row.line,
-        field=fault.field,
-        value=fault.value,
-        reason=fault.reason,
-    )
-
-
-def _no_usable_row(path: str, part: _Part) -> DataError:
-    if not part.faults:
-        return DataError("no usable row: the file has none", file=path, reason="no_usable_row")
-    reasons = Counter(fault.reason for fault in part.faults).most_common()
-    counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
-    message = f"no usable row of {part.rows} ({counted}); the first: {part.faults[0]}"
-    if part.looks_like not in ("", part.kind):
-        message += f"; the rows look like {part.looks_like}, 'alignloop data convert' makes others"
-    return DataError(message, file=path, reason="no_usable_row")
 
 
 def record_to_row(record: Record) -> dict[str, object]:

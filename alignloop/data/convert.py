@@ -25,11 +25,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, TypeVar
 
-from alignloop.data.columns import kind_of
 from alignloop.data.normal import prompt_key
 from alignloop.errors import DataError
 from alignloop.records import (
-    KINDS,
     Demonstration,
     Document,
     Label,
@@ -40,6 +38,7 @@ from alignloop.records import (
     Rating,
     Record,
     as_context,
+    kind_of,
 )
 
 R = TypeVar("R", bound=Record)
@@ -83,23 +82,33 @@ def convert(
         raise DataError("expected all or best_worst", field="pairs", value=options.pairs)
     if not options.min_gap > 0:
         raise DataError("expected a number above 0", field="min_gap", value=options.min_gap)
-    kinds = {kind_of(record) for record in records}
-    if len(kinds) != 1:
-        raise DataError(f"expected records of one kind, found {', '.join(sorted(kinds)) or 'none'}")
-    kind = kinds.pop()
-    conversion = _CONVERSIONS.get((kind, to)) if to != "prompt" else _to_prompt
-    if to not in KINDS or conversion is None or (kind, to) == ("document", "prompt"):
-        possible = [b for a, b in _CONVERSIONS if a == kind] + ["prompt"] * (kind != "document")
+    possible = targets(records)
+    kind = kind_of(records[0])
+    if to not in possible:
         raise DataError(
             f"a {kind} cannot be made into a {to}; possible: {', '.join(possible) or 'nothing'}",
             field="to",
             value=to,
         )
+    conversion = _to_prompt if to == "prompt" else _CONVERSIONS[kind, to]
     made: list[Record] = []
     skipped: list[DataError] = []
     for item in conversion(records, options):
         (skipped if isinstance(item, DataError) else made).append(item)  # pyright: ignore[reportArgumentType]
     return made, skipped
+
+
+def targets(records: Sequence[Record]) -> list[str]:
+    """The kinds that records can be made into.
+
+    Raises:
+        DataError: no records, or of several kinds.
+    """
+    kinds = {kind_of(record) for record in records}
+    if len(kinds) != 1:
+        raise DataError(f"expected records of one kind, found {', '.join(sorted(kinds)) or 'none'}")
+    kind = kinds.pop()
+    return [b for a, b in _CONVERSIONS if a == kind] + ["prompt"] * (kind != "document")
 
 
 def _derived(source: Provenance, name: str, **details: str | int | float | bool) -> Provenance:

@@ -19,9 +19,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from alignloop.data import messages
+from alignloop.data import messages, transcripts
 from alignloop.data import values as read
-from alignloop.data.published_rows import at
+from alignloop.data.paths import at
 from alignloop.errors import DataError
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -68,20 +68,39 @@ DETAILS = (
 )
 """Columns kept as provenance details when they hold a plain value."""
 
-PROPOSED: Mapping[str, tuple[str, ...]] = {
-    "prompt": ("ask", "asked", "user", "human", "request", "problem", "title", "post"),
-    "completion": ("answer_text", "reply", "assistant", "gpt", "target", "solution", "text"),
-    "chosen": ("good", "better", "preferred", "winner", "accepted", "positive", "best", "win"),
-    "rejected": ("bad", "worse", "dispreferred", "loser", "declined", "negative", "worst", "lose"),
-    "label": ("liked", "thumbs", "is_good", "desirable", "feedback", "is_safe"),
-    "scores": ("grade", "quality", "stars", "reward", "overall", "likert"),
-    "ranking": ("order", "rank"),
-    "preference": ("winner", "choice", "vote", "safer_response_id", "selected"),
-    "margin": ("strength", "score_difference", "margin_score"),
-}
-"""Columns of other names that may be meant by a field: proposed, never taken."""
+SCORES = (
+    ("chosen_score", "rejected_score"),
+    ("score_chosen", "score_rejected"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)
+"""Columns with scores of the two answers of a pair, the chosen one's first."""
 
-_SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
+_ASKED = (
+    "prompt",
+    "instruction",
+    "input",
+    "instances",
+    "messages",
+    "system",
+    "history",
+    "tools",
+    "provenance",
+)
+_ANSWERED = (*_ASKED, "completion", "answer")
+_READ: Mapping[str, tuple[str, ...]] = {
+    "document": ("text", "provenance"),
+    "prompt": (*_ASKED, "answer", "constraints", "chosen", "rejected"),
+    "demonstration": (*_ANSWERED, "label", "sft_target", "chosen", "rejected"),
+    "preference": (
+        *(*_ASKED, "chosen", "rejected", "response_a", "response_b", "preference"),
+        *("probability", "margin"),
+    ),
+    "label": (*_ANSWERED, "label"),
+    "rating": (*_ANSWERED, "scores"),
+    "ranking": (*_ASKED, "responses", "ranking"),
+}
+"""Fields that records of each kind are made of."""
 
 _FIELD_OF = {alias: field for field, aliases in ALIASES.items() for alias in aliases}
 _OPTIONAL = frozenset(
@@ -109,18 +128,34 @@ class Fields:
         columns: the column each field was found in.
         row: all column names of the row.
         details: plain values that tell where the row comes from.
+        empty: columns that hold nothing.
+        mapped: fields that the reader was told the columns of.
+        score_range: lowest and highest score, None where nothing was said.
+        first_vote: the number that votes for the first of two answers.
     """
 
     values: Mapping[str, object]
     columns: Mapping[str, str]
     row: tuple[str, ...]
     details: Mapping[str, str | int | float | bool]
+    empty: frozenset[str] = frozenset()
+    mapped: frozenset[str] = frozenset()
+    score_range: tuple[float, float] | None = None
+    first_vote: int = 0
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Columns of the row that nothing is read from."""
-        taken = {*self.columns.values(), *self.details}
+        """Columns of the row that hold something and that nothing is read from."""
+        taken = {*self.columns.values(), *self.details, *self.empty}
         return tuple(name for name in self.row if name not in taken)
+
+    def unread(self, kind: str) -> tuple[str, ...]:
+        """Columns of the row that hold something and that say nothing in a record of this kind."""
+        idle = {column for field, column in self.columns.items() if field not in _READ[kind]}
+        if kind == "demonstration" and read.verdict(self.values.get("label")) is None:
+            idle.add(self.columns.get("label", ""))
+        rest = set(self.unused)
+        return tuple(name for name in self.row if name in rest or (name in idle and name not in self.empty))
 
     def has(self, *names: str) -> bool:
         """Whether all these fields are there."""
@@ -150,46 +185,76 @@ def check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
     """
     mapping = {}
     for name, column in (columns or {}).items():
-        field = _FIELD_OF.get(_plain(name))
+        field = _FIELD_OF.get(plain(name))
         if field is None:
-            close = difflib.get_close_matches(_plain(name), _FIELD_OF, n=1)
+            close = difflib.get_close_matches(plain(name), _FIELD_OF, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"accepted are {', '.join(ALIASES)}"
             raise DataError(f"columns: unknown field '{name}'; {hint}", reason="unknown_field")
         mapping[field] = column
     return mapping
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A column name as names are compared: composed, without case and outer white space."""
     # macOS writes Korean file contents decomposed; composed and decomposed names are the same column
     return unicodedata.normalize("NFC", name).strip().casefold()
 
 
-def fields_of(row: Mapping[str, object], mapping: Mapping[str, str]) -> Fields:
+def fields_of(
+    row: Mapping[str, object], mapping: Mapping[str, str], whole: Mapping[str, object] | None = None
+) -> Fields:
     """The fields of a row: mapped columns first, the others by their names.
+
+    Args:
+        row: columns and values.
+        mapping: {field: column}; a column may be a path into objects, or `one - other` for a difference.
+        whole: the row as it stands in the file, where a published form took columns out of it.
+
+    Returns:
+        The fields that are there.
 
     Raises:
         DataError: a mapped column that the row does not have, or several Self-Instruct instances.
     """
     found: dict[str, object] = {}
     columns: dict[str, str] = {}
+    whole = {**(whole or {}), **row}
     for field, column in mapping.items():
-        value = at(row, column)
-        if value is None and column not in row:
-            message = f"columns maps it to '{column}', which this row lacks; it has {', '.join(row)}"
+        subtract = _DIFFERENCE in column and column not in whole
+        value = _difference(whole, column) if subtract else at(whole, column)
+        if value is None and column not in whole:
+            message = f"columns maps it to '{column}', which this row lacks; it has {', '.join(whole)}"
             raise DataError(message, field=field, reason="missing_field")
         found[field], columns[field] = value, column
-    rest = {_plain(str(name)): str(name) for name in row if name not in mapping.values()}
+    rest = {plain(str(name)): str(name) for name in row if name not in mapping.values()}
     for alias, field in _FIELD_OF.items():
         if alias in rest and field not in columns and row[rest[alias]] is not None:
             if row[rest[alias]] == "" and field in _OPTIONAL:
                 continue
             found[field], columns[field] = row[rest[alias]], rest[alias]
-    plain = {name: row[name] for name in DETAILS if isinstance(row.get(name), str | int | float | bool)}
-    details = {name: value for name, value in plain.items() if value == value}  # without NaN
+    own = {name: row[name] for name in DETAILS if isinstance(row.get(name), str | int | float | bool)}
+    details = {name: value for name, value in own.items() if value == value}  # without NaN
     if "instances" in found and "instruction" in found:
         _add_instance(found, columns)
     present = {field: value for field, value in found.items() if value is not None}
-    return Fields(present, columns, tuple(map(str, row)), details)  # pyright: ignore[reportArgumentType]
+    empty = frozenset(str(name) for name, value in row.items() if _is_empty(value))
+    return Fields(present, columns, tuple(map(str, row)), details, empty, frozenset(mapping))  # pyright: ignore[reportArgumentType]
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str | list | dict | tuple) and len(value) == 0)
+
+
+_DIFFERENCE = " - "
+
+
+def _difference(row: Mapping[str, object], column: str) -> object:
+    """The difference of two columns with numbers; None where one is not there."""
+    names = [name.strip() for name in column.split(_DIFFERENCE, 1)]
+    one, two = (at(row, name) for name in names)
+    if one is None or two is None:
+        return None
+    return read.number(one, names[0], -1e9, 1e9) - read.number(two, names[1], -1e9, 1e9)
 
 
 def _add_instance(found: dict[str, object], columns: dict[str, str]) -> None:
@@ -203,22 +268,23 @@ def _add_instance(found: dict[str, object], columns: dict[str, str]) -> None:
             found[field], columns[field] = items[0][name], f"instances[0].{name}"
 
 
-def described(unused: Mapping[str, int]) -> str:
-    """Columns, each with the field that may be meant: `good (--column chosen=good), meta`."""
-    found = []
-    for column in unused:
-        field = next((name for name, words in PROPOSED.items() if _plain(column) in words), None)
-        found.append(column if field is None else f"{column} (--column {field}={column})")
-    return ", ".join(found[:20]) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
-
-
 def against_scores(row: Mapping[str, object]) -> bool:
     """Whether a pair's own scores say that the rejected answer is the better one."""
-    for better, worse in _SCORES:
+    for better, worse in SCORES:
         one, two = row.get(better), row.get(worse)
         if isinstance(one, int | float) and isinstance(two, int | float) and one < two:
             return True
     return False
+
+
+def prompt_is_guessed(fields: Fields) -> bool:
+    """Whether a pair's prompt is nothing but the lines that its two texts have in common."""
+    if has_prompt(fields) or not fields.has("chosen", "rejected"):
+        return False
+    return all(
+        isinstance(fields.values[name], str) and transcripts.marks_of(fields.values[name]) is None
+        for name in ("chosen", "rejected")
+    )
 
 
 def guess_kind(fields: Fields) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from alignloop.data import messages as dialogues
+from alignloop.data import transcripts
 from alignloop.data import values as read
 from alignloop.data.forms import Fields
 from alignloop.errors import DataError
@@ -43,8 +44,8 @@ def turns_of_row(fields: Fields) -> tuple[str, Conversation, str]:
         messages = as_context(dialogues.conversation(value, column))
     else:
         said = read.text(value, column, reason_if_empty="empty_prompt")
-        whole = read.is_transcript(said) and said.rstrip().endswith("\n\nAssistant:")
-        messages = as_context(read.transcript(said, column)[:-1]) if whole else (Message("user", said),)
+        asked = transcripts.asked(said, column)
+        messages = as_context((Message("user", said),) if asked is None else asked)
     if not messages:
         raise DataError("expected text, found none", field=column, value=value, reason="empty_prompt")
     if name in ("prompt", "instruction") and fields.has("input"):

@@ -8,33 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from alignloop.data import transcripts
+from alignloop.data import values as read
+from alignloop.data.paths import at
 from alignloop.errors import DataError
 
 RowValues = Mapping[str, Any]
 View = Callable[[RowValues], list[dict[str, Any]]]
-
-
-def at(row: Any, path: str) -> Any:
-    """What lies at a path into nested objects and lists, such as `reward_model.ground_truth` or `a[0].b`.
-
-    A column whose own name has dots is found first. None where there is nothing.
-    """
-    if isinstance(row, Mapping) and path in row:
-        return row[path]
-    found = row
-    for name, index in re.findall(r"([^.\[\]]+)|\[(-?\d+)\]", path):
-        if isinstance(found, str) and found.lstrip()[:1] in ("{", "["):
-            try:
-                found = json.loads(found)
-            except ValueError:
-                return None
-        if name and isinstance(found, Mapping):
-            found = found.get(name)
-        elif index and isinstance(found, Sequence) and -len(found) <= int(index) < len(found):
-            found = found[int(index)]
-        else:
-            return None
-    return found
 
 
 def fields(**paths: str) -> View:
@@ -106,13 +86,16 @@ def helpsteer(row: RowValues) -> list[dict[str, Any]]:
     return [{"prompt": row["prompt"], "response": row["response"], "scores": scores}]
 
 
-def helpsteer_preference(row: RowValues) -> list[dict[str, Any]]:
-    """−3 … 3, negative where the first is better; the size is the margin."""
-    strength = _number(row, "preference_strength")
-    side = "a" if strength < 0 else "b" if strength > 0 else "tie"
-    prompt = row.get("prompt", row.get("context"))
-    fields = {"prompt": prompt, "response_a": row["response_1"], "response_b": row["response_2"]}
-    return [{**fields, "preference": side, "margin": abs(strength)}]
+def by_strength(prompt: str, first: str, second: str, strength: str) -> View:
+    """A pair with a number that is negative where the first is better; its size is the margin, 0 a tie."""
+
+    def view(row: RowValues) -> list[dict[str, Any]]:
+        value = _number(row, strength)
+        side = "a" if value < 0 else "b" if value > 0 else "tie"
+        fields = {"prompt": at(row, prompt), "response_a": at(row, first), "response_b": at(row, second)}
+        return [{**fields, "preference": side, "margin": abs(value)}]
+
+    return view
 
 
 def scored_responses(row: RowValues) -> list[dict[str, Any]]:
@@ -144,10 +127,8 @@ def _listed(row: RowValues, name: str) -> list[Any]:
 
 def nectar(row: RowValues) -> list[dict[str, Any]]:
     answers = _listed(row, "answers")
-    prompt = re.sub(r"\s*Assistant:\s*$", "", str(row["prompt"]))
-    shown = re.sub(r"^\s*Human:\s*", "", prompt) if prompt.count("Human:") == 1 else str(row["prompt"])
     ranks = _ranks([-_number(answer, "rank") for answer in answers])
-    return [{"prompt": shown, "responses": [at(a, "answer") for a in answers], "ranking": ranks}]
+    return [{"prompt": row["prompt"], "responses": [at(a, "answer") for a in answers], "ranking": ranks}]
 
 
 def _one_hot(row: RowValues) -> str:
@@ -181,27 +162,40 @@ def arena_55k(row: RowValues) -> list[dict[str, Any]]:
     return [{**fields, "preference": _one_hot(row)}]
 
 
-_ARENA = {"model_a": "a", "model_b": "b", "tie": "tie", "tie (bothbad)": "tie", "bothbad": "tie"}
-
-
 def arena_conversations(row: RowValues) -> list[dict[str, Any]]:
-    won = chosen_by("winner", _ARENA)(row)
+    won = read.side(row["winner"], "winner")
     one, two = row["conversation_a"], row["conversation_b"]
     if won == "b":
         one, two = two, one
     return [{"chosen": one, "rejected": two, "probability": 0.5 if won == "tie" else 1.0}]
 
 
-def argilla(row: RowValues) -> list[dict[str, Any]]:
-    """The answer that most people chose; as many for both is a tie."""
-    said = [s for s in row["preference.responses"] if s in ("response1", "response2", "tie")]
-    votes = Counter(said).most_common()
+def _most_said(said: Sequence[Any], field: str) -> str:
+    """The side that most people chose; as many for two sides is a tie."""
+    votes = Counter(read.side(one, field) for one in said if one is not None).most_common()
     if not votes:
-        raise DataError("nobody chose", field="preference.responses", value=said, reason="unlabelled")
-    best = votes[0][0] if len(votes) == 1 or votes[0][1] > votes[1][1] else "tie"
-    side = {"response1": "a", "response2": "b"}.get(best, "tie")
+        raise DataError("nobody chose", field=field, value=list(said), reason="unlabelled")
+    return votes[0][0] if len(votes) == 1 or votes[0][1] > votes[1][1] else "tie"
+
+
+def argilla(row: RowValues) -> list[dict[str, Any]]:
+    """A flattened export: the answer that most people chose; discarded answers and drafts do not count."""
+    said, status = row["preference.responses"], row.get("preference.responses.status") or ()
+    kept = [s for k, s in enumerate(said) if k >= len(status) or status[k] == "submitted"]
+    side = _most_said(kept, "preference.responses")
     fields = {"prompt": row["instruction"], "response_a": row["response1"], "response_b": row["response2"]}
     return [{**fields, "preference": side}]
+
+
+def argilla_records(row: RowValues) -> list[dict[str, Any]]:
+    """An export as records: `fields`, and `responses` of people by question."""
+    texts = row["fields"]
+    prompt = next((at(texts, n) for n in ("instruction", "prompt", "question") if at(texts, n)), None)
+    answers = row["responses"].get("preference") or ()
+    said = [at(a, "value") for a in answers if at(a, "status") in (None, "submitted")]
+    side = _most_said(said, "responses.preference")
+    one, two = (at(texts, f"response{k}") or at(texts, f"response_{k}") for k in (1, 2))
+    return [{"prompt": prompt, "response_a": one, "response_b": two, "preference": side}]
 
 
 def label_studio(row: RowValues) -> list[dict[str, Any]]:
@@ -229,18 +223,43 @@ def turns(row: RowValues) -> list[dict[str, Any]]:
     return [{"messages": [{"role": roles[k % 2], "content": t} for k, t in enumerate(row["data"])]}]
 
 
-def dialogue(row: RowValues) -> list[dict[str, Any]]:
-    """`### Human: … ### Assistant: …` as messages."""
-    parts = re.split(r"\s*### (Human|Assistant):\s*", str(row["text"]))
-    if parts[0].strip():
-        raise DataError(
-            "text before the first '### Human:'", field="text", value=parts[0], reason="bad_messages"
-        )
-    roles = {"Human": "user", "Assistant": "assistant"}
-    pairs = zip(parts[1::2], parts[2::2], strict=True)
+def dialogue(path: str) -> View:
+    """A dialogue in one text as messages."""
+
+    def view(row: RowValues) -> list[dict[str, Any]]:
+        text = str(row[path])
+        marks = transcripts.marks_of(text)
+        assert marks is not None
+        turns = transcripts.messages_of(text, marks, path)
+        system = re.sub(r"^\s*SYSTEM:\s*", "", str(row.get("system") or "")).strip()
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        return [{"messages": messages, "system": system or None}]
+
+    return view
+
+
+def every_pair(row: RowValues) -> list[dict[str, Any]]:
+    """Lists of right and wrong answers: each right one over each wrong one."""
     return [
-        {"messages": [{"role": roles[who], "content": said.strip()} for who, said in pairs if said.strip()]}
+        {"prompt": row["prompt"], "chosen": good, "rejected": bad}
+        for good in _listed(row, "chosen")
+        for bad in _listed(row, "rejected")
     ]
+
+
+def right_and_wrong(row: RowValues) -> list[dict[str, Any]]:
+    """Lists of right and wrong answers: all right ones share the first rank."""
+    good, bad = _listed(row, "chosen"), _listed(row, "rejected")
+    ranks = [1] * len(good) + [1 + len(good)] * len(bad)
+    return [{"prompt": row["prompt"], "responses": [*good, *bad], "ranking": ranks}]
+
+
+def rated_summary(row: RowValues) -> list[dict[str, Any]]:
+    """Axes from 1 to 7."""
+    axes = at(row, "summary.axes") or {}
+    scores = {name: 5 * (_number(axes, name) - 1) / 6 for name, value in axes.items() if value is not None}
+    post = at(row, "info.post") or at(row, "info.article")
+    return [{"prompt": post, "response": at(row, "summary.text"), "scores": scores}]
 
 
 def rejected_response(row: RowValues) -> list[dict[str, Any]]:
@@ -296,9 +315,12 @@ PROCESS = _refuse(
     "step_labels",
 )
 CHOICES = _refuse(
-    "choices would be lost: this row is a multiple-choice question, which stage compare reads "
-    "(--set multiple_choice=FILE)",
+    "choices would be lost: this row is a multiple-choice question, which compare reads as a set of kind "
     "multiple_choice",
+    "multiple_choice",
+)
+JUDGED = _refuse(
+    "judged answers, good ones and bad ones: say from which score up they are imitated", "judged_answers"
 )
 UNSAFE = _refuse(
     "is_safe is false: not an answer to imitate; train kto on these rows, or leave the unsafe ones out",

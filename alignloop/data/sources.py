@@ -2,60 +2,50 @@
 
 A data set is named by a string, a mapping or a list of both:
 
-    pairs.jsonl            .jsonl, .json, .csv (each also with .gz) or .parquet
+    pairs.jsonl            .jsonl (.ndjson), .json, .csv, .tsv (each also .gz and .zst) or .parquet
     pairs.jsonl#500        its first 500 rows
+    data/*.jsonl           every file that the pattern fits, by name; ** stands for any folders
     runs/sample            a run folder: its data/*.jsonl, else its samples.jsonl
-    folder                 every data file in it, by name
+    folder                 every data file of one split in it, by name
     owner/name             a hub data set, split `train`; owner/name:test for another split
     {path: a.jsonl, weight: 2, rows: 500}
+    {path: owner/name, name: CONFIG, data_dir: FOLDER, revision: COMMIT, split: test}
     [{path: a.jsonl, weight: 2}, b.jsonl]
 
 A weight is how often each row of that source is used in one pass: 2 is twice, 0.5 every second row.
-
-What files may hold: UTF-8, with or without a byte-order mark, with \\n or \\r\\n; blank lines are
-skipped and counted in line numbers. A damaged file (broken JSON, another encoding, a .gz cut short)
-is an error; a single odd row (no object, NaN or Infinity in it, more cells than the header) is handed
-to `on_fault` and skipped.
+A folder or pattern with files of several splits gives the split `train`, or the one that `split` names,
+never two of them. What files may hold: see `source_files`.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
-import gzip
-import json
+import glob
 import os
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
+from alignloop.data.source_files import ACCEPTED, SUFFIXES, OnFault, Row, read_file
 from alignloop.errors import DataError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
-_ACCEPTED = "accepted are .jsonl, .json, .csv (each also .gz) and .parquet"
-_KEYS = ("path", "weight", "rows", "split")
-_LIST_KEYS = ("data", "rows", "examples", "records", "items", "train")
-_BOM = b"\xef\xbb\xbf"
+_KEYS = ("path", "weight", "rows", "split", "name", "data_dir", "revision", "score_range")
+_TEXTS = {"split": "a split", "name": "a configuration", "data_dir": "a folder", "revision": "a revision"}
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>[\w.-]+))?")
 _LIMIT = re.compile(r"(?P<path>.+)#(?P<rows>\d+)")
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+"""Words of file and folder names that tell a split."""
 
 Spec = str | Path | Mapping[str, object] | Sequence["str | Path | Mapping[str, object]"]
-OnFault = Callable[[DataError], None]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row: its columns, the file it stands in and its 1-based line (row number if not .jsonl)."""
-
-    values: dict[str, object]
-    file: str
-    line: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +57,22 @@ class Source:
         rows: use only so many rows from the start, None for all.
         weight: how often each row is used in one pass.
         split: the split of a hub data set, None for a file.
+        name: the configuration of a hub data set, empty for its only one.
+        data_dir: the folder of a hub data set, empty for all of it.
+        revision: branch, tag or commit of a hub data set, empty for the newest.
+        score_range: lowest and highest score of its ratings, None where nothing is said.
+        left_out: files beside it that belong to other splits.
     """
 
     path: str
     rows: int | None = None
     weight: float = 1.0
     split: str | None = None
+    name: str = ""
+    data_dir: str = ""
+    revision: str = ""
+    score_range: tuple[float, float] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def read_rows(spec: Spec, *, on_fault: OnFault | None = None) -> Iterator[Row]:
@@ -126,27 +126,50 @@ def _expand_mapping(spec: Mapping[str, object]) -> list[Source]:
             close = difflib.get_close_matches(str(key), _KEYS, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else f"; accepted are {', '.join(_KEYS)}"
             raise DataError(f"unknown key '{key}' in a data source{hint}")
-    name, weight, rows, split = (spec.get(key) for key in _KEYS)
-    if not isinstance(name, str | Path):
+    path, weight, rows = (spec.get(key) for key in _KEYS[:3])
+    if not isinstance(path, str | Path):
         raise DataError("a data source needs 'path'", value=dict(spec))
     weight = 1.0 if weight is None else weight
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
-        raise DataError("expected a number above 0", file=str(name), field="weight", value=weight)
+        raise DataError("expected a number above 0", file=str(path), field="weight", value=weight)
     if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
-        raise DataError("expected a whole number from 1 up", file=str(name), field="rows", value=rows)
-    if split is not None and not isinstance(split, str):
-        raise DataError("expected the name of a split", file=str(name), field="split", value=split)
-    found = [replace(source, weight=float(weight)) for source in _expand_name(str(name))]
-    if rows is not None:
-        found = [replace(source, rows=rows) for source in found]
-    if split is not None:
-        if any(source.split is None for source in found):
-            raise DataError("only hub data sets have splits", file=str(name), field="split", value=split)
-        found = [replace(source, split=split) for source in found]
-    return found
+        raise DataError("expected a whole number from 1 up", file=str(path), field="rows", value=rows)
+    told = {key: spec[key] for key in _TEXTS if spec.get(key) is not None}
+    for key, value in told.items():
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"expected the name of {_TEXTS[key]}", file=str(path), field=key, value=value)
+    found = _expand_name(str(path), str(told.get("split", "")), str(told.get("data_dir", "")))
+    told.pop("split", None)
+    if told and any(source.split is None for source in found):
+        told.pop("data_dir", None)
+        if told:
+            key = next(iter(told))
+            message = f"only hub data sets have {_TEXTS[key]} to choose"
+            raise DataError(message, file=str(path), field=key, value=told[key])
+    scale = None if spec.get("score_range") is None else score_range(spec["score_range"], str(path))
+    more = {"weight": float(weight), "score_range": scale} | ({} if rows is None else {"rows": rows})
+    return [replace(source, **told, **more) for source in found]  # pyright: ignore[reportArgumentType]
 
 
-def _expand_name(name: str) -> list[Source]:
+def score_range(value: object, file: str = "") -> tuple[float, float]:
+    """Lowest and highest score out of `[1, 10]`.
+
+    Raises:
+        DataError: no two finite numbers, the lower one first.
+    """
+    items = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    numbers = [float(v) for v in items if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(items) != 2 or len(numbers) != 2 or not -1e9 < numbers[0] < numbers[1] < 1e9:
+        raise DataError(
+            "expected the lowest and the highest score, such as [1, 10]",
+            file=file,
+            field="score_range",
+            value=value,
+        )
+    return numbers[0], numbers[1]
+
+
+def _expand_name(name: str, split: str = "", data_dir: str = "") -> list[Source]:
     rows = None
     limited = _LIMIT.fullmatch(name)
     if limited and not Path(name).exists():
@@ -155,14 +178,25 @@ def _expand_name(name: str) -> list[Source]:
             raise DataError("'#0' asks for no rows", file=name)
     path = Path(name).expanduser()
     if path.is_dir():
-        return [Source(str(file), rows) for file in _folder(path)]
+        files, left_out = _folder(path / data_dir if data_dir else path, split)
+        return [Source(str(file), rows, left_out=left_out) for file in files]
     if path.exists():
+        if split:
+            raise DataError(
+                "a file has no splits; a folder and a hub data set have",
+                file=name,
+                field="split",
+                value=split,
+            )
         if not path.name.lower().endswith(SUFFIXES):
-            raise DataError(f"unknown data format; {_ACCEPTED}", file=name)
+            raise DataError(f"unknown data format; {ACCEPTED}", file=name)
         return [Source(str(path), rows)]
+    if any(sign in name for sign in "*?["):
+        files, left_out = _fitting(str(path), split)
+        return [Source(str(file), rows, left_out=left_out) for file in files]
     hub = _HUB_ID.fullmatch(name)
     if hub and not _looks_local(hub["name"]):
-        return [Source(hub["name"], rows, split=hub["split"] or "train")]
+        return [Source(hub["name"], rows, split=split or hub["split"] or "train")]
     close = difflib.get_close_matches(path.name, _names(path.parent), n=1, cutoff=0.8)
     raise DataError("no such file" + (f"; did you mean '{close[0]}'?" if close else ""), file=name)
 
@@ -177,16 +211,62 @@ def _names(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
 
 
-def _folder(path: Path) -> list[Path]:
+def _fitting(pattern: str, split: str) -> tuple[list[Path], tuple[str, ...]]:
+    """Data files that a pattern such as `data/*.jsonl` fits, and those of other splits."""
+    there = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
+    found = [path for path in there if path.name.lower().endswith(SUFFIXES)]
+    if not found:
+        what = f"the pattern fits no data file; {ACCEPTED}" if there else "the pattern fits no file"
+        raise DataError(what, file=pattern)
+    return _of_one_split(found, split, pattern)
+
+
+def _folder(path: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
+    """Data files of one split in a folder (or in its `data`), and those of other splits."""
     if (path / "run.json").exists():
         found = sorted((path / "data").glob("*.jsonl")) or [f for f in [path / "samples.jsonl"] if f.exists()]
         if not found:
             raise DataError("this run has neither data/*.jsonl nor samples.jsonl (yet)", file=str(path))
-        return found
-    found = sorted(f for f in path.iterdir() if f.is_file() and f.name.lower().endswith(SUFFIXES))
+        return found, ()
+    if not path.is_dir():
+        raise DataError("no such folder", file=str(path))
+    inner = [path, path / "data", *(entry for entry in sorted(path.iterdir()) if entry.name in _SPLITS)]
+    of_folder = {f: _data_files(f) for f in inner if f.is_dir()}
+    found = of_folder[path] or of_folder.get(path / "data") or [f for v in of_folder.values() for f in v]
     if not found:
-        raise DataError(f"no data file in this folder; {_ACCEPTED}", file=str(path))
-    return found
+        more = [entry.name for entry in sorted(path.iterdir()) if entry.is_dir() and _data_files(entry)]
+        hint = f"; its folders {', '.join(more[:8])} hold some: name one" if more else f"; {ACCEPTED}"
+        raise DataError(f"no data file in this folder{hint}", file=str(path))
+    return _of_one_split(found, split, str(path))
+
+
+def _data_files(path: Path) -> list[Path]:
+    return sorted(f for f in path.iterdir() if f.is_file() and f.name.lower().endswith(SUFFIXES))
+
+
+def _of_one_split(files: list[Path], split: str, name: str) -> tuple[list[Path], tuple[str, ...]]:
+    """The files of a split, and those of others.
+
+    Without a word of a split in its name a file belongs to `train`, as do all where no other is.
+
+    Raises:
+        DataError: no file of that split, or several splits without `train` and none is named.
+    """
+    splits = {file: _split_of(file) for file in files}
+    there = set(splits.values())
+    asked = _SPLITS.get(split, split)
+    wanted = asked or ("train" if "train" in there else there.pop() if len(there) == 1 else "")
+    chosen = [file for file in files if splits[file] == wanted]
+    if not chosen:
+        names = ", ".join(sorted(set(splits.values())))
+        message = f"has the splits {names}; name one with split" if not split else f"expected one of {names}"
+        raise DataError(message, file=name, field="split", value=split or None)
+    return chosen, tuple(str(file) for file in files if file not in chosen)
+
+
+def _split_of(file: Path) -> str:
+    words = re.split(r"[-_.]+", file.name.lower())
+    return next((_SPLITS[word] for word in (*words, file.parent.name.lower()) if word in _SPLITS), "train")
 
 
 def read_source(source: Source, *, on_fault: OnFault | None = None) -> Iterator[Row]:
@@ -196,164 +276,12 @@ def read_source(source: Source, *, on_fault: OnFault | None = None) -> Iterator[
         DataError: a damaged file, or an odd row without `on_fault`.
     """
     report = on_fault or _raise
-    rows = _hub(source) if source.split is not None else _file(Path(source.path), report)
+    rows = _hub(source) if source.split is not None else read_file(Path(source.path), report)
     return islice(rows, source.rows)
 
 
 def _raise(fault: DataError) -> None:
     raise fault
-
-
-def _file(path: Path, report: OnFault) -> Iterator[Row]:
-    name, file = path.name.lower(), str(path)
-    if name.endswith(".parquet"):
-        yield from _parquet(path)
-        return
-    try:
-        with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as handle:
-            if name.endswith((".jsonl", ".jsonl.gz")):
-                yield from _jsonl(_decoded(handle, file), file, report)
-            elif name.endswith((".csv", ".csv.gz")):
-                yield from _csv(_decoded(handle, file), file, report)
-            else:
-                yield from _json("".join(line for _, line in _decoded(handle, file)), file, report)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"the .gz file is damaged or cut short ({error})", file=file) from error
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror or error})", file=file) from error
-
-
-def _decoded(handle: IO[bytes] | gzip.GzipFile, file: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers. Split at \\n only: JSON strings may hold other line separators."""
-    for number, raw in enumerate(handle, 1):
-        if number == 1 and raw.startswith(_BOM):
-            raw = raw[len(_BOM) :]
-        try:
-            yield number, raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            hint = "UTF-16" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding"
-            raise DataError(
-                f"not UTF-8 at byte {error.start + 1} (it looks like {hint}); save the file as UTF-8",
-                file=file,
-                line=number,
-                reason="not_utf8",
-            ) from error
-
-
-class _NotFinite(ValueError):
-    """NaN or Infinity, which JSON does not have."""
-
-
-def _refuse_constant(name: str) -> None:
-    raise _NotFinite(name)
-
-
-def _loads(text: str) -> object:
-    return json.loads(text, parse_constant=_refuse_constant)
-
-
-def _broken(error: ValueError | RecursionError, file: str, line: int) -> DataError:
-    what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-    return DataError(f"broken JSON ({what}); repair or delete it", file=file, line=line, reason="broken_json")
-
-
-def _not_finite(name: str, file: str, line: int) -> DataError:
-    return DataError(f"{name} is no JSON number", file=file, line=line, reason="not_finite")
-
-
-def _checked(value: object, file: str, line: int, report: OnFault) -> Iterator[Row]:
-    if isinstance(value, dict):
-        yield Row(value, file, line)
-    else:
-        report(
-            DataError(
-                "expected an object {…} with columns", file=file, line=line, value=value, reason="not_object"
-            )
-        )
-
-
-def _jsonl(lines: Iterable[tuple[int, str]], file: str, report: OnFault) -> Iterator[Row]:
-    for number, line in lines:
-        if not line.strip():
-            continue
-        try:
-            value = _loads(line.rstrip("\r\n"))
-        except _NotFinite as error:
-            report(_not_finite(str(error), file, number))
-            continue
-        except (ValueError, RecursionError) as error:
-            raise _broken(error, file, number) from error
-        yield from _checked(value, file, number, report)
-
-
-def _json(text: str, file: str, report: OnFault) -> Iterator[Row]:
-    """A list of objects, an object that holds it as `data` or the like, or JSON lines by a wrong name."""
-    if not text.strip():
-        return
-    try:
-        value = _loads(text)
-    except _NotFinite as error:
-        raise _not_finite(str(error), file, 0) from error
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text.lstrip().startswith("{"):
-            yield from _jsonl(enumerate(text.split("\n"), 1), file, report)
-            return
-        raise _broken(error, file, error.lineno) from error
-    except (ValueError, RecursionError) as error:
-        raise _broken(error, file, 0) from error
-    if isinstance(value, dict):
-        value = next((value[key] for key in _LIST_KEYS if isinstance(value.get(key), list)), [value])
-    if not isinstance(value, list):
-        raise DataError("expected a list of objects", file=file, value=value, reason="not_object")
-    for number, item in enumerate(value, 1):
-        yield from _checked(item, file, number, report)
-
-
-def _csv(lines: Iterable[tuple[int, str]], file: str, report: OnFault) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)  # the default of 131 072 characters is short for documents
-    reader = csv.reader((line for _, line in lines), strict=True)
-    try:
-        header = next(reader, None)
-        if header is None:
-            return
-        if len(set(header)) < len(header) or not all(name.strip() for name in header):
-            raise DataError(
-                "the header needs a distinct name for each column", file=file, line=1, value=header
-            )
-        number = 0
-        for cells in reader:
-            if not any(cells):
-                continue
-            number += 1
-            if len(cells) == len(header):
-                yield Row(dict(zip(header, cells, strict=True)), file, number)
-                continue
-            message = f"{len(cells)} cells where the header has {len(header)}"
-            report(DataError(message, file=file, line=number, reason="wrong_cells"))
-    except csv.Error as error:
-        raise DataError(
-            f"broken CSV ({error})", file=file, line=reader.line_num, reason="broken_csv"
-        ) from error
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise DataError(
-            ".parquet needs the extra `data`: pip install 'alignloop[data]'", file=str(path)
-        ) from error
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(values, str(path), number)
-    except (pa.ArrowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"the Parquet file is damaged ({reason})", file=str(path)) from error
 
 
 def _hub(source: Source) -> Iterator[Row]:
@@ -368,7 +296,8 @@ def _hub(source: Source) -> Iterator[Row]:
         ) from error
     offline = ", HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
     try:
-        rows = load_dataset(source.path, split=source.split, streaming=source.rows is not None)
+        more = {key: value for key in ("name", "data_dir", "revision") if (value := getattr(source, key))}
+        rows = load_dataset(source.path, split=source.split, streaming=source.rows is not None, **more)
         for number, values in enumerate(rows, 1):
             yield Row(dict(values), source.path, number)
     except (

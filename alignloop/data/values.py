@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 from alignloop.errors import DataError
-from alignloop.records import Conversation, Message
+from alignloop.records import Conversation
 
 INPUT_MARK = "\n\nInput:\n"
 """Stands between an instruction and its input in a user message; the alpaca template knows it."""
@@ -19,17 +18,21 @@ INPUT_MARK = "\n\nInput:\n"
 _GOOD = frozenset(("good", "true", "1", "1.0", "+1", "desirable", "좋아요", "좋음", "👍"))
 _BAD = frozenset(("bad", "false", "0", "0.0", "-1", "-1.0", "undesirable", "싫어요", "나쁨", "👎"))
 _LABELS = "good/bad, true/false, 1/0 or 좋아요/싫어요"
-_FIRST = "a response_a model_a left answer_a answer1 response1 first > a>b a>>b 왼쪽 가"
-_SECOND = "b response_b model_b right answer_b answer2 response2 second < b>a b>>a 오른쪽 나"
-_TIE = "tie equal same = a=b draw both neither bothbad both_bad 무승부 동점 비슷"
-_SIDES: dict[object, str] = {
+_FIRST = (
+    "a response_a model_a left answer_a answer1 answer_1 response1 response_1 model1 model_1 output_1 "
+    "option_a first > a>b a>>b b<a 1>2 왼쪽 가 첫째"
+)
+_SECOND = (
+    "b response_b model_b right answer_b answer2 answer_2 response2 response_2 model2 model_2 output_2 "
+    "option_b second < b>a b>>a a<b 2>1 오른쪽 나 둘째"
+)
+_TIE = "tie equal same = a=b b=a draw both neither bothbad both_bad [[c]] 무승부 동점 비슷 비김"
+_SIDES: dict[str, str] = {
     **dict.fromkeys(_FIRST.split(), "a"),
     **dict.fromkeys(_SECOND.split(), "b"),
     **dict.fromkeys([*_TIE.split(), "tie (bothbad)", "tie (both bad)", "both bad", "no preference"], "tie"),
-    **{"0": "a", "1": "b", "0.0": "a", "1.0": "b", 0: "a", 1: "b"},
 }
-"""How tools write which of two answers is better; of numbers 0 is the first."""
-_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+"""How tools write which of two answers is better."""
 
 
 def text(value: object, field: str, *, reason_if_empty: str = "") -> str:
@@ -74,28 +77,63 @@ def number(value: object, field: str, low: float, high: float) -> float:
 
 def truth(value: object, field: str) -> bool:
     """True for a good completion, False for a bad one."""
-    if isinstance(value, bool | int | float | str):
-        key = str(value).strip().casefold()
-        if key in _GOOD:
-            return True
-        if key in _BAD:
-            return False
-    raise DataError(f"expected {_LABELS}", field=field, value=value, reason="unknown_label")
+    found = verdict(value)
+    if found is None:
+        raise DataError(f"expected {_LABELS}", field=field, value=value, reason="unknown_label")
+    return found
 
 
-def side(value: object, field: str) -> str:
-    """`a`, `b` or `tie`."""
+def verdict(value: object) -> bool | None:
+    """True for good, False for bad, None for what says neither, such as the label of a class."""
+    key = str(value).strip().casefold() if isinstance(value, bool | int | float | str) else ""
+    return True if key in _GOOD else False if key in _BAD else None
+
+
+def is_true(value: object) -> bool:
+    """Whether a flag is set; CSV files have it as text."""
+    return value is True or str(value).strip().casefold() in ("true", "1", "1.0")
+
+
+def side(value: object, field: str, first: int = 0) -> str:
+    """`a`, `b` or `tie`; of numbers, `first` is the first answer, the next one the second, ½ more a tie.
+
+    Raises:
+        DataError: no vote; reason `counts_from_1` for a 2 where `first` is 0, and `two_counts` for a 0
+            where it is 1.
+    """
     plain = value.strip().casefold() if isinstance(value, str) else value
-    known = isinstance(plain, str | int | float) and not isinstance(plain, bool)
-    found = _SIDES.get(plain) if known else None
+    vote = _vote(plain)
+    if vote is not None and vote - first in _NUMBERED:
+        return _NUMBERED[vote - first]
+    found = _SIDES.get(plain) or _SIDES.get(plain.strip("[]")) if isinstance(plain, str) else None
     if found is None:
         raise DataError(
             "expected A, B or tie (or left/right, model_a/model_b, 0/1 with 0 the first, …)",
             field=field,
             value=value,
-            reason="unknown_label",
+            reason=_miscounted(vote, first),
         )
     return found
+
+
+def _miscounted(vote: float | None, first: int) -> str:
+    """Why a vote is no side: it counts from 1, it counts from 0 besides, or nothing is known of it."""
+    if first == 0 and vote == 2:
+        return "counts_from_1"
+    return "two_counts" if first == 1 and vote == 0 else "unknown_label"
+
+
+_NUMBERED = {0: "a", 1: "b", 0.5: "tie"}
+
+
+def _vote(value: object) -> float | None:
+    """A vote that is a number, also as text (CSV); a truth value is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
 
 
 def structured(value: object, field: str, kind: type) -> object:
@@ -153,18 +191,6 @@ def ranks(value: object, field: str, count: int) -> tuple[int, ...]:
 def _is_whole(value: object) -> bool:
     """Whether a value is a whole number; NaN and infinity (1e400) are none."""
     return type(value) is int or (isinstance(value, float) and value.is_integer())
-
-
-def is_transcript(value: object) -> bool:
-    """Whether a string is a dialogue that begins with '\\n\\nHuman:' (or Assistant)."""
-    return isinstance(value, str) and _TURN.match(value) is not None
-
-
-def transcript(value: str, field: str) -> Conversation:
-    """Messages of a '\\n\\nHuman: … \\n\\nAssistant: …' dialogue, white space around turns removed."""
-    pieces = _TURN.split(text(value, field))
-    turns = zip(pieces[1::2], pieces[2::2], strict=True)
-    return tuple(Message("user" if who == "Human" else "assistant", said.strip()) for who, said in turns)
 
 
 def check_prompt(messages: Conversation, field: str) -> Conversation:

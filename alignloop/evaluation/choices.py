@@ -13,8 +13,6 @@ from alignloop.data.tokenize import Encoder
 from alignloop.model.packed import PackedModel
 from alignloop.records import Conversation
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
 
 @dataclass(frozen=True, slots=True)
 class Question:

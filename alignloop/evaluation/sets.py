@@ -5,9 +5,9 @@
 | prompts | any row with a prompt | win rates, reward, length |
 | instructions | a prompt with `constraints` | share that satisfies all |
 | harmlessness | a prompt and `safe`: true or false | compliance where safe, refusal where not |
-| truthfulness | question, correct_answers, incorrect_answers, best_answer | MC1 and MC2 |
+| truthfulness | TruthfulQA's rows: question and targets, or its answers | MC1 and MC2 |
 | toxicity | any row with a prompt | share of toxic answers |
-| multiple_choice | question, choices, answer (index, letter or text), optional subject | accuracy |
+| multiple_choice | question, choices, answer, or a form of `multiple_choice` | accuracy |
 | exact | a prompt and `answer` (a number, `… #### 72`, or a text) | accuracy |
 | perplexity | text | perplexity |
 
@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignloop.data import messages as dialogues
+from alignloop.data import multiple_choice
 from alignloop.data import values as read
 from alignloop.data.columns import read_records
+from alignloop.data.multiple_choice import LETTERS, Choice
 from alignloop.data.sources import Row, Spec, read_rows
 from alignloop.errors import DataError
-from alignloop.evaluation.choices import LETTERS, Question
+from alignloop.evaluation.choices import Question
 from alignloop.records import Document, Message, Prompt, Provenance, Record, with_tools
 
 BUILT_IN_REQUESTS = Path(__file__).with_name("harmlessness.jsonl")
@@ -86,23 +88,30 @@ def read_exact(spec: Spec) -> list[Prompt]:
 
 
 def read_multiple_choice(spec: Spec) -> list[Question]:
-    """MMLU's form: lettered choices in the prompt, the letters as what the assistant may write.
+    """Lettered choices in the prompt, the letters as what the assistant may write, as MMLU asks.
 
     Raises:
-        DataError: a row with fewer than 2 choices, or an answer that is none of them.
+        DataError: a row of no form that is known, with fewer than 2 choices, or an answer that is none
+            of them.
     """
-    found = []
+    return [question_of(choice) for _, choice in _choices(spec)]
+
+
+def question_of(choice: Choice) -> Question:
+    """A multiple-choice question as a model is asked it."""
+    if choice.told:
+        return Question((Message("user", choice.question),), choice.choices, choice.right)
+    lines = [choice.question, *(f"{LETTERS[i]}. {text}" for i, text in enumerate(choice.choices)), "Answer:"]
+    letters = tuple(LETTERS[i] for i in range(len(choice.choices)))
+    return Question((Message("user", "\n".join(lines)),), letters, choice.right)
+
+
+def _choices(spec: Spec) -> Iterator[tuple[Row, Choice]]:
     for row in _rows(spec):
-        choices = _texts(row, "choices", "options")
-        if not 2 <= len(choices) <= len(LETTERS):
-            raise _fault(row, "choices", choices, f"expected 2 to {len(LETTERS)} choices")
-        right = _choice(row, choices)
-        asked = str(_field(row, "question", "prompt")).strip()
-        lines = [asked, *(f"{LETTERS[i]}. {choice}" for i, choice in enumerate(choices)), "Answer:"]
-        prompt = (Message("user", "\n".join(lines)),)
-        letters = tuple(LETTERS[i] for i in range(len(choices)))
-        found.append(Question(prompt, letters, tuple(i == right for i in range(len(choices)))))
-    return found
+        try:
+            yield row, multiple_choice.choice_of(row.values)
+        except DataError as error:
+            raise _fault(row, error.field, error.value, error.message) from None
 
 
 def read_truthfulness(spec: Spec) -> list[tuple[Question, Question]]:
@@ -113,6 +122,14 @@ def read_truthfulness(spec: Spec) -> list[tuple[Question, Question]]:
     """
     found = []
     for row in _rows(spec):
+        if multiple_choice.TRUTHFUL.fits(row.values):
+            forms = (multiple_choice.SINGLE, multiple_choice.TRUTHFUL)
+            try:
+                single, every = (form.read(row.values) for form in forms)
+            except DataError as error:
+                raise _fault(row, error.field, error.value, error.message) from None
+            found.append((_unlettered(single), _unlettered(every)))
+            continue
         right, wrong = _texts(row, "correct_answers"), _texts(row, "incorrect_answers")
         if not right or not wrong:
             raise _fault(row, "incorrect_answers", None, "right and wrong answers are needed")
@@ -122,6 +139,10 @@ def read_truthfulness(spec: Spec) -> list[tuple[Question, Question]]:
         every = Question(prompt, (*right, *wrong), (*(True for _ in right), *(False for _ in wrong)))
         found.append((one, every))
     return found
+
+
+def _unlettered(choice: Choice) -> Question:
+    return Question((Message("user", choice.question),), choice.choices, choice.right)
 
 
 def read_documents(spec: Spec) -> list[Document]:
@@ -177,21 +198,6 @@ def _texts(row: Row, *names: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str | int | float) for item in value):
         raise _fault(row, names[0], value, "expected a list of texts")
     return tuple(str(item).strip() for item in value)
-
-
-def _choice(row: Row, choices: tuple[str, ...]) -> int:
-    answer = _field(row, "answer", "label", "target")
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        index = answer
-    elif str(answer).strip() in choices:
-        index = choices.index(str(answer).strip())
-    else:
-        index = LETTERS.find(str(answer).strip().upper()) if len(str(answer).strip()) == 1 else -1
-    if not 0 <= index < len(choices):
-        raise _fault(
-            row, "answer", answer, f"expected an index from 0, a letter, or one of {len(choices)} choices"
-        )
-    return index
 
 
 def _fault(row: Row, field: str, value: object, message: str) -> DataError:

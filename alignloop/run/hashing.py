@@ -5,6 +5,7 @@ A path counts by what it holds, not by where it lies, so that a folder of runs c
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import re
@@ -99,8 +100,9 @@ def fingerprint(work: str, code: str) -> str:
 def find_inputs(paths: Mapping[str, str]) -> tuple[dict[str, Input], list[Parent]]:
     """Files, model folders and runs among the path values of a configuration.
 
-    A path inside a run folder counts as both: the file by its content and the run as a parent. What
-    does not exist here (names of models, hub ids) is no input.
+    A path inside a run folder counts as both: the file by its content and the run as a parent. A
+    pattern such as `data/*.jsonl` counts by names and contents of the files that it fits. What does
+    not exist here (names of models, hub ids) is no input.
 
     Args:
         paths: by key, as `config.path_values` gives them.
@@ -115,13 +117,18 @@ def find_inputs(paths: Mapping[str, str]) -> tuple[dict[str, Input], list[Parent
     parents: dict[str, Parent] = {}
     for name, text in paths.items():
         path = Path(split_rows(text)[0]).expanduser()
-        if not text or not _exists(path):
+        if not text:
             continue
-        run = _enclosing_run(path)
-        if run is not None:
-            parents.setdefault(str(run), _parent(run, whole=run == path))
-        if run != path:
+        fitting = [path] if _exists(path) else _fitting(str(path))
+        for file in fitting:
+            run = _enclosing_run(file)
+            if run is not None:
+                parents.setdefault(str(run), _parent(run, whole=run == file))
+        if fitting == [path] and _enclosing_run(path) != path:
             inputs[name] = Input(str(path), content_sha256(path))
+        elif fitting and fitting != [path]:
+            content = digest([(file.name, content_sha256(file)) for file in fitting])
+            inputs[name] = Input(str(path), content)
     return inputs, list(parents.values())
 
 
@@ -136,6 +143,13 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # longer than a path may be, or with a NUL: text, not a path
         return False
+
+
+def _fitting(pattern: str) -> list[Path]:
+    """The files that a pattern such as `data/*.jsonl` fits."""
+    if not any(sign in pattern for sign in "*?["):
+        return []
+    return sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
 
 
 def _enclosing_run(path: Path) -> Path | None:

@@ -231,7 +231,8 @@ def test_a_pair_is_a_demonstration_only_where_it_says_so(tmp_path):
         read_records(put(tmp_path / "r.jsonl", pair), kind="demonstration")
     assert "no usable row of 1 (1 missing_field)" in str(caught.value)
     assert str(caught.value).endswith(
-        "; the rows look like preference, 'alignloop data convert' makes others"
+        f"; the rows look like preference records; try: alignloop data convert {tmp_path}/r.jsonl "
+        "--to demonstration -o r_demonstration.jsonl"
     )
 
 

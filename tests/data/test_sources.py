@@ -213,6 +213,132 @@ def test_paths_never_reach_the_hub(tmp_path, monkeypatch):
     assert expand({"path": "owner/name", "split": "dev"}) == [Source("owner/name", split="dev")]
 
 
+def test_packed_with_zstandard(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    file = tmp_path / "r.jsonl.zst"
+    with pa.CompressedOutputStream(str(file), "zstd") as out:
+        out.write(LINES.encode())
+    assert values(str(file)) == ROWS
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"r\.jsonl\.zst: the \.zst file is damaged or cut short"):
+        values(str(file))
+    with pytest.raises(DataError, match=r"r\.csv\.zst: the \.zst file is damaged"):
+        values(put(tmp_path / "r.csv.zst", LINES))
+
+
+def test_ndjson_and_tabs(tmp_path):
+    assert values(put(tmp_path / "r.ndjson", LINES)) == ROWS
+    assert values(put(tmp_path / "r.tsv", "a\tb\n1,5\t가\n")) == [{"a": "1,5", "b": "가"}]
+
+
+def test_objects_over_several_lines(tmp_path):
+    text = "\n".join(json.dumps(row, indent=2, ensure_ascii=False) for row in ROWS)
+    rows = list(read_rows(put(tmp_path / "r.jsonl", text)))
+    assert [(row.values, row.line) for row in rows] == [(ROWS[0], 1), (ROWS[1], 5)]
+    assert values(put(tmp_path / "l.jsonl", json.dumps(ROWS, indent=1))) == ROWS
+    with pytest.raises(DataError) as caught:
+        values(put(tmp_path / "b.jsonl", '{\n "a": 1,\n "b" 2}\n'))
+    assert str(caught.value) == (
+        f"{tmp_path}/b.jsonl:1: broken JSON (Expecting property name enclosed in double quotes at column 2); "
+        "repair or delete it; .jsonl holds one object per line, without line breaks within it"
+    )
+
+
+def test_a_list_of_texts_in_a_json_object_is_one_row(tmp_path):
+    row = {"id": "0", "data": ["q", "a"]}
+    assert values(put(tmp_path / "r.json", json.dumps(row))) == [row]
+
+
+def test_csv_without_a_header_is_mmlus(tmp_path):
+    rows = values(put(tmp_path / "r.csv", "Why?,w,w,y,z,A\nHow?,w,x,y,z,D\n"))
+    assert [(r["question"], r["B"], r["answer"]) for r in rows] == [("Why?", "w", "A"), ("How?", "x", "D")]
+    named = "question,answer,A,B,C,D\nWhy?,1,w,x,y,z\n"
+    assert values(put(tmp_path / "n.csv", named))[0]["answer"] == "1"
+
+
+def test_patterns(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "c.txt"):
+        put(tmp_path / name, json.dumps({"file": name}) + "\n")
+    (tmp_path / "deep").mkdir()
+    put(tmp_path / "deep" / "d.jsonl", '{"file": "d"}\n')
+    assert [r["file"] for r in values(f"{tmp_path}/*.jsonl")] == ["a.jsonl", "b.jsonl"]
+    assert [r["file"] for r in values(f"{tmp_path}/**/*.jsonl#1")] == ["a.jsonl", "b.jsonl", "d"]
+    assert values({"path": f"{tmp_path}/[b]*", "weight": 2}) == [{"file": "b.jsonl"}] * 2
+    put(tmp_path / "[1].jsonl", '{"file": "odd"}\n')
+    assert values(f"{tmp_path}/[1].jsonl") == [{"file": "odd"}]
+    with pytest.raises(DataError, match="the pattern fits no file"):
+        values(f"{tmp_path}/*.parquet")
+    with pytest.raises(DataError, match="the pattern fits no data file"):
+        values(f"{tmp_path}/*.txt")
+
+
+SHARDS = ("train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "test-00000-of-00001.jsonl")
+
+
+@pytest.mark.parametrize("inside", ["", "data"])
+def test_a_folder_gives_one_split(tmp_path, inside):
+    (tmp_path / inside).mkdir(exist_ok=True)
+    for name in SHARDS:
+        put(tmp_path / inside / name, json.dumps({"shard": name}) + "\n")
+    for spec in (str(tmp_path), f"{tmp_path}/{inside}/*.jsonl"):
+        assert [r["shard"] for r in values(spec)] == list(SHARDS[:2])
+        assert [r["shard"] for r in values({"path": spec, "split": "test"})] == list(SHARDS[2:])
+        assert {source.left_out for source in expand(spec)} == {(str(tmp_path / inside / SHARDS[2]),)}
+        with pytest.raises(DataError, match="field 'split': value 'dev': expected one of test, train"):
+            expand({"path": spec, "split": "dev"})
+
+
+def test_splits_are_told_by_words_and_folders(tmp_path):
+    for name in ("pairs_eval.jsonl", "pairs.jsonl", "latest.jsonl"):
+        put(tmp_path / name, json.dumps({"file": name}) + "\n")
+    assert [r["file"] for r in values(tmp_path)] == ["latest.jsonl", "pairs.jsonl"]
+    whole = tmp_path / "whole"
+    for name in ("validation", "test"):
+        (whole / name).mkdir(parents=True)
+        put(whole / name / "0.jsonl", json.dumps({"split": name}) + "\n")
+    assert values({"path": str(whole), "split": "valid"}) == [{"split": "validation"}]
+    with pytest.raises(DataError, match="has the splits test, validation; name one with split"):
+        values(whole)
+    only = tmp_path / "only"
+    only.mkdir()
+    put(only / "test.jsonl", '{"a": 1}\n')
+    assert values(only) == [{"a": 1}]
+    configurations = tmp_path / "two"
+    (configurations / "en").mkdir(parents=True)
+    put(configurations / "en" / "a.jsonl", '{"a": 1}\n')
+    with pytest.raises(DataError, match="its folders en hold some: name one"):
+        values(configurations)
+    assert values({"path": str(configurations), "data_dir": "en"}) == [{"a": 1}]
+    with pytest.raises(DataError, match="a file has no splits"):
+        expand({"path": str(only / "test.jsonl"), "split": "test"})
+
+
+@pytest.mark.parametrize("wrong", [3, [1], [2, 1], [1, "x"], [True, 5], "1:10", [float("nan"), 5]])
+def test_wrong_ranges_of_ratings(tmp_path, wrong):
+    file = put(tmp_path / "r.jsonl", LINES)
+    with pytest.raises(DataError, match="expected the lowest and the highest score, such as"):
+        expand({"path": file, "score_range": wrong})
+    assert expand({"path": file, "score_range": [1, 10]})[0].score_range == (1.0, 10.0)
+
+
+def test_configurations_of_hub_data_sets(tmp_path, monkeypatch):
+    asked = []
+
+    def load_dataset(path, /, **more):
+        asked.append((path, more))
+        return iter(ROWS)
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    spec = {"path": "owner/set", "name": "main", "data_dir": "d", "revision": "abc", "split": "test"}
+    assert values(spec) == ROWS
+    more = {"split": "test", "streaming": False, "name": "main", "data_dir": "d", "revision": "abc"}
+    assert asked == [("owner/set", more)]
+    with pytest.raises(DataError, match="field 'revision': value 3: expected the name of a revision"):
+        expand({**spec, "revision": 3})
+    with pytest.raises(DataError, match="only hub data sets have a configuration to choose"):
+        expand({"path": put(tmp_path / "r.jsonl", LINES), "name": "main"})
+
+
 def test_hub_rows_and_failures(monkeypatch):
     asked = []
 

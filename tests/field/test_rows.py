@@ -5,7 +5,8 @@ import json
 import pytest
 
 from alignloop.data.columns import read_records
-from alignloop.data.published_rows import at
+from alignloop.data.paths import at
+from alignloop.data.sources import Source, expand
 from alignloop.errors import DataError
 from alignloop.records import Demonstration, Label, Preference, Prompt, Ranking, Rating
 
@@ -155,6 +156,11 @@ def test_columns_that_were_not_read_are_named_with_a_proposal(tmp_path):
     assert other.records[0].chosen == BAD
 
 
+def test_columns_that_a_form_looks_at_are_not_named(tmp_path):
+    for name in ("arena_55k", "webgpt", "swift", "label_studio"):
+        assert [c for c in read(tmp_path, PREFERENCES[name]).unused if "[" not in c and "." not in c] == []
+
+
 def test_scores_against_the_choice_are_told(tmp_path):
     rows = [
         {"prompt": ASK, "chosen": GOOD, "rejected": BAD, "score_chosen": s, "score_rejected": 2}
@@ -171,3 +177,42 @@ def test_a_column_may_lie_in_an_object(tmp_path):
     assert at({"a.b": 1, "a": {"b": 2}}, "a.b") == 1
     assert at({"a": [1, 2]}, "a[-1]") == 2
     assert at({"a": [1]}, "a[5]") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        (
+            "a A response_a model_a left answer1 response1 output_1 first > A>B A>>B [[A>>B]] [[A]] 왼쪽",
+            1,
+        ),
+        (
+            "b B response_b model_b right answer2 response2 output_2 option_b second < B>A B>>A [[B]] 오른쪽",
+            0,
+        ),
+    ],
+)
+def test_votes_in_the_words_of_other_tools(words, first, tmp_path):
+    rows = [{"prompt": ASK, "response_a": GOOD, "response_b": BAD, "preference": w} for w in words.split()]
+    found = read(tmp_path, *rows).records
+    assert [r.chosen for r in found] == [GOOD if first else BAD] * len(rows)
+    assert all(r.probability == 1 for r in found)
+
+
+def test_ties_in_the_words_of_other_tools(tmp_path):
+    words = ["tie", "both", "neither", "both_bad", "tie (bothbad)", "[[C]]", "A=B", "[[A=B]]", "무승부", 0.5]
+    rows = [{"prompt": ASK, "response_a": GOOD, "response_b": BAD, "preference": w} for w in words]
+    assert [r.probability for r in read(tmp_path, *rows).records] == [0.5] * len(words)
+
+
+def test_a_recipe_tells_all_that_a_source_needs(tmp_path):
+    from alignloop.config.stages import RewardConfig
+
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": ASK, "response": GOOD, "score": 10}), encoding="utf-8")
+    keys = {"path": str(path), "score_range": [1, 10], "weight": 2}
+    hub = {"path": "owner/name", "name": "main", "data_dir": "d", "revision": "abc", "split": "test"}
+    config = RewardConfig(dataset=[keys, hub], output_dir="out")
+    first, second = config.dataset
+    assert [dict(r.scores) for r in read_records(first).records] == [{"score": 5.0}] * 2
+    assert expand(second) == [Source("owner/name", split="test", name="main", data_dir="d", revision="abc")]

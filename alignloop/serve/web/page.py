@@ -12,13 +12,13 @@ from importlib.resources.abc import Traversable
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from alignloop.feedback.web.texts import LANGUAGES, preferred
 from alignloop.records import Conversation, Message, written
-from alignloop.serve.protocol import Strict
+from alignloop.serve.protocol import Strict, fault
 from alignloop.serve.votes import Comparison, Thumb, Vote
 
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -38,6 +38,12 @@ class Turn(Strict):
     role: Literal["system", "user", "assistant"]
     content: str
     reasoning_content: str = ""
+
+    @model_validator(mode="after")
+    def _thinks_as_an_assistant(self) -> Turn:
+        if self.reasoning_content and self.role != "assistant":
+            raise fault("reasoning_content", "only an assistant's message has reasoning_content")
+        return self
 
 
 class Judged(Strict):

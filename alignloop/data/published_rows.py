@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from alignloop.errors import DataError
+from alignloop.foreign import loads
 
 RowValues = Mapping[str, Any]
 View = Callable[[RowValues], list[dict[str, Any]]]
@@ -25,7 +25,7 @@ def at(row: Any, path: str) -> Any:
     for name, index in re.findall(r"([^.\[\]]+)|\[(-?\d+)\]", path):
         if isinstance(found, str) and found.lstrip()[:1] in ("{", "["):
             try:
-                found = json.loads(found)
+                found = loads(found)
             except ValueError:
                 return None
         if name and isinstance(found, Mapping):
@@ -134,7 +134,7 @@ def _listed(row: RowValues, name: str) -> list[Any]:
     value = row[name]
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = loads(value)
         except ValueError:
             value = None
     if not isinstance(value, list):

@@ -22,25 +22,24 @@ from __future__ import annotations
 
 import csv
 import difflib
-import gzip
 import json
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
+from alignloop.data.lines import decoded, open_text, whole
 from alignloop.errors import DataError
+from alignloop.foreign import MAX_LINE, loads
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 _ACCEPTED = "accepted are .jsonl, .json, .csv (each also .gz) and .parquet"
 _KEYS = ("path", "weight", "rows", "split")
 _LIST_KEYS = ("data", "rows", "examples", "records", "items", "train")
-_BOM = b"\xef\xbb\xbf"
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>[\w.-]+))?")
 _LIMIT = re.compile(r"(?P<path>.+)#(?P<rows>\d+)")
 
@@ -209,35 +208,13 @@ def _file(path: Path, report: OnFault) -> Iterator[Row]:
     if name.endswith(".parquet"):
         yield from _parquet(path)
         return
-    try:
-        with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as handle:
-            if name.endswith((".jsonl", ".jsonl.gz")):
-                yield from _jsonl(_decoded(handle, file), file, report)
-            elif name.endswith((".csv", ".csv.gz")):
-                yield from _csv(_decoded(handle, file), file, report)
-            else:
-                yield from _json("".join(line for _, line in _decoded(handle, file)), file, report)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"the .gz file is damaged or cut short ({error})", file=file) from error
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror or error})", file=file) from error
-
-
-def _decoded(handle: IO[bytes] | gzip.GzipFile, file: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers. Split at \\n only: JSON strings may hold other line separators."""
-    for number, raw in enumerate(handle, 1):
-        if number == 1 and raw.startswith(_BOM):
-            raw = raw[len(_BOM) :]
-        try:
-            yield number, raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            hint = "UTF-16" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding"
-            raise DataError(
-                f"not UTF-8 at byte {error.start + 1} (it looks like {hint}); save the file as UTF-8",
-                file=file,
-                line=number,
-                reason="not_utf8",
-            ) from error
+    with open_text(path) as handle:
+        if name.endswith((".jsonl", ".jsonl.gz")):
+            yield from _jsonl(decoded(handle, file), file, report)
+        elif name.endswith((".csv", ".csv.gz")):
+            yield from _csv(decoded(handle, file), file, report)
+        else:
+            yield from _json(whole(handle, file), file, report)
 
 
 class _NotFinite(ValueError):
@@ -249,10 +226,10 @@ def _refuse_constant(name: str) -> None:
 
 
 def _loads(text: str) -> object:
-    return json.loads(text, parse_constant=_refuse_constant)
+    return loads(text, constant=_refuse_constant)
 
 
-def _broken(error: ValueError | RecursionError, file: str, line: int) -> DataError:
+def _broken(error: ValueError, file: str, line: int) -> DataError:
     what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
     return DataError(f"broken JSON ({what}); repair or delete it", file=file, line=line, reason="broken_json")
 
@@ -281,7 +258,7 @@ def _jsonl(lines: Iterable[tuple[int, str]], file: str, report: OnFault) -> Iter
         except _NotFinite as error:
             report(_not_finite(str(error), file, number))
             continue
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise _broken(error, file, number) from error
         yield from _checked(value, file, number, report)
 
@@ -299,7 +276,7 @@ def _json(text: str, file: str, report: OnFault) -> Iterator[Row]:
             yield from _jsonl(enumerate(text.split("\n"), 1), file, report)
             return
         raise _broken(error, file, error.lineno) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _broken(error, file, 0) from error
     if isinstance(value, dict):
         value = next((value[key] for key in _LIST_KEYS if isinstance(value.get(key), list)), [value])
@@ -310,7 +287,7 @@ def _json(text: str, file: str, report: OnFault) -> Iterator[Row]:
 
 
 def _csv(lines: Iterable[tuple[int, str]], file: str, report: OnFault) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)  # the default of 131 072 characters is short for documents
+    csv.field_size_limit(MAX_LINE)  # the default of 131 072 characters is short for documents
     reader = csv.reader((line for _, line in lines), strict=True)
     try:
         header = next(reader, None)

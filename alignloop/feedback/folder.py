@@ -22,6 +22,7 @@ from alignloop.errors import UserError
 from alignloop.feedback.database import insert_new
 from alignloop.feedback.schema import meta
 from alignloop.feedback.store import Store, log
+from alignloop.foreign import loads
 from alignloop.run.files import write_atomically
 
 DATABASE = "labels.sqlite"
@@ -134,7 +135,7 @@ def _claim(store: Store, folder: Path, adopt: bool) -> None:
 
 def _read_claim(connection: Connection) -> dict[str, str] | None:
     value = connection.scalar(select(meta.c.value).where(meta.c.key == _CLAIM))
-    return None if value is None else json.loads(value)
+    return None if value is None else loads(value)
 
 
 @contextmanager

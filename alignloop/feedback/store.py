@@ -30,6 +30,7 @@ from alignloop.feedback.schema import (
     projects,
 )
 from alignloop.feedback.tasks import ANSWER_COUNTS
+from alignloop.foreign import loads
 
 CHUNK = 500
 """Rows per INSERT, and values per IN (…)."""
@@ -317,7 +318,7 @@ def log(
 ) -> None:
     """Append to the audit log within a transaction; details are plain values."""
     # A round trip keeps anything out that JSON cannot hold before the statement is sent.
-    plain = json.loads(json.dumps(details, ensure_ascii=False))
+    plain = loads(json.dumps(details, ensure_ascii=False))
     connection.execute(
         insert(audit).values(
             created=time.time(), project_id=project_id, actor=actor, action=action, details=plain

@@ -7,7 +7,6 @@ W + α/r · B A (Hu et al. 2021, arXiv 2106.09685, eq. 3) is the whole effect of
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from alignloop.errors import ModelError, first_line
+from alignloop.foreign import loads, read_text
 from alignloop.model.tokenizer_load import embedding_rows, resize
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -225,8 +225,8 @@ def _changes_layers(config: PeftConfig) -> bool:
 
 def _config_rows(folder: Path) -> dict[str, object]:
     try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = loads(read_text(folder / CONFIG))
+    except (OSError, ValueError) as error:
         raise ModelError(f"adapter '{folder}': {CONFIG} cannot be read ({first_line(error)})") from error
     if not isinstance(found, dict):
         raise ModelError(f"adapter '{folder}': {CONFIG} holds no object")

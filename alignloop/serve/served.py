@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder
 from alignloop.data.tool_use import rendered
 from alignloop.errors import DataError, ModelError
+from alignloop.foreign import loads, read_text
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.own_numbers import check_engine
 from alignloop.model.positions import steady_positions
@@ -134,7 +134,7 @@ def check_writes(model: str | Path) -> None:
         )
     kinds: Sequence[str] | None = None
     with suppress(OSError, ValueError, AttributeError):  # what cannot be read is told by load_model
-        kinds = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
+        kinds = loads(read_text(folder / "config.json")).get("architectures")
     others = [kind for kind in kinds or () if kind.endswith(("Classification", "RewardModel", "ForReward"))]
     if others:
         raise ModelError(f"'{model}' is a {others[0]}: it scores texts and writes none; give a policy")

@@ -38,6 +38,7 @@ from alignloop.feedback.web.site import (
     task_json,
 )
 from alignloop.feedback.web.texts import TEXTS
+from alignloop.foreign import loads
 from alignloop.web.connections import network_of
 
 MAX_DRAFT = 300_000
@@ -214,7 +215,7 @@ def json_object(raw: bytes, *names: str) -> dict[str, Any]:
         Rejected: 400, or 422 for a field that would have no effect.
     """
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = loads(raw, constant=_no_constant)
         if b"\\ud" in raw.lower():
             json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

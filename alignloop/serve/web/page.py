@@ -5,7 +5,6 @@ Everything else it does goes through the same /v1 routes that programs use.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -17,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from alignloop.feedback.web.texts import LANGUAGES, preferred
+from alignloop.foreign import loads
 from alignloop.records import Conversation, Message, written
 from alignloop.serve.protocol import Strict, fault
 from alignloop.serve.votes import Comparison, Thumb, Vote
@@ -25,7 +25,7 @@ _KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _SHARED = ("base.css", "theme.js", "icon.svg")
 """Files of the labelling page that this one uses too."""
 TEXTS: Mapping[str, Mapping[str, str]] = {
-    language: json.loads(
+    language: loads(
         files("alignloop.serve.web").joinpath("texts", f"{language}.json").read_text(encoding="utf-8")
     )
     for language in LANGUAGES

@@ -54,7 +54,7 @@ def loads(text: str | bytes, *, constant: Callable[[str], object] | None = None)
 
 
 def _too_deep() -> str:
-    return f"nested more than {MAX_DEPTH} deep"
+    return f"nested too deeply, in more than {MAX_DEPTH} levels"
 
 
 def _is_deep(value: Any) -> bool:
@@ -155,6 +155,6 @@ def lines_of(file: IO[bytes], *, most: int = MAX_LINE) -> Iterator[bytes | None]
         if len(line) <= most:
             yield line
             continue
+        yield None  # before the rest is passed over: a sparse file's line may have terabytes
         while line and not line.endswith(b"\n"):
             line = file.readline(most + 1)
-        yield None

@@ -44,7 +44,7 @@ def test_json_is_read_in_one_place():
 
 @pytest.mark.parametrize("deep", ["[" * 101 + "]" * 101, '{"a":' * 101 + "1" + "}" * 101, "[" * 100_000])
 def test_deep_json_is_a_value_error(deep):
-    with pytest.raises(ValueError, match="nested more than 100 deep"):
+    with pytest.raises(ValueError, match="nested too deeply, in more than 100 levels"):
         foreign.loads(deep)
     with pytest.raises(ValueError, match="nested"):
         foreign.loads(deep.encode())

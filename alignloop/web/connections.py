@@ -78,7 +78,7 @@ class _Bounded(H11Protocol):
     in_all: int
     exempt: frozenset[str]
     counts: Counter[str]
-    held: dict[_Bounded, None]
+    held: dict[str, dict[_Bounded, None]]
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -94,9 +94,9 @@ class _Bounded(H11Protocol):
         if self.counts[self._network] > self.per_client and self._network not in self.exempt:
             self._end(_TOO_MANY)
             return
-        if len(self.held) >= self.in_all:
+        if self.counts.total() > self.in_all:
             self._make_room()
-        self.held[self] = None
+        self.held.setdefault(self._network, {})[self] = None
         self._wait_for("head")
 
     def data_received(self, data: bytes) -> None:
@@ -113,15 +113,20 @@ class _Bounded(H11Protocol):
             self._wait_for("")
 
     def _make_room(self) -> None:
-        """Close the oldest unused connection of the network that holds most of the unused ones."""
-        unused: dict[str, list[_Bounded]] = {}
-        for one in self.held:
-            if one._unused:
-                unused.setdefault(one._network, []).append(one)
-        if unused:
-            oldest = max(unused.values(), key=len)[0]
-            del self.held[oldest]
-            oldest.transport.abort()
+        """Close the oldest unused connection of the network that holds most."""
+        for network in sorted(self.held, key=lambda name: len(self.held[name]), reverse=True):
+            unused = next((one for one in self.held[network] if one._unused), None)
+            if unused is not None:
+                unused._leave()
+                unused.transport.abort()
+                return
+
+    def _leave(self) -> None:
+        """Be held no longer."""
+        mine = self.held.get(self._network, {})
+        mine.pop(self, None)
+        if not mine:
+            self.held.pop(self._network, None)
 
     @property
     def _unused(self) -> bool:
@@ -131,7 +136,7 @@ class _Bounded(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer and count the connection out."""
         self._wait_for("")
-        self.held.pop(self, None)
+        self._leave()
         self.counts[self._network] -= 1
         if not self.counts[self._network]:
             del self.counts[self._network]

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp
 from alignloop.errors import UserError
 from alignloop.web.connections import IN_ALL, bounded_protocol
 
+BACKLOG = 128
+"""Connections taken in one go: while they are, nobody is answered."""
 FILES = 128
 """Descriptors kept for what is no connection: database, log, models."""
 
@@ -32,7 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(address)
-        listening.listen(512)
+        listening.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listening.close()
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
@@ -69,6 +71,7 @@ def run(
         proxy_headers=bool(proxy),
         forwarded_allow_ips=proxy or None,
         timeout_keep_alive=30,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=5,
     )
     # uvicorn ends in order at Ctrl-C or SIGTERM and then raises the signal again; it has been obeyed.

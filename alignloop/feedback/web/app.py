@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -53,7 +53,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         desk = Desk(store)
-        desk.warm()
+        with suppress(StoreUnavailable):  # queues are read when they are needed first
+            desk.warm()
         writer = Writer(desk)
         app.state.site = Site(store, desk, writer, Sessions(secret), guesses or Guesses(), make_templates())
         yield

@@ -61,8 +61,8 @@ Machine: {machine}.
 
 def machine() -> str:
     """Processor, cores, memory."""
-    busy = os.getloadavg()[0]
-    return f"{cpu_name()}, {os.cpu_count()} cores, {memory_gb():.0f} GB; load {busy:.0f} when the page was written"
+    cores, busy = os.cpu_count(), os.getloadavg()[0]
+    return f"{cpu_name()}, {cores} cores, {memory_gb():.0f} GB; load {busy:.0f} when the page was written"
 
 
 def page(rows: Sequence[Found], *, told: str) -> str:

@@ -147,7 +147,8 @@ RUNS: dict[str, dict[str, str]] = {
         "model/chat_template.jinja": "{{ ''.__class__.__mro__[1].__subclasses__() }}"
     },
     "chat template that never ends": {
-        "model/chat_template.jinja": "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"
+        "model/chat_template.jinja": "{% for a in range(99999) %}{% for b in range(99999) %}x"
+        "{% endfor %}{% endfor %}"
     },
 }
 
@@ -193,14 +194,16 @@ for name in sys.argv[2:]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shutil.copytree(place / 'start', folder / 'model')
-    record = {'schema': 1, 'name': 'x', 'stage': 'sft', 'status': 'done'}
+    record = {'schema': 1, 'name': 'x', 'stage': 'sft', 'status': 'finished', 'fingerprint': 'f' * 64}
+    record |= {'work_sha256': '0' * 64, 'warnings': []}
     (folder / 'run.json').write_text(json.dumps(record))
     (folder / 'recipe.yaml').write_text('stage: sft\\n')
     (folder / 'metrics.jsonl').write_text('')
     for file, text in RUNS[name].items():
         (folder / file).write_text(text.replace('MARK', str(mark)))
     commands = {
-        'evaluate': ['evaluate', f'model_name_or_path={folder}', f'dataset={rows}', f'output_dir={place}/out'],
+        'evaluate': ['evaluate', 'before=tiny', f'after={folder}', f'dataset={rows}', 'max_new_tokens=4',
+                     f'output_dir={place}/out-{sys.argv.index(name)}'],
         'report': ['report', str(folder)],
         'runs': ['runs', 'list', str(place)],
     }
@@ -209,8 +212,9 @@ for name in sys.argv[2:]:
         last = (done.output.strip().splitlines() or [''])[-1]
         broke = done.exception is not None and not isinstance(done.exception, SystemExit)
         said = repr(done.exception)[:150] if broke else last
-        print(json.dumps({'name': name, 'command': command, 'code': done.exit_code, 'ran': mark.exists(),
-                          'said': said.replace(str(place), ''), 'fine': not broke and not mark.exists()}), flush=True)
+        row = {'name': name, 'command': command, 'code': done.exit_code, 'ran': mark.exists()}
+        row |= {'said': said.replace(str(place), ''), 'fine': not broke and not mark.exists()}
+        print(json.dumps(row), flush=True)
 """
 
 

@@ -91,7 +91,7 @@ def _session_clock() -> Found:
             later = client.get("/").text
     signed_in = ['name="csrf" content' in page for page in (still, later)]
     return Found(
-        "clock put back by 3 h", "sessions", "people stay signed in (they were signed out); 31 days later not",
+        "clock put back by 3 h", "sessions", "people stay signed in (were signed out); 31 days later not",
         "30 days", signed_in == [True, False],
     )  # fmt: skip
 
@@ -168,7 +168,7 @@ def sessions(quick: bool) -> list[Found]:
               "cookie and form token differ", not fixed),
         Found("forged sessions", f"{len(forged)} changed cookies, one of another server", "all refused",
               f"{taken} accepted", taken == 0 and foreign is None),
-        Found("copied session", "the owner makes a new link", "every session of the old one ends", "at once", ended),
+        Found("copied session", "the owner makes a new link", "the old one's sessions end", "at once", ended),
     ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """One server for one PostgreSQL database: an advisory lock, taken again when its connection is lost.
 
-PostgreSQL gives the lock back when the connection ends: that of a killed server, but also that of a living one
-whose backend was killed or whose PostgreSQL was started again. A thread looks after it.
+PostgreSQL gives the lock back when the connection ends: that of a killed server, but also that of a living
+one whose backend was killed or whose PostgreSQL was started again. A thread looks after it.
 """
 
 from __future__ import annotations

@@ -57,13 +57,15 @@ def test_a_server_whose_lock_another_has_taken_ends(postgres, monkeypatch):
     store, other = Store(url := fresh_database(postgres)), Store(url)
     fallen = []
     with other.engine.connect() as rival:
-        with (
-            pytest.raises(UserError, match="busy"),
-            advisory_lock(store.engine, "busy", check_s=0.3, lost=lambda: fallen.append(1)),
-        ):
-            killed(store)
-            assert rival.scalar(text(f"SELECT pg_try_advisory_lock({SERVING_LOCK})"))
-            wait_for(lambda: bool(fallen))
+
+        def serve() -> None:
+            with advisory_lock(store.engine, "busy", check_s=0.3, lost=lambda: fallen.append(1)):
+                killed(store)
+                assert rival.scalar(text(f"SELECT pg_try_advisory_lock({SERVING_LOCK})"))
+                wait_for(lambda: bool(fallen))
+
+        with pytest.raises(UserError, match="busy"):
+            serve()
         assert len(holders(store)) == 1  # the other's
     other.close()
     store.close()

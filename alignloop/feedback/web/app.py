@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -64,6 +64,16 @@ def create_app(
     app = Starlette(
         routes=[*annotate.ROUTES, *owner.ROUTES, *fixed],
         lifespan=lifespan,
-        exception_handlers={UserError: on_fault, StoreUnavailable: on_fault, HTTPException: on_fault},
+        exception_handlers={
+            UserError: on_fault,
+            StoreUnavailable: on_fault,
+            HTTPException: on_fault,
+            ClientDisconnect: _gone,
+        },
     )
     return Guard(app, allowed_hosts=allowed_hosts)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """Nobody reads the answer to a request that was broken off; it is no defect to be logged."""
+    return Response(status_code=499)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alignloop.machine import cpu_name, memory_gb
+from alignloop.machine import cpu_name
 from alignloop.run import write_atomically
 from bench import attack_files, attack_label, attack_people
 from bench.attack_tools import ROOT, Found
@@ -62,7 +62,8 @@ Machine: {machine}.
 def machine() -> str:
     """Processor, cores, memory."""
     cores, busy = os.cpu_count(), os.getloadavg()[0]
-    return f"{cpu_name()}, {cores} cores, {memory_gb():.0f} GB; load {busy:.0f} when the page was written"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{cpu_name()}, {cores} cores, {memory:.0f} GiB; load {busy:.0f} when the page was written"
 
 
 def page(rows: Sequence[Found], *, told: str) -> str:

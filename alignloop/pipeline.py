@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from alignloop.config import Plan, StagePlan, may_change, path_values
 from alignloop.errors import AlignLoopError, RunError, UserError
+from alignloop.foreign import dump_yaml
 from alignloop.machine import release_memory
 from alignloop.run import (
     RUN_FILE,
@@ -312,7 +311,7 @@ def _write_pipeline(plan: Plan) -> None:
     record = {
         "schema": SCHEMA,
         "file": plan.file,
-        "recipe": yaml.safe_dump(recipe, allow_unicode=True, sort_keys=False),
+        "recipe": dump_yaml(recipe),
         "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "stages": [{"name": s.name, "stage": s.stage, "path": s.name} for s in plan.stages],
     }

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from alignloop.foreign import loads
+
 Origin = Literal["human", "ai", "simulated", "derived", "unknown"]
 
 
@@ -101,14 +103,14 @@ def _extras(message: Message) -> dict[str, Any]:
         ]
     row |= {name: value for name in ("name", "tool_call_id") if (value := getattr(message, name))}
     if message.tools:
-        row["tools"] = [json.loads(tool) for tool in message.tools]
+        row["tools"] = [loads(tool) for tool in message.tools]
     return row
 
 
 def _loaded(arguments: str) -> object:
     """The arguments of a call as an object, or as the text they are."""
     try:
-        found = json.loads(arguments, parse_constant=_refuse_constant)
+        found = loads(arguments, constant=_refuse_constant)
     except ValueError:
         return arguments
     return found if isinstance(found, dict) else arguments
@@ -159,7 +161,7 @@ def plain_rows(conversation: Iterable[Message]) -> list[list[Any]]:
 def tools_of(conversation: Iterable[Message]) -> list[dict[str, Any]]:
     """Descriptions of the tools that a conversation offers."""
     offered = next((message.tools for message in conversation if message.tools), ())
-    return [json.loads(tool) for tool in offered]
+    return [loads(tool) for tool in offered]
 
 
 def with_tools(conversation: Conversation, tools: Sequence[str]) -> Conversation:

@@ -23,6 +23,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from alignloop.errors import AlignLoopError, DiskError, RunError, UserError
+from alignloop.foreign import MIB, TooLarge, load_yaml, loads, read_bytes, read_text
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ _REASONS = {
     errno.EACCES: ("permission denied", "make it writable"),
     errno.EPERM: ("operation not permitted", "make it writable"),
     errno.EIO: ("the disk reports an input/output error", "check the disk"),
+    errno.ELOOP: ("it is a symbolic link, and writing would change another file", "remove it"),
     errno.EFBIG: ("the file is larger than the file system permits", "use another file system"),
 }
 # safetensors and tokenizers are written in Rust and put the number of the system's error into the text
@@ -122,6 +124,11 @@ def replace_folder(made: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def no_link(path: str, flags: int) -> int:
+    """Opener for files that are written in place: a link, which may be a stranger's, is not followed."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def sync_folder(path: Path) -> None:
     """Make renames in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -154,7 +161,7 @@ def read_state(path: Path, shape: type[T], *, remedy: str, error: type[UserError
         UserError: the file is missing, unreadable, cut short, no JSON, or of another shape.
     """
     with _reading(path, remedy, error):
-        return checked(json.loads(path.read_bytes()), shape)
+        return checked(loads(read_bytes(path)), shape)
 
 
 def checked(value: object, shape: type[T]) -> T:
@@ -182,7 +189,7 @@ def read_mapping(path: Path, *, remedy: str) -> dict[str, Any]:
         RunError: the file is missing, unreadable, no YAML, or no mapping with texts as keys.
     """
     with _reading(path, remedy, RunError):
-        return checked(yaml.safe_load(path.read_text(encoding="utf-8")), dict[str, Any])
+        return checked(load_yaml(read_text(path, most=4 * MIB)), dict[str, Any])
 
 
 @contextmanager
@@ -192,7 +199,7 @@ def _reading(path: Path, remedy: str, error: type[UserError]) -> Iterator[None]:
         yield
     except OSError as found:
         raise error(f"{path} cannot be read: {_strerror(found)}; {remedy}") from found
-    except (ValueError, RecursionError, yaml.YAMLError) as found:
+    except (ValueError, yaml.YAMLError) as found:
         raise error(f"{path} is damaged: {_fault(found)}; {remedy}") from found
 
 
@@ -216,6 +223,6 @@ def _fault(error: Exception) -> str:
         return "it is not UTF-8 text"
     if isinstance(error, json.JSONDecodeError):
         return f"it is no JSON or cut short ({error.msg}, line {error.lineno})"
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
+    if isinstance(error, TooLarge):
+        return f"it is {error}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

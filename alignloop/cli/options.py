@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import typer
 
 from alignloop.errors import UserError
+from alignloop.foreign import loads
 
 if TYPE_CHECKING:
     from alignloop.data.template_choice import TemplateChoice
@@ -26,7 +26,7 @@ def template_choice(name: str, kwargs: str) -> TemplateChoice:
     from alignloop.data.template_choice import TemplateChoice
 
     try:
-        found = json.loads(kwargs)
+        found = loads(kwargs)
     except ValueError:
         found = None
     if not isinstance(found, dict):

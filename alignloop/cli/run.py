@@ -11,6 +11,7 @@ import typer
 
 import alignloop
 from alignloop.errors import ConfigError
+from alignloop.foreign import dump_yaml
 from alignloop.machine import process_rank
 
 if TYPE_CHECKING:
@@ -126,14 +127,13 @@ def print_stage(stage: StagePlan, plan: Plan) -> None:
     Raises:
         UserError: something of the stage cannot be read, or a model cannot be sampled from.
     """
-    import yaml
 
     from alignloop.pipeline import load_function
     from alignloop.stages.writers import check_writers
 
     if plan.is_pipeline:
         print(f"# {stage.name}")
-    print(yaml.safe_dump(stage.keys, allow_unicode=True, sort_keys=False), end="")
+    print(dump_yaml(stage.keys), end="")
     waiting = paths_made_here(stage, plan)
     check_writers(stage.config, waiting=waiting)
     if waiting:

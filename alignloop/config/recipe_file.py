@@ -17,6 +17,7 @@ import yaml
 
 from alignloop.config.findings import Findings
 from alignloop.errors import ConfigError
+from alignloop.foreign import MIB, PlainLoader, TooLarge, load_yaml, read_bytes
 
 COMMAND_LINE = "command line"
 
@@ -46,14 +47,12 @@ class Recipe:
     stages: Sequence[Entries] = ()
 
 
-class StrictLoader(yaml.SafeLoader):
-    """SafeLoader with the implicit types of YAML 1.2's core schema and without aliases."""
+MAX_RECIPE = 4 * MIB
+"""Largest recipe, in bytes: YAML is read at a megabyte in some seconds."""
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="anchors and aliases are not supported", problem_mark=mark)
-        return super().compose_node(parent, index)
+
+class StrictLoader(PlainLoader):
+    """PlainLoader with the implicit types of YAML 1.2's core schema."""
 
 
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
@@ -80,13 +79,8 @@ StrictLoader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def read_yaml(text: str) -> Any:
-    """Plain values of a YAML text from anywhere, without aliases, by which a few lines can fill memory.
-
-    Raises:
-        yaml.YAMLError: broken YAML, an alias, or a tag of a language's own types.
-        ValueError: a number that is none.
-    """
-    return yaml.load(text, Loader=StrictLoader)
+    """Plain values of a YAML text from anywhere. Raises as `load_yaml` does."""
+    return load_yaml(text, StrictLoader)
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -104,14 +98,18 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     file = Path(path)
     try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = file.read_bytes()[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from error
+        content = read_bytes(file, most=MAX_RECIPE)
+    except TooLarge as error:
+        raise ConfigError(f"{path} is {error}; a recipe is a short .yaml file") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path} is a folder; a recipe is a .yaml file") from error
     except OSError as error:
         raise ConfigError(f"recipe {path}: {error.strerror}") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from error
     return parse_recipe(text, file=str(path))
 
 

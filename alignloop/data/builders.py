@@ -13,6 +13,7 @@ from alignloop.data import values as read
 from alignloop.data.forms import Fields, has_prompt
 from alignloop.data.prompts import offering, prompt_of, turns_of_row
 from alignloop.errors import DataError
+from alignloop.foreign import loads
 from alignloop.records import (
     Conversation,
     Demonstration,
@@ -159,7 +160,7 @@ def _reference(value: object, column: str, fields: Fields) -> str:
     said, told = value, "answer" in fields.mapped or fields.has("provenance")
     if isinstance(value, str) and value.lstrip().startswith("{"):
         with suppress(ValueError, RecursionError):
-            said = json.loads(value)
+            said = loads(value)
     if isinstance(said, Mapping) and not told:
         raise DataError(
             f"is an object ({', '.join(map(str, said))}), not an answer that a verifier compares",

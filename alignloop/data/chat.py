@@ -14,6 +14,7 @@ from alignloop.data.template import FILE, ChatTemplate, checked, examined
 from alignloop.data.template_builtin import BUILT_IN
 from alignloop.data.template_probe import Findings
 from alignloop.errors import ModelError
+from alignloop.foreign import loads, read_text
 from alignloop.records import Message
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _own(tokenizer: PreTrainedTokenizerBase | None) -> str:
 
 def _from_file(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"chat template '{path}' cannot be read ({error})") from error
 
@@ -120,12 +121,12 @@ def load_saved(folder: Path) -> ChatTemplate:
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = loads(read_text(path))
         written = content.pop("fingerprint")
         template, fingerprint = _restored(content)
     except FileNotFoundError as error:
         raise ModelError(f"no chat template was saved in {folder} ({FILE} is missing)") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"the chat template in {path} is damaged ({error})") from error
     if fingerprint != written:
         raise ModelError(f"the chat template in {path} was changed after it was saved")

@@ -13,9 +13,9 @@ from importlib.resources import files
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from alignloop.errors import DataError
+from alignloop.foreign import load_yaml
 from alignloop.records import Demonstration, Document, Message, Prompt, Provenance
 
 Split = Literal["train", "eval"]
@@ -51,7 +51,7 @@ _CONFLICTS = (
 @cache
 def _task() -> Mapping[str, Any]:
     text = files("alignloop.data").joinpath("instructions.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    return load_yaml(text)
 
 
 def instruction_kinds(language: str = "english") -> tuple[str, ...]:
@@ -177,7 +177,7 @@ def _check(split: str, kinds: Sequence[str], languages: Sequence[str], constrain
 @cache
 def _texts() -> Mapping[str, list[str]]:
     text = files("alignloop.data").joinpath("texts.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    return load_yaml(text)
 
 
 def documents(split: Split) -> list[Document]:

@@ -8,12 +8,12 @@ meaning is refused by name. Every function raises DataError without file and lin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from alignloop.data import values as read
 from alignloop.errors import DataError
+from alignloop.foreign import loads
 from alignloop.records import Conversation, Message, ToolCall, canonical
 
 ROLES = {
@@ -295,9 +295,9 @@ def _call(item: object, field: str) -> ToolCall:
 def _as_object(text: str) -> str:
     """Arguments in one spelling where they are a JSON object, else as they are."""
     try:
-        found = json.loads(text)
+        found = loads(text)
         return canonical(found) if isinstance(found, dict) else text
-    except (ValueError, RecursionError):
+    except ValueError:
         return text
 
 

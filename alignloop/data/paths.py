@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from alignloop.foreign import loads
 
 
 def at(row: Any, path: str) -> Any:
@@ -19,7 +20,7 @@ def at(row: Any, path: str) -> Any:
     for name, index in re.findall(r"([^.\[\]]+)|\[(-?\d+)\]", path):
         if isinstance(found, str) and found.lstrip()[:1] in ("{", "["):
             try:
-                found = json.loads(found)
+                found = loads(found)
             except ValueError:
                 return None
         if name and isinstance(found, Mapping):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from alignloop.data import transcripts
 from alignloop.data import values as read
 from alignloop.data.paths import at
 from alignloop.errors import DataError
+from alignloop.foreign import loads
 
 RowValues = Mapping[str, Any]
 View = Callable[[RowValues], list[dict[str, Any]]]
@@ -117,7 +117,7 @@ def _listed(row: RowValues, name: str) -> list[Any]:
     value = row[name]
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = loads(value)
         except ValueError:
             value = None
     if not isinstance(value, list):

@@ -9,16 +9,15 @@ and skipped.
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
 
+from alignloop.data.lines import decoded, open_text, whole
 from alignloop.errors import DataError
+from alignloop.foreign import MAX_LINE, loads
 
 _LINES = (".jsonl", ".ndjson")
 _CELLS = {".csv": ",", ".tsv": "\t"}
@@ -29,7 +28,6 @@ SUFFIXES = (
 )
 ACCEPTED = "accepted are .jsonl (.ndjson), .json, .csv, .tsv (each also .gz and .zst) and .parquet"
 _LIST_KEYS = ("data", "rows", "examples", "records", "items", "train")
-_BOM = b"\xef\xbb\xbf"
 
 OnFault = Callable[[DataError], None]
 
@@ -57,25 +55,17 @@ def read_file(path: Path, report: OnFault) -> Iterator[Row]:
         DataError: a damaged file, or what `report` raises.
     """
     file = str(path)
-    kind, packed = suffixes_of(path.name)
+    kind, _ = suffixes_of(path.name)
     if kind == ".parquet":
         yield from _parquet(path)
         return
-    try:
-        with _opened(path, packed) as handle:
-            if kind in _LINES:
-                yield from _jsonl(_decoded(handle, file), file, report)
-            elif kind in _CELLS:
-                yield from _csv(_decoded(handle, file), file, report, _CELLS[kind])
-            else:
-                yield from _json("".join(line for _, line in _decoded(handle, file)), file, report)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"the .gz file is damaged or cut short ({error})", file=file) from error
-    except OSError as error:
-        if packed == ".zst" and error.errno is None:
-            message = f"the .zst file is damaged or cut short ({error})"
-            raise DataError(message, file=file) from error
-        raise DataError(f"cannot be read ({error.strerror or error})", file=file) from error
+    with open_text(path) as handle:
+        if kind in _LINES:
+            yield from _jsonl(decoded(handle, file), file, report)
+        elif kind in _CELLS:
+            yield from _csv(decoded(handle, file), file, report, _CELLS[kind])
+        else:
+            yield from _json(whole(handle, file), file, report)
 
 
 def suffixes_of(name: str) -> tuple[str, str]:
@@ -83,39 +73,6 @@ def suffixes_of(name: str) -> tuple[str, str]:
     plain = name.lower()
     packed = next((end for end in _PACKED if plain.endswith(end)), "")
     return Path(plain.removesuffix(packed)).suffix, packed
-
-
-def _opened(path: Path, packed: str) -> IO[bytes] | gzip.GzipFile | Any:
-    if packed == ".gz":
-        return gzip.open(path, "rb")
-    if packed != ".zst":
-        return path.open("rb")
-    try:
-        import io
-
-        import pyarrow as pa
-    except ImportError as error:
-        raise DataError(
-            ".zst needs the extra `data`: pip install 'alignloop[data]'", file=str(path)
-        ) from error
-    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
-
-
-def _decoded(handle: IO[bytes] | gzip.GzipFile, file: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers. Split at \\n only: JSON strings may hold other line separators."""
-    for number, raw in enumerate(handle, 1):
-        if number == 1 and raw.startswith(_BOM):
-            raw = raw[len(_BOM) :]
-        try:
-            yield number, raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            hint = "UTF-16" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding"
-            raise DataError(
-                f"not UTF-8 at byte {error.start + 1} (it looks like {hint}); save the file as UTF-8",
-                file=file,
-                line=number,
-                reason="not_utf8",
-            ) from error
 
 
 class _NotFinite(ValueError):
@@ -127,10 +84,10 @@ def _refuse_constant(name: str) -> None:
 
 
 def _loads(text: str) -> object:
-    return json.loads(text, parse_constant=_refuse_constant)
+    return loads(text, constant=_refuse_constant)
 
 
-def _broken(error: ValueError | RecursionError, file: str, line: int) -> DataError:
+def _broken(error: ValueError, file: str, line: int) -> DataError:
     what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
     return DataError(f"broken JSON ({what}); repair or delete it", file=file, line=line, reason="broken_json")
 
@@ -161,7 +118,7 @@ def _jsonl(lines: Iterable[tuple[int, str]], file: str, report: OnFault) -> Iter
         except _NotFinite as error:
             report(_not_finite(str(error), file, number))
             continue
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             if line.strip()[:1] not in ("{", "[") or not _goes_on(error, line):
                 raise _broken(error, file, number) from error
             text = line + "".join(rest for _, rest in found)
@@ -170,14 +127,12 @@ def _jsonl(lines: Iterable[tuple[int, str]], file: str, report: OnFault) -> Iter
         yield from _checked(value, file, number, report)
 
 
-def _goes_on(error: ValueError | RecursionError, line: str) -> bool:
+def _goes_on(error: ValueError, line: str) -> bool:
     """Whether a line's JSON is right as far as it goes, so that the next line may end it."""
     return isinstance(error, json.JSONDecodeError) and error.pos >= len(line.rstrip())
 
 
-def _several_lines(
-    text: str, file: str, line: int, report: OnFault, first: ValueError | RecursionError
-) -> Iterator[Row]:
+def _several_lines(text: str, file: str, line: int, report: OnFault, first: ValueError) -> Iterator[Row]:
     """Objects over several lines, or a list of them, from a line on.
 
     Raises:
@@ -189,7 +144,7 @@ def _several_lines(
             start = place + len(text[place:]) - len(text[place:].lstrip())
             value, place = decoder.raw_decode(text, start)
             found.append((value, line + text.count("\n", 0, start)))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         fault = _broken(first, file, line)
         message = f"{fault.message}; .jsonl holds one object per line, without line breaks within it"
         raise DataError(message, file=file, line=line, reason="broken_json") from error
@@ -212,7 +167,7 @@ def _json(text: str, file: str, report: OnFault) -> Iterator[Row]:
             yield from _jsonl(enumerate((line + "\n" for line in text.split("\n")), 1), file, report)
             return
         raise _broken(error, file, error.lineno) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _broken(error, file, 0) from error
     if isinstance(value, dict):
         value = next((value[key] for key in _LIST_KEYS if _is_rows(value.get(key))), [value])
@@ -228,7 +183,7 @@ def _is_rows(value: object) -> bool:
 
 
 def _csv(lines: Iterable[tuple[int, str]], file: str, report: OnFault, delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)  # the default of 131 072 characters is short for documents
+    csv.field_size_limit(MAX_LINE)  # the default of 131 072 characters is short for documents
     reader = csv.reader((line for _, line in lines), strict=True, delimiter=delimiter)
     try:
         head = list(islice(reader, 2))

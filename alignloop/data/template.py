@@ -32,6 +32,7 @@ from alignloop.data.template_choice import today
 from alignloop.data.template_probe import Findings, Row, examine
 from alignloop.data.template_turn import Departure, completion, departure, opened
 from alignloop.errors import DataError, ModelError
+from alignloop.foreign import loads
 from alignloop.records import Message, message_rows, tools_of
 
 FILE = "alignloop_template.json"
@@ -298,7 +299,7 @@ def checked(name: str, source: str, kwargs: Mapping[str, Any]) -> dict[str, Any]
 
 @lru_cache(maxsize=64)
 def _with_kwargs(template: ChatTemplate, kwargs: str) -> ChatTemplate:
-    settings = checked(template.name, template.source, {**template.kwargs, **json.loads(kwargs)})
+    settings = checked(template.name, template.source, {**template.kwargs, **loads(kwargs)})
     end = template.end  # what is no end of the template's own came from the tokenizer
     tokens = {"bos_token": "", "eos_token": end, **dict(template.tokens)}
     found = examined(template.name, template.source, template.tokens, settings, tokens, {end})

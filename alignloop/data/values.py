@@ -5,11 +5,11 @@ Every function raises DataError without file and line; the reader adds them.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 
 from alignloop.errors import DataError
+from alignloop.foreign import loads
 from alignloop.records import Conversation
 
 INPUT_MARK = "\n\nInput:\n"
@@ -140,7 +140,7 @@ def structured(value: object, field: str, kind: type) -> object:
     """A list or object; a string holding its JSON counts too (CSV)."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
-            value = json.loads(value)
+            value = loads(value)
         except ValueError as error:
             raise DataError(
                 f"broken JSON in the field ({error})", field=field, value=value, reason="wrong_type"

@@ -85,6 +85,7 @@ class Queue:
     def load(cls, connection: Connection, project: Project) -> Queue:
         """Read the project's open work."""
         now, settings = time.time(), project.settings
+        lease = settings.lease_h * 3600
         rows = connection.execute(
             select(items.c.id, items.c.priority, items.c.lot, items.c.gold.is_not(None))
             .where(items.c.project_id == project.id, items.c.withdrawn.is_(None))
@@ -96,7 +97,8 @@ class Queue:
         place = {int(item_id): k for k, item_id in enumerate(ids)}
         taken = np.zeros(len(ids), dtype=np.int64)
         fresh = (assignments.c.state == "done") | (
-            (assignments.c.state == "open") & (assignments.c.opened > now - settings.lease_h * 3600)
+            # An item opened far in the future was opened by a clock that has been put back since.
+            (assignments.c.state == "open") & assignments.c.opened.between(now - lease, now + lease)
         )
         held = (
             select(assignments.c.item_id, func.count())
@@ -116,7 +118,7 @@ class Queue:
             gold_ids=np.array([row[0] for row in rows if row[3]], dtype=np.int64),
             place=place,
             remaining=int(np.maximum(wanted - taken, 0).sum()),
-            loaded=now,
+            loaded=time.monotonic(),
         )
 
     def state(self, connection: Connection, annotator_id: int) -> AnnotatorState:

@@ -213,7 +213,7 @@ class Desk:
         row = connection.execute(ledger.OPEN_TASK, {"annotator_id": annotator_id}).one_or_none()
         if row is None:
             row = self._open_next(connection, queue, annotator_id)
-        if row is None and time.time() - queue.loaded > RELOAD_S:
+        if row is None and time.monotonic() - queue.loaded > RELOAD_S:
             queue = self.queues[queue.project.id] = Queue.load(connection, queue.project)
             row = self._open_next(connection, queue, annotator_id)
         state = queue.state(connection, annotator_id)

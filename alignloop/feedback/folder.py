@@ -11,28 +11,24 @@ from __future__ import annotations
 import fcntl
 import json
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, select, update
 
 from alignloop.errors import UserError
 from alignloop.feedback.database import insert_new
 from alignloop.feedback.schema import meta
+from alignloop.feedback.serving_lock import advisory_lock
 from alignloop.feedback.store import Store, log
+from alignloop.foreign import loads
 from alignloop.run.files import write_atomically
 
 DATABASE = "labels.sqlite"
 IDENTITY = "database.id"
 """File of a folder with the identity of its outside database and the token of its claim on it."""
 _CLAIM = "claim"
-
-SERVING_LOCK = 727275
-"""PostgreSQL advisory lock of the one server of a database."""
-LOCK_S = 5.0
-"""A server that was killed lets go of its locks within this time, in seconds."""
 
 
 @contextmanager
@@ -134,7 +130,7 @@ def _claim(store: Store, folder: Path, adopt: bool) -> None:
 
 def _read_claim(connection: Connection) -> dict[str, str] | None:
     value = connection.scalar(select(meta.c.value).where(meta.c.key == _CLAIM))
-    return None if value is None else json.loads(value)
+    return None if value is None else loads(value)
 
 
 @contextmanager
@@ -149,7 +145,7 @@ def served_alone(store: Store, folder: Path) -> Iterator[None]:
         busy = "this database is being served already, from another folder or machine"
         engine = store.engine
         if engine.dialect.name == "postgresql":
-            held.enter_context(_advisory_lock(engine, busy))
+            held.enter_context(advisory_lock(engine, busy))
         elif engine.url.database and Path(engine.url.database).absolute() != (folder / DATABASE).absolute():
             held.enter_context(_file_lock(Path(f"{engine.url.database}.serve.lock"), busy))
         yield
@@ -163,18 +159,3 @@ def _file_lock(path: Path, message: str) -> Iterator[None]:
         except OSError as error:
             raise UserError(message) from error
         yield
-
-
-@contextmanager
-def _advisory_lock(engine: Engine, message: str) -> Iterator[None]:
-    """PostgreSQL gives the lock back when the connection ends, also that of a killed server."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        since = time.monotonic()
-        while not connection.scalar(select(func.pg_try_advisory_lock(SERVING_LOCK))):
-            if time.monotonic() - since > LOCK_S:
-                raise UserError(message)
-            time.sleep(0.1)
-        try:
-            yield
-        finally:
-            connection.scalar(select(func.pg_advisory_unlock(SERVING_LOCK)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -117,11 +118,13 @@ def checked(row: Row, sent: Submission) -> dict[str, Any]:
     elif sent.skip_reason not in SKIP_REASONS:
         raise Rejected(f"skip reason must be one of {', '.join(SKIP_REASONS)}", status=422, reason="answer")
     elapsed = time.time() - row.opened
+    # After the clock was put back it bounds nothing.
+    longest = elapsed if elapsed >= 0 else math.inf
     return {
         **fields,
         "flagged": sent.flagged,
         "note": sent.note,
-        "seconds": min(max(sent.seconds, 0.0), max(elapsed, 0.0)),
+        "seconds": min(max(sent.seconds, 0.0), longest),
     }
 
 

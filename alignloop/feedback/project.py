@@ -55,6 +55,7 @@ class Settings:
         _check(
             self.gold_share + self.repeat_share <= 0.9, "gold_share + repeat_share must leave room for items"
         )
+        _check(len(self.currency) <= 8, "currency has at most 8 characters")
         _check(1 <= self.overlap <= 50, "overlap must lie between 1 and 50")
         _check(1 <= self.repeat_gap <= 10_000, "repeat_gap must lie between 1 and 10000")
         _check(1 <= len(self.attributes) <= 8, "between 1 and 8 attributes can be scored")

@@ -1,6 +1,6 @@
 """The label store: projects, items, annotators, judgements, audit log.
 
-Every method is one transaction. Judging itself (next, submit, undo) is in desk.py.
+Every method is one transaction, but for `add_items`. Judging itself (next, submit, undo) is in desk.py.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -30,6 +31,7 @@ from alignloop.feedback.schema import (
     projects,
 )
 from alignloop.feedback.tasks import ANSWER_COUNTS
+from alignloop.foreign import loads
 
 CHUNK = 500
 """Rows per INSERT, and values per IN (…)."""
@@ -170,24 +172,31 @@ class Store:
     def add_items(self, project: Project, rows: Iterable[NewItem], *, actor: str = "owner") -> Added:
         """Queue items; one that is already there (same prompt and answers) is left alone.
 
+        Items that were written before a kill stay; the same call adds the rest.
+
         Returns:
             How many were added, were duplicates, or were refused and why.
         """
-        now, good, refused = time.time(), [], []
-        for number, row in enumerate(rows):
-            try:
-                good.append(item_row(row, project=project, now=now))
-            except Rejected as error:
-                refused.append((number, str(error)))
-        count = select(func.count()).where(items.c.project_id == project.id)
+        now, numbered = time.time(), enumerate(rows)
+        num_good, refused = 0, []
+        # A transaction for each chunk: a million items neither fill the memory nor lock a running server out.
+        while chunk := list(islice(numbered, CHUNK)):
+            good = []
+            for number, row in chunk:
+                try:
+                    good.append(item_row(row, project=project, now=now))
+                except Rejected as error:
+                    refused.append((number, str(error)))
+            if good:
+                with self.writing() as connection:
+                    connection.execute(insert_new(connection, items), good)
+            num_good += len(good)
+        mine = (items.c.project_id == project.id, items.c.created == now)
         with self.writing() as connection:
-            before = connection.scalar(count) or 0
-            for start in range(0, len(good), CHUNK):
-                connection.execute(insert_new(connection, items), good[start : start + CHUNK])
-            added = (connection.scalar(count) or 0) - before
+            added = connection.scalar(select(func.count()).where(*mine)) or 0
             touch(connection, project.id)
             log(connection, "items added", actor=actor, project_id=project.id, added=added)
-        return Added(added, len(good) - added, tuple(refused))
+        return Added(added, num_good - added, tuple(refused))
 
     def prioritise(
         self, project: Project, choices: Mapping[int, tuple[str, float]], *, actor: str = "owner"
@@ -317,7 +326,7 @@ def log(
 ) -> None:
     """Append to the audit log within a transaction; details are plain values."""
     # A round trip keeps anything out that JSON cannot hold before the statement is sent.
-    plain = json.loads(json.dumps(details, ensure_ascii=False))
+    plain = loads(json.dumps(details, ensure_ascii=False))
     connection.execute(
         insert(audit).values(
             created=time.time(), project_id=project_id, actor=actor, action=action, details=plain

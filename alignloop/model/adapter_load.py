@@ -7,7 +7,6 @@ W + α/r · B A (Hu et al. 2021, arXiv 2106.09685, eq. 3) is the whole effect of
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from alignloop.errors import ModelError, first_line
+from alignloop.foreign import loads, read_text
+from alignloop.model.loading import FAULTS
 from alignloop.model.tokenizer_load import embedding_rows, resize
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -30,8 +31,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest relative difference (Frobenius norm) of their logits. Other types round each merged weight, about
 0.004 of it in bfloat16, so only another model shows there: see `ROUNDED`."""
 ROUNDED = 0.1
-_FAULTS = (ValueError, RuntimeError, OSError, KeyError)
-"""What peft raises for adapters that do not fit, are damaged or cannot be merged."""
 
 
 def base_name(folder: Path) -> str | None:
@@ -76,7 +75,7 @@ def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str)
                 model.load_adapter(str(folder), name, torch_device=str(model.device))
             else:
                 model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
-    except _FAULTS as error:
+    except FAULTS as error:
         raise ModelError(f"adapter '{folder}' does not fit this base: {_reason(error)}") from error
     for parameter, flag in flags:
         parameter.requires_grad_(flag)
@@ -130,7 +129,7 @@ def merge_adapter(model: PeftModel, name: str) -> PreTrainedModel:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*(tie_word_embeddings|no longer tied).*")
             whole: PreTrainedModel = model.merge_and_unload()  # pyright: ignore[reportCallIssue, reportAssignmentType]
-    except _FAULTS as error:
+    except FAULTS as error:
         raise ModelError(f"adapter '{name}' cannot be merged into its base: {_reason(error)}") from error
     _follow_tie(whole)
     return whole.eval()
@@ -199,7 +198,7 @@ def _check_kind(folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unknown keys, which are refused below
             config = PeftConfig.from_pretrained(str(folder))
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except FAULTS as error:
         raise ModelError(
             f"adapter '{folder}' is of the kind {kind}, which the installed peft does not read "
             f"({first_line(error)})"
@@ -225,8 +224,8 @@ def _changes_layers(config: PeftConfig) -> bool:
 
 def _config_rows(folder: Path) -> dict[str, object]:
     try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = loads(read_text(folder / CONFIG))
+    except (OSError, ValueError) as error:
         raise ModelError(f"adapter '{folder}': {CONFIG} cannot be read ({first_line(error)})") from error
     if not isinstance(found, dict):
         raise ModelError(f"adapter '{folder}': {CONFIG} holds no object")

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from alignloop.errors import ModelError, first_line
+from alignloop.model.loading import FAULTS
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ def from_gguf(file: Path, dtype: torch.dtype) -> PreTrainedModel:
     try:
         with _without_bar():
             model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+    except FAULTS as error:
         raise ModelError(f"GGUF file '{file}' cannot be loaded: {first_line(error)}") from error
     _clear_quantization(model)
     return model.eval()
@@ -47,7 +48,7 @@ def gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
         with tempfile.TemporaryDirectory() as alone:  # files of an exported folder would be read in its place
             (Path(alone) / file.name).symlink_to(file.resolve())
             return AutoTokenizer.from_pretrained(alone, gguf_file=file.name)
-    except (OSError, ValueError, KeyError) as error:
+    except FAULTS as error:
         raise ModelError(f"tokenizer in '{file}' cannot be read: {first_line(error)}") from error
 
 

@@ -21,11 +21,12 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from alignloop.errors import ModelError, first_line
+from alignloop.errors import ModelError
 from alignloop.machine import bf16_is_native
 from alignloop.model.adapter_load import base_name, fit_vocabulary, merged
 from alignloop.model.cast import cast
 from alignloop.model.gguf_load import from_gguf, gguf_tokenizer
+from alignloop.model.loading import causal_lm, loading
 from alignloop.model.smollm2 import SMOLLM2, smollm2_folder
 from alignloop.model.tokenizer_load import fit_tokens, load_tokenizer
 
@@ -146,19 +147,9 @@ def read_weights(source: str | Path, dtype: torch.dtype, name: str) -> PreTraine
         The model in eval mode on the CPU.
 
     Raises:
-        ModelError: transformers cannot read it.
+        ModelError: as `loading.causal_lm`.
     """
-    try:
-        try:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
-        except ValueError as error:
-            if "scaled_dot_product_attention" not in str(error):
-                raise
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except ValueError as error:
-        raise ModelError(f"model '{name}': {first_line(error)}") from error
-    except (OSError, KeyError) as error:
-        raise ModelError(f"model '{name}' cannot be loaded: {first_line(error)}") from error
+    model = causal_lm(source, name, dtype)
     cast(model, dtype)
     return model.eval()
 
@@ -202,12 +193,10 @@ def _read_skeleton(name: str) -> LoadedModel:
     if folder is not None:
         _check_folder(folder, name)
     source: str | Path = folder if folder is not None else name
-    try:
-        shape = AutoConfig.from_pretrained(source)
+    with loading(f"model '{name}'"):
+        shape = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(shape)
-    except (OSError, KeyError, ValueError) as error:
-        raise ModelError(f"model '{name}' cannot be loaded: {first_line(error)}") from error
+            model = AutoModelForCausalLM.from_config(shape, trust_remote_code=False)
     return LoadedModel(model, load_tokenizer(source), name, folder)
 
 
@@ -217,7 +206,8 @@ def _with_adapter(folder: Path, name: str, base: LoadedModel) -> LoadedModel:
     # an adapter trained on the merged weights has this folder for its base, not the base below it
     whole.name_or_path = str(folder.resolve())
     if (folder / "generation_config.json").is_file():  # what ends a turn of this adapter
-        whole.generation_config = GenerationConfig.from_pretrained(folder)
+        with loading(f"adapter '{folder}'"):
+            whole.generation_config = GenerationConfig.from_pretrained(folder)
     return LoadedModel(whole, _adapter_tokenizer(folder, base), name, folder)
 
 

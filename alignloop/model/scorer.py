@@ -18,6 +18,7 @@ from torch import Tensor
 from alignloop.data.packing import Group, collate, pack
 from alignloop.errors import ModelError
 from alignloop.model.adapters import using
+from alignloop.model.loading import loading
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.storage import writing
 
@@ -99,15 +100,16 @@ def load_head(folder: Path) -> ScalarHead:
     """The scalar head in a reward model's folder, its gain and shift included.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or it is damaged.
     """
     if not (folder / HEAD_FILE).is_file():
         raise ModelError(
             f"'{folder}' is no reward model: {HEAD_FILE} is missing (train one with stage 'reward')"
         )
-    weights = load_file(folder / HEAD_FILE)
-    head = ScalarHead(weights["weight"].shape[1], weights["weight"].shape[0])
-    head.load_state_dict(weights)
+    with loading(f"reward model '{folder}': {HEAD_FILE}"):
+        weights = load_file(folder / HEAD_FILE)
+        head = ScalarHead(weights["weight"].shape[1], weights["weight"].shape[0])
+        head.load_state_dict(weights)
     return head
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignloop.errors import ModelError, first_line
+from alignloop.model.loading import FAULTS
 
 _SHOWN = 4
 """Tokens that a sentence names."""
@@ -25,8 +26,8 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """
     _check_packages(Path(source))
     try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except FAULTS as error:
         # What transformers says of a SentencePiece file without sentencepiece is that tiktoken is missing.
         missing = _missing("sentencepiece") if "tiktoken" in str(error) else []
         hint = f"; a SentencePiece tokenizer needs: pip install {' '.join(missing)}" if missing else ""

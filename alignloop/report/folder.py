@@ -6,14 +6,17 @@ A report is wanted most when a run went wrong, so a missing or half-written file
 
 from __future__ import annotations
 
+import errno
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alignloop.errors import RunError
+from alignloop.foreign import TooLarge, lines_of, loads, opened, read_bytes
 from alignloop.run import Run
 
 Json = Any
@@ -134,6 +137,9 @@ def read_pipeline(path: str | Path) -> PipelineFolder:
     stages = info.get("stages")
     for stage in stages if isinstance(stages, list) else []:
         name, location = text(mapping(stage).get("name")), text(mapping(stage).get("path"))
+        if Path(location).is_absolute() or ".." in Path(location).parts:
+            problems.append(f"stage '{name}' is not in this folder ({location}); it was not read")
+            continue
         try:
             runs.append(read_run(folder / location, name=name))
         except RunError:
@@ -156,14 +162,31 @@ def _status(folder: Path, info: Mapping[str, Json]) -> str:
         return text(info.get("status")) or "unknown"
 
 
-def _read_text(file: Path, problems: list[str]) -> str:
+def _own(file: Path) -> Path:
+    """The file, if it is the folder's own: a report is handed on, and a link could show anything."""
+    if not file.resolve().is_relative_to(file.parent.resolve()):
+        raise OSError(errno.ELOOP, "it is a link that leads out of the folder")
+    return file
+
+
+@contextmanager
+def _noted(file: Path, problems: list[str]) -> Iterator[None]:
+    """Reading of a file of the folder; what goes wrong is a problem of the report and no error."""
     try:
-        return text(file.read_bytes().decode("utf-8", "replace"))
+        yield
     except FileNotFoundError:
         problems.append(f"{file.name} is missing")
     except OSError as error:
         problems.append(f"{file.name} could not be read: {error.strerror}")
-    return ""
+    except TooLarge as error:
+        problems.append(f"{file.name} could not be read: it is {error}")
+
+
+def _read_text(file: Path, problems: list[str]) -> str:
+    content = b""
+    with _noted(file, problems):
+        content = read_bytes(_own(file))
+    return text(content.decode("utf-8", "replace"))
 
 
 def _read_object(file: Path, problems: list[str]) -> Mapping[str, Json]:
@@ -171,8 +194,8 @@ def _read_object(file: Path, problems: list[str]) -> Mapping[str, Json]:
     if not source:
         return {}
     try:
-        value = json.loads(source)
-    except (ValueError, RecursionError):
+        value = loads(source)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         problems.append(f"{file.name} is not a JSON object")
@@ -185,17 +208,18 @@ def _read_lines(file: Path, problems: list[str]) -> tuple[Mapping[str, Json], ..
         return ()
     rows: list[Mapping[str, Json]] = []
     broken = 0
-    for line in _read_text(file, problems).split("\n"):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            broken += 1
+    with _noted(file, problems), opened(_own(file)) as lines:
+        for line in lines_of(lines):
+            if line is not None and not line.strip():
+                continue
+            try:
+                row = None if line is None else loads(line.decode("utf-8", "replace"))
+            except ValueError:
+                row = None
+            if isinstance(row, dict):
+                rows.append(row)
+            else:
+                broken += 1
     if broken:
         problems.append(f"{file.name}: {broken} {'line' if broken == 1 else 'lines'} could not be read")
     return tuple(rows)

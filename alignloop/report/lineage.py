@@ -168,7 +168,7 @@ def _add_model(graph: Lineage, child: str, run: RunFolder, parents: Sequence[str
     """A model that is named, not trained here, is a source too."""
     try:
         recipe = read_yaml(run.recipe)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError):
         return
     name = mapping(recipe).get("model_name_or_path")
     known = {text(mapping(entry).get("path")) for entry in mapping(run.info.get("inputs")).values()}

@@ -10,12 +10,12 @@ word); every Han or Kana character counts as a word of its own. Text is compared
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from alignloop.errors import DataError
+from alignloop.foreign import loads
 
 _IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "「": "」", "『": "』", "'": "'", "‘": "’"}
@@ -187,8 +187,8 @@ def json_object(completion: str, *, keys: Sequence[str]) -> bool:
     """The completion is one JSON object (a ``` fence around it is accepted) with each of `keys`."""
     fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*)```\s*", completion, flags=re.DOTALL)
     try:
-        value = json.loads(fenced.group(1) if fenced else completion)
-    except (ValueError, RecursionError):
+        value = loads(fenced.group(1) if fenced else completion)
+    except ValueError:
         return False
     return isinstance(value, dict) and all(key in value for key in keys)
 

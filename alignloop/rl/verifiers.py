@@ -5,7 +5,6 @@ Every verifier in `VERIFIERS` maps (completion, prompt) to a reward between 0 an
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import regex
 
 from alignloop.errors import DataError, UserError
+from alignloop.foreign import loads
 from alignloop.records import Prompt
 from alignloop.rl.constraints import checked, echoes, is_answer, satisfied
 from alignloop.rl.math_answers import check_reference, same_answer
@@ -119,15 +119,15 @@ def json_schema_reward(completion: str, schema: str | Mapping[str, object]) -> f
     except ImportError as error:
         raise UserError("JSON schemas need: pip install 'alignloop[verifiers]'") from error
     try:
-        parsed = json.loads(schema) if isinstance(schema, str) else dict(schema)
+        parsed = loads(schema) if isinstance(schema, str) else dict(schema)
         validator = validator_for(parsed)
         validator.check_schema(parsed)
     except (ValueError, jsonschema.SchemaError) as error:
         raise DataError(f"not a JSON schema: {error}", field="answer", value=schema) from error
     fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*)```\s*", completion, flags=re.DOTALL)
     try:
-        value = json.loads(fenced.group(1) if fenced else completion)
-    except (ValueError, RecursionError):
+        value = loads(fenced.group(1) if fenced else completion)
+    except ValueError:
         return 0.0
     return float(validator(parsed).is_valid(value))
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from alignloop.storage import sync_folder, writing
+from alignloop.foreign import lines_of, loads, opened
+from alignloop.storage import no_link, sync_folder, writing
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -57,16 +58,17 @@ def json_line(row: dict[str, Any]) -> str:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a .jsonl file; a torn or damaged line is passed over."""
+    """The objects of a .jsonl file; a torn, damaged or overlong line is passed over."""
     if not path.exists():
         return
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            row = json.loads(line.decode("utf-8")) if line.strip() else None
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            yield row
+    with opened(path) as file:
+        for line in lines_of(file):
+            try:
+                row = loads(line.decode("utf-8")) if line and line.strip() else None
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
 
 
 def seconds_logged(path: Path) -> float:
@@ -99,8 +101,8 @@ def cut_lines(path: Path, *, after_step: int | None = None) -> int:
 def _step(line: bytes) -> float:
     """The step of a line; a line without one is always kept, a damaged one never."""
     try:
-        row = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
+        row = loads(line.decode("utf-8"))
+    except ValueError:
         return math.inf
     step = row.get("step", -1) if isinstance(row, dict) else math.inf
     return step if isinstance(step, int | float) else -1
@@ -112,7 +114,7 @@ def append_line(file: Path, row: Mapping[str, Any]) -> None:
     Raises:
         DiskError: disk full or not writable.
     """
-    with writing(file), open(file, "ab") as handle:
+    with writing(file), open(file, "ab", opener=no_link) as handle:
         handle.write(json_line(dict(row)).encode("utf-8", "surrogatepass"))
 
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import yaml
-
 from alignloop.data.template_choice import day_of_run
 from alignloop.errors import AlignLoopError, DiskError, RunError
+from alignloop.foreign import dump_yaml, loads
 from alignloop.machine import memory_gb, process_rank, reset_peak_memory
 from alignloop.run.continuation import Rule, origin
 from alignloop.run.environment import is_alive
@@ -127,7 +126,7 @@ class Run:
             if earlier is not None:
                 run._take_up(earlier)
             run._write()
-            recipe = yaml.safe_dump(own["keys"], allow_unicode=True, sort_keys=False)
+            recipe = dump_yaml(own["keys"])
             write_atomically(path / "recipe.yaml", recipe)
         except AlignLoopError:
             lock.close()
@@ -157,7 +156,7 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """run.json as a new dict, its status as it is now."""
-        return {**json.loads(json.dumps(self._record)), "status": self.status}
+        return {**loads(json.dumps(self._record)), "status": self.status}
 
     @property
     def status(self) -> Status:

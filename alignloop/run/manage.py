@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from alignloop.errors import RunError
+from alignloop.foreign import loads, read_text
 from alignloop.run.files import write_atomically
 from alignloop.run.folder import Run
 from alignloop.run.hashing import RUN_FILE
@@ -50,8 +51,8 @@ _OURS = frozenset(
 def tags(path: str | Path) -> list[str]:
     """A run's tags, sorted; a damaged file holds none."""
     try:
-        found = json.loads((Path(path) / TAGS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = loads(read_text(Path(path) / TAGS_FILE))
+    except (OSError, ValueError):
         return []
     return sorted(tag for tag in found if isinstance(tag, str)) if isinstance(found, list) else []
 

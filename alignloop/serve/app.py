@@ -10,9 +10,7 @@ import asyncio
 import hmac
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
 
-from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -32,18 +30,17 @@ from alignloop.serve.guard import Guard
 from alignloop.serve.metrics import Metrics
 from alignloop.serve.protocol import (
     ApiError,
+    Body,
     ChatRequest,
     CompletionRequest,
     GenerationRequest,
-    Strict,
-    invalid,
+    read_body,
 )
 from alignloop.serve.served import Limits, Policy, Served
 from alignloop.serve.votes import VoteBox
 from alignloop.serve.web.page import Page, VoteRequest
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-Body = TypeVar("Body", bound=Strict)
 
 
 def create_app(
@@ -201,10 +198,7 @@ class Api:
             raise ApiError(CLIENT_GONE, "the client has gone") from None
         except TimeoutError:
             raise ApiError(408, f"the body took longer than {self.limits.seconds:g} s") from None
-        try:
-            return kind.model_validate_json(bytes(data))
-        except ValidationError as error:
-            raise invalid(error) from error
+        return read_body(bytes(data), kind)
 
     def _model(self, name: str | None) -> Served:
         found = next((one for one in self.served if name in (None, one.policy.name)), None)

@@ -11,6 +11,7 @@ import yaml
 
 from alignloop.data.chat import ChatTemplate
 from alignloop.errors import RunError
+from alignloop.foreign import dump_yaml
 from alignloop.run import RUN_FILE, Run, find_run, find_runs, lineage
 
 Json = Mapping[str, Any]
@@ -88,7 +89,7 @@ def _front_matter(stages: Sequence[Json], origin: Origin) -> str:
     values = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
     if base and not base.startswith(("/", ".", "~")):
         values["base_model"] = base
-    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---"
+    return f"---\n{dump_yaml(values)}---"
 
 
 def _stages(tree: Json, seen: set[str] | None = None) -> Iterator[Json]:

@@ -8,7 +8,6 @@ the two halves of a head alternate.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignloop.data.chat import ChatTemplate
 from alignloop.errors import ModelError
+from alignloop.foreign import loads
 from alignloop.model.endings import TurnEnd, end_turns
 from alignloop.model.load import LoadedModel
 
@@ -168,7 +168,7 @@ def _vocabulary(loaded: LoadedModel) -> dict[str, Any]:
     if not loaded.tokenizer.is_fast:
         raise ModelError("GGUF: the tokenizer has no tokenizer.json, from which the file is made")
     backend: Any = loaded.tokenizer.backend_tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-    described = json.loads(backend.to_str())
+    described = loads(backend.to_str())
     if described["model"]["type"] != "BPE" or not described["model"].get("merges"):
         raise ModelError(f"GGUF: a tokenizer of kind {described['model']['type']} is not supported; BPE is")
     described["split"] = _split(described["pre_tokenizer"] or {})

@@ -1,16 +1,27 @@
 """OpenAI's request bodies, as far as they are honoured, and its form of an error.
 
-Types are taken strictly: "3" is no number. A field that would change the answer and is not honoured
-is refused; one that only describes the caller is accepted and has no effect.
+Types are taken strictly: "3" is no number. A field has an effect, or is accepted only with the value that
+asks for nothing (null, `presence_penalty: 0`), or is refused. Three names of the caller (`user`,
+`safety_identifier`, `prompt_cache_key`) ask for nothing of the answer by OpenAI's own definition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, from_json
 
 from alignloop.records import Conversation, Message, ToolCall, canonical, with_tools
 
@@ -20,11 +31,42 @@ MAX_BEST = 20
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 TokenId = Annotated[int, Field(ge=0)]
 
+# Unions are told apart by the value's own type, so that a fault is the chosen member's and no other's.
+# Tags stand in brackets, which no field's name has; `invalid` leaves them out of the field's path.
+
+
+def _form(value: object) -> str | None:
+    return "<text>" if isinstance(value, str) else "<list>" if isinstance(value, list) else None
+
+
+def _prompt_form(value: object) -> str | None:
+    if isinstance(value, list) and value and not isinstance(value[0], str):
+        return "<lists>" if isinstance(value[0], list) else "<ids>"
+    return _form(value)
+
+
+def _union(choose: Any, accepted: str) -> Discriminator:
+    return Discriminator(choose, custom_error_type="form", custom_error_message=f"input should be {accepted}")
+
+
+def _nothing(value: Any) -> Any:
+    """A value that asks for nothing: 0, empty or False."""
+    if value:
+        raise PydanticCustomError(
+            "nothing", "other values than {same} are not supported", {"same": type(value)()}
+        )
+    return value
+
 
 class Strict(BaseModel):
     """A part of a request."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def fault(field: str, sentence: str) -> PydanticCustomError:
+    """A fault of two fields together, told of one; for validators of a whole `Strict`."""
+    return PydanticCustomError("together", "{sentence}", {"field": field, "sentence": sentence})
 
 
 class TextPart(Strict):
@@ -49,28 +91,44 @@ class Call(Strict):
     function: Function
 
 
+Content = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Tag("<list>")],
+    _union(_form, "a text or a list of text parts"),
+]
+
+
 class ChatMessage(Strict):
     """One turn; `developer` is OpenAI's newer name of `system`.
 
-    Tool calls and tools' answers are read as a part of the conversation; see `ChatRequest.tools`.
+    Tool calls and tools' answers are read as a part of the conversation; see `ChatRequest.tools`. An
+    answer of OpenAI's client comes back as it was dumped, with its empty fields.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: Content | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = Field(default=None, description="not OpenAI's; an answer's thoughts")
-    name: str | None = None
+    name: str | None = Field(default=None, description="of the tool that answers")
     refusal: None = None
+    annotations: Annotated[list[JsonValue], AfterValidator(_nothing)] | None = None
+    audio: None = None
+    function_call: None = None
 
     @model_validator(mode="after")
     def _says_something_of_its_role(self) -> ChatMessage:
-        if self.tool_calls and self.role != "assistant":
-            raise PydanticCustomError("turn", "only an assistant's message has tool_calls")
-        if self.tool_call_id is not None and self.role != "tool":
-            raise PydanticCustomError("turn", "only a tool's message has tool_call_id")
+        owners = {
+            "tool_calls": "assistant",
+            "reasoning_content": "assistant",
+            "tool_call_id": "tool",
+            "name": "tool",
+        }
+        for field, role in owners.items():
+            if getattr(self, field) and self.role != role:
+                an = "an" if role == "assistant" else "a"
+                raise fault(field, f"only {an} {role}'s message has {field}")
         if self.content is None and not self.tool_calls:
-            raise PydanticCustomError("turn", "content is missing")
+            raise fault("content", "content is missing")
         return self
 
     @property
@@ -97,14 +155,20 @@ class ChatMessage(Strict):
 class StreamOptions(Strict):
     """What a stream contains besides the text."""
 
-    include_usage: bool = False
-    include_obfuscation: bool | None = None
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
 class PlainText(Strict):
     """The only response format there is."""
 
     type: Literal["text"]
+
+
+Stops = Annotated[
+    Annotated[Stop, Tag("<text>")] | Annotated[list[Stop], Field(max_length=16), Tag("<list>")],
+    _union(_form, "a text or a list of texts"),
+]
 
 
 class GenerationRequest(Strict):
@@ -115,7 +179,7 @@ class GenerationRequest(Strict):
     n: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Stops | None = None
     seed: int | None = Field(default=None, ge=-MAX_SEED - 1, le=MAX_SEED)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -124,10 +188,16 @@ class GenerationRequest(Strict):
     repetition_penalty: float | None = Field(
         default=None, ge=0.1, le=10, description="not OpenAI's; 1 is off"
     )
-    frequency_penalty: float | None = Field(default=None, ge=0, le=0)
-    presence_penalty: float | None = Field(default=None, ge=0, le=0)
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    frequency_penalty: Annotated[float, AfterValidator(_nothing)] | None = None
+    presence_penalty: Annotated[float, AfterValidator(_nothing)] | None = None
+    logit_bias: Annotated[dict[str, float], AfterValidator(_nothing)] | None = None
     user: str | None = None
+
+    @model_validator(mode="after")
+    def _streams_what_it_describes(self) -> GenerationRequest:
+        if self.stream_options is not None and not self.stream:
+            raise fault("stream_options", "stream_options needs 'stream': true")
+        return self
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -147,14 +217,23 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_BEST)
     response_format: PlainText | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Annotated[dict[str, JsonValue], AfterValidator(_nothing)] | None = Field(
+        default=None, description="kept by OpenAI with stored answers; none is stored here"
+    )
     store: Literal[False] | None = None
-    service_tier: str | None = None
+    service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     chat_template_kwargs: dict[str, JsonValue] | None = Field(
         default=None, description="not OpenAI's; arguments for the template, such as enable_thinking"
     )
+
+    @model_validator(mode="after")
+    def _says_one_number_of_tokens(self) -> ChatRequest:
+        both = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(both) == 2:
+            raise fault("max_tokens", "max_tokens and max_completion_tokens differ; send one of them")
+        return self
 
     @property
     def conversation(self) -> Conversation:
@@ -163,10 +242,19 @@ class ChatRequest(GenerationRequest):
         return with_tools(found, [canonical(tool) for tool in self.tools or ()])
 
 
+Prompts = Annotated[
+    Annotated[str, Tag("<text>")]
+    | Annotated[list[str], Tag("<list>")]
+    | Annotated[list[TokenId], Tag("<ids>")]
+    | Annotated[list[list[TokenId]], Tag("<lists>")],
+    _union(_prompt_form, "a text, token ids, or a list of either"),
+]
+
+
 class CompletionRequest(GenerationRequest):
     """Body of /v1/completions. `logprobs` is how many of the most probable tokens come with each."""
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: Prompts
     logprobs: int | None = Field(default=None, ge=0, le=MAX_BEST)
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
@@ -207,13 +295,39 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def invalid(error: ValidationError) -> ApiError:
-    """What is wrong with a body: the field, and what it may be. Values are not repeated."""
-    # A union reports every member it tried under the same field; the field's first sentence is enough.
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "function-")))
+Body = TypeVar("Body", bound=Strict)
+
+
+def read_body(data: bytes, kind: type[Body]) -> Body:
+    """A request's body.
+
+    Args:
+        data: JSON in UTF-8.
+        kind: what it is to be.
+
+    Returns:
+        The checked body.
+
+    Raises:
+        ApiError: 400, the field and what it may be. Values are not repeated.
+    """
+    try:
+        body = kind.model_validate_json(data)
+        from_json(data, allow_inf_nan=False)  # free-form values take NaN, which is no JSON
+    except ValidationError as error:
+        raise _invalid(error) from error
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}; NaN and infinities are no numbers") from error
+    return body
+
+
+def _invalid(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    path = [*first["loc"], first.get("ctx", {}).get("field", "")]
+    field = ".".join(str(part) for part in path if str(part)[:1] not in ("", "<"))[:100]
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON in UTF-8: {first['msg'].removeprefix('Invalid JSON: ')}")
     if first["type"] == "extra_forbidden":
-        return ApiError(400, f"'{field[:100]}' is not supported", code="unknown_parameter", param=field[:100])
-    return ApiError(400, f"'{field}': {first['msg'][:1].lower()}{first['msg'][1:]}", param=field)
+        return ApiError(400, f"'{field}' is not supported", code="unknown_parameter", param=field)
+    sentence = first["msg"][:1].lower() + first["msg"][1:]
+    return ApiError(400, f"'{field}': {sentence}" if field else f"the body: {sentence}", param=field or None)

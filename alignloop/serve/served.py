@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder
 from alignloop.data.tool_use import rendered
 from alignloop.errors import DataError, ModelError
+from alignloop.foreign import loads, read_text
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.own_numbers import check_engine
 from alignloop.model.positions import steady_positions
@@ -134,7 +134,7 @@ def check_writes(model: str | Path) -> None:
         )
     kinds: Sequence[str] | None = None
     with suppress(OSError, ValueError, AttributeError):  # what cannot be read is told by load_model
-        kinds = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
+        kinds = loads(read_text(folder / "config.json")).get("architectures")
     others = [kind for kind in kinds or () if kind.endswith(("Classification", "RewardModel", "ForReward"))]
     if others:
         raise ModelError(f"'{model}' is a {others[0]}: it scores texts and writes none; give a policy")
@@ -164,8 +164,7 @@ class Served:
             raise ApiError(400, str(error), param="messages") from error
         if body.top_logprobs and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true", param="top_logprobs")
-        max_tokens = body.max_completion_tokens or body.max_tokens
-        return self._requests(body, [prompt], max_tokens, num_best=body.top_logprobs or 0)
+        return self._requests(body, [prompt], _wanted(body), num_best=body.top_logprobs or 0)
 
     def template(self, body: ChatRequest) -> ChatTemplate:
         """The template with a request's arguments.
@@ -191,16 +190,26 @@ class Served:
             raise ApiError(400, "a prompt needs at least one token", param="prompt")
         if any(token >= size for prompt in prompts for token in prompt):
             raise ApiError(400, f"token ids are below {size} in this model", param="prompt")
-        return self._requests(body, prompts, body.max_tokens or 16, num_best=body.logprobs or 0)
+        field, wanted = _wanted(body)
+        return self._requests(body, prompts, (field, wanted or 16), num_best=body.logprobs or 0)
 
     def _requests(
-        self, body: GenerationRequest, prompts: Sequence[list[int]], max_tokens: int | None, *, num_best: int
+        self,
+        body: GenerationRequest,
+        prompts: Sequence[list[int]],
+        asked: tuple[str, int | None],
+        *,
+        num_best: int,
     ) -> list[Request]:
-        limits, n = self.limits, body.n or 1
+        limits, n, (field, max_tokens) = self.limits, body.n or 1, asked
+        where = "messages" if isinstance(body, ChatRequest) else "prompt"
         if n * len(prompts) > limits.max_choices:
-            raise ApiError(400, f"a request may have {limits.max_choices} completions at most", param="n")
+            name = "n" if n > 1 else where
+            raise ApiError(
+                400, f"'{name}': a request may have {limits.max_choices} completions at most", param=name
+            )
         if max_tokens is not None and max_tokens > limits.max_tokens:
-            raise ApiError(400, f"max_tokens is {limits.max_tokens} at most", param="max_tokens")
+            raise ApiError(400, f"'{field}' is {limits.max_tokens} at most", param=field)
         room = min(self.policy.context or limits.token_budget, limits.token_budget)
         longest = max(map(len, prompts))
         wanted = max_tokens or min(limits.max_tokens, max(1, room - longest))
@@ -209,6 +218,7 @@ class Served:
                 400,
                 f"the prompt has {longest} tokens and the completion {wanted}; together they may have {room}",
                 code="context_length_exceeded",
+                param=where,
             )
         seed = secrets.randbits(63) if body.seed is None else body.seed % 2**64
         temperature = 1.0 if body.temperature is None else body.temperature
@@ -226,3 +236,10 @@ class Served:
         seeds = completion_seeds(seed, len(prompts), n)
         rows = zip(prompts, seeds, strict=True)
         return [Request(tuple(prompt), params, tuple(row), num_best) for prompt, row in rows]
+
+
+def _wanted(body: GenerationRequest) -> tuple[str, int | None]:
+    """The field that says how many tokens a completion may have, and its number."""
+    if isinstance(body, ChatRequest) and body.max_completion_tokens is not None:
+        return "max_completion_tokens", body.max_completion_tokens
+    return "max_tokens", body.max_tokens

@@ -97,7 +97,7 @@ def open_votes(place: str | Path) -> VoteBox:
 
 def checked(vote: Vote) -> Vote:
     """The vote with texts that every file and database can hold, or an error as in `VoteBox.add`."""
-    prompt = tuple(Message(m.role, clean(m.content)) for m in vote.prompt)
+    prompt = tuple(Message(m.role, clean(m.content), clean(m.thinking)) for m in vote.prompt)
     if not prompt or prompt[-1].role != "user" or not prompt[-1].content.strip():
         raise DataError("a vote needs a conversation that ends with a question", field="prompt")
     if isinstance(vote, Thumb):

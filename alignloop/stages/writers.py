@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, PretrainedConfig
 
 from alignloop.config import (
@@ -17,6 +16,7 @@ from alignloop.config import (
 )
 from alignloop.model.adapter_load import base_name
 from alignloop.model.load import SMOLLM2, TINY, find_folder
+from alignloop.model.loading import FAULTS
 from alignloop.model.own_numbers import check_shape
 from alignloop.stages.candidates import is_recorded, is_url
 from alignloop.stages.compare_sets import KINDS
@@ -83,6 +83,6 @@ def read_shape(name: str) -> PretrainedConfig | None:
     if base is not None:
         return read_shape(base)
     try:
-        return AutoConfig.from_pretrained(name if folder is None else folder)
-    except (OSError, KeyError, ValueError, HfHubHTTPError):
+        return AutoConfig.from_pretrained(name if folder is None else folder, trust_remote_code=False)
+    except FAULTS:
         return None

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import RunError
+from alignloop.foreign import loads
 from alignloop.storage import read_state, replace_folder, writing
 from alignloop.training.distributed import on_first_rank
 
@@ -215,7 +216,7 @@ def _write(
         for path in sorted(scratch.iterdir())
     }
     manifest = {"schema": SCHEMA, "step": step, "state": state, "files": files}
-    manifest = json.loads(json.dumps(manifest))  # as it will be read: tuples are lists, keys are texts
+    manifest = loads(json.dumps(manifest))  # as it will be read: tuples are lists, keys are texts
     manifest["blake2b"] = _self_digest(manifest)
     (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from alignloop.errors import AlignLoopError, EngineError
+from alignloop.foreign import loads
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=7)
@@ -120,7 +121,7 @@ def gathered(value: Any) -> list[Any]:
     room = int(max(sizes))
     parts = [torch.zeros(room, dtype=torch.uint8) for _ in sizes]
     dist.all_gather(parts, torch.frombuffer(bytearray(text.ljust(room)), dtype=torch.uint8))
-    return [json.loads(part[: int(size)].numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)]
+    return [loads(part[: int(size)].numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)]
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,10 +12,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from alignloop.errors import UserError
-from alignloop.web.connections import bounded_protocol
+from alignloop.web.connections import IN_ALL, bounded_protocol
 
-MAX_CONNECTIONS = 2000
-"""Open connections of all clients together; further requests are answered 503."""
+BACKLOG = 128
+"""Connections taken in one go: while they are, nobody is answered."""
+FILES = 128
+"""Descriptors kept for what is no connection: database, log, models."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -31,7 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(address)
-        listening.listen(512)
+        listening.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listening.close()
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
@@ -60,7 +63,7 @@ def run(
     """
     config = uvicorn.Config(
         app,
-        http=bounded_protocol(body_s=body_s, exempt=_addresses(proxy)),
+        http=bounded_protocol(body_s=body_s, in_all=_room(), exempt=_addresses(proxy)),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -68,12 +71,23 @@ def run(
         proxy_headers=bool(proxy),
         forwarded_allow_ips=proxy or None,
         timeout_keep_alive=30,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=5,
-        limit_concurrency=MAX_CONNECTIONS,
     )
     # uvicorn ends in order at Ctrl-C or SIGTERM and then raises the signal again; it has been obeyed.
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _room() -> int:
+    """How many connections may be open: IN_ALL, or fewer where the system grants fewer descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = IN_ALL + FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(soft - FILES, 1)
+    return IN_ALL
 
 
 def _addresses(proxy: str) -> Sequence[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from alignloop.errors import UserError
 from alignloop.feedback import folder as folders
+from alignloop.feedback import serving_lock
 from alignloop.feedback.folder import DATABASE, IDENTITY, opened, served_alone
 from alignloop.feedback.store import Store
 from alignloop.feedback.web.secrets import owner_token
@@ -100,7 +101,7 @@ def test_a_claim_cut_short_is_made_again(url, tmp_path, monkeypatch):
 
 
 def test_one_server_for_a_database(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "LOCK_S", 0.2)
+    monkeypatch.setattr(serving_lock, "LOCK_S", 0.2)
     one, copy = tmp_path / "one", tmp_path / "copy"
     with opened(one, url) as store, served_alone(store, one):
         with pytest.raises(UserError, match="is being served already"), served_alone(store, one):

@@ -207,11 +207,11 @@ BAD_BODIES: dict[str, tuple[bytes, int, str]] = {
         400,
         "this model's chat template does not render tools",
     ),
-    "no content": (b'{"messages":[{"role":"assistant"}]}', 400, "'messages.0': content is missing"),
+    "no content": (b'{"messages":[{"role":"assistant"}]}', 400, "'messages.0.content': content is missing"),
     "user calls": (
         b'{"messages":[{"role":"user","content":"a","tool_calls":[{"function":{"name":"f","arguments":""}}]}]}',
         400,
-        "'messages.0': only an assistant's message has tool_calls",
+        "'messages.0.tool_calls': only an assistant's message has tool_calls",
     ),
     "tool calls": (
         b'{"messages":[{"role":"user","content":"a"},'

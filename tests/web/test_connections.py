@@ -95,6 +95,35 @@ def test_a_connection_may_rest_between_requests_but_not_within_one(address):
     assert rest(kept).startswith(b"HTTP/1.1 408 ")
 
 
+def from_address(address: tuple[str, int], source: str) -> socket.socket:
+    found = socket.create_connection(address, timeout=10, source_address=(source, 0))
+    found.settimeout(10)
+    return found
+
+
+@pytest.mark.parametrize(
+    "kind", [b"", b"GET / HTTP/1.1\r\n", b"idle", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"]
+)
+def test_many_networks_together_shut_nobody_out(kind):
+    """All connections are held by others, and a new client is served; its open connection stays."""
+    with serving(bounded_protocol(head_s=60, body_s=60, per_client=10, in_all=30)) as address:
+        mine = connected(address)
+        held = []
+        for number in range(40):
+            one = from_address(address, f"127.0.0.{2 + number // 10}")
+            if kind == b"idle":
+                one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert one.recv(4096).startswith(b"HTTP/1.1 200 ")
+            elif kind:
+                one.sendall(kind)
+            held.append(one)
+        for client in (mine, connected(address)):
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert rest(client).startswith(b"HTTP/1.1 200 ")
+        for one in held:
+            one.close()
+
+
 def test_a_client_holds_so_many_connections_and_gets_them_back():
     with serving(bounded_protocol(head_s=60, per_client=20)) as address:
         held = [connected(address) for _ in range(20)]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alignloop.data.files import write_whole
 from alignloop.feedback.judge.adviser import Account, Adviser, Ask, OnReply, Reply
+from alignloop.foreign import loads, read_text
 from alignloop.progress import Progress
 from alignloop.records import plain_rows
 from alignloop.run.hashing import digest
@@ -70,14 +71,14 @@ class Cached:
     def _read(self, key: str) -> Reply | None:
         path = self._path(key)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = loads(read_text(path))
             body = content["reply"]
             if content["sha256"] != digest([key, body]):
                 raise ValueError("checksum")
             return Reply(**body | {"probabilities": tuple(body["probabilities"])})
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             self.account.num_damaged += 1
             path.unlink(missing_ok=True)
             return None

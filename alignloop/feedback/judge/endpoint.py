@@ -24,6 +24,7 @@ import httpx
 
 from alignloop.errors import AlignLoopError, ConfigError, EngineError, UserError
 from alignloop.feedback.judge.adviser import Account, Ask, OnReply, Reply
+from alignloop.foreign import loads
 from alignloop.records import message_rows
 
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -128,7 +129,7 @@ class EndpointAdviser:
         try:
             answer = self._client.get(url)
             answer.raise_for_status()
-            return str(answer.json()["data"][0]["id"])
+            return str(loads(answer.content)["data"][0]["id"])
         except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
             raise EngineError(f"{url} does not say which models are served: {error}") from error
 
@@ -224,7 +225,7 @@ def parse_answer(content: bytes, ask: Ask) -> Reply | None:
     the label has probability 1. A text without exactly one of the labels is `nonsense`.
     """
     try:
-        answer = httpx.Response(200, content=content).json()
+        answer = loads(content)
         choice = answer["choices"][0]
         message, usage = choice["message"], answer.get("usage") or {}
         text = message.get("content")
@@ -308,6 +309,6 @@ def retry_after(header: str, now: float) -> float:
 def _message(answer: httpx.Response) -> str:
     """What the server says is wrong, shortened."""
     try:
-        return str(answer.json()["error"]["message"])[:200]
+        return str(loads(answer.content)["error"]["message"])[:200]
     except (ValueError, KeyError, TypeError):
         return ""

@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
-from alignloop.config.recipe_file import StrictLoader
+from alignloop.config.recipe_file import MAX_RECIPE, StrictLoader
 from alignloop.errors import ConfigError
+from alignloop.foreign import TooLarge, read_text
 
 LANGUAGES = ("en", "ko")
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -98,9 +99,10 @@ def read_texts(path: Path) -> Node:
         ConfigError: the file is missing, no YAML, no text in UTF-8, or has a key twice.
     """
     try:
-        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=StrictLoader)
-    except (OSError, UnicodeDecodeError) as error:
+        tree = yaml.compose(read_text(path, most=MAX_RECIPE), Loader=StrictLoader)
+    except (OSError, UnicodeDecodeError, TooLarge) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = f"it is {error}" if isinstance(error, TooLarge) else reason
         raise ConfigError(f"{path}: cannot be read: {reason}") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1

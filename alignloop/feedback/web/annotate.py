@@ -28,19 +28,23 @@ from alignloop.feedback.web.site import (
     Asker,
     Site,
     asker_of,
-    form_text,
+    known_language,
     language_of,
     page,
     receipt_json,
     signed_in,
     site_of,
+    taken,
     task_json,
 )
-from alignloop.feedback.web.texts import LANGUAGES, TEXTS
+from alignloop.feedback.web.texts import TEXTS
+from alignloop.foreign import loads
 from alignloop.web.connections import network_of
 
 MAX_DRAFT = 300_000
 """Longest draft, in characters of JSON."""
+SUBMISSION = ("assignment", "key", "expected", "answer", "skip", "flagged", "note", "seconds")
+"""Fields of a judgement as it is sent."""
 
 
 async def home(request: Request) -> Response:
@@ -103,9 +107,9 @@ async def login(request: Request) -> Response:
     site = site_of(request)
     check_same_origin(request)
     client = network_of(request.client.host) if request.client else ""
-    form = await request.form(max_files=0, max_fields=5)
+    form = taken(await request.form(max_files=0, max_fields=5), "token")
     # People also paste the whole link.
-    token = form_text(form, "token").strip().rsplit("/", 1)[-1]
+    token = form.get("token", "").strip().rsplit("/", 1)[-1]
     annotator = await run_in_threadpool(people.by_token, site.store, token)
     if annotator is None:
         if site.guesses.failed(client, token):
@@ -129,6 +133,7 @@ async def login(request: Request) -> Response:
 @signed_in
 async def logout(request: Request, asker: Asker) -> Response:
     """End this browser's session."""
+    taken(request.state.form)
     response = RedirectResponse("/", 303)
     response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="lax")
     return response
@@ -137,9 +142,7 @@ async def logout(request: Request, asker: Asker) -> Response:
 @signed_in
 async def set_language(request: Request, asker: Asker) -> Response:
     """Read the page in another language."""
-    language = form_text(request.state.form, "language")
-    if language not in LANGUAGES:
-        raise Rejected("unknown language", status=422, reason="language")
+    language = known_language(taken(request.state.form, "language").get("language", ""))
     await run_in_threadpool(people.set_language, site_of(request).store, asker.annotator.id, language)
     response = RedirectResponse("/", 303)
     response.set_cookie("lang", language, max_age=365 * 24 * 3600, samesite="lax")
@@ -150,33 +153,34 @@ async def set_language(request: Request, asker: Asker) -> Response:
 async def api_next(request: Request, asker: Asker) -> Response:
     """The task to do now."""
     site = site_of(request)
+    json_object(await request.body() or b"{}")
     return await receipt_json(await site.writer.do(lambda c: site.desk.next(c, asker.session)))
 
 
 async def api_judge(request: Request) -> Response:
     """Store a judgement. The desk looks the annotator up itself, in the same transaction."""
-    site, visitor, body = await _writing(request)
+    site, visitor, body = await _writing(request, *SUBMISSION)
     sent = _submission(body)
     return await receipt_json(await site.writer.do(lambda c: site.desk.submit(c, visitor, sent)))
 
 
 async def api_undo(request: Request) -> Response:
     """Take the last judgement back."""
-    site, visitor, body = await _writing(request)
+    site, visitor, body = await _writing(request, "key")
     key = _text(body, "key", 64)
     return await receipt_json(await site.writer.do(lambda c: site.desk.undo(c, visitor, key)))
 
 
 async def api_redo(request: Request) -> Response:
     """Put the last judgement that was taken back in force again."""
-    site, visitor, body = await _writing(request)
+    site, visitor, body = await _writing(request, "key")
     key = _text(body, "key", 64)
     return await receipt_json(await site.writer.do(lambda c: site.desk.redo(c, visitor, key)))
 
 
 async def api_draft(request: Request) -> Response:
     """Keep unsent input."""
-    site, visitor, body = await _writing(request)
+    site, visitor, body = await _writing(request, "assignment", "draft")
     draft = body.get("draft")
     if not isinstance(draft, dict) or len(json.dumps(draft, ensure_ascii=False)) > MAX_DRAFT:
         raise Rejected("the draft is too large or not an object", status=422, reason="draft")
@@ -189,34 +193,39 @@ async def api_draft(request: Request) -> Response:
 async def api_adjudicate(request: Request, asker: Asker) -> Response:
     """Open an item for the owner's deciding judgement."""
     site, item_id = site_of(request), _integer(request.path_params, "item")
+    json_object(await request.body() or b"{}")
     task = await site.writer.do(lambda c: site.desk.adjudicate(c, asker.session, item_id))
     return JSONResponse({"task": await task_json(task), "progress": {}})
 
 
-async def _writing(request: Request) -> tuple[Site, Session, dict[str, Any]]:
-    """State, signed session and JSON body of a script's writing request."""
+async def _writing(request: Request, *names: str) -> tuple[Site, Session, dict[str, Any]]:
+    """State, signed session and JSON body of a script's writing request, which has these fields."""
     site = site_of(request)
     visitor = site.sessions.read(request)
     if visitor is None:
         raise Rejected("sign in with your invitation link", status=403, reason="session")
     check_csrf(request, visitor)
-    return site, Session(visitor.annotator_id, visitor.epoch), json_object(await request.body())
+    return site, Session(visitor.annotator_id, visitor.epoch), json_object(await request.body(), *names)
 
 
-def json_object(raw: bytes) -> dict[str, Any]:
-    """A JSON object of real Unicode text and finite numbers.
+def json_object(raw: bytes, *names: str) -> dict[str, Any]:
+    """A JSON object of real Unicode text and finite numbers, with no other fields than these.
 
     Raises:
-        Rejected: 400.
+        Rejected: 400, or 422 for a field that would have no effect.
     """
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = loads(raw, constant=_no_constant)
         if b"\\ud" in raw.lower():
             json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Rejected("the request is not valid JSON", reason="json") from error
     if not isinstance(body, dict):
         raise Rejected("the request is not a JSON object", reason="json")
+    unknown = sorted(set(body) - set(names))
+    if unknown:
+        accepted = f"known are {', '.join(names)}" if names else "there is none"
+        raise Rejected(f"unknown field '{unknown[0][:80]}'; {accepted}", status=422, reason="field")
     return body
 
 
@@ -226,6 +235,9 @@ def _no_constant(name: str) -> None:
 
 def _submission(body: dict[str, Any]) -> Submission:
     answer, skip, seconds = body.get("answer"), body.get("skip"), body.get("seconds", 0)
+    flagged, note = body.get("flagged"), body.get("note")
+    if not (flagged is None or isinstance(flagged, bool)):
+        raise Rejected("flagged must be true or false", status=422, reason="answer")
     if not (answer is None or isinstance(answer, dict)) or not (skip is None or isinstance(skip, str)):
         raise Rejected("answer must be an object, skip a text", status=422, reason="answer")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
@@ -236,8 +248,8 @@ def _submission(body: dict[str, Any]) -> Submission:
         expected=None if body.get("expected") is None else _integer(body, "expected"),
         answer=answer,
         skip_reason=skip,
-        flagged=body.get("flagged") is True,
-        note=_text(body, "note", MAX_NOTE) if body.get("note") else "",
+        flagged=flagged is True,
+        note="" if note is None or note == "" else _text(body, "note", MAX_NOTE),
         seconds=float(seconds),
     )
 

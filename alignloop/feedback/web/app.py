@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -53,7 +53,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         desk = Desk(store)
-        desk.warm()
+        with suppress(StoreUnavailable):  # queues are read when they are needed first
+            desk.warm()
         writer = Writer(desk)
         app.state.site = Site(store, desk, writer, Sessions(secret), guesses or Guesses(), make_templates())
         yield
@@ -63,6 +64,16 @@ def create_app(
     app = Starlette(
         routes=[*annotate.ROUTES, *owner.ROUTES, *fixed],
         lifespan=lifespan,
-        exception_handlers={UserError: on_fault, StoreUnavailable: on_fault, HTTPException: on_fault},
+        exception_handlers={
+            UserError: on_fault,
+            StoreUnavailable: on_fault,
+            HTTPException: on_fault,
+            ClientDisconnect: _gone,
+        },
     )
     return Guard(app, allowed_hosts=allowed_hosts)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """Nobody reads the answer to a request that was broken off; it is no defect to be logged."""
+    return Response(status_code=499)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from urllib.parse import urlencode
 
@@ -24,9 +24,10 @@ from alignloop.feedback.store import Store
 from alignloop.feedback.votes import Vote, item_rows, live_votes
 from alignloop.feedback.web.annotate import label_page
 from alignloop.feedback.web.render import block_html, blocks, render
-from alignloop.feedback.web.site import Asker, form_text, owners_only, page, site_of
+from alignloop.feedback.web.site import Asker, known_language, owners_only, page, site_of, taken
 
 MAX_GUIDELINES = 50_000
+MAX_REASON = 500
 SHOWN = 100
 """Rows of a list on the owner's page."""
 
@@ -82,8 +83,9 @@ async def _dashboard(request: Request, asker: Asker, *, link: str = "", name: st
 @owners_only
 async def invite(request: Request, asker: Asker) -> Response:
     """Invite an annotator; the link is shown on this answer and never again."""
-    store, project, form = site_of(request).store, await _project(request), request.state.form
-    name, language = form_text(form, "name"), form_text(form, "language", "en")
+    store, project = site_of(request).store, await _project(request)
+    form = taken(request.state.form, "name", "language")
+    name, language = form.get("name", ""), known_language(form.get("language", "en"))
     _, token = await run_in_threadpool(lambda: people.invite(store, project, name, language=language))
     return await _dashboard(request, asker, link=str(request.url_for("invitation", token=token)), name=name)
 
@@ -92,6 +94,7 @@ async def invite(request: Request, asker: Asker) -> Response:
 async def new_link(request: Request, asker: Asker) -> Response:
     """Replace an annotator's link."""
     store, person = site_of(request).store, await _person(request)
+    taken(request.state.form)
     token = await run_in_threadpool(lambda: people.new_link(store, person, actor=asker.annotator.name))
     found = await run_in_threadpool(people.find, store, person)
     name = found.name if found else ""
@@ -102,6 +105,7 @@ async def new_link(request: Request, asker: Asker) -> Response:
 async def remove(request: Request, asker: Asker) -> Response:
     """End an annotator's access."""
     store, person = site_of(request).store, await _person(request)
+    taken(request.state.form)
     await run_in_threadpool(lambda: people.remove(store, person, actor=asker.annotator.name))
     return _back(await _project(request), "#people")
 
@@ -118,15 +122,16 @@ async def _person(request: Request) -> int:
 @owners_only
 async def change_settings(request: Request, asker: Asker) -> Response:
     """Change overlap, checks, prices, attributes."""
-    store, project, form = site_of(request).store, await _project(request), request.state.form
-    values: dict[str, object] = {"currency": form_text(form, "currency", "$")[:8]}
-    if project.task == "scores":
-        names = form_text(form, "attributes").split(",")
-        values["attributes"] = tuple(name.strip() for name in names if name.strip())
-    for field in fields(Settings):
-        text = form_text(form, field.name)
-        if field.name not in ("attributes", "currency") and text:
-            values[field.name] = _number(field.name, text, whole=isinstance(field.default, int))
+    store, project = site_of(request).store, await _project(request)
+    known = {f.name: f for f in fields(Settings) if f.name != "attributes" or project.task == "scores"}
+    values: dict[str, object] = {}
+    for name, text in taken(request.state.form, *known).items():
+        if name == "attributes":
+            values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
+        elif name == "currency":
+            values[name] = text
+        else:
+            values[name] = _number(name, text, whole=isinstance(known[name].default, int))
     settings = replace(project.settings, **values)
     await run_in_threadpool(lambda: store.change_settings(project, settings, actor=asker.annotator.name))
     return _back(project, "#settings")
@@ -145,7 +150,7 @@ def _number(name: str, text: str, *, whole: bool) -> float:
 async def change_guidelines(request: Request, asker: Asker) -> Response:
     """Publish a new version of the guidelines."""
     store, project = site_of(request).store, await _project(request)
-    text = form_text(request.state.form, "text").replace("\r\n", "\n")
+    text = taken(request.state.form, "text").get("text", "").replace("\r\n", "\n")
     if len(text) > MAX_GUIDELINES:
         raise Rejected(f"guidelines have at most {MAX_GUIDELINES} characters", status=422, reason="size")
     await run_in_threadpool(lambda: store.change_guidelines(project, text, actor=asker.annotator.name))
@@ -217,7 +222,9 @@ async def withdraw(request: Request, asker: Asker) -> Response:
     """Take an item out."""
     store, project, item_id = site_of(request).store, await _project(request), request.path_params["item"]
     await run_in_threadpool(_item, store, project, item_id)
-    reason = form_text(request.state.form, "reason")[:500]
+    reason = taken(request.state.form, "reason").get("reason", "")
+    if len(reason) > MAX_REASON:
+        raise Rejected(f"a reason has at most {MAX_REASON} characters", status=422, reason="size")
     actor = asker.annotator.name
     await run_in_threadpool(lambda: store.withdraw(project, [item_id], reason=reason, actor=actor))
     return _back(project)
@@ -226,18 +233,22 @@ async def withdraw(request: Request, asker: Asker) -> Response:
 @owners_only
 async def export(request: Request, asker: Asker) -> Response:
     """Download the judgements as JSON lines."""
-    store, project, query = site_of(request).store, await _project(request), request.query_params
-    kind = query.get("kind") or NATIVE[project.task]
-    votes = "mean" if query.get("votes") == "mean" and project.task == "pair" else "each"
-    agreement = _number("min_agreement", query.get("min_agreement") or "0", whole=False)
+    store, project = site_of(request).store, await _project(request)
+    native = NATIVE[project.task]
+    pair_only = ("votes", "ties", "both_bad") if project.task == "pair" else ()
+    query = taken(request.query_params, "kind", "derive", "min_agreement", "flagged", *pair_only)
+    votes = query.get("votes", "each")
+    if votes != "each" and votes != "mean":
+        raise Rejected(f"votes is each or mean, not '{votes[:40]}'", status=422, reason="field")
     filters = Filters(
         votes=votes,
-        min_agreement=agreement,
-        ties=query.get("ties") == "on",
-        both_bad=query.get("both_bad") == "on",
-        flagged=query.get("flagged") == "on",
+        min_agreement=_number("min_agreement", query.get("min_agreement") or "0", whole=False),
+        ties=_ticked(query, "ties"),
+        both_bad=_ticked(query, "both_bad"),
+        flagged=_ticked(query, "flagged"),
     )
-    derive = kind != NATIVE[project.task] and query.get("derive") == "on"
+    kind = query.get("kind") or native
+    derive = _ticked(query, "derive") and kind != native
     made = await run_in_threadpool(lambda: records(store, project, kind, filters=filters, derive=derive))
     actor, details = asker.annotator.name, {"kind": kind, "records": len(made.records)}
     await run_in_threadpool(lambda: store.log("export", actor=actor, project_id=project.id, **details))
@@ -249,6 +260,13 @@ async def export(request: Request, asker: Asker) -> Response:
         "X-Left-Out": urlencode({k: str(v) for k, v in made.left_out.items()}),
     }
     return Response("".join(lines), media_type="application/jsonl; charset=utf-8", headers=headers)
+
+
+def _ticked(query: Mapping[str, str], name: str) -> bool:
+    """Whether a box is ticked, as a browser says it."""
+    if query.get(name, "on") != "on":
+        raise Rejected(f"{name} is 'on' or left out", status=422, reason="field")
+    return name in query
 
 
 _P = "/owner/{project:int}"

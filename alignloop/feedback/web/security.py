@@ -118,10 +118,12 @@ class Sessions:
     def read(self, request: Request) -> Visitor | None:
         """Who sends this request; None without a valid, fresh cookie."""
         try:
-            annotator_id, epoch, csrf = self._signer.loads(
-                request.cookies.get(SESSION_COOKIE, ""), max_age=SESSION_S
-            )
+            cookie = request.cookies.get(SESSION_COOKIE, "")
+            (annotator_id, epoch, csrf), issued = self._signer.loads(cookie, return_timestamp=True)
         except (BadData, ValueError, TypeError):
+            return None
+        # A clock that was put back does not end sessions; one that ran far ahead gives no long ones.
+        if abs(time.time() - issued.timestamp()) > SESSION_S:
             return None
         return Visitor(annotator_id, epoch, csrf)
 

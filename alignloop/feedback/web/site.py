@@ -10,7 +10,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -123,6 +123,21 @@ def page(
     return HTMLResponse(html, status_code=status)
 
 
+def known_language(language: str) -> str:
+    """The language, if the page has it.
+
+    Raises:
+        Rejected: 422.
+    """
+    if language not in LANGUAGES:
+        raise Rejected(
+            f"unknown language '{language[:40]}'; there are {', '.join(LANGUAGES)}",
+            status=422,
+            reason="language",
+        )
+    return language
+
+
 def wants_json(request: Request) -> bool:
     """Whether the caller is the page's own script."""
     return request.url.path.startswith("/api/")
@@ -190,10 +205,26 @@ def owners_only(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     return route
 
 
-def form_text(form: FormData, name: str, default: str = "") -> str:
+def form_text(form: FormData | QueryParams, name: str, default: str = "") -> str:
     """A text field of a form."""
     value = form.get(name, default)
     return value if isinstance(value, str) else default
+
+
+def taken(form: FormData | QueryParams, *names: str) -> dict[str, str]:
+    """The fields that were sent of those a route takes.
+
+    Raises:
+        Rejected: 422, a field that the route does not take or that is there twice: it would have no effect.
+    """
+    unknown = [name for name in form if name not in (*names, "csrf")]
+    if unknown:
+        accepted = f"it takes {', '.join(names)}" if names else "it takes none"
+        raise Rejected(f"unknown field '{unknown[0][:80]}'; {accepted}", status=422, reason="field")
+    double = [name for name in form if len(form.getlist(name)) > 1]
+    if double:
+        raise Rejected(f"field '{double[0]}' was sent twice", status=422, reason="field")
+    return {name: form_text(form, name) for name in form if name in names}
 
 
 async def _rendered(text: str) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.resources import files
+
+from alignloop.foreign import loads
 
 LANGUAGES = {"en": "English", "ko": "한국어"}
 
 TEXTS: Mapping[str, Mapping[str, str]] = {
-    language: json.loads(
-        files("alignloop.feedback.web").joinpath("texts", f"{language}.json").read_text("utf-8")
-    )
+    language: loads(files("alignloop.feedback.web").joinpath("texts", f"{language}.json").read_text("utf-8"))
     for language in LANGUAGES
 }
 

@@ -5,27 +5,27 @@ Everything else it does goes through the same /v1 routes that programs use.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from alignloop.feedback.web.texts import LANGUAGES, preferred
+from alignloop.foreign import loads
 from alignloop.records import Conversation, Message, written
-from alignloop.serve.protocol import Strict
+from alignloop.serve.protocol import Strict, fault
 from alignloop.serve.votes import Comparison, Thumb, Vote
 
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _SHARED = ("base.css", "theme.js", "icon.svg")
 """Files of the labelling page that this one uses too."""
 TEXTS: Mapping[str, Mapping[str, str]] = {
-    language: json.loads(
+    language: loads(
         files("alignloop.serve.web").joinpath("texts", f"{language}.json").read_text(encoding="utf-8")
     )
     for language in LANGUAGES
@@ -38,6 +38,12 @@ class Turn(Strict):
     role: Literal["system", "user", "assistant"]
     content: str
     reasoning_content: str = ""
+
+    @model_validator(mode="after")
+    def _thinks_as_an_assistant(self) -> Turn:
+        if self.reasoning_content and self.role != "assistant":
+            raise fault("reasoning_content", "only an assistant's message has reasoning_content")
+        return self
 
 
 class Judged(Strict):

@@ -72,6 +72,7 @@ async def label_page(
         "attributes": list(project.settings.attributes),
         # Another database at the same address may have the same annotator's number.
         "owner": f"{store.identity}.{asker.annotator.id}",
+        "guidelines": project.guideline_version,
         "item": item_id,
         "back": f"/owner/{project.id}",
         "texts": {key: text for key, text in texts.items() if key.startswith("js_")},
@@ -186,6 +187,15 @@ async def api_draft(request: Request) -> Response:
 
 
 @signed_in
+async def api_guidelines(request: Request, asker: Asker) -> Response:
+    """The guidelines in force, as `version` and `html`."""
+    store = site_of(request).store
+    project = await run_in_threadpool(store.project, asker.annotator.project_id)
+    text = await run_in_threadpool(store.guidelines, project)
+    return JSONResponse({"version": project.guideline_version, "html": render(text)})
+
+
+@signed_in
 async def api_adjudicate(request: Request, asker: Asker) -> Response:
     """Open an item for the owner's deciding judgement."""
     site, item_id = site_of(request), _integer(request.path_params, "item")
@@ -239,6 +249,7 @@ def _submission(body: dict[str, Any]) -> Submission:
         flagged=body.get("flagged") is True,
         note=_text(body, "note", MAX_NOTE) if body.get("note") else "",
         seconds=float(seconds),
+        guidelines=None if body.get("guidelines") is None else _integer(body, "guidelines"),
     )
 
 
@@ -267,5 +278,6 @@ ROUTES = [
     Route("/api/undo", api_undo, methods=["POST"]),
     Route("/api/redo", api_redo, methods=["POST"]),
     Route("/api/draft", api_draft, methods=["POST"]),
+    Route("/api/guidelines", api_guidelines, methods=["POST"]),
     Route("/api/adjudicate/{item:int}", api_adjudicate, methods=["POST"]),
 ]

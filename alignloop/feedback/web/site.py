@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import wraps
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from starlette.concurrency import run_in_threadpool
@@ -56,13 +57,27 @@ def make_templates() -> Environment:
 
 
 def static_files() -> dict[str, tuple[bytes, str]]:
-    """Name → (content, media type), read once: no request ever names a path."""
-    kinds = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-    found = {}
-    for entry in files("alignloop.feedback.web").joinpath("static").iterdir():
-        suffix = "." + entry.name.rsplit(".", 1)[-1]
-        if suffix in kinds:
-            found[entry.name] = (entry.read_bytes(), kinds[suffix])
+    """Name → (content, media type), read once: a request chooses among these names and opens no path.
+
+    Files in a folder are named `folder/file`.
+    """
+    kinds = {
+        "js": "text/javascript",
+        "css": "text/css",
+        "svg": "image/svg+xml",
+        "woff2": "font/woff2",
+    }
+    found: dict[str, tuple[bytes, str]] = {}
+
+    def read(folder: Traversable, prefix: str) -> None:
+        for entry in folder.iterdir():
+            kind = kinds.get(entry.name.rsplit(".", 1)[-1])
+            if entry.is_dir():
+                read(entry, f"{prefix}{entry.name}/")
+            elif kind is not None:
+                found[prefix + entry.name] = (entry.read_bytes(), kind)
+
+    read(files("alignloop.feedback.web").joinpath("static"), "")
     return found
 
 
@@ -230,5 +245,6 @@ async def receipt_json(receipt: Receipt) -> JSONResponse:
             "judgement": receipt.judgement_id,
             "task": None if receipt.task is None else await task_json(receipt.task),
             "progress": asdict(receipt.progress),
+            "guidelines": receipt.guidelines,
         }
     )

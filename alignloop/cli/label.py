@@ -248,14 +248,21 @@ def status(
         f"{found.name} ({found.task}): {numbers.num_judgements} judgements, {numbers.remaining} wanted"
     )
     typer.echo(f"items judged {numbers.num_judged_items} of {numbers.num_items - numbers.num_withdrawn}")
-    typer.echo(f"cost {currency}{money.spent:,.2f} so far, {currency}{money.forecast:,.2f} in all")
+    if money.forecast:
+        typer.echo(f"cost {currency}{money.spent:,.2f} so far, {currency}{money.forecast:,.2f} in all")
     for label, value in (("Krippendorff α", numbers.alpha), ("Gwet AC1", numbers.ac1)):
         if value is not None:
             typer.echo(f"{label} {value.value:.2f} [{value.low:.2f}, {value.high:.2f}], {value.n} items")
+    if numbers.num_fast:
+        typer.echo(
+            f"{numbers.num_fast} judgements took less than {found.settings.fast_s:g} s; "
+            f"leave them out of an export with --min-seconds {found.settings.fast_s:g}"
+        )
     typer.echo(f"{len(numbers.disagreements)} disagreements and {len(numbers.flagged)} flags to look at")
     for person in numbers.people:
         pace = "" if person.per_hour is None else f", {person.per_hour:.0f} per hour"
-        typer.echo(f"  {person.name}: {person.judged} judged, {person.skipped} skipped{pace}")
+        hasty = f", too fast: {person.num_fast}" if person.num_fast else ""
+        typer.echo(f"  {person.name}: {person.judged} judged, {person.skipped} skipped{pace}{hasty}")
 
 
 @app.command()
@@ -267,11 +274,15 @@ def plan(
         typer.Option(help="A point LABELS:ACCURACY of the learning curve, such as 500:0.61; three or more."),
     ] = None,
     demonstrations_per_pair: Annotated[float, typer.Option(help="0 for pairs only.")] = 0.4,
+    price_pair: Annotated[float | None, typer.Option(help="Price of a comparison.")] = None,
+    price_demonstration: Annotated[float | None, typer.Option(help="Price of a demonstration.")] = None,
     kappa_precision: Annotated[float, typer.Option(help="Half width of κ's interval to aim for.")] = 0.1,
     project: ProjectName = None,
     database: Database = None,
 ) -> None:
     """What a budget buys: demonstrations, pairs, overlap, expected reward-model accuracy."""
+    from dataclasses import replace
+
     from alignloop.feedback import cost
     from alignloop.feedback.project import Settings
     from alignloop.feedback.web import server
@@ -283,6 +294,8 @@ def plan(
             settings, done = found.settings, len(store.new_labels_since(found))
             measured = [m for m in store.models(found) if m.accuracy is not None]
             points += [(len(m.judgement_ids), m.accuracy) for m in measured]
+    prices = {"price_pair": price_pair, "price_demonstration": price_demonstration}
+    settings = replace(settings, **{name: price for name, price in prices.items() if price is not None})
     known = len({count for count, _ in points})
     fitted = cost.fit_learning_curve(points) if curve or known >= cost.MIN_POINTS else None
     made = cost.plan(

@@ -146,7 +146,12 @@ def plan(
     if not (math.isfinite(budget) and budget > 0) or demonstrations_per_pair < 0 or kappa_half_width <= 0:
         raise UserError("budget and precision must be positive, demonstrations per pair not negative")
     if settings.price_pair <= 0:
-        raise UserError("the price of a pair must be positive for a plan")
+        raise UserError("a plan needs the price of a comparison: --price-pair, or the project's settings")
+    if demonstrations_per_pair > 0 and settings.price_demonstration <= 0:
+        raise UserError(
+            "a plan needs the price of a demonstration: --price-demonstration, or the project's settings "
+            "(without demonstrations: --demonstrations-per-pair 0)"
+        )
     wanted = math.ceil(0.1875 * (2 * NORMAL_975 / kappa_half_width) ** 2)
 
     def bought(pairs: int) -> Plan:

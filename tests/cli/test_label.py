@@ -98,12 +98,15 @@ def test_a_ranking_project_exports_preferences_only_when_asked(tmp_path, data):
 
 
 def test_a_plan_from_points(tmp_path):
-    said = run("plan", "--budget", 1000, "--curve", "100:0.6", "--curve", "200:0.63", "--curve", "400:0.65")
+    prices = ("--price-pair", 1, "--price-demonstration", 5)
+    plan = ("plan", "--budget", 1000, *prices)
+    said = run(*plan, "--curve", "100:0.6", "--curve", "200:0.63", "--curve", "400:0.65")
     assert "reward-model accuracy expected 0.6" in said
-    assert "unknown" in run("plan", "--budget", 1000)
-    assert "LABELS:ACCURACY" in fails("plan", "--budget", 1000, "--curve", "100")
-    assert "at least 3" in fails("plan", "--budget", 1000, "--curve", "100:0.5")
-    assert "does not buy" in fails("plan", "--budget", 0.5)
+    assert "unknown" in run(*plan)
+    assert "LABELS:ACCURACY" in fails(*plan, "--curve", "100")
+    assert "at least 3" in fails(*plan, "--curve", "100:0.5")
+    assert "does not buy" in fails("plan", "--budget", 0.5, *prices)
+    assert "--price-pair" in fails("plan", "--budget", 1000)
 
 
 def test_a_plan_from_a_projects_models(tmp_path, data):
@@ -115,7 +118,8 @@ def test_a_plan_from_a_projects_models(tmp_path, data):
             store.project(), kind="reward", path="r", judgement_ids=list(range(count)), accuracy=accuracy
         )
     store.close()
-    assert "from 3 points" in run("plan", folder, "--budget", 500)
+    prices = ("--price-pair", 1, "--price-demonstration", 5)
+    assert "from 3 points" in run("plan", folder, "--budget", 500, *prices)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from alignloop.feedback.assign import Queue, display_order, mix
+from alignloop.feedback.assign import Queue, display_order, mix, shared_items
+from alignloop.feedback.project import Settings
 
 
 def test_mix_is_splitmix64():
@@ -77,3 +78,38 @@ def test_reservations_keep_the_count(lite, make_project):
         queue.take(given[0][0], -1)
         assert queue.remaining == 1
         assert queue.draw(connection, 4) == (given[0][0], "item")
+
+
+def test_a_least_number_of_items_is_shared_whatever_the_lots_say():
+    lots = np.array([0.9, 0.05, 0.5, 0.7, 0.3])
+    several, early = shared_items(lots, Settings(overlap_share=0.1, overlap_least=3))
+    assert several.tolist() == early.tolist() == [False, True, True, False, True]
+    several, early = shared_items(lots, Settings(overlap_share=0.6, overlap_least=1))
+    assert (several.tolist(), early.tolist()) == (
+        [False, True, True, False, True],
+        [False, True] + [False] * 3,
+    )
+    assert shared_items(lots, Settings(overlap_least=99))[0].all()
+    for none in (Settings(overlap_share=0.0), Settings(overlap=1)):
+        assert not shared_items(lots, none)[0].any()
+
+
+def test_shared_items_come_first_for_everybody(lite, make_project):
+    """Two people who stop after 20 of 400 items have judged the same ones, so their agreement is known."""
+    make_project(lite, count=400, overlap=2, overlap_share=0.02, overlap_least=20)
+    with lite.reading() as connection:
+        queue = Queue.load(connection, lite.project())
+        first, second = [{queue.draw(connection, who)[0] for _ in range(20)} for who in (1, 2)]
+        assert first == second
+        assert first == set(queue.ids[queue.early].tolist())
+        third = {queue.draw(connection, 3)[0] for _ in range(20)}
+        assert not first & third
+    # Nobody shares the rest, except by lot.
+    assert int((queue.wanted > 1).sum()) == 20
+
+
+def test_a_project_of_before_keeps_what_it_asked_for():
+    stored = Settings().to_json()
+    del stored["overlap_least"]
+    assert Settings.from_json(stored).overlap_least == 0
+    assert Settings.from_json(Settings(overlap_least=7).to_json()).overlap_least == 7

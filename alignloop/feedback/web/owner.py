@@ -233,6 +233,7 @@ async def export(request: Request, asker: Asker) -> Response:
     filters = Filters(
         votes=votes,
         min_agreement=agreement,
+        min_seconds=_number("min_seconds", query.get("min_seconds") or "0", whole=False),
         ties=query.get("ties") == "on",
         both_bad=query.get("both_bad") == "on",
         flagged=query.get("flagged") == "on",

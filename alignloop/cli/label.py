@@ -162,25 +162,29 @@ def invite(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="Whom.")],
     language: Annotated[str, typer.Option(help="Language of the page: en or ko; else the browser's.")] = "",
-    url: Annotated[str, typer.Option(help="Address at which the page is reached.")] = "http://127.0.0.1:8321",
-    project: ProjectName = None,
+    url: Annotated[
+        str | None, typer.Option(help="Address of the page; else the one at which the folder is served.")
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option(help="The only project that the link opens; else all of the folder.")
+    ] = None,
     database: Database = None,
 ) -> None:
     """Print an invitation link; asking again for the same name replaces it."""
     from alignloop.errors import UserError
     from alignloop.feedback import people
-    from alignloop.feedback.web import server
+    from alignloop.feedback.web import addresses, server
 
     if language not in ("", "en", "ko"):
         raise UserError(f"--language is en or ko, not '{language}'")
     with server.opened(folder, database) as store:
-        found = store.project(project)
-        known = {a.name: a for a in people.list_annotators(store, found) if a.removed is None}
-        if name in known:
-            token = people.new_link(store, known[name].id, actor="command line")
-        else:
-            _, token = people.invite(store, found, name, language=language)
-    typer.echo(f"{url.rstrip('/')}/invite/{token}")
+        only = None if project is None else store.project(project)
+        token = people.link_for(store, name, project=only, language=language)
+    known = addresses.recall(folder)
+    base = url or addresses.shared_address(known) or (known[0] if known else "http://127.0.0.1:8321")
+    typer.echo(f"{base.rstrip('/')}/invite/{token}")
+    if url is None and known and addresses.is_local(base):
+        typer.echo("Only this machine can open the link; serve with --host 0.0.0.0 for colleagues.", err=True)
 
 
 @app.command()

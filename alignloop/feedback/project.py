@@ -103,7 +103,10 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Annotator:
-    """A person (or a simulation) who judges; `role` is annotator, owner or simulated."""
+    """A person (or a simulation) who judges; `role` is annotator, owner or simulated.
+
+    `person` is the id of the first row of somebody who works in every project, else None (see members.py).
+    """
 
     id: int
     project_id: int | None
@@ -112,6 +115,7 @@ class Annotator:
     epoch: int
     language: str
     removed: float | None
+    person: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

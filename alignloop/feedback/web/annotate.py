@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from alignloop.feedback import people
+from alignloop.feedback import members, people
 from alignloop.feedback.exchange import Session, Submission
 from alignloop.feedback.faults import Rejected
 from alignloop.feedback.improvement import Learned, learned
 from alignloop.feedback.ledger import MAX_NOTE
-from alignloop.feedback.project import Project, clean
+from alignloop.feedback.project import Annotator, Project, clean
 from alignloop.feedback.store import Store, log
 from alignloop.feedback.web.render import render
 from alignloop.feedback.web.security import (
@@ -66,6 +66,7 @@ async def label_page(
     project = await run_in_threadpool(store.project, project_id)
     guidelines = await run_in_threadpool(store.guidelines, project)
     progress = await run_in_threadpool(_learned, store, project)
+    works = await run_in_threadpool(members.memberships, store, asker.annotator)
     texts = TEXTS[language_of(request, asker)]
     config = {
         "task": project.task,
@@ -84,6 +85,7 @@ async def label_page(
         project=project,
         guidelines=render(guidelines),
         learned=progress,
+        tasks=[other for _, other in works] if item_id is None and len(works) > 1 else [],
         config=config,
         votes=votes,
     )
@@ -116,15 +118,19 @@ async def login(request: Request) -> Response:
     # By the writer, not in a transaction of its own: many people at once would lock each other out.
     await site.writer.do(lambda c: log(c, "signed in", actor=name, project_id=project_id, client=client))
     response = RedirectResponse("/", 303)
+    _open_session(request, response, annotator)
+    return response
+
+
+def _open_session(request: Request, response: Response, annotator: Annotator) -> None:
     response.set_cookie(
         SESSION_COOKIE,
-        site.sessions.issue(annotator.id, annotator.epoch),
+        site_of(request).sessions.issue(annotator.id, annotator.epoch),
         max_age=SESSION_S,
         httponly=True,
         samesite="lax",
         secure=request.url.scheme == "https",
     )
-    return response
 
 
 @signed_in
@@ -132,6 +138,19 @@ async def logout(request: Request, asker: Asker) -> Response:
     """End this browser's session."""
     response = RedirectResponse("/", 303)
     response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="lax")
+    return response
+
+
+@signed_in
+async def change_project(request: Request, asker: Asker) -> Response:
+    """Go on with another project of the same invitation."""
+    site, wanted = site_of(request), form_text(request.state.form, "project")
+    works = await run_in_threadpool(members.memberships, site.store, asker.annotator)
+    found = next((member for member, project in works if str(project.id) == wanted), None)
+    if found is None:
+        raise Rejected("there is no such project of yours", status=404, reason="project")
+    response = RedirectResponse("/", 303)
+    _open_session(request, response, found)
     return response
 
 
@@ -273,6 +292,7 @@ ROUTES = [
     Route("/login", login, methods=["POST"]),
     Route("/logout", logout, methods=["POST"]),
     Route("/language", set_language, methods=["POST"]),
+    Route("/project", change_project, methods=["POST"]),
     Route("/api/next", api_next, methods=["POST"]),
     Route("/api/judge", api_judge, methods=["POST"]),
     Route("/api/undo", api_undo, methods=["POST"]),

@@ -16,15 +16,19 @@ from alignloop.feedback.desk import Desk
 from alignloop.feedback.faults import StoreUnavailable
 from alignloop.feedback.store import Store
 from alignloop.feedback.web import annotate, owner
+from alignloop.feedback.web.addresses import LOCAL_HOSTS
 from alignloop.feedback.web.security import Guard, Guesses, Sessions
 from alignloop.feedback.web.site import Site, make_templates, on_fault, static_files
 from alignloop.feedback.writer import Writer
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-
 
 def create_app(
-    store: Store, *, secret: bytes, allowed_hosts: Sequence[str] = LOCAL_HOSTS, guesses: Guesses | None = None
+    store: Store,
+    *,
+    secret: bytes,
+    allowed_hosts: Sequence[str] = LOCAL_HOSTS,
+    guesses: Guesses | None = None,
+    addresses: Sequence[str] = (),
 ) -> Guard:
     """The application over an open store.
 
@@ -33,6 +37,7 @@ def create_app(
         secret: key of the session cookies, at least 32 random bytes.
         allowed_hosts: host names under which the server answers; `*` for any.
         guesses: limits of failed sign-ins.
+        addresses: where the page is reached (`http://HOST:PORT`), for the links of invitations.
 
     Returns:
         An ASGI application.
@@ -58,7 +63,9 @@ def create_app(
         desk = Desk(store)
         desk.warm()
         writer = Writer(desk)
-        app.state.site = Site(store, desk, writer, Sessions(secret), guesses or Guesses(), make_templates())
+        app.state.site = Site(
+            store, desk, writer, Sessions(secret), guesses or Guesses(), make_templates(), tuple(addresses)
+        )
         yield
         await writer.close()
 

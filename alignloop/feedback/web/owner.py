@@ -22,6 +22,7 @@ from alignloop.feedback.overview import overview
 from alignloop.feedback.project import Project, Settings
 from alignloop.feedback.store import Store
 from alignloop.feedback.votes import Vote, item_rows, live_votes
+from alignloop.feedback.web.addresses import is_local, shared_address
 from alignloop.feedback.web.annotate import label_page
 from alignloop.feedback.web.render import block_html, blocks, render
 from alignloop.feedback.web.site import Asker, form_text, owners_only, page, site_of
@@ -84,8 +85,18 @@ async def invite(request: Request, asker: Asker) -> Response:
     """Invite an annotator; the link is shown on this answer and never again."""
     store, project, form = site_of(request).store, await _project(request), request.state.form
     name, language = form_text(form, "name"), form_text(form, "language", "en")
-    _, token = await run_in_threadpool(lambda: people.invite(store, project, name, language=language))
-    return await _dashboard(request, asker, link=str(request.url_for("invitation", token=token)), name=name)
+    everywhere = form_text(form, "everywhere") == "on"
+    _, token = await run_in_threadpool(
+        lambda: people.invite(store, project, name, language=language, everywhere=everywhere)
+    )
+    return await _dashboard(request, asker, link=_link(request, token), name=name)
+
+
+def _link(request: Request, token: str) -> str:
+    """An invitation's address. The owner may be at this machine's own, which nobody else can open."""
+    link = str(request.url_for("invitation", token=token))
+    base, shared = link.removesuffix(f"/invite/{token}"), shared_address(site_of(request).addresses)
+    return link if shared is None or not is_local(base) else f"{shared}/invite/{token}"
 
 
 @owners_only
@@ -95,7 +106,7 @@ async def new_link(request: Request, asker: Asker) -> Response:
     token = await run_in_threadpool(lambda: people.new_link(store, person, actor=asker.annotator.name))
     found = await run_in_threadpool(people.find, store, person)
     name = found.name if found else ""
-    return await _dashboard(request, asker, link=str(request.url_for("invitation", token=token)), name=name)
+    return await _dashboard(request, asker, link=_link(request, token), name=name)
 
 
 @owners_only

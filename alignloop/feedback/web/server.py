@@ -14,7 +14,14 @@ from alignloop.feedback.folder import is_label_folder, opened, served_alone
 from alignloop.feedback.importing import Pairs, holds_samples, read_items
 from alignloop.feedback.project import Project
 from alignloop.feedback.store import Store
-from alignloop.feedback.web.app import LOCAL_HOSTS, create_app
+from alignloop.feedback.web.addresses import (
+    EVERY_ADDRESS,
+    LOCAL_HOSTS,
+    addresses_of,
+    is_local,
+    remember,
+)
+from alignloop.feedback.web.app import create_app
 from alignloop.feedback.web.secrets import owner_token, session_secret
 from alignloop.web.server import listen, run
 
@@ -109,23 +116,29 @@ def serve(
     """
     folder, database = place
     with opened(folder, database) as store, served_alone(store, folder):
-        app = create_app(store, secret=session_secret(folder), allowed_hosts=_hosts(host, allow_hosts))
         listening = listen(host, port)
-        address = f"http://{_written(host)}:{listening.getsockname()[1]}"
-        say(f"owner:  {address}/invite/{owner_token(store, folder)}")
-        say(f"invite: alignloop label invite {folder} NAME --url {address}")
+        addresses = addresses_of(host, listening.getsockname()[1], allow_hosts)
+        remember(folder, addresses)
+        app = create_app(
+            store,
+            secret=session_secret(folder),
+            allowed_hosts=_hosts(host, allow_hosts),
+            addresses=addresses,
+        )
+        say(f"owner:  {addresses[0]}/invite/{owner_token(store, folder)}")
+        for address in addresses:
+            if not is_local(address):
+                say(f"colleagues: {address}")
+        say(f"invite: alignloop label invite {folder} NAME")
         if host not in LOCAL_HOSTS:
             say("Anybody who can reach this address can try to sign in; put HTTPS in front of it.")
+        elif not allow_hosts:
+            say("Only this machine can open these links; for colleagues add --host 0.0.0.0")
         run(app, listening, proxy=proxy, date_header=False)
-
-
-def _written(host: str) -> str:
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    return f"[{shown}]" if ":" in shown else shown
 
 
 def _hosts(host: str, more: Sequence[str]) -> list[str]:
     """Host names the page answers to. Listening on every address, any name may be the right one."""
-    if host in ("0.0.0.0", "::") and not more:
+    if host in EVERY_ADDRESS and not more:
         return ["*"]
     return [*LOCAL_HOSTS, host, *more]

@@ -41,6 +41,7 @@ class Site:
     sessions: Sessions
     guesses: Guesses
     templates: Environment
+    addresses: tuple[str, ...] = ()
 
 
 def make_templates() -> Environment:

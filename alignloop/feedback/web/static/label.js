@@ -88,9 +88,10 @@ function show(next) {
   if (task === null) {
     byId("question").textContent = "";
     byId("prompt").replaceChildren();
-    byId("answers").replaceChildren(
-      element("div", { class: "card finished" }, element("p", {}, t.js_finished), element("small", {}, t.js_finished_more)),
-    );
+    const over = element("div", { class: "card finished" }, element("p", {}, t.js_finished), element("small", {}, t.js_finished_more));
+    const others = document.querySelector(".tasks form")?.cloneNode(true);
+    if (others) over.append(element("p", {}, t.js_other_tasks), others);
+    byId("answers").replaceChildren(over);
     lookTimer = setTimeout(look, LOOK_MS);
     return;
   }

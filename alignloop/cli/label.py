@@ -37,6 +37,9 @@ def serve(
         str, typer.Option(help="Of more than two answers: one pair per prompt, or all.")
     ] = "one",
     folder: Annotated[Path | None, typer.Option(help="For new data: label folder to make.")] = None,
+    new: Annotated[
+        bool, typer.Option(help="Make an empty label folder; its projects in the browser.")
+    ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8321,
     allow_host: Annotated[
@@ -51,7 +54,14 @@ def serve(
     from alignloop.feedback.web import server
 
     place = server.prepare(
-        path, folder=folder, database=database, task=task, name=name, pairs=_pairs(pairs), say=typer.echo
+        path,
+        folder=folder,
+        database=database,
+        task=task,
+        name=name,
+        pairs=_pairs(pairs),
+        new=new,
+        say=typer.echo,
     )
     server.serve(place, host=host, port=port, allow_hosts=allow_host or (), proxy=proxy, say=typer.echo)
 

@@ -61,13 +61,15 @@ def shared_items(lots: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.n
         settings: overlap, its share, and its least number.
 
     Returns:
-        (N,) bool, judged by several; (N,) bool, those of them with the lowest lots, up to the least number.
+        (N,) bool, judged by several; (N,) integers, the turn at which an item comes in everybody's order:
+        from 0 for those with the lowest lots, up to the least number; N for all others.
     """
-    early = np.zeros(len(lots), dtype=bool)
+    turns = np.full(len(lots), len(lots), dtype=np.int64)
     if settings.overlap < 2 or settings.overlap_share == 0.0:
-        return early, early.copy()
-    early[np.argsort(lots, kind="stable")[: settings.overlap_least]] = True
-    return early | (lots < settings.overlap_share), early
+        return np.zeros(len(lots), dtype=bool), turns
+    first = np.argsort(lots, kind="stable")[: settings.overlap_least]
+    turns[first] = np.arange(len(first))
+    return (turns < len(lots)) | (lots < settings.overlap_share), turns
 
 
 @dataclass(slots=True)
@@ -90,7 +92,7 @@ class AnnotatorState:
 class Queue:
     """All open work of a project; built by `load`.
 
-    `early` says which items come first in everybody's order, after those of higher priority (see
+    `turns` are those of shared items that everybody is given first, after items of higher priority (see
     `shared_items`).
     """
 
@@ -99,7 +101,7 @@ class Queue:
     wanted: np.ndarray
     taken: np.ndarray
     priority: np.ndarray
-    early: np.ndarray
+    turns: np.ndarray
     gold_ids: np.ndarray
     place: dict[int, int]
     remaining: int
@@ -117,7 +119,7 @@ class Queue:
         ).all()
         plain = [(row[0], row[1], row[2]) for row in rows if not row[3]]
         ids = np.array([row[0] for row in plain], dtype=np.int64)
-        lots = np.array([row[2] for row in plain])
+        lots = np.array([row[2] for row in plain], dtype=np.float64)
         place = {int(item_id): k for k, item_id in enumerate(ids)}
         taken = np.zeros(len(ids), dtype=np.int64)
         fresh = (assignments.c.state == "done") | (
@@ -131,7 +133,7 @@ class Queue:
         for item_id, count in connection.execute(held):
             if item_id in place:
                 taken[place[item_id]] = count
-        several, early = shared_items(lots, settings)
+        several, turns = shared_items(lots, settings)
         wanted = np.where(several, settings.overlap, 1).astype(np.int64)
         return cls(
             project=project,
@@ -139,7 +141,7 @@ class Queue:
             wanted=wanted,
             taken=taken,
             priority=np.array([row[1] for row in plain], dtype=np.float64),
-            early=early,
+            turns=turns,
             gold_ids=np.array([row[0] for row in rows if row[3]], dtype=np.int64),
             place=place,
             remaining=int(np.maximum(wanted - taken, 0).sum()),
@@ -170,7 +172,7 @@ class Queue:
         seed = self.project.settings.seed
         golds = self.gold_ids[np.argsort(mix(self.gold_ids, seed, annotator_id), kind="stable")]
         return AnnotatorState(
-            order=np.lexsort((mix(self.ids, seed, annotator_id), ~self.early, -self.priority)),
+            order=np.lexsort((mix(self.ids, seed, annotator_id), self.turns, -self.priority)),
             seen=seen,
             seq=max((row.seq for row in mine), default=0),
             done=sum(row.state == "done" for row in mine),

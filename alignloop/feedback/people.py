@@ -76,6 +76,9 @@ def link_for(store: Store, name: str, *, project: Project | None = None, languag
         project: the only one that the link opens; None for every project of the store.
         language: of the page, where somebody is invited now.
 
+    Returns:
+        The token, which is not stored.
+
     Raises:
         Rejected: 404 when there is no project yet, 422 as `invite`.
     """

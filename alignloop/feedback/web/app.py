@@ -15,7 +15,7 @@ from alignloop.errors import UserError
 from alignloop.feedback.desk import Desk
 from alignloop.feedback.faults import StoreUnavailable
 from alignloop.feedback.store import Store
-from alignloop.feedback.web import annotate, owner
+from alignloop.feedback.web import annotate, manage, owner
 from alignloop.feedback.web.addresses import LOCAL_HOSTS
 from alignloop.feedback.web.security import Guard, Guesses, Sessions
 from alignloop.feedback.web.site import Site, make_templates, on_fault, static_files
@@ -71,7 +71,7 @@ def create_app(
 
     fixed = [Route("/static/{name:path}", static), Route("/health", health)]
     app = Starlette(
-        routes=[*annotate.ROUTES, *owner.ROUTES, *fixed],
+        routes=[*annotate.ROUTES, *owner.ROUTES, *manage.ROUTES, *fixed],
         lifespan=lifespan,
         exception_handlers={UserError: on_fault, StoreUnavailable: on_fault, HTTPException: on_fault},
     )

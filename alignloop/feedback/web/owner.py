@@ -32,34 +32,45 @@ SHOWN = 100
 """Rows of a list on the owner's page."""
 
 
-async def _project(request: Request) -> Project:
+async def project_of(request: Request) -> Project:
+    """The project that the address names.
+
+    Raises:
+        Rejected: 404 when there is none.
+    """
     number = request.path_params["project"]
     if not 0 < number < 2**31:
         raise Rejected("there is no such project", status=404, reason="missing")
     return await run_in_threadpool(site_of(request).store.project, number)
 
 
-def _back(project: Project, anchor: str = "") -> RedirectResponse:
+def back_to(project: Project, anchor: str = "") -> RedirectResponse:
+    """The way back to a project's page after a form was sent."""
     return RedirectResponse(f"/owner/{project.id}{anchor}", 303)
-
-
-@owners_only
-async def projects(request: Request, asker: Asker) -> Response:
-    """All projects; straight to the only one."""
-    found = await run_in_threadpool(site_of(request).store.projects)
-    if len(found) == 1:
-        return _back(found[0])
-    return page(request, "projects.html", asker=asker, projects=found)
 
 
 @owners_only
 async def dashboard(request: Request, asker: Asker) -> Response:
     """The owner's page of a project."""
-    return await _dashboard(request, asker)
+    return await show_dashboard(request, asker)
 
 
-async def _dashboard(request: Request, asker: Asker, *, link: str = "", name: str = "") -> Response:
-    store, project = site_of(request).store, await _project(request)
+async def show_dashboard(
+    request: Request, asker: Asker, *, link: str = "", name: str = "", said: Sequence[str] = ()
+) -> Response:
+    """The owner's page.
+
+    Args:
+        request: whose address names the project.
+        asker: the owner.
+        link: an invitation's, shown once.
+        name: of the person invited.
+        said: lines about what was imported.
+
+    Returns:
+        The page.
+    """
+    store, project = site_of(request).store, await project_of(request)
     numbers = await run_in_threadpool(overview, store, project)
     guidelines = await run_in_threadpool(store.guidelines, project)
     log = await run_in_threadpool(lambda: store.audit_log(project, limit=SHOWN))
@@ -76,6 +87,7 @@ async def _dashboard(request: Request, asker: Asker, *, link: str = "", name: st
         shown=SHOWN,
         link=link,
         link_name=name,
+        said=said,
         number_settings=[f.name for f in fields(Settings) if f.name not in ("attributes", "currency")],
     )
 
@@ -83,13 +95,13 @@ async def _dashboard(request: Request, asker: Asker, *, link: str = "", name: st
 @owners_only
 async def invite(request: Request, asker: Asker) -> Response:
     """Invite an annotator; the link is shown on this answer and never again."""
-    store, project, form = site_of(request).store, await _project(request), request.state.form
+    store, project, form = site_of(request).store, await project_of(request), request.state.form
     name, language = form_text(form, "name"), form_text(form, "language", "en")
     everywhere = form_text(form, "everywhere") == "on"
     _, token = await run_in_threadpool(
         lambda: people.invite(store, project, name, language=language, everywhere=everywhere)
     )
-    return await _dashboard(request, asker, link=_link(request, token), name=name)
+    return await show_dashboard(request, asker, link=_link(request, token), name=name)
 
 
 def _link(request: Request, token: str) -> str:
@@ -106,7 +118,7 @@ async def new_link(request: Request, asker: Asker) -> Response:
     token = await run_in_threadpool(lambda: people.new_link(store, person, actor=asker.annotator.name))
     found = await run_in_threadpool(people.find, store, person)
     name = found.name if found else ""
-    return await _dashboard(request, asker, link=_link(request, token), name=name)
+    return await show_dashboard(request, asker, link=_link(request, token), name=name)
 
 
 @owners_only
@@ -114,12 +126,12 @@ async def remove(request: Request, asker: Asker) -> Response:
     """End an annotator's access."""
     store, person = site_of(request).store, await _person(request)
     await run_in_threadpool(lambda: people.remove(store, person, actor=asker.annotator.name))
-    return _back(await _project(request), "#people")
+    return back_to(await project_of(request), "#people")
 
 
 async def _person(request: Request) -> int:
     """Id of an annotator of this project."""
-    project, number = await _project(request), request.path_params["person"]
+    project, number = await project_of(request), request.path_params["person"]
     known = await run_in_threadpool(people.list_annotators, site_of(request).store, project)
     if number not in [annotator.id for annotator in known]:
         raise Rejected("there is no such annotator", status=404, reason="missing")
@@ -129,7 +141,7 @@ async def _person(request: Request) -> int:
 @owners_only
 async def change_settings(request: Request, asker: Asker) -> Response:
     """Change overlap, checks, prices, attributes."""
-    store, project, form = site_of(request).store, await _project(request), request.state.form
+    store, project, form = site_of(request).store, await project_of(request), request.state.form
     values: dict[str, object] = {"currency": form_text(form, "currency", "$")[:8]}
     if project.task == "scores":
         names = form_text(form, "attributes").split(",")
@@ -140,7 +152,7 @@ async def change_settings(request: Request, asker: Asker) -> Response:
             values[field.name] = _number(field.name, text, whole=isinstance(field.default, int))
     settings = replace(project.settings, **values)
     await run_in_threadpool(lambda: store.change_settings(project, settings, actor=asker.annotator.name))
-    return _back(project, "#settings")
+    return back_to(project, "#settings")
 
 
 def _number(name: str, text: str, *, whole: bool) -> float:
@@ -155,18 +167,18 @@ def _number(name: str, text: str, *, whole: bool) -> float:
 @owners_only
 async def change_guidelines(request: Request, asker: Asker) -> Response:
     """Publish a new version of the guidelines."""
-    store, project = site_of(request).store, await _project(request)
+    store, project = site_of(request).store, await project_of(request)
     text = form_text(request.state.form, "text").replace("\r\n", "\n")
     if len(text) > MAX_GUIDELINES:
         raise Rejected(f"guidelines have at most {MAX_GUIDELINES} characters", status=422, reason="size")
     await run_in_threadpool(lambda: store.change_guidelines(project, text, actor=asker.annotator.name))
-    return _back(project, "#settings")
+    return back_to(project, "#settings")
 
 
 @owners_only
 async def item(request: Request, asker: Asker) -> Response:
     """One item with its models and judgements."""
-    store, project = site_of(request).store, await _project(request)
+    store, project = site_of(request).store, await project_of(request)
     row, votes = await run_in_threadpool(_item, store, project, request.path_params["item"])
     shown = [{"model": a["model"], "html": render(a["text"])} for a in row.answers]
     prompt = [{"role": block["role"], "html": block_html(block)} for block in blocks(row.prompt)]
@@ -187,7 +199,7 @@ async def item(request: Request, asker: Asker) -> Response:
 @owners_only
 async def adjudicate(request: Request, asker: Asker) -> Response:
     """The task page for the owner's deciding judgement; the votes are there, folded away."""
-    store, project = site_of(request).store, await _project(request)
+    store, project = site_of(request).store, await project_of(request)
     row, votes = await run_in_threadpool(_item, store, project, request.path_params["item"])
     order = display_order(len(row.answers), seed=0, annotator_id=asker.annotator.id, item_id=row.id)
     names = ["ABCDE"[order.index(index)] for index in range(len(order))]
@@ -226,18 +238,18 @@ def _said(task: str, vote: Vote, names: Sequence[str]) -> str:
 @owners_only
 async def withdraw(request: Request, asker: Asker) -> Response:
     """Take an item out."""
-    store, project, item_id = site_of(request).store, await _project(request), request.path_params["item"]
+    store, project, item_id = site_of(request).store, await project_of(request), request.path_params["item"]
     await run_in_threadpool(_item, store, project, item_id)
     reason = form_text(request.state.form, "reason")[:500]
     actor = asker.annotator.name
     await run_in_threadpool(lambda: store.withdraw(project, [item_id], reason=reason, actor=actor))
-    return _back(project)
+    return back_to(project)
 
 
 @owners_only
 async def export(request: Request, asker: Asker) -> Response:
     """Download the judgements as JSON lines."""
-    store, project, query = site_of(request).store, await _project(request), request.query_params
+    store, project, query = site_of(request).store, await project_of(request), request.query_params
     kind = query.get("kind") or NATIVE[project.task]
     votes = "mean" if query.get("votes") == "mean" and project.task == "pair" else "each"
     agreement = _number("min_agreement", query.get("min_agreement") or "0", whole=False)
@@ -265,7 +277,6 @@ async def export(request: Request, asker: Asker) -> Response:
 
 _P = "/owner/{project:int}"
 ROUTES = [
-    Route("/owner", projects),
     Route(_P, dashboard),
     Route(_P + "/people", invite, methods=["POST"]),
     Route(_P + "/people/{person:int}/link", new_link, methods=["POST"]),

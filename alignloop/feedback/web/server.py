@@ -6,12 +6,12 @@ The folder holds `labels.sqlite` (or `database.id` where a database URL is given
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from alignloop.errors import UserError
 from alignloop.feedback.folder import is_label_folder, opened, served_alone
-from alignloop.feedback.importing import Pairs, holds_samples, read_items
+from alignloop.feedback.importing import Pairs, Say, add, holds_samples
 from alignloop.feedback.project import Project
 from alignloop.feedback.store import Store
 from alignloop.feedback.web.addresses import (
@@ -25,7 +25,7 @@ from alignloop.feedback.web.app import create_app
 from alignloop.feedback.web.secrets import owner_token, session_secret
 from alignloop.web.server import listen, run
 
-Say = Callable[[str], object]
+__all__ = ["add", "opened", "prepare", "project_for", "serve"]
 
 
 def project_for(store: Store, name: str, *, task: str | None, guidelines: str = "") -> Project:
@@ -45,30 +45,6 @@ def project_for(store: Store, name: str, *, task: str | None, guidelines: str = 
     return found
 
 
-def add(
-    store: Store,
-    project: Project,
-    data: str | Path,
-    *,
-    pairs: Pairs,
-    gold: bool = False,
-    columns: Mapping[str, str] | None = None,
-    say: Say,
-) -> None:
-    """Import data into a project and say what became of it."""
-    read = read_items(data, task=project.task, pairs=pairs, gold=gold, columns=columns)
-    done = store.add_items(project, read.items, actor="command line")
-    say(f"{project.name}: {done.added} items added, {done.duplicates} were there already")
-    for reason, count in read.left_out.items():
-        say(f"  left out: {count} {reason}")
-    for number, reason in done.refused[:10]:
-        say(f"  refused: item {number + 1}: {reason}")
-    if len(done.refused) > 10:
-        say(f"  refused: {len(done.refused) - 10} more")
-    if not done.added and not done.duplicates:
-        raise UserError(f"{data} holds nothing that a {project.task} project can use")
-
-
 def prepare(
     path: Path,
     *,
@@ -77,14 +53,27 @@ def prepare(
     task: str | None,
     name: str,
     pairs: Pairs,
+    new: bool = False,
     say: Say,
 ) -> tuple[Path, str | None]:
-    """The label folder to serve: `path` itself, or a new one filled from the data at `path`."""
+    """The label folder to serve: `path` itself, or a new one filled from the data at `path`.
+
+    With `new` an empty folder is made at `path`; its projects are made in the browser.
+    """
     empty = database is not None and path.is_dir() and not holds_samples(path)
     if is_label_folder(path) or empty:
         return path, database
+    if new:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} is there already; --new makes a folder of a name that is free")
+        with opened(path, database, create=True):
+            say(f"{path}: a label folder without projects; make one on the owner's page")
+        return path, database
     if not path.exists():
-        raise UserError(f"{path} does not exist; give a label folder, a data file or a sample run")
+        raise UserError(
+            f"{path} does not exist; give a label folder, a data file or a sample run, "
+            "or make an empty label folder with --new"
+        )
     place = folder or Path(f"{path.name.split('.')[0]}-labels")
     with opened(place, database, create=True) as store:
         add(store, project_for(store, name, task=task), path, pairs=pairs, say=say)

@@ -169,10 +169,13 @@ async def on_fault(request: Request, error: Exception) -> Response:
 Handler = Callable[[Request, Asker], Awaitable[Response]]
 
 
-def signed_in(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+def signed_in(
+    handler: Handler, *, files: int = 0, owner: bool = False
+) -> Callable[[Request], Awaitable[Response]]:
     """Route for signed-in people; a writing request needs the session's own token.
 
-    JSON requests carry it in a header, forms in the field `csrf`; a form arrives as `request.state.form`.
+    JSON requests carry it in a header, forms in the field `csrf`; a form arrives as `request.state.form`,
+    with up to `files` files. With `owner` nobody else gets as far as having a form read.
     """
 
     @wraps(handler)
@@ -182,10 +185,12 @@ def signed_in(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             if wants_json(request) or request.method != "GET":
                 raise Rejected("sign in with your invitation link", status=403, reason="session")
             return RedirectResponse("/", 303)
+        if owner and asker.annotator.role != "owner":
+            raise Rejected("this page is for the owner", status=403, reason="role")
         if request.method not in ("GET", "HEAD"):
             token = None
             if not wants_json(request):
-                request.state.form = await request.form(max_files=0, max_fields=100)
+                request.state.form = await request.form(max_files=files, max_fields=100)
                 token = form_text(request.state.form, "csrf")
             check_csrf(request, asker.visitor, token)
         return await handler(request, asker)
@@ -193,17 +198,9 @@ def signed_in(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     return route
 
 
-def owners_only(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+def owners_only(handler: Handler, *, files: int = 0) -> Callable[[Request], Awaitable[Response]]:
     """As `signed_in`, for owners."""
-
-    @signed_in
-    @wraps(handler)
-    async def route(request: Request, asker: Asker) -> Response:
-        if asker.annotator.role != "owner":
-            raise Rejected("this page is for the owner", status=403, reason="role")
-        return await handler(request, asker)
-
-    return route
+    return signed_in(handler, files=files, owner=True)
 
 
 def form_text(form: FormData, name: str, default: str = "") -> str:

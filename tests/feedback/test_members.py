@@ -78,3 +78,11 @@ def test_names_stay_one_person(store, make_project):
 def test_a_link_needs_a_project(store):
     with pytest.raises(Rejected, match="no project yet"):
         people.link_for(store, "민지")
+
+
+def test_a_simulated_annotator_of_the_same_name_is_nobodys_row(store, make_project):
+    first, second = projects(store, make_project)
+    people.invite(store, second, "s", role="simulated")
+    with pytest.raises(Rejected, match="simulated annotator named 's'"):
+        people.invite(store, first, "s", everywhere=True)
+    assert people.list_annotators(store, first) == []

@@ -49,6 +49,14 @@ def test_the_screen_says_what_each_ranking_key_does(server, visit):
     assert shown_ranks(rows(server.store)[0]) == [3, 1, 2]
 
 
+def test_keys_go_on_with_the_best_rank_that_is_free(server, visit):
+    page = visit(project_of(server.store, "ranking", count=1, num_answers=3))
+    page.click("#answers article:nth-child(1) [data-value='3']")  # A is the worst
+    assert page.locator("#answers .rank").all_inner_texts() == ["3rd", "B 2 → 1st", "C 3 → 1st"]
+    press(page, "c", "b", "Enter")
+    assert shown_ranks(rows(server.store)[0]) == [3, 2, 1]
+
+
 def test_enter_submits_after_any_click(server, visit):
     clicked = ["#raw", "#diff", "#flag", "#guide", ".more summary", "#skip"]
     page = visit(project_of(server.store, count=len(clicked) + 1))

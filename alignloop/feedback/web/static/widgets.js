@@ -104,10 +104,10 @@ export function ranking({ cards, choices, t, changed, say }) {
     return row;
   });
   choices.append(keyLine(t.js_keys_ranking.replaceAll("#L", LETTERS[cards.length - 1]).replaceAll("#N", cards.length)));
-  // The rank that the next key gives.
+  // The rank that the next key gives: the best one that no answer has, also after some were clicked.
   function next() {
-    const last = order.length ? ranks[order.at(-1)] : 0;
-    return tie && last ? last : Math.min(last + 1, cards.length);
+    if (tie && order.length) return ranks[order.at(-1)];
+    return cards.map((_, k) => k + 1).find((rank) => !ranks.includes(rank)) ?? cards.length;
   }
   function show() {
     rows.forEach((row, place) => {

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from alignloop.cli.data import mapping
+
+if TYPE_CHECKING:
+    from alignloop.feedback.cost import LearningCurve
 
 app = typer.Typer(
     name="label",
@@ -327,21 +330,26 @@ def plan(
     )
     typer.echo(f"  judged twice  {made.overlap_items:>8}  κ known to ± {made.kappa_half_width:.2f}")
     typer.echo(f"cost            {sign}{made.cost:,.2f} of {sign}{budget:,.2f}")
-    if fitted is None or made.accuracy is None:
-        typer.echo(
-            f"reward-model accuracy unknown: {known} of the {cost.MIN_POINTS} points a learning curve needs "
+    typer.echo(_accuracy_line(made.accuracy, fitted, known, len(points)))
+
+
+def _accuracy_line(accuracy: float | None, fitted: LearningCurve | None, known: int, num_points: int) -> str:
+    from alignloop.feedback.cost import MIN_POINTS
+
+    if fitted is None or accuracy is None:
+        return (
+            f"reward-model accuracy unknown: {known} of the {MIN_POINTS} points a learning curve needs "
             "are known; give --curve points, or train on labels so far"
         )
-    else:
-        known_to = (
-            f"± {fitted.half_width:.3f}"
-            if math.isfinite(fitted.half_width)
-            else f"(its error is unknown: any {cost.MIN_POINTS} points lie on such a curve, give one more)"
-        )
-        typer.echo(
-            f"reward-model accuracy expected {made.accuracy:.3f} {known_to} "
-            f"({fitted.ceiling:.3f} − {fitted.scale:.3f}·n^−{fitted.exponent:.2f} from {len(points)} points)"
-        )
+    known_to = (
+        f"± {fitted.half_width:.3f}"
+        if math.isfinite(fitted.half_width)
+        else f"(its error is unknown: any {MIN_POINTS} points lie on such a curve, give one more)"
+    )
+    return (
+        f"reward-model accuracy expected {accuracy:.3f} {known_to} "
+        f"({fitted.ceiling:.3f} − {fitted.scale:.3f}·n^−{fitted.exponent:.2f} from {num_points} points)"
+    )
 
 
 def _text_of(file: Path | None) -> str:

@@ -29,8 +29,9 @@ def test_a_program_judges(server, task):
     answers = 3 if task == "ranking" else 2
     project = project_of(server.store, task, count=4, num_answers=answers, attributes=("helpfulness",))
     _, token = people.invite(server.store, project, "program")
-    with scope["sign_in"](f"{server.url}/invite/{token}") as client:
-        assert scope["judge_all"](client, lambda shown: documented()[shown["kind"]]) == 4
+    client = scope["sign_in"](f"{server.url}/invite/{token}")
+    assert scope["judge_all"](client, lambda shown: documented()[shown["kind"]]) == 4
+    client.close()
     stored = rows(server.store)
     assert len(stored) == 4
     if task == "ranking":

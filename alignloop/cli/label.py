@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from alignloop.cli.data import mapping
+
+if TYPE_CHECKING:
+    from alignloop.feedback.cost import LearningCurve
 
 app = typer.Typer(
     name="label",
@@ -37,6 +40,9 @@ def serve(
         str, typer.Option(help="Of more than two answers: one pair per prompt, or all.")
     ] = "one",
     folder: Annotated[Path | None, typer.Option(help="For new data: label folder to make.")] = None,
+    new: Annotated[
+        bool, typer.Option(help="Make an empty label folder; its projects in the browser.")
+    ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8321,
     allow_host: Annotated[
@@ -51,7 +57,14 @@ def serve(
     from alignloop.feedback.web import server
 
     place = server.prepare(
-        path, folder=folder, database=database, task=task, name=name, pairs=_pairs(pairs), say=typer.echo
+        path,
+        folder=folder,
+        database=database,
+        task=task,
+        name=name,
+        pairs=_pairs(pairs),
+        new=new,
+        say=typer.echo,
     )
     server.serve(place, host=host, port=port, allow_hosts=allow_host or (), proxy=proxy, say=typer.echo)
 
@@ -162,25 +175,29 @@ def invite(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="Whom.")],
     language: Annotated[str, typer.Option(help="Language of the page: en or ko; else the browser's.")] = "",
-    url: Annotated[str, typer.Option(help="Address at which the page is reached.")] = "http://127.0.0.1:8321",
-    project: ProjectName = None,
+    url: Annotated[
+        str | None, typer.Option(help="Address of the page; else the one at which the folder is served.")
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option(help="The only project that the link opens; else all of the folder.")
+    ] = None,
     database: Database = None,
 ) -> None:
     """Print an invitation link; asking again for the same name replaces it."""
     from alignloop.errors import UserError
     from alignloop.feedback import people
-    from alignloop.feedback.web import server
+    from alignloop.feedback.web import addresses, server
 
     if language not in ("", "en", "ko"):
         raise UserError(f"--language is en or ko, not '{language}'")
     with server.opened(folder, database) as store:
-        found = store.project(project)
-        known = {a.name: a for a in people.list_annotators(store, found) if a.removed is None}
-        if name in known:
-            token = people.new_link(store, known[name].id, actor="command line")
-        else:
-            _, token = people.invite(store, found, name, language=language)
-    typer.echo(f"{url.rstrip('/')}/invite/{token}")
+        only = None if project is None else store.project(project)
+        token = people.link_for(store, name, project=only, language=language)
+    known = addresses.recall(folder)
+    base = url or addresses.shared_address(known) or (known[0] if known else "http://127.0.0.1:8321")
+    typer.echo(f"{base.rstrip('/')}/invite/{token}")
+    if url is None and known and addresses.is_local(base):
+        typer.echo("Only this machine can open the link; serve with --host 0.0.0.0 for colleagues.", err=True)
 
 
 @app.command()
@@ -248,14 +265,21 @@ def status(
         f"{found.name} ({found.task}): {numbers.num_judgements} judgements, {numbers.remaining} wanted"
     )
     typer.echo(f"items judged {numbers.num_judged_items} of {numbers.num_items - numbers.num_withdrawn}")
-    typer.echo(f"cost {currency}{money.spent:,.2f} so far, {currency}{money.forecast:,.2f} in all")
+    if money.forecast:
+        typer.echo(f"cost {currency}{money.spent:,.2f} so far, {currency}{money.forecast:,.2f} in all")
     for label, value in (("Krippendorff α", numbers.alpha), ("Gwet AC1", numbers.ac1)):
         if value is not None:
             typer.echo(f"{label} {value.value:.2f} [{value.low:.2f}, {value.high:.2f}], {value.n} items")
+    if numbers.num_fast:
+        typer.echo(
+            f"{numbers.num_fast} judgements took less than {found.settings.fast_s:g} s; "
+            f"leave them out of an export with --min-seconds {found.settings.fast_s:g}"
+        )
     typer.echo(f"{len(numbers.disagreements)} disagreements and {len(numbers.flagged)} flags to look at")
     for person in numbers.people:
         pace = "" if person.per_hour is None else f", {person.per_hour:.0f} per hour"
-        typer.echo(f"  {person.name}: {person.judged} judged, {person.skipped} skipped{pace}")
+        hasty = f", too fast: {person.num_fast}" if person.num_fast else ""
+        typer.echo(f"  {person.name}: {person.judged} judged, {person.skipped} skipped{pace}{hasty}")
 
 
 @app.command()
@@ -267,11 +291,15 @@ def plan(
         typer.Option(help="A point LABELS:ACCURACY of the learning curve, such as 500:0.61; three or more."),
     ] = None,
     demonstrations_per_pair: Annotated[float, typer.Option(help="0 for pairs only.")] = 0.4,
+    price_pair: Annotated[float | None, typer.Option(help="Price of a comparison.")] = None,
+    price_demonstration: Annotated[float | None, typer.Option(help="Price of a demonstration.")] = None,
     kappa_precision: Annotated[float, typer.Option(help="Half width of κ's interval to aim for.")] = 0.1,
     project: ProjectName = None,
     database: Database = None,
 ) -> None:
     """What a budget buys: demonstrations, pairs, overlap, expected reward-model accuracy."""
+    from dataclasses import replace
+
     from alignloop.feedback import cost
     from alignloop.feedback.project import Settings
     from alignloop.feedback.web import server
@@ -283,6 +311,8 @@ def plan(
             settings, done = found.settings, len(store.new_labels_since(found))
             measured = [m for m in store.models(found) if m.accuracy is not None]
             points += [(len(m.judgement_ids), m.accuracy) for m in measured]
+    prices = {"price_pair": price_pair, "price_demonstration": price_demonstration}
+    settings = replace(settings, **{name: price for name, price in prices.items() if price is not None})
     known = len({count for count, _ in points})
     fitted = cost.fit_learning_curve(points) if curve or known >= cost.MIN_POINTS else None
     made = cost.plan(
@@ -300,21 +330,26 @@ def plan(
     )
     typer.echo(f"  judged twice  {made.overlap_items:>8}  κ known to ± {made.kappa_half_width:.2f}")
     typer.echo(f"cost            {sign}{made.cost:,.2f} of {sign}{budget:,.2f}")
-    if fitted is None or made.accuracy is None:
-        typer.echo(
-            f"reward-model accuracy unknown: {known} of the {cost.MIN_POINTS} points a learning curve needs "
+    typer.echo(_accuracy_line(made.accuracy, fitted, known, len(points)))
+
+
+def _accuracy_line(accuracy: float | None, fitted: LearningCurve | None, known: int, num_points: int) -> str:
+    from alignloop.feedback.cost import MIN_POINTS
+
+    if fitted is None or accuracy is None:
+        return (
+            f"reward-model accuracy unknown: {known} of the {MIN_POINTS} points a learning curve needs "
             "are known; give --curve points, or train on labels so far"
         )
-    else:
-        known_to = (
-            f"± {fitted.half_width:.3f}"
-            if math.isfinite(fitted.half_width)
-            else f"(its error is unknown: any {cost.MIN_POINTS} points lie on such a curve, give one more)"
-        )
-        typer.echo(
-            f"reward-model accuracy expected {made.accuracy:.3f} {known_to} "
-            f"({fitted.ceiling:.3f} − {fitted.scale:.3f}·n^−{fitted.exponent:.2f} from {len(points)} points)"
-        )
+    known_to = (
+        f"± {fitted.half_width:.3f}"
+        if math.isfinite(fitted.half_width)
+        else f"(its error is unknown: any {MIN_POINTS} points lie on such a curve, give one more)"
+    )
+    return (
+        f"reward-model accuracy expected {accuracy:.3f} {known_to} "
+        f"({fitted.ceiling:.3f} − {fitted.scale:.3f}·n^−{fitted.exponent:.2f} from {num_points} points)"
+    )
 
 
 def _text_of(file: Path | None) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from alignloop.feedback.project import Project
+from alignloop.feedback.project import Project, Settings
 from alignloop.feedback.schema import assignments, items, judgements
 
 _SCAN = 256
@@ -50,6 +50,28 @@ def display_order(
     return order[::-1] if round % 2 else order
 
 
+def shared_items(lots: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """Which items several annotators judge.
+
+    Lots below the share decide, so that the choice follows from an item's content. A small project could
+    have none that way; the lowest lots then join, up to the least number.
+
+    Args:
+        lots: (N,) numbers in [0, 1).
+        settings: overlap, its share, and its least number.
+
+    Returns:
+        (N,) bool, judged by several; (N,) integers, the turn at which an item comes in everybody's order:
+        from 0 for those with the lowest lots, up to the least number; N for all others.
+    """
+    turns = np.full(len(lots), len(lots), dtype=np.int64)
+    if settings.overlap < 2 or settings.overlap_share == 0.0:
+        return np.zeros(len(lots), dtype=bool), turns
+    first = np.argsort(lots, kind="stable")[: settings.overlap_least]
+    turns[first] = np.arange(len(first))
+    return (turns < len(lots)) | (lots < settings.overlap_share), turns
+
+
 @dataclass(slots=True)
 class AnnotatorState:
     """One annotator's place: what was seen, in which order the rest comes, counts for the page."""
@@ -68,13 +90,18 @@ class AnnotatorState:
 
 @dataclass(slots=True)
 class Queue:
-    """All open work of a project; built by `load`."""
+    """All open work of a project; built by `load`.
+
+    `turns` are those of shared items that everybody is given first, after items of higher priority (see
+    `shared_items`).
+    """
 
     project: Project
     ids: np.ndarray
     wanted: np.ndarray
     taken: np.ndarray
     priority: np.ndarray
+    turns: np.ndarray
     gold_ids: np.ndarray
     place: dict[int, int]
     remaining: int
@@ -93,7 +120,7 @@ class Queue:
         ).all()
         plain = [(row[0], row[1], row[2]) for row in rows if not row[3]]
         ids = np.array([row[0] for row in plain], dtype=np.int64)
-        lots = np.array([row[2] for row in plain])
+        lots = np.array([row[2] for row in plain], dtype=np.float64)
         place = {int(item_id): k for k, item_id in enumerate(ids)}
         taken = np.zeros(len(ids), dtype=np.int64)
         fresh = (assignments.c.state == "done") | (
@@ -108,13 +135,15 @@ class Queue:
         for item_id, count in connection.execute(held):
             if item_id in place:
                 taken[place[item_id]] = count
-        wanted = np.where(lots < settings.overlap_share, settings.overlap, 1).astype(np.int64)
+        several, turns = shared_items(lots, settings)
+        wanted = np.where(several, settings.overlap, 1).astype(np.int64)
         return cls(
             project=project,
             ids=ids,
             wanted=wanted,
             taken=taken,
             priority=np.array([row[1] for row in plain], dtype=np.float64),
+            turns=turns,
             gold_ids=np.array([row[0] for row in rows if row[3]], dtype=np.int64),
             place=place,
             remaining=int(np.maximum(wanted - taken, 0).sum()),
@@ -145,7 +174,7 @@ class Queue:
         seed = self.project.settings.seed
         golds = self.gold_ids[np.argsort(mix(self.gold_ids, seed, annotator_id), kind="stable")]
         return AnnotatorState(
-            order=np.lexsort((mix(self.ids, seed, annotator_id), -self.priority)),
+            order=np.lexsort((mix(self.ids, seed, annotator_id), self.turns, -self.priority)),
             seen=seen,
             seq=max((row.seq for row in mine), default=0),
             done=sum(row.state == "done" for row in mine),

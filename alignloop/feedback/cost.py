@@ -145,8 +145,7 @@ def plan(
     """
     if not (math.isfinite(budget) and budget > 0) or demonstrations_per_pair < 0 or kappa_half_width <= 0:
         raise UserError("budget and precision must be positive, demonstrations per pair not negative")
-    if settings.price_pair <= 0:
-        raise UserError("the price of a pair must be positive for a plan")
+    _check_prices(settings, demonstrations_per_pair)
     wanted = math.ceil(0.1875 * (2 * NORMAL_975 / kappa_half_width) ** 2)
 
     def bought(pairs: int) -> Plan:
@@ -171,3 +170,13 @@ def plan(
     if low < 1:
         raise UserError(f"{settings.currency}{budget:g} does not buy one pair")
     return bought(low)
+
+
+def _check_prices(settings: Settings, demonstrations_per_pair: float) -> None:
+    if settings.price_pair <= 0:
+        raise UserError("a plan needs the price of a comparison: --price-pair, or the project's settings")
+    if demonstrations_per_pair > 0 and settings.price_demonstration <= 0:
+        raise UserError(
+            "a plan needs the price of a demonstration: --price-demonstration, or the project's settings "
+            "(without demonstrations: --demonstrations-per-pair 0)"
+        )

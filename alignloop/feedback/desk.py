@@ -156,6 +156,7 @@ class Desk:
                 flagged=before.flagged,
                 note=before.note,
                 seconds=before.seconds,
+                guidelines=before.guideline_version,
             )
             _count(queue, connection, row, skipped=before.answer is None, sign=1)
             state.redo -= 1
@@ -220,7 +221,8 @@ class Desk:
         progress = Progress(
             state.done, state.skipped, queue.remaining, state.done + state.skipped > 0, state.redo > 0
         )
-        return Receipt(judgement_id, None if row is None else ledger.shown(connection, row), progress)
+        task = None if row is None else ledger.shown(connection, row)
+        return Receipt(judgement_id, task, progress, queue.project.guideline_version)
 
     def _open_next(self, connection: Connection, queue: Queue, annotator_id: int) -> Row | None:
         drawn = queue.draw(connection, annotator_id)

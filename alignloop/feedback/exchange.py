@@ -28,6 +28,7 @@ class Submission:
         flagged: the annotator wants the owner to look.
         note: free text that goes with a flag, a skip or an answer.
         seconds: time spent with the page visible.
+        guidelines: version of the guidelines that the page showed; None for the current one.
     """
 
     assignment_id: int
@@ -38,6 +39,7 @@ class Submission:
     flagged: bool = False
     note: str = ""
     seconds: float = 0.0
+    guidelines: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Answer to an operation: what was stored, what comes next (None: nothing is left)."""
+    """Answer to an operation: what was stored, what comes next (None: nothing is left).
+
+    `guidelines` is the version in force, 0 where the page does not follow it.
+    """
 
     judgement_id: int | None
     task: Task | None
     progress: Progress
+    guidelines: int = 0

@@ -41,7 +41,7 @@ NATIVE = {
     "thumbs": "label",
     "edit": "demonstration",
 }
-JUDGED_BEFORE = ("annotator", "judge", "judgement", "judgements", "scorer")
+JUDGED_BEFORE = ("annotator", "comment", "judge", "judgement", "judgements", "scorer")
 """Details of the imported data that speak of other judgements than the exported ones."""
 
 DERIVED: dict[tuple[str, str], str] = {
@@ -305,6 +305,9 @@ def _means(
             "judgements": ", ".join(str(v.judgement_id) for v, _, _ in entries),
             "seconds": sum(v.seconds for v, _, _ in entries),
         }
+        comments = [v.note for v, _, _ in entries if v.note]
+        if comments:
+            details["comment"] = " / ".join(comments)
         texts = [answer["text"] for answer in row.answers]
         chosen, rejected = texts if share >= 0.5 else texts[::-1]
         record = Preference(
@@ -338,6 +341,8 @@ def _provenance(
     }
     if agreement is not None:
         details["agreement"] = round(agreement, 4)
+    if vote.note:
+        details["comment"] = vote.note
     if vote.kind == "adjudication":
         details["adjudicated"] = True
     if project.task == "pair":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +14,8 @@ from alignloop.data.columns import read_records
 from alignloop.data.sources import Row, read_rows
 from alignloop.errors import DataError, UserError
 from alignloop.feedback.assign import mix
-from alignloop.feedback.project import Answer, NewItem
+from alignloop.feedback.project import Answer, NewItem, Project
+from alignloop.feedback.store import Store
 from alignloop.feedback.tasks import ANSWER_COUNTS
 from alignloop.records import (
     Conversation,
@@ -34,6 +35,9 @@ SAMPLE_FILES = ("data/rows.jsonl", "samples.jsonl")
 """Where run folders keep sampled answers."""
 _JUDGED = ("ranking", "label", "scores", "chosen", "rejected", "response_a", "response_b")
 Pairs = Literal["one", "all"]
+Say = Callable[[str], object]
+MAX_REFUSED = 10
+"""Refused items that are named one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,50 @@ class Imported:
 
     items: list[NewItem]
     left_out: dict[str, int]
+
+
+def add(
+    store: Store,
+    project: Project,
+    data: str | Path,
+    *,
+    pairs: Pairs,
+    gold: bool = False,
+    columns: Mapping[str, str] | None = None,
+    name: str | None = None,
+    actor: str = "command line",
+    say: Say,
+) -> None:
+    """Import data into a project and say what became of it.
+
+    Args:
+        store: an open store.
+        project: where the items go.
+        data: data file, hub id, or folder of a sample run.
+        pairs: see `read_items`.
+        gold: see `read_items`.
+        columns: see `read_items`.
+        name: how the items name their file, where it is read from a copy.
+        actor: who imports, for the audit log.
+        say: takes a line.
+
+    Raises:
+        UserError: nothing there that the project can use.
+    """
+    read = read_items(data, task=project.task, pairs=pairs, gold=gold, columns=columns)
+    items = read.items
+    if name is not None:
+        items = [replace(item, provenance=replace(item.provenance, file=name)) for item in items]
+    done = store.add_items(project, items, actor=actor)
+    say(f"{project.name}: {done.added} items added, {done.duplicates} were there already")
+    for reason, count in read.left_out.items():
+        say(f"  left out: {count} {reason}")
+    for number, reason in done.refused[:MAX_REFUSED]:
+        say(f"  refused: item {number + 1}: {reason}")
+    if len(done.refused) > MAX_REFUSED:
+        say(f"  refused: {len(done.refused) - MAX_REFUSED} more")
+    if not done.added and not done.duplicates:
+        raise UserError(f"{name or data} holds nothing that a {project.task} project can use")
 
 
 def holds_samples(folder: Path) -> bool:

@@ -125,6 +125,8 @@ def checked(row: Row, sent: Submission) -> dict[str, Any]:
         "flagged": sent.flagged,
         "note": sent.note,
         "seconds": min(max(sent.seconds, 0.0), longest),
+        # A page opened before a change was judged by what it showed.
+        "guidelines": min(sent.guidelines or row.guideline_version, row.guideline_version),
     }
 
 
@@ -150,6 +152,7 @@ def append(
     flagged: bool = False,
     note: str = "",
     seconds: float = 0.0,
+    guidelines: int | None = None,
 ) -> int:
     """Add a judgement that supersedes the assignment's current one, and move the pointer."""
     now = time.time()
@@ -168,7 +171,7 @@ def append(
         "note": note,
         "display_order": row.display_order,
         "seconds": seconds,
-        "guideline_version": row.guideline_version,
+        "guideline_version": guidelines or row.guideline_version,
         "created": now,
     }
     judgement_id = connection.scalars(_ADD_JUDGEMENT, values).one()

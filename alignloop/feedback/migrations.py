@@ -52,7 +52,12 @@ def _to_2(connection: Connection) -> None:
     ).create(connection)
 
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _to_2}
+def _to_3(connection: Connection) -> None:
+    """One link of a person for every project."""
+    connection.execute(text("ALTER TABLE annotators ADD COLUMN person INTEGER"))
+
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _to_2, 3: _to_3}
 """Target version → the step from the version before it."""
 
 

@@ -37,7 +37,10 @@ REPLICATES = 300
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One annotator's row; shares are None where there is nothing to compute them from."""
+    """One annotator's row; shares are None where there is nothing to compute them from.
+
+    `num_fast` judgements were made in less than the project's `fast_s`; `hasty` if that is a habit.
+    """
 
     id: int
     name: str
@@ -49,6 +52,8 @@ class Person:
     last: float | None
     seconds: float | None
     per_hour: float | None
+    num_fast: int
+    hasty: bool
     kappa: Share | None
     gold: Share | None
     repeats: Share | None
@@ -67,7 +72,11 @@ class Money:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Everything the owner's page shows about a project's progress and quality."""
+    """Everything the owner's page shows about a project's progress and quality.
+
+    `num_fast` judgements were made in less than the project's `fast_s`; `alpha_unhurried` is α without
+    them, None if there are none or nothing is left.
+    """
 
     num_items: int
     num_withdrawn: int
@@ -81,6 +90,8 @@ class Overview:
     people: list[Person]
     alpha: Share | None
     ac1: Share | None
+    num_fast: int
+    alpha_unhurried: Share | None
     disagreements: list[Disagreement]
     flagged: list[Vote]
     money: Money
@@ -103,6 +114,8 @@ def overview(store: Store, project: Project) -> Overview:
     cast = [v for v in votes if v.kind != "adjudication"]
     per_item = Counter(v.item_id for v in cast if v.kind == "item")
     table = one_unit_each(project.task, cast)
+    fast = {v.judgement_id for v in quality.fast(cast, project.settings.fast_s)}
+    slow = one_unit_each(project.task, [v for v in cast if v.judgement_id not in fast])
     made = made_models(store.models(project))
     answering, duels = answering_models(project.task, cast, rows, made)
     overlapping = queue.ids[queue.wanted > 1].tolist()
@@ -119,6 +132,8 @@ def overview(store: Store, project: Project) -> Overview:
         people=[_person(project, row, cast, rows, skips.get(row.id, 0), table) for row in who],
         alpha=_alpha(project.task, table),
         ac1=_ac1(project.task, table),
+        num_fast=len(fast),
+        alpha_unhurried=_alpha(project.task, slow) if fast else None,
         disagreements=quality.disagreements(project.task, votes),
         flagged=[v for v in votes if v.flagged],
         money=_money(project, cast, rows, queue),
@@ -211,6 +226,7 @@ def _person(
     lengths = {i: [len(a["text"]) for a in rows[i].answers] for i in {v.item_id for v in mine}}
     golds = {i: rows[i].gold for i in lengths if rows[i].gold is not None}
     spent = sum(v.seconds for v in mine)
+    num_fast = len(quality.fast(mine, project.settings.fast_s))
     first = [quality.first_shown_wins(task, v) for v in mine]
     longer = [quality.longer_wins(task, v, lengths[v.item_id]) for v in mine]
     return Person(
@@ -224,6 +240,8 @@ def _person(
         last=max((v.created for v in mine), default=None),
         seconds=median([v.seconds for v in mine]) if mine else None,
         per_hour=3600 * len(mine) / spent if spent > 0 else None,
+        num_fast=num_fast,
+        hasty=quality.is_hasty(num_fast, len(mine)),
         kappa=_kappa(task, row.id, table),
         gold=quality.share(quality.gold_hits(task, mine, golds)),
         repeats=quality.share(quality.repeat_agreement(task, mine)),

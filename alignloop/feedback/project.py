@@ -25,12 +25,16 @@ class Settings:
         attributes: names scored in a `scores` project.
         seed: of every annotator's order of items and answers.
         overlap: how many annotators judge an item of the overlap share.
-        overlap_share: share of items judged by several annotators, 0–1.
+        overlap_share: share of items judged by several annotators, 0–1; 0 for none.
+        overlap_least: least number of such items, as far as there are items. Among items of the same
+            priority they come first for everybody, so that annotators can be compared however early they
+            stop.
         gold_share: share of an annotator's tasks that are hidden gold items, 0–1.
         repeat_share: share of an annotator's tasks that repeat an own earlier item, swapped, 0–1.
         repeat_gap: least number of tasks between an item and its repetition.
-        price_demonstration: cost of one edited answer.
-        price_pair: cost of one comparison (a ranking of K answers counts as K − 1).
+        fast_s: a judgement made in less time is marked as too fast to have been read, in seconds.
+        price_demonstration: cost of one edited answer; 0 where nothing is paid.
+        price_pair: cost of one comparison (a ranking of K answers counts as K − 1); 0 likewise.
         currency: sign shown before costs.
         lease_h: hours after which an item opened and not judged goes to others.
     """
@@ -39,24 +43,27 @@ class Settings:
     seed: int = 0
     overlap: int = 2
     overlap_share: float = 0.1
+    overlap_least: int = 20
     gold_share: float = 0.05
     repeat_share: float = 0.03
     repeat_gap: int = 20
-    price_demonstration: float = 5.0
-    price_pair: float = 1.0
+    fast_s: float = 1.0
+    price_demonstration: float = 0.0
+    price_pair: float = 0.0
     currency: str = "$"
     lease_h: float = 24.0
 
     def __post_init__(self) -> None:
         for name in ("overlap_share", "gold_share", "repeat_share"):
             _check(0.0 <= getattr(self, name) <= 1.0, f"{name} must lie between 0 and 1")
-        for name in ("price_demonstration", "price_pair", "lease_h"):
+        for name in ("fast_s", "price_demonstration", "price_pair", "lease_h"):
             _check(0.0 <= getattr(self, name) < 1e9, f"{name} must not be negative")
         _check(
             self.gold_share + self.repeat_share <= 0.9, "gold_share + repeat_share must leave room for items"
         )
         _check(len(self.currency) <= 8, "currency has at most 8 characters")
         _check(1 <= self.overlap <= 50, "overlap must lie between 1 and 50")
+        _check(0 <= self.overlap_least <= 1_000_000, "overlap_least must lie between 0 and 1000000")
         _check(1 <= self.repeat_gap <= 10_000, "repeat_gap must lie between 1 and 10000")
         _check(1 <= len(self.attributes) <= 8, "between 1 and 8 attributes can be scored")
         _check(all(0 < len(a) <= 60 for a in self.attributes), "attribute names have 1 to 60 characters")
@@ -73,7 +80,9 @@ class Settings:
         unknown = sorted(set(values) - known)
         if unknown:
             raise UserError(f"unknown project setting '{unknown[0]}'; known are {', '.join(sorted(known))}")
-        return cls(**{**values, "attributes": tuple(values.get("attributes", cls().attributes))})
+        # Projects made before this setting existed keep the items that they ask for twice.
+        stored = {"overlap_least": 0, **values}
+        return cls(**{**stored, "attributes": tuple(values.get("attributes", cls().attributes))})
 
 
 def _check(condition: bool, message: str) -> None:
@@ -95,7 +104,10 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Annotator:
-    """A person (or a simulation) who judges; `role` is annotator, owner or simulated."""
+    """A person (or a simulation) who judges; `role` is annotator, owner or simulated.
+
+    `person` is the id of the first row of somebody who works in every project, else None (see members.py).
+    """
 
     id: int
     project_id: int | None
@@ -104,6 +116,7 @@ class Annotator:
     epoch: int
     language: str
     removed: float | None
+    person: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

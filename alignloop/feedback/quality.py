@@ -53,6 +53,21 @@ def share(values: Sequence[float], *, level: float = 0.95) -> Share | None:
     return Share(p, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
+HASTY_SHARE = 0.2
+HASTY_LEAST = 5
+"""An annotator is marked as too fast from this share and number of judgements on."""
+
+
+def fast(votes: Iterable[Vote], fast_s: float) -> list[Vote]:
+    """People's judgements made in less than `fast_s` seconds, too little to have read what was judged."""
+    return [v for v in votes if v.seconds < fast_s and v.role != "simulated"]
+
+
+def is_hasty(num_fast: int, num_votes: int) -> bool:
+    """Whether so many fast judgements of all are a habit rather than a slip."""
+    return num_fast >= max(HASTY_LEAST, HASTY_SHARE * num_votes)
+
+
 def first_shown_wins(task: str, vote: Vote) -> float | None:
     """Share of the decided comparisons of this vote that the answer shown earlier won; None if none."""
     place = {index: k for k, index in enumerate(vote.order)}

@@ -24,7 +24,7 @@ from sqlalchemy import (
     event,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -88,6 +88,8 @@ annotators = Table(
     Column("language", String(8), nullable=False, default="en"),
     Column("created", Float, nullable=False),
     Column("removed", Float),
+    # First row of somebody with one link to every project; the rows of that person share it.
+    Column("person", Integer),
     UniqueConstraint("project_id", "name"),
 )
 

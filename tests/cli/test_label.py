@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -98,12 +99,15 @@ def test_a_ranking_project_exports_preferences_only_when_asked(tmp_path, data):
 
 
 def test_a_plan_from_points(tmp_path):
-    said = run("plan", "--budget", 1000, "--curve", "100:0.6", "--curve", "200:0.63", "--curve", "400:0.65")
+    prices = ("--price-pair", 1, "--price-demonstration", 5)
+    plan = ("plan", "--budget", 1000, *prices)
+    said = run(*plan, "--curve", "100:0.6", "--curve", "200:0.63", "--curve", "400:0.65")
     assert "reward-model accuracy expected 0.6" in said
-    assert "unknown" in run("plan", "--budget", 1000)
-    assert "LABELS:ACCURACY" in fails("plan", "--budget", 1000, "--curve", "100")
-    assert "at least 3" in fails("plan", "--budget", 1000, "--curve", "100:0.5")
-    assert "does not buy" in fails("plan", "--budget", 0.5)
+    assert "unknown" in run(*plan)
+    assert "LABELS:ACCURACY" in fails(*plan, "--curve", "100")
+    assert "at least 3" in fails(*plan, "--curve", "100:0.5")
+    assert "does not buy" in fails("plan", "--budget", 0.5, *prices)
+    assert "--price-pair" in fails("plan", "--budget", 1000)
 
 
 def test_a_plan_from_a_projects_models(tmp_path, data):
@@ -115,7 +119,8 @@ def test_a_plan_from_a_projects_models(tmp_path, data):
             store.project(), kind="reward", path="r", judgement_ids=list(range(count)), accuracy=accuracy
         )
     store.close()
-    assert "from 3 points" in run("plan", folder, "--budget", 500)
+    prices = ("--price-pair", 1, "--price-demonstration", 5)
+    assert "from 3 points" in run("plan", folder, "--budget", 500, *prices)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +170,10 @@ def test_serving_a_data_file_makes_a_folder_with_private_secrets(tmp_path, data)
         folder = tmp_path / "samples-labels"
         for name in ("session.key", "owner.token"):
             assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+        invited = run("invite", folder, "김하나").split()[0]
+        assert urllib.parse.urlsplit(invited).port == urllib.parse.urlsplit(link).port
+        with urllib.request.urlopen(invited, timeout=20) as answer:
+            assert "/login" in answer.read().decode()
         token = (folder / "owner.token").read_text(encoding="utf-8")
         assert link.endswith(token)
         again = start(folder, "--port", 0, cwd=tmp_path)
@@ -180,6 +189,31 @@ def test_serving_a_data_file_makes_a_folder_with_private_secrets(tmp_path, data)
     finally:
         fresh.kill()
         fresh.wait()
+
+
+def test_colleagues_get_addresses_and_links_that_they_can_open(tmp_path, data, monkeypatch):
+    from alignloop.feedback.web import addresses, server
+    from alignloop.web.server import listen
+
+    monkeypatch.setattr(addresses, "machine_addresses", lambda: ["10.1.2.3"])
+    monkeypatch.setattr(server, "run", lambda *_, **__: None)
+    monkeypatch.setattr(server, "listen", lambda host, port: listen("127.0.0.1", port))
+    folder = tmp_path / "labels"
+    run("import", folder, data)
+    run("import", folder, data, "--task", "ranking", "--project", "순위")
+    said = run("serve", folder, "--host", "0.0.0.0", "--port", 0)
+    port = re.search(r"owner:  http://127.0.0.1:(\d+)/", said)[1]
+    assert f"colleagues: http://10.1.2.3:{port}\n" in said
+    # One link for both projects, at the port that is in use.
+    link = run("invite", folder, "김하나").strip()
+    assert link.startswith(f"http://10.1.2.3:{port}/invite/")
+    for project in ("labels", "순위"):
+        (person,) = json.loads(run("status", folder, "--json", "--project", project))["people"]
+        assert person["name"] == "김하나"
+    assert "Only this machine" in run("serve", folder, "--port", 0)
+    alone = run("invite", folder, "이둘", "--project", "순위")
+    assert "Only this machine can open the link" in alone
+    assert json.loads(run("status", folder, "--json", "--project", "labels"))["people"][1:] == []
 
 
 def test_a_taken_port(tmp_path, data):

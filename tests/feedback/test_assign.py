@@ -6,7 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from alignloop.feedback.assign import Queue, display_order, mix
+from alignloop.feedback.assign import Queue, display_order, mix, shared_items
+from alignloop.feedback.project import Settings
 
 
 def test_mix_is_splitmix64():
@@ -77,3 +78,40 @@ def test_reservations_keep_the_count(lite, make_project):
         queue.take(given[0][0], -1)
         assert queue.remaining == 1
         assert queue.draw(connection, 4) == (given[0][0], "item")
+
+
+def test_a_least_number_of_items_is_shared_whatever_the_lots_say():
+    lots = np.array([0.9, 0.05, 0.5, 0.7, 0.3])
+    several, turns = shared_items(lots, Settings(overlap_share=0.1, overlap_least=3))
+    assert several.tolist() == [False, True, True, False, True]
+    assert turns.tolist() == [5, 0, 2, 5, 1]
+    several, turns = shared_items(lots, Settings(overlap_share=0.6, overlap_least=1))
+    assert several.tolist() == [False, True, True, False, True]
+    assert turns.tolist() == [5, 0, 5, 5, 5]
+    assert shared_items(lots, Settings(overlap_least=99))[0].all()
+    for none in (Settings(overlap_share=0.0), Settings(overlap=1)):
+        several, turns = shared_items(lots, none)
+        assert not several.any()
+        assert turns.tolist() == [5] * 5
+
+
+def test_shared_items_come_first_for_everybody(lite, make_project):
+    """Two people who stop after 7 of 400 items have judged the same ones, so their agreement is known."""
+    make_project(lite, count=400, overlap=2, overlap_share=0.02, overlap_least=20)
+    with lite.reading() as connection:
+        queue = Queue.load(connection, lite.project())
+        num_shared = int((queue.wanted > 1).sum())
+        first, second, third = (
+            {queue.draw(connection, who)[0] for _ in range(count)} for who, count in ((1, 7), (2, 7), (3, 30))
+        )
+        assert first == second
+        assert first <= set(queue.ids[queue.turns < 400].tolist())
+        assert not first & third
+    assert num_shared >= 20
+
+
+def test_a_project_of_before_keeps_what_it_asked_for():
+    stored = Settings().to_json()
+    del stored["overlap_least"]
+    assert Settings.from_json(stored).overlap_least == 0
+    assert Settings.from_json(Settings(overlap_least=7).to_json()).overlap_least == 7

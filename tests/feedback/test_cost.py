@@ -10,7 +10,7 @@ from alignloop.errors import UserError
 from alignloop.feedback import cost
 from alignloop.feedback.project import Project, Settings
 
-PLAIN = Settings(gold_share=0.0, repeat_share=0.0)
+PLAIN = Settings(gold_share=0.0, repeat_share=0.0, price_pair=1.0, price_demonstration=5.0)
 
 
 def test_prices():
@@ -75,7 +75,8 @@ def test_a_plan_spends_the_budget_and_no_more():
 
 def test_pairs_only_checks_and_prices():
     # Nine tenths of the judgements are pairs, the rest hidden checks: 900 + overlap fills $1000.
-    made = cost.plan(1000.0, Settings(gold_share=0.1, repeat_share=0.0), demonstrations_per_pair=0.0)
+    settings = Settings(gold_share=0.1, repeat_share=0.0, price_pair=1.0)
+    made = cost.plan(1000.0, settings, demonstrations_per_pair=0.0)
     assert made.demonstrations == 0
     assert made.cost == pytest.approx(made.judgements)
     assert made.judgements == math.ceil((made.pairs + made.overlap_items) / 0.9)
@@ -91,3 +92,13 @@ def test_the_expected_accuracy_counts_labels_there_are():
 def test_a_budget_that_buys_nothing(budget):
     with pytest.raises(UserError):
         cost.plan(budget, PLAIN)
+
+
+def test_nothing_has_a_price_until_somebody_says_it():
+    unpriced = Settings()
+    assert (unpriced.price_pair, unpriced.price_demonstration) == (0.0, 0.0)
+    with pytest.raises(UserError, match="--price-pair"):
+        cost.plan(100.0, unpriced)
+    with pytest.raises(UserError, match="--price-demonstration"):
+        cost.plan(100.0, Settings(price_pair=1.0))
+    assert cost.plan(100.0, Settings(price_pair=1.0), demonstrations_per_pair=0.0).pairs > 50

@@ -364,7 +364,7 @@ def test_overlap_items_go_to_several_annotators(lite, make_project, sit_down):
 
 
 def test_priority_comes_first_and_orders_differ_between_annotators(lite, make_project, sit_down):
-    project = make_project(lite, count=40, overlap=2, overlap_share=1.0)
+    project = make_project(lite, count=40, overlap=2, overlap_share=1.0, overlap_least=0)
     urgent = [3, 17, 29]
     lite.prioritise(project, dict.fromkeys(urgent, ("uncertainty", 1.0)))
     desk = Desk(lite)

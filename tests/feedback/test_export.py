@@ -265,3 +265,14 @@ def test_an_edited_answer_trains_that_answer_alone(store):
     (record,) = records(store, store.project(project.id)).records
     assert isinstance(record, Demonstration)
     assert (record.completion, record.trained) == ("Please.", (3,))
+
+
+def test_comments_go_out_with_the_judgement(lite):
+    project = project_of(lite, "pair", 2)
+    judge(lite, project, "김", prefers(TEXTS[0]), note="둘째 답은 사실과 다름")
+    judge(lite, project, "이", prefers(TEXTS[0]))
+    judged, silent = records(lite, project).records
+    assert judged.provenance.details["comment"] == "둘째 답은 사실과 다름"
+    assert "comment" not in silent.provenance.details
+    (mean,) = records(lite, project, filters=Filters(votes="mean")).records
+    assert mean.provenance.details["comment"] == "둘째 답은 사실과 다름"

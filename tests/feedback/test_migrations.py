@@ -21,10 +21,11 @@ def structure(store: Store) -> dict[str, list[tuple[str, str]]]:
 
 
 def downgrade(store: Store) -> None:
-    """Make a database what schema 1 was: without models and without scores of items."""
+    """Make a database what schema 1 was: without models, scores of items and persons."""
     with store.writing() as connection:
         connection.execute(text("DROP TABLE models"))
         connection.execute(text("ALTER TABLE items DROP COLUMN scores"))
+        connection.execute(text("ALTER TABLE annotators DROP COLUMN person"))
         connection.execute(text("UPDATE meta SET value = '1' WHERE key = 'schema_version'"))
 
 
@@ -50,9 +51,9 @@ def test_an_old_database_becomes_the_same_as_a_new_one(url, make_project, tmp_pa
 def test_a_newer_database_is_refused_in_one_sentence(url):
     store = Store(url)
     with store.writing() as connection:
-        connection.execute(text("UPDATE meta SET value = '3' WHERE key = 'schema_version'"))
+        connection.execute(text("UPDATE meta SET value = '4' WHERE key = 'schema_version'"))
     store.close()
-    with pytest.raises(UserError, match=r"newer AlignLoop \(schema 3, this one reads up to 2\)"):
+    with pytest.raises(UserError, match=r"newer AlignLoop \(schema 4, this one reads up to 3\)"):
         Store(url)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from dataclasses import replace
+
 import pytest
 
+from alignloop.feedback import quality
 from alignloop.feedback.desk import Desk
 from alignloop.feedback.exchange import Submission
 from alignloop.feedback.overview import overview
 
 
-def judge_all(desk: Desk, session, choose, limit: int = 10_000) -> None:
+def judge_all(desk: Desk, session, choose, limit: int = 10_000, seconds: float = 0.0) -> None:
     """Judge with `choose(answers) -> verdict` until nothing is left."""
     receipt = desk.call(lambda c: desk.next(c, session))
     while receipt.task is not None and limit:
@@ -18,6 +23,7 @@ def judge_all(desk: Desk, session, choose, limit: int = 10_000) -> None:
             receipt.task.id,
             f"{session.annotator_id}-{receipt.task.id}",
             answer={"verdict": choose(receipt.task.answers)},
+            seconds=seconds,
         )
         receipt = desk.call(lambda c, sent=sent: desk.submit(c, session, sent))
 
@@ -67,7 +73,7 @@ def test_nothing_judged_yet(lite, make_project):
     project = make_project(lite, count=5)
     o = overview(lite, project)
     assert (o.num_judgements, o.remaining, o.alpha, o.ac1, o.people) == (0, 5, None, None, [])
-    assert (o.money.spent, o.money.forecast, o.money.hours_left) == (0.0, 5.0, None)
+    assert (o.money.spent, o.money.forecast, o.money.hours_left) == (0.0, 0.0, None)
 
 
 def test_withdrawn_items_and_skips_are_counted_apart(lite, make_project, sit_down):
@@ -82,3 +88,27 @@ def test_withdrawn_items_and_skips_are_counted_apart(lite, make_project, sit_dow
     assert o.num_withdrawn == 1
     assert o.people[0].skipped == 1
     assert o.num_judgements <= 2
+
+
+def test_a_pace_of_less_than_half_a_second_is_marked(lite, make_project, sit_down, monkeypatch):
+    project = make_project(lite, count=30, overlap=2, overlap_share=1.0)
+    desk, careful = sit_down(lite, project, "careful")
+    _, hasty = sit_down(lite, project, "hasty", desk)
+    clock = itertools.count(time.time(), 10.0)  # every look at the clock is ten seconds later
+    monkeypatch.setattr("alignloop.feedback.ledger.time.time", lambda: next(clock))
+    judge_all(desk, careful, lambda answers: "a" if answers[0] < answers[1] else "b", seconds=8.0)
+    judge_all(desk, hasty, lambda answers: "a", seconds=0.4)
+    o = overview(lite, project)
+    one, two = o.people
+    assert (one.num_fast, one.hasty, one.seconds) == (0, False, 8.0)
+    assert (two.num_fast, two.hasty, two.seconds) == (30, True, 0.4)
+    assert o.num_fast == 30
+    assert o.alpha is not None
+    assert o.alpha_unhurried is None  # without them nothing is judged twice
+    lite.change_settings(project, replace(project.settings, fast_s=0.3))
+    assert overview(lite, lite.project()).num_fast == 0
+
+
+def test_slips_are_no_habit():
+    assert [quality.is_hasty(n, 100) for n in (4, 19, 20)] == [False, False, True]
+    assert [quality.is_hasty(n, 6) for n in (2, 4, 5)] == [False, False, True]

@@ -131,6 +131,13 @@ def test_a_person_chats_compares_and_votes(chromium: Any, site: str, votes: Path
     second = _compare_and_vote(page, votes, answer)
     page.select_option("#other", "")
     page.fill("#question", "끝으로")
+    # Safari's Enter that ends a syllable sends nothing.
+    page.evaluate("""() => {
+      const event = new KeyboardEvent('keydown', {key: 'Enter', bubbles: true, cancelable: true});
+      Object.defineProperty(event, 'keyCode', {value: 229});
+      document.getElementById('question').dispatchEvent(event);
+    }""")
+    assert page.input_value("#question") == "끝으로"
     with page.expect_request("**/v1/chat/completions") as sent:
         page.keyboard.press("Enter")
     turns = sent.value.post_data_json["messages"]

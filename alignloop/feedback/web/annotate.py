@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from alignloop.feedback import people
+from alignloop.feedback import members, people
 from alignloop.feedback.exchange import Session, Submission
 from alignloop.feedback.faults import Rejected
 from alignloop.feedback.improvement import Learned, learned
 from alignloop.feedback.ledger import MAX_NOTE
-from alignloop.feedback.project import Project, clean
+from alignloop.feedback.project import Annotator, Project, clean
 from alignloop.feedback.store import Store, log
 from alignloop.feedback.web.render import render
 from alignloop.feedback.web.security import (
@@ -70,12 +70,14 @@ async def label_page(
     project = await run_in_threadpool(store.project, project_id)
     guidelines = await run_in_threadpool(store.guidelines, project)
     progress = await run_in_threadpool(_learned, store, project)
+    works = await run_in_threadpool(members.memberships, store, asker.annotator)
     texts = TEXTS[language_of(request, asker)]
     config = {
         "task": project.task,
         "attributes": list(project.settings.attributes),
         # Another database at the same address may have the same annotator's number.
         "owner": f"{store.identity}.{asker.annotator.id}",
+        "guidelines": project.guideline_version,
         "item": item_id,
         "back": f"/owner/{project.id}",
         "texts": {key: text for key, text in texts.items() if key.startswith("js_")},
@@ -87,6 +89,7 @@ async def label_page(
         project=project,
         guidelines=render(guidelines),
         learned=progress,
+        tasks=[other for _, other in works] if item_id is None and len(works) > 1 else [],
         config=config,
         votes=votes,
     )
@@ -119,15 +122,19 @@ async def login(request: Request) -> Response:
     # By the writer, not in a transaction of its own: many people at once would lock each other out.
     await site.writer.do(lambda c: log(c, "signed in", actor=name, project_id=project_id, client=client))
     response = RedirectResponse("/", 303)
+    _open_session(request, response, annotator)
+    return response
+
+
+def _open_session(request: Request, response: Response, annotator: Annotator) -> None:
     response.set_cookie(
         SESSION_COOKIE,
-        site.sessions.issue(annotator.id, annotator.epoch),
+        site_of(request).sessions.issue(annotator.id, annotator.epoch),
         max_age=SESSION_S,
         httponly=True,
         samesite="lax",
         secure=request.url.scheme == "https",
     )
-    return response
 
 
 @signed_in
@@ -136,6 +143,19 @@ async def logout(request: Request, asker: Asker) -> Response:
     taken(request.state.form)
     response = RedirectResponse("/", 303)
     response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="lax")
+    return response
+
+
+@signed_in
+async def change_project(request: Request, asker: Asker) -> Response:
+    """Go on with another project of the same invitation."""
+    site, wanted = site_of(request), form_text(request.state.form, "project")
+    works = await run_in_threadpool(members.memberships, site.store, asker.annotator)
+    found = next((member for member, project in works if str(project.id) == wanted), None)
+    if found is None:
+        raise Rejected("there is no such project of yours", status=404, reason="project")
+    response = RedirectResponse("/", 303)
+    _open_session(request, response, found)
     return response
 
 
@@ -187,6 +207,15 @@ async def api_draft(request: Request) -> Response:
     task_id = _integer(body, "assignment")
     await site.writer.do(lambda c: site.desk.save_draft(c, visitor, task_id, draft))
     return JSONResponse({"saved": True})
+
+
+@signed_in
+async def api_guidelines(request: Request, asker: Asker) -> Response:
+    """The guidelines in force, as `version` and `html`."""
+    store = site_of(request).store
+    project = await run_in_threadpool(store.project, asker.annotator.project_id)
+    text = await run_in_threadpool(store.guidelines, project)
+    return JSONResponse({"version": project.guideline_version, "html": render(text)})
 
 
 @signed_in
@@ -251,6 +280,7 @@ def _submission(body: dict[str, Any]) -> Submission:
         flagged=flagged is True,
         note="" if note is None or note == "" else _text(body, "note", MAX_NOTE),
         seconds=float(seconds),
+        guidelines=None if body.get("guidelines") is None else _integer(body, "guidelines"),
     )
 
 
@@ -274,10 +304,12 @@ ROUTES = [
     Route("/login", login, methods=["POST"]),
     Route("/logout", logout, methods=["POST"]),
     Route("/language", set_language, methods=["POST"]),
+    Route("/project", change_project, methods=["POST"]),
     Route("/api/next", api_next, methods=["POST"]),
     Route("/api/judge", api_judge, methods=["POST"]),
     Route("/api/undo", api_undo, methods=["POST"]),
     Route("/api/redo", api_redo, methods=["POST"]),
     Route("/api/draft", api_draft, methods=["POST"]),
+    Route("/api/guidelines", api_guidelines, methods=["POST"]),
     Route("/api/adjudicate/{item:int}", api_adjudicate, methods=["POST"]),
 ]

@@ -15,16 +15,20 @@ from alignloop.errors import UserError
 from alignloop.feedback.desk import Desk
 from alignloop.feedback.faults import StoreUnavailable
 from alignloop.feedback.store import Store
-from alignloop.feedback.web import annotate, owner
+from alignloop.feedback.web import annotate, manage, owner
+from alignloop.feedback.web.addresses import LOCAL_HOSTS
 from alignloop.feedback.web.security import Guard, Guesses, Sessions
 from alignloop.feedback.web.site import Site, make_templates, on_fault, static_files
 from alignloop.feedback.writer import Writer
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-
 
 def create_app(
-    store: Store, *, secret: bytes, allowed_hosts: Sequence[str] = LOCAL_HOSTS, guesses: Guesses | None = None
+    store: Store,
+    *,
+    secret: bytes,
+    allowed_hosts: Sequence[str] = LOCAL_HOSTS,
+    guesses: Guesses | None = None,
+    addresses: Sequence[str] = (),
 ) -> Guard:
     """The application over an open store.
 
@@ -33,6 +37,7 @@ def create_app(
         secret: key of the session cookies, at least 32 random bytes.
         allowed_hosts: host names under which the server answers; `*` for any.
         guesses: limits of failed sign-ins.
+        addresses: where the page is reached (`http://HOST:PORT`), for the links of invitations.
 
     Returns:
         An ASGI application.
@@ -45,7 +50,10 @@ def create_app(
         if request.path_params["name"] not in files:
             return PlainTextResponse("not found", 404)
         content, kind = files[request.path_params["name"]]
-        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
+        # KaTeX lies in a folder that names its version, so that its content never changes.
+        lasting = request.path_params["name"].startswith("katex-")
+        cache = "public, max-age=31536000, immutable" if lasting else "no-cache"
+        return Response(content, media_type=kind, headers={"Cache-Control": cache})
 
     async def health(request: Request) -> Response:
         return PlainTextResponse("ok")
@@ -56,13 +64,15 @@ def create_app(
         with suppress(StoreUnavailable):  # queues are read when they are needed first
             desk.warm()
         writer = Writer(desk)
-        app.state.site = Site(store, desk, writer, Sessions(secret), guesses or Guesses(), make_templates())
+        app.state.site = Site(
+            store, desk, writer, Sessions(secret), guesses or Guesses(), make_templates(), tuple(addresses)
+        )
         yield
         await writer.close()
 
-    fixed = [Route("/static/{name}", static), Route("/health", health)]
+    fixed = [Route("/static/{name:path}", static), Route("/health", health)]
     app = Starlette(
-        routes=[*annotate.ROUTES, *owner.ROUTES, *fixed],
+        routes=[*annotate.ROUTES, *owner.ROUTES, *manage.ROUTES, *fixed],
         lifespan=lifespan,
         exception_handlers={
             UserError: on_fault,

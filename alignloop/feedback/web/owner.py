@@ -22,6 +22,7 @@ from alignloop.feedback.overview import overview
 from alignloop.feedback.project import Project, Settings
 from alignloop.feedback.store import Store
 from alignloop.feedback.votes import Vote, item_rows, live_votes
+from alignloop.feedback.web.addresses import is_local, shared_address
 from alignloop.feedback.web.annotate import label_page
 from alignloop.feedback.web.render import block_html, blocks, render
 from alignloop.feedback.web.site import Asker, known_language, owners_only, page, site_of, taken
@@ -32,34 +33,45 @@ SHOWN = 100
 """Rows of a list on the owner's page."""
 
 
-async def _project(request: Request) -> Project:
+async def project_of(request: Request) -> Project:
+    """The project that the address names.
+
+    Raises:
+        Rejected: 404 when there is none.
+    """
     number = request.path_params["project"]
     if not 0 < number < 2**31:
         raise Rejected("there is no such project", status=404, reason="missing")
     return await run_in_threadpool(site_of(request).store.project, number)
 
 
-def _back(project: Project, anchor: str = "") -> RedirectResponse:
+def back_to(project: Project, anchor: str = "") -> RedirectResponse:
+    """The way back to a project's page after a form was sent."""
     return RedirectResponse(f"/owner/{project.id}{anchor}", 303)
-
-
-@owners_only
-async def projects(request: Request, asker: Asker) -> Response:
-    """All projects; straight to the only one."""
-    found = await run_in_threadpool(site_of(request).store.projects)
-    if len(found) == 1:
-        return _back(found[0])
-    return page(request, "projects.html", asker=asker, projects=found)
 
 
 @owners_only
 async def dashboard(request: Request, asker: Asker) -> Response:
     """The owner's page of a project."""
-    return await _dashboard(request, asker)
+    return await show_dashboard(request, asker)
 
 
-async def _dashboard(request: Request, asker: Asker, *, link: str = "", name: str = "") -> Response:
-    store, project = site_of(request).store, await _project(request)
+async def show_dashboard(
+    request: Request, asker: Asker, *, link: str = "", name: str = "", said: Sequence[str] = ()
+) -> Response:
+    """The owner's page.
+
+    Args:
+        request: whose address names the project.
+        asker: the owner.
+        link: an invitation's, shown once.
+        name: of the person invited.
+        said: lines about what was imported.
+
+    Returns:
+        The page.
+    """
+    store, project = site_of(request).store, await project_of(request)
     numbers = await run_in_threadpool(overview, store, project)
     guidelines = await run_in_threadpool(store.guidelines, project)
     log = await run_in_threadpool(lambda: store.audit_log(project, limit=SHOWN))
@@ -76,6 +88,7 @@ async def _dashboard(request: Request, asker: Asker, *, link: str = "", name: st
         shown=SHOWN,
         link=link,
         link_name=name,
+        said=said,
         number_settings=[f.name for f in fields(Settings) if f.name not in ("attributes", "currency")],
     )
 
@@ -83,11 +96,21 @@ async def _dashboard(request: Request, asker: Asker, *, link: str = "", name: st
 @owners_only
 async def invite(request: Request, asker: Asker) -> Response:
     """Invite an annotator; the link is shown on this answer and never again."""
-    store, project = site_of(request).store, await _project(request)
-    form = taken(request.state.form, "name", "language")
+    store, project = site_of(request).store, await project_of(request)
+    form = taken(request.state.form, "name", "language", "everywhere")
     name, language = form.get("name", ""), known_language(form.get("language", "en"))
-    _, token = await run_in_threadpool(lambda: people.invite(store, project, name, language=language))
-    return await _dashboard(request, asker, link=str(request.url_for("invitation", token=token)), name=name)
+    everywhere = _ticked(form, "everywhere")
+    _, token = await run_in_threadpool(
+        lambda: people.invite(store, project, name, language=language, everywhere=everywhere)
+    )
+    return await show_dashboard(request, asker, link=_link(request, token), name=name)
+
+
+def _link(request: Request, token: str) -> str:
+    """An invitation's address. The owner may be at this machine's own, which nobody else can open."""
+    link = str(request.url_for("invitation", token=token))
+    base, shared = link.removesuffix(f"/invite/{token}"), shared_address(site_of(request).addresses)
+    return link if shared is None or not is_local(base) else f"{shared}/invite/{token}"
 
 
 @owners_only
@@ -98,7 +121,7 @@ async def new_link(request: Request, asker: Asker) -> Response:
     token = await run_in_threadpool(lambda: people.new_link(store, person, actor=asker.annotator.name))
     found = await run_in_threadpool(people.find, store, person)
     name = found.name if found else ""
-    return await _dashboard(request, asker, link=str(request.url_for("invitation", token=token)), name=name)
+    return await show_dashboard(request, asker, link=_link(request, token), name=name)
 
 
 @owners_only
@@ -107,12 +130,12 @@ async def remove(request: Request, asker: Asker) -> Response:
     store, person = site_of(request).store, await _person(request)
     taken(request.state.form)
     await run_in_threadpool(lambda: people.remove(store, person, actor=asker.annotator.name))
-    return _back(await _project(request), "#people")
+    return back_to(await project_of(request), "#people")
 
 
 async def _person(request: Request) -> int:
     """Id of an annotator of this project."""
-    project, number = await _project(request), request.path_params["person"]
+    project, number = await project_of(request), request.path_params["person"]
     known = await run_in_threadpool(people.list_annotators, site_of(request).store, project)
     if number not in [annotator.id for annotator in known]:
         raise Rejected("there is no such annotator", status=404, reason="missing")
@@ -122,7 +145,7 @@ async def _person(request: Request) -> int:
 @owners_only
 async def change_settings(request: Request, asker: Asker) -> Response:
     """Change overlap, checks, prices, attributes."""
-    store, project = site_of(request).store, await _project(request)
+    store, project = site_of(request).store, await project_of(request)
     known = {f.name: f for f in fields(Settings) if f.name != "attributes" or project.task == "scores"}
     values: dict[str, object] = {}
     for name, text in taken(request.state.form, *known).items():
@@ -130,11 +153,11 @@ async def change_settings(request: Request, asker: Asker) -> Response:
             values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
         elif name == "currency":
             values[name] = text
-        else:
+        elif text:
             values[name] = _number(name, text, whole=isinstance(known[name].default, int))
     settings = replace(project.settings, **values)
     await run_in_threadpool(lambda: store.change_settings(project, settings, actor=asker.annotator.name))
-    return _back(project, "#settings")
+    return back_to(project, "#settings")
 
 
 def _number(name: str, text: str, *, whole: bool) -> float:
@@ -149,18 +172,18 @@ def _number(name: str, text: str, *, whole: bool) -> float:
 @owners_only
 async def change_guidelines(request: Request, asker: Asker) -> Response:
     """Publish a new version of the guidelines."""
-    store, project = site_of(request).store, await _project(request)
+    store, project = site_of(request).store, await project_of(request)
     text = taken(request.state.form, "text").get("text", "").replace("\r\n", "\n")
     if len(text) > MAX_GUIDELINES:
         raise Rejected(f"guidelines have at most {MAX_GUIDELINES} characters", status=422, reason="size")
     await run_in_threadpool(lambda: store.change_guidelines(project, text, actor=asker.annotator.name))
-    return _back(project, "#settings")
+    return back_to(project, "#settings")
 
 
 @owners_only
 async def item(request: Request, asker: Asker) -> Response:
     """One item with its models and judgements."""
-    store, project = site_of(request).store, await _project(request)
+    store, project = site_of(request).store, await project_of(request)
     row, votes = await run_in_threadpool(_item, store, project, request.path_params["item"])
     shown = [{"model": a["model"], "html": render(a["text"])} for a in row.answers]
     prompt = [{"role": block["role"], "html": block_html(block)} for block in blocks(row.prompt)]
@@ -181,7 +204,7 @@ async def item(request: Request, asker: Asker) -> Response:
 @owners_only
 async def adjudicate(request: Request, asker: Asker) -> Response:
     """The task page for the owner's deciding judgement; the votes are there, folded away."""
-    store, project = site_of(request).store, await _project(request)
+    store, project = site_of(request).store, await project_of(request)
     row, votes = await run_in_threadpool(_item, store, project, request.path_params["item"])
     order = display_order(len(row.answers), seed=0, annotator_id=asker.annotator.id, item_id=row.id)
     names = ["ABCDE"[order.index(index)] for index in range(len(order))]
@@ -220,29 +243,32 @@ def _said(task: str, vote: Vote, names: Sequence[str]) -> str:
 @owners_only
 async def withdraw(request: Request, asker: Asker) -> Response:
     """Take an item out."""
-    store, project, item_id = site_of(request).store, await _project(request), request.path_params["item"]
+    store, project, item_id = site_of(request).store, await project_of(request), request.path_params["item"]
     await run_in_threadpool(_item, store, project, item_id)
     reason = taken(request.state.form, "reason").get("reason", "")
     if len(reason) > MAX_REASON:
         raise Rejected(f"a reason has at most {MAX_REASON} characters", status=422, reason="size")
     actor = asker.annotator.name
     await run_in_threadpool(lambda: store.withdraw(project, [item_id], reason=reason, actor=actor))
-    return _back(project)
+    return back_to(project)
 
 
 @owners_only
 async def export(request: Request, asker: Asker) -> Response:
     """Download the judgements as JSON lines."""
-    store, project = site_of(request).store, await _project(request)
+    store, project = site_of(request).store, await project_of(request)
     native = NATIVE[project.task]
     pair_only = ("votes", "ties", "both_bad") if project.task == "pair" else ()
-    query = taken(request.query_params, "kind", "derive", "min_agreement", "flagged", *pair_only)
+    query = taken(
+        request.query_params, "kind", "derive", "min_agreement", "min_seconds", "flagged", *pair_only
+    )
     votes = query.get("votes", "each")
     if votes != "each" and votes != "mean":
         raise Rejected(f"votes is each or mean, not '{votes[:40]}'", status=422, reason="field")
     filters = Filters(
         votes=votes,
         min_agreement=_number("min_agreement", query.get("min_agreement") or "0", whole=False),
+        min_seconds=_number("min_seconds", query.get("min_seconds") or "0", whole=False),
         ties=_ticked(query, "ties"),
         both_bad=_ticked(query, "both_bad"),
         flagged=_ticked(query, "flagged"),
@@ -271,7 +297,6 @@ def _ticked(query: Mapping[str, str], name: str) -> bool:
 
 _P = "/owner/{project:int}"
 ROUTES = [
-    Route("/owner", projects),
     Route(_P, dashboard),
     Route(_P + "/people", invite, methods=["POST"]),
     Route(_P + "/people/{person:int}/link", new_link, methods=["POST"]),

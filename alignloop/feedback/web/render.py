@@ -17,6 +17,8 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
+from alignloop.feedback.web import maths
+
 MAX_RENDERED = 20_000
 """Longer texts are shown as they are: rendering them would hold up the page."""
 
@@ -40,12 +42,19 @@ def _image(
     return f'<span class="image" title="{source}">▣ {escape(tokens[index].content)}</span>'
 
 
+def _math(self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
+    source = tokens[index].content
+    display = " display" if source.startswith(("$$", "\\[")) else ""
+    return f'<span class="math{display}">{escape(source)}</span>'
+
+
 def _markdown() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "linkify": False, "breaks": True, "maxNesting": 20})
     parser.enable(["table", "strikethrough"])
     parser.add_render_rule("link_open", _open_link)
     parser.add_render_rule("link_close", _close_link)
     parser.add_render_rule("image", _image)
+    parser.add_render_rule("math", _math)
     return parser
 
 
@@ -64,11 +73,20 @@ def shown(html: str) -> str:
 
 @lru_cache(maxsize=1024)
 def render(text: str) -> str:
-    """Safe HTML of a Markdown text; a very long text comes as one preformatted block."""
+    """Safe HTML of a Markdown text; a very long text comes as one preformatted block.
+
+    Formulas are elements of class `math` that hold their LaTeX source, delimiters included: the page's
+    script typesets them, and without it they are read as written.
+    """
     if len(text) > MAX_RENDERED:
         return shown(f'<pre class="plain">{escape(text)}</pre>')
+    marked, env = maths.mark(text), {}
+    tokens = _PARSER.parse(marked.text, env)
+    if marked.formulas:
+        maths.put_back(tokens, marked)
+    html = _PARSER.renderer.render(tokens, _PARSER.options, env)
     # The content security policy ignores style attributes; nothing else the parser writes has one.
-    return shown(_ALIGNMENT.sub(r'class="align-\1"', _PARSER.render(text)))
+    return shown(_ALIGNMENT.sub(r'class="align-\1"', html))
 
 
 def blocks(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -23,10 +24,14 @@ SESSION_S = 30 * 24 * 3600
 MAX_BODY = 512 * 1024
 """Largest request body, in bytes: an edited answer of MAX_TEXT Korean characters fits."""
 
+MAX_UPLOAD = 64 * 1024 * 1024
+"""Largest body with which the owner imports a data file, in bytes."""
+_UPLOAD = re.compile(r"/owner/[0-9]+/import")
+
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "font-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -58,7 +63,8 @@ class Guard:
             await send(message)
 
         headers = Headers(scope=scope)
-        refusal = self._refusal(headers)
+        most = max(self.max_body, MAX_UPLOAD) if _UPLOAD.fullmatch(scope["path"]) else self.max_body
+        refusal = self._refusal(headers, most)
         if refusal is not None:
             await refusal(scope, receive, send_guarded)
             return
@@ -68,17 +74,17 @@ class Guard:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body:
+            if received > most:
                 raise Rejected("the request is too large", status=413, reason="size")
             return message
 
         await self.app(scope, receive_bounded, send_guarded)
 
-    def _refusal(self, headers: Headers) -> PlainTextResponse | JSONResponse | None:
+    def _refusal(self, headers: Headers, most: int) -> PlainTextResponse | JSONResponse | None:
         if "*" not in self.allowed_hosts and host_name(headers.get("host", "")) not in self.allowed_hosts:
             return PlainTextResponse("unknown host name; start the server with --host", status_code=400)
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self.max_body:
+        if not length.isdigit() or int(length) > most:
             message = {"error": "the request is too large", "reason": "size"}
             return JSONResponse(message, status_code=413)
         return None

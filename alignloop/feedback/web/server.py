@@ -6,19 +6,26 @@ The folder holds `labels.sqlite` (or `database.id` where a database URL is given
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from alignloop.errors import UserError
 from alignloop.feedback.folder import is_label_folder, opened, served_alone
-from alignloop.feedback.importing import Pairs, holds_samples, read_items
+from alignloop.feedback.importing import Pairs, Say, add, holds_samples
 from alignloop.feedback.project import Project
 from alignloop.feedback.store import Store
-from alignloop.feedback.web.app import LOCAL_HOSTS, create_app
+from alignloop.feedback.web.addresses import (
+    EVERY_ADDRESS,
+    LOCAL_HOSTS,
+    addresses_of,
+    is_local,
+    remember,
+)
+from alignloop.feedback.web.app import create_app
 from alignloop.feedback.web.secrets import owner_token, session_secret
 from alignloop.web.server import listen, run
 
-Say = Callable[[str], object]
+__all__ = ["add", "opened", "prepare", "project_for", "serve"]
 
 
 def project_for(store: Store, name: str, *, task: str | None, guidelines: str = "") -> Project:
@@ -38,30 +45,6 @@ def project_for(store: Store, name: str, *, task: str | None, guidelines: str = 
     return found
 
 
-def add(
-    store: Store,
-    project: Project,
-    data: str | Path,
-    *,
-    pairs: Pairs,
-    gold: bool = False,
-    columns: Mapping[str, str] | None = None,
-    say: Say,
-) -> None:
-    """Import data into a project and say what became of it."""
-    read = read_items(data, task=project.task, pairs=pairs, gold=gold, columns=columns)
-    done = store.add_items(project, read.items, actor="command line")
-    say(f"{project.name}: {done.added} items added, {done.duplicates} were there already")
-    for reason, count in read.left_out.items():
-        say(f"  left out: {count} {reason}")
-    for number, reason in done.refused[:10]:
-        say(f"  refused: item {number + 1}: {reason}")
-    if len(done.refused) > 10:
-        say(f"  refused: {len(done.refused) - 10} more")
-    if not done.added and not done.duplicates:
-        raise UserError(f"{data} holds nothing that a {project.task} project can use")
-
-
 def prepare(
     path: Path,
     *,
@@ -70,14 +53,27 @@ def prepare(
     task: str | None,
     name: str,
     pairs: Pairs,
+    new: bool = False,
     say: Say,
 ) -> tuple[Path, str | None]:
-    """The label folder to serve: `path` itself, or a new one filled from the data at `path`."""
+    """The label folder to serve: `path` itself, or a new one filled from the data at `path`.
+
+    With `new` an empty folder is made at `path`; its projects are made in the browser.
+    """
     empty = database is not None and path.is_dir() and not holds_samples(path)
     if is_label_folder(path) or empty:
         return path, database
+    if new:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} is there already; --new makes a folder of a name that is free")
+        with opened(path, database, create=True):
+            say(f"{path}: a label folder without projects; make one on the owner's page")
+        return path, database
     if not path.exists():
-        raise UserError(f"{path} does not exist; give a label folder, a data file or a sample run")
+        raise UserError(
+            f"{path} does not exist; give a label folder, a data file or a sample run, "
+            "or make an empty label folder with --new"
+        )
     place = folder or Path(f"{path.name.split('.')[0]}-labels")
     with opened(place, database, create=True) as store:
         add(store, project_for(store, name, task=task), path, pairs=pairs, say=say)
@@ -109,23 +105,29 @@ def serve(
     """
     folder, database = place
     with opened(folder, database) as store, served_alone(store, folder):
-        app = create_app(store, secret=session_secret(folder), allowed_hosts=_hosts(host, allow_hosts))
         listening = listen(host, port)
-        address = f"http://{_written(host)}:{listening.getsockname()[1]}"
-        say(f"owner:  {address}/invite/{owner_token(store, folder)}")
-        say(f"invite: alignloop label invite {folder} NAME --url {address}")
+        addresses = addresses_of(host, listening.getsockname()[1], allow_hosts)
+        remember(folder, addresses)
+        app = create_app(
+            store,
+            secret=session_secret(folder),
+            allowed_hosts=_hosts(host, allow_hosts),
+            addresses=addresses,
+        )
+        say(f"owner:  {addresses[0]}/invite/{owner_token(store, folder)}")
+        for address in addresses:
+            if not is_local(address):
+                say(f"colleagues: {address}")
+        say(f"invite: alignloop label invite {folder} NAME")
         if host not in LOCAL_HOSTS:
             say("Anybody who can reach this address can try to sign in; put HTTPS in front of it.")
+        elif not allow_hosts:
+            say("Only this machine can open these links; for colleagues add --host 0.0.0.0")
         run(app, listening, proxy=proxy, date_header=False)
-
-
-def _written(host: str) -> str:
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    return f"[{shown}]" if ":" in shown else shown
 
 
 def _hosts(host: str, more: Sequence[str]) -> list[str]:
     """Host names the page answers to. Listening on every address, any name may be the right one."""
-    if host in ("0.0.0.0", "::") and not more:
+    if host in EVERY_ADDRESS and not more:
         return ["*"]
     return [*LOCAL_HOSTS, host, *more]

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import wraps
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from starlette.concurrency import run_in_threadpool
@@ -40,6 +41,7 @@ class Site:
     sessions: Sessions
     guesses: Guesses
     templates: Environment
+    addresses: tuple[str, ...] = ()
 
 
 def make_templates() -> Environment:
@@ -56,13 +58,27 @@ def make_templates() -> Environment:
 
 
 def static_files() -> dict[str, tuple[bytes, str]]:
-    """Name → (content, media type), read once: no request ever names a path."""
-    kinds = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-    found = {}
-    for entry in files("alignloop.feedback.web").joinpath("static").iterdir():
-        suffix = "." + entry.name.rsplit(".", 1)[-1]
-        if suffix in kinds:
-            found[entry.name] = (entry.read_bytes(), kinds[suffix])
+    """Name → (content, media type), read once: a request chooses among these names and opens no path.
+
+    Files in a folder are named `folder/file`.
+    """
+    kinds = {
+        "js": "text/javascript",
+        "css": "text/css",
+        "svg": "image/svg+xml",
+        "woff2": "font/woff2",
+    }
+    found: dict[str, tuple[bytes, str]] = {}
+
+    def read(folder: Traversable, prefix: str) -> None:
+        for entry in folder.iterdir():
+            kind = kinds.get(entry.name.rsplit(".", 1)[-1])
+            if entry.is_dir():
+                read(entry, f"{prefix}{entry.name}/")
+            elif kind is not None:
+                found[prefix + entry.name] = (entry.read_bytes(), kind)
+
+    read(files("alignloop.feedback.web").joinpath("static"), "")
     return found
 
 
@@ -168,10 +184,13 @@ async def on_fault(request: Request, error: Exception) -> Response:
 Handler = Callable[[Request, Asker], Awaitable[Response]]
 
 
-def signed_in(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+def signed_in(
+    handler: Handler, *, files: int = 0, owner: bool = False
+) -> Callable[[Request], Awaitable[Response]]:
     """Route for signed-in people; a writing request needs the session's own token.
 
-    JSON requests carry it in a header, forms in the field `csrf`; a form arrives as `request.state.form`.
+    JSON requests carry it in a header, forms in the field `csrf`; a form arrives as `request.state.form`,
+    with up to `files` files. With `owner` nobody else gets as far as having a form read.
     """
 
     @wraps(handler)
@@ -181,10 +200,12 @@ def signed_in(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             if wants_json(request) or request.method != "GET":
                 raise Rejected("sign in with your invitation link", status=403, reason="session")
             return RedirectResponse("/", 303)
+        if owner and asker.annotator.role != "owner":
+            raise Rejected("this page is for the owner", status=403, reason="role")
         if request.method not in ("GET", "HEAD"):
             token = None
             if not wants_json(request):
-                request.state.form = await request.form(max_files=0, max_fields=100)
+                request.state.form = await request.form(max_files=files, max_fields=100)
                 token = form_text(request.state.form, "csrf")
             check_csrf(request, asker.visitor, token)
         return await handler(request, asker)
@@ -192,17 +213,9 @@ def signed_in(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     return route
 
 
-def owners_only(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+def owners_only(handler: Handler, *, files: int = 0) -> Callable[[Request], Awaitable[Response]]:
     """As `signed_in`, for owners."""
-
-    @signed_in
-    @wraps(handler)
-    async def route(request: Request, asker: Asker) -> Response:
-        if asker.annotator.role != "owner":
-            raise Rejected("this page is for the owner", status=403, reason="role")
-        return await handler(request, asker)
-
-    return route
+    return signed_in(handler, files=files, owner=True)
 
 
 def form_text(form: FormData | QueryParams, name: str, default: str = "") -> str:
@@ -261,5 +274,6 @@ async def receipt_json(receipt: Receipt) -> JSONResponse:
             "judgement": receipt.judgement_id,
             "task": None if receipt.task is None else await task_json(receipt.task),
             "progress": asdict(receipt.progress),
+            "guidelines": receipt.guidelines,
         }
     )

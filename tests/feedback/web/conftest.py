@@ -109,11 +109,20 @@ def server(lite: Store) -> Iterator[Server]:
 
 @pytest.fixture
 def visit(chromium, server) -> Callable:
-    """Function that opens a page as a signed-in person in a fresh browser profile."""
+    """Function that opens a page as a signed-in person in a fresh browser profile.
+
+    Guidelines, which a first visit opens, are closed unless told otherwise (`read=False`).
+    """
     contexts = []
 
     def open_page(
-        project: Project | None, name: str = "a", *, role: str = "annotator", token: str = "", **options
+        project: Project | None,
+        name: str = "a",
+        *,
+        role: str = "annotator",
+        token: str = "",
+        read: bool = True,
+        **options,
     ):
         if not token:
             _, token = people.invite(server.store, project, name, role=role)
@@ -130,6 +139,8 @@ def visit(chromium, server) -> Callable:
         page.click("button.primary")
         if role == "annotator":
             page.wait_for_function(READY)
+            if read and page.is_visible("#guide-read"):
+                page.click("#guide-read")
         return page
 
     yield open_page

@@ -37,7 +37,7 @@ def test_a_whole_session_by_keyboard(server, visit):
     assert "*the same*" in page.text_content("#answers pre.plain")
     page.keyboard.press("r")
     page.keyboard.press("g")
-    assert page.inner_text("#guidelines .markdown") == "공정하게"
+    assert page.inner_text("#guideline-text") == "공정하게"
     page.keyboard.press("g")
     page.keyboard.press("f")
     page.keyboard.press("n")

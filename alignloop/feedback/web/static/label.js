@@ -2,6 +2,9 @@
 
 import { call, Fault, newKey, Outbox } from "./api.js";
 import { compare, marked } from "./diff.js";
+import { Guidelines } from "./guidelines.js";
+import { composing, forget, letGo, letterOf } from "./input.js";
+import { typeset } from "./math.js";
 import { element, LETTERS, edit, pair, ranking, scores, thumbs } from "./widgets.js";
 
 const byId = (id) => document.getElementById(id);
@@ -9,6 +12,7 @@ const config = JSON.parse(byId("config").textContent);
 const t = config.texts;
 const makers = { pair, ranking, scores, thumbs, edit };
 const outbox = new Outbox(config.owner);
+const guidelines = new Guidelines({ owner: config.owner, version: config.guidelines, quiet: Boolean(config.item) });
 const view = { raw: false, diff: false };
 const DRAFT_MS = 400;
 const IDLE_MS = 120000; // longer pauses do not count as time spent
@@ -68,6 +72,7 @@ function fillTexts() {
   document.querySelectorAll("#answers .text").forEach((slot, place) => {
     slot.replaceChildren(textBlock(task.answers[place], place === 0 ? second : first));
   });
+  typeset(byId("work"));
 }
 
 function show(next) {
@@ -83,9 +88,10 @@ function show(next) {
   if (task === null) {
     byId("question").textContent = "";
     byId("prompt").replaceChildren();
-    byId("answers").replaceChildren(
-      element("div", { class: "card finished" }, element("p", {}, t.js_finished), element("small", {}, t.js_finished_more)),
-    );
+    const over = element("div", { class: "card finished" }, element("p", {}, t.js_finished), element("small", {}, t.js_finished_more));
+    const others = document.querySelector(".tasks form")?.cloneNode(true);
+    if (others) over.append(element("p", {}, t.js_other_tasks), others);
+    byId("answers").replaceChildren(over);
     lookTimer = setTimeout(look, LOOK_MS);
     return;
   }
@@ -94,7 +100,7 @@ function show(next) {
     element(
       "article",
       { class: "card", "aria-label": `${t.js_answer} ${LETTERS[place]}` },
-      element("header", {}, element("span", { class: "letter" }, LETTERS[place])),
+      element("header", {}, element("span", { class: "letter" }, LETTERS[place]), element("span", { class: "rank" })),
       element("div", { class: "text" }),
     ),
   );
@@ -103,7 +109,7 @@ function show(next) {
   fillTexts();
   touched = false;
   widget = makers[task.kind]({
-    cards, answers: task.answers, attributes: config.attributes, choices: byId("choices"), t, changed, submit,
+    cards, answers: task.answers, attributes: config.attributes, choices: byId("choices"), t, changed, submit, say,
   });
   const kept = task.draft ?? { answer: task.previous, flagged: task.flagged, note: task.note };
   if (kept.answer) widget.restore(kept.answer);
@@ -188,6 +194,7 @@ async function deliver(submission) {
     say("");
     show(receipt.task);
     showProgress(receipt.progress);
+    await heed(receipt);
   } catch (fault) {
     await recover(fault);
   }
@@ -212,6 +219,10 @@ async function recover(fault) {
   }
 }
 
+async function heed(receipt) {
+  if (await guidelines.heed(receipt)) say(t.js_new_guidelines);
+}
+
 function submission(extra) {
   tick();
   return {
@@ -220,6 +231,7 @@ function submission(extra) {
     key: newKey(),
     flagged,
     note: byId("note").value,
+    guidelines: guidelines.version,
     seconds: Math.round(clock.seconds * 100) / 100,
     ...extra,
   };
@@ -269,6 +281,7 @@ async function load() {
     const receipt = await call(config.item ? `adjudicate/${config.item}` : "next");
     show(receipt.task);
     showProgress(receipt.progress);
+    await heed(receipt);
   } catch (fault) {
     await recover(fault);
   }
@@ -295,32 +308,25 @@ function toggleView(name) {
   if (task) fillTexts();
 }
 
-function toggleGuidelines() {
-  const panel = byId("guidelines");
-  panel.hidden = !panel.hidden;
-  byId("guide").setAttribute("aria-expanded", String(!panel.hidden));
-}
-
 const openSkip = () => task && !busy && byId("skip-dialog").showModal();
 const toggleFlag = () => {
   setFlag(!flagged);
   changed();
 };
 
-// By physical key, so that they also work while a Korean keyboard is switched to Hangul.
 const shortcuts = {
-  KeyS: openSkip,
-  KeyF: toggleFlag,
-  KeyN: () => byId("note").focus(),
-  KeyZ: () => walk("undo", t.js_undone),
-  KeyY: () => walk("redo", t.js_redone),
-  KeyR: () => toggleView("raw"),
-  KeyD: () => toggleView("diff"),
-  KeyG: toggleGuidelines,
+  S: openSkip,
+  F: toggleFlag,
+  N: () => byId("note").focus(),
+  Z: () => walk("undo", t.js_undone),
+  Y: () => walk("redo", t.js_redone),
+  R: () => toggleView("raw"),
+  D: () => toggleView("diff"),
+  G: () => guidelines.toggle(),
 };
 
 function onKey(event) {
-  if (event.isComposing || event.altKey || event.metaKey || event.ctrlKey) return;
+  if (composing(event) || event.altKey || event.metaKey || event.ctrlKey) return;
   const dialog = document.querySelector("dialog[open]");
   if (dialog) {
     const reason = dialog.id === "skip-dialog" && dialog.querySelectorAll("[value]")[Number(event.key) - 1];
@@ -330,30 +336,31 @@ function onKey(event) {
   const field = event.target.closest("input, textarea, select");
   if (field) {
     if (event.key === "Escape") field.blur();
-    if (field.id !== "note" || event.key !== "Enter") return;
+    if (field.id !== "note" || event.key !== "Enter" || event.shiftKey) return;
   }
   let used = true;
   if (event.key === "Enter") {
     // Enter on a focused button presses that button.
     if (event.target.closest("button:not([role=radio]), a, summary")) return;
-    submit();
+    // A key held down must not judge what comes next.
+    if (!event.repeat) submit();
   } else if (event.key === "?") byId("help-dialog").showModal();
   else if (widget && !busy && widget.key(event)) used = true;
-  else if (shortcuts[event.code] && !event.repeat) shortcuts[event.code]();
+  else if (shortcuts[letterOf(event)] && !event.repeat) shortcuts[letterOf(event)]();
   else used = false;
   if (used) event.preventDefault();
 }
 
 document.addEventListener("keydown", onKey);
+document.addEventListener("click", letGo);
+document.querySelectorAll("dialog").forEach(forget);
 byId("submit").addEventListener("click", submit);
 byId("skip").addEventListener("click", openSkip);
 byId("flag").addEventListener("click", toggleFlag);
-byId("undo").addEventListener("click", shortcuts.KeyZ);
-byId("redo").addEventListener("click", shortcuts.KeyY);
-byId("raw").addEventListener("click", shortcuts.KeyR);
-byId("diff").addEventListener("click", shortcuts.KeyD);
-byId("guide").addEventListener("click", toggleGuidelines);
-byId("guide-close").addEventListener("click", toggleGuidelines);
+byId("undo").addEventListener("click", shortcuts.Z);
+byId("redo").addEventListener("click", shortcuts.Y);
+byId("raw").addEventListener("click", shortcuts.R);
+byId("diff").addEventListener("click", shortcuts.D);
 byId("help").addEventListener("click", () => byId("help-dialog").showModal());
 byId("note").addEventListener("input", () => changed());
 for (const button of document.querySelectorAll(".reasons button")) {

@@ -6,6 +6,7 @@
 // It calls changed() whenever its input changed. Nothing is chosen beforehand.
 
 import { compare, marked } from "./diff.js";
+import { composing, letterOf } from "./input.js";
 
 export const LETTERS = "ABCDE";
 
@@ -20,6 +21,10 @@ export function element(tag, attributes = {}, ...children) {
 }
 
 const digit = (event) => (/^[0-9]$/.test(event.key) ? Number(event.key) : null);
+
+// Which key does what, where the buttons themselves do not show it.
+const keyLine = (text) =>
+  element("p", { class: "hint keys" }, ...text.split(/(`[^`]+`)/).map((part) => (part[0] === "`" ? element("kbd", {}, part.slice(1, -1)) : part)));
 
 function radios(label, options, onPick) {
   const group = element("div", { class: "options", role: "radiogroup", "aria-label": label });
@@ -82,27 +87,48 @@ export function pair({ cards, choices, t, changed }) {
   };
 }
 
-export function ranking({ cards, t, changed }) {
+export function ranking({ cards, choices, t, changed, say }) {
   const ranks = cards.map(() => null);
+  const ordinals = t.js_ordinals.split(" ");
   let order = []; // places in the order they were ranked by key
   let tie = false;
   const rows = cards.map((card, place) => {
-    const options = cards.map((_, k) => ({ value: k + 1, text: String(k + 1) }));
+    const options = cards.map((_, k) => ({ value: k + 1, text: ordinals[k] }));
     const row = radios(`${t.js_rank} ${LETTERS[place]}`, options, (rank) => {
       ranks[place] = ranks[place] === rank ? null : rank;
       order = [...order.filter((p) => p !== place), ...(ranks[place] === null ? [] : [place])];
+      tie = false;
       show();
     });
     card.append(element("div", { class: "inputs" }, element("div", { class: "cell" }, t.js_rank, row.group)));
     return row;
   });
+  choices.append(keyLine(t.js_keys_ranking.replaceAll("#L", LETTERS[cards.length - 1]).replaceAll("#N", cards.length)));
+  // The rank that the next key gives: the best one that no answer has, also after some were clicked.
+  function next() {
+    if (tie && order.length) return ranks[order.at(-1)];
+    return cards.map((_, k) => k + 1).find((rank) => !ranks.includes(rank)) ?? cards.length;
+  }
   function show() {
     rows.forEach((row, place) => {
       row.show(ranks[place]);
       cards[place].classList.toggle("chosen", ranks[place] === 1);
+      const chip = cards[place].querySelector(".rank");
+      chip.classList.toggle("set", ranks[place] !== null);
+      if (ranks[place] !== null) chip.replaceChildren(ordinals[ranks[place] - 1]);
+      else {
+        const keys = [element("kbd", {}, LETTERS[place]), " ", element("kbd", {}, String(place + 1))];
+        chip.replaceChildren(...keys, ` → ${ordinals[next() - 1]}`);
+      }
     });
     changed();
   }
+  function place(event) {
+    const letter = LETTERS.indexOf(letterOf(event) ?? " ");
+    const found = letter >= 0 ? letter : digit(event) === null ? -1 : digit(event) - 1;
+    return found < cards.length ? found : -1;
+  }
+  show();
   return {
     value: () => (ranks.every((rank) => rank !== null) ? { ranks: [...ranks] } : null),
     partial: () => ({ ranks: [...ranks] }),
@@ -112,22 +138,21 @@ export function ranking({ cards, t, changed }) {
       show();
     },
     key(event) {
-      const place = digit(event) === null ? -1 : digit(event) - 1;
-      if (event.key === "=") tie = true;
+      const chosen = place(event);
+      if (event.key === "=") tie = order.length > 0;
       else if (event.key === "Backspace") {
         const last = order.pop();
         if (last !== undefined) ranks[last] = null;
         tie = false;
-        show();
-      } else if (place >= 0 && place < cards.length) {
-        if (ranks[place] === null) {
-          const last = order.length ? ranks[order.at(-1)] : 0;
-          ranks[place] = tie && last ? last : Math.min(last + 1, cards.length);
-          order.push(place);
-          tie = false;
-          show();
-        }
-      } else return false;
+      } else if (chosen < 0) return false;
+      else if (ranks[chosen] !== null) say(t.js_ranked.replace("#", LETTERS[chosen]));
+      else {
+        ranks[chosen] = next();
+        order.push(chosen);
+        tie = false;
+        say("");
+      }
+      show();
       return true;
     },
   };
@@ -171,7 +196,7 @@ function cells({ list, parse, changed }) {
   };
 }
 
-export function scores({ cards, attributes, t, changed }) {
+export function scores({ cards, attributes, choices, t, changed }) {
   const list = [];
   let grid = null;
   cards.forEach((card, place) => {
@@ -187,6 +212,7 @@ export function scores({ cards, attributes, t, changed }) {
     card.append(inputs);
   });
   const parse = (event) => (digit(event) !== null && digit(event) <= 5 ? digit(event) : null);
+  choices.append(keyLine(t.js_keys_scores));
   grid = cells({ list, parse, changed });
   const body = () =>
     Object.fromEntries(attributes.map((name, a) => [name, cards.map((_, p) => grid.values[p * attributes.length + a])]));
@@ -204,7 +230,7 @@ export function scores({ cards, attributes, t, changed }) {
   };
 }
 
-export function thumbs({ cards, t, changed }) {
+export function thumbs({ cards, choices, t, changed }) {
   let grid = null;
   const list = cards.map((card, place) => {
     const options = [
@@ -217,6 +243,7 @@ export function thumbs({ cards, t, changed }) {
     return { row, box };
   });
   const parse = (event) => ({ 1: true, 2: false })[event.key] ?? null;
+  choices.append(keyLine(t.js_keys_thumbs));
   grid = cells({ list, parse, changed });
   grid.show();
   return {
@@ -230,8 +257,9 @@ export function thumbs({ cards, t, changed }) {
   };
 }
 
-export function edit({ answers, t, changed, submit }) {
+export function edit({ answers, choices, t, changed, submit }) {
   let base = null;
+  choices.append(keyLine(answers.length ? t.js_keys_edit.replaceAll("#N", answers.length) : t.js_keys_write));
   const area = element("textarea", { "aria-label": t.js_edit_label, maxlength: "100000", dir: "auto" });
   const changes = element("details", {}, element("summary", {}, t.js_changes));
   const from = radios(
@@ -243,7 +271,8 @@ export function edit({ answers, t, changed, submit }) {
   document.getElementById("answers").append(element("section", { class: "card editor" }, bar, area, changes));
   area.addEventListener("input", () => show());
   area.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    if (composing(event)) return;
+    if (event.key === "Enter" && !event.repeat && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       submit();
     } else if (event.key === "Escape") area.blur();
@@ -277,7 +306,7 @@ export function edit({ answers, t, changed, submit }) {
     },
     key(event) {
       const place = digit(event) === null ? -1 : digit(event) - 1;
-      if (event.key === "e" || event.code === "KeyE") area.focus();
+      if (letterOf(event) === "E") area.focus();
       else if (place >= 0 && place < answers.length) start(place);
       else return false;
       return true;

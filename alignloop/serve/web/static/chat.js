@@ -243,7 +243,8 @@ $("ask").addEventListener("submit", (event) => {
 });
 $("question").addEventListener("keydown", (event) => {
   // While a Korean syllable is being put together, Enter ends the syllable.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  // Safari reports that Enter after the end of the syllable, with keyCode 229.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
   event.preventDefault();
   ask();
 });

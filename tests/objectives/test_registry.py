@@ -3,9 +3,11 @@
 import dataclasses
 import subprocess
 import sys
+from typing import Annotated, Any
 
 import pydantic
 import pytest
+from pydantic import Field
 
 import alignloop.objectives.registry as registry
 from alignloop.errors import ConfigError
@@ -75,3 +77,11 @@ def test_a_file_must_define_one_objective(monkeypatch):
     monkeypatch.setattr(registry, "names", lambda: ["base"])  # a file without an objective
     with pytest.raises(TypeError, match="exactly one objective"):
         registry.load.__wrapped__("base")  # past the cache
+
+
+@pytest.mark.parametrize("annotation", [float, Annotated[float, "seconds"], Annotated[float, Field(gt=0)]])
+def test_a_hyperparameter_without_a_description_is_refused(monkeypatch, annotation: Any) -> None:
+    found = dataclasses.make_dataclass("Silent", [("beta", annotation, 0.1)])
+    monkeypatch.setattr(registry, "load", lambda name: found)
+    with pytest.raises(TypeError, match=r"Silent\.beta has no description"):
+        registry.describe("silent")

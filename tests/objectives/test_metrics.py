@@ -22,18 +22,18 @@ def values(output) -> dict[str, float]:
 
 
 def test_kto(make_inputs, evaluate) -> None:
-    """Log-ratios 0.5 (desirable), −1 (undesirable), and 0.5 and 1.5 of the mismatched rows: z = 1."""
+    """Log-ratios 0.5 (desirable), −2 (undesirable), and 0.5 and 1.5 of the mismatched rows: z = 1."""
     inputs = make_inputs(
         [[1]] * 4,
         [0, 0, 1, 1],
         logprobs=[[-1.0], [-2.0], [-3.0], [-4.0]],
-        reference_logprobs=[[-1.5], [-2.5], [-2.0], [-5.5]],
+        reference_logprobs=[[-1.5], [-2.5], [-1.0], [-5.5]],
         mismatched=[False, True, False, True],
         desirable=[True, True, False, True],
     )
     assert values(evaluate(KTO(beta=0.5), inputs, 2.0)) == {
         "chosen_reward": 0.25,
-        "rejected_reward": -0.5,
+        "rejected_reward": -1.0,
         "chosen_logprob": -1.0,
         "rejected_logprob": -3.0,
         "reference_point": 1.0,

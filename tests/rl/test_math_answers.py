@@ -7,7 +7,14 @@ from fractions import Fraction
 import pytest
 
 from alignloop.errors import DataError
-from alignloop.rl.math_answers import check_reference, final_answer, plain_number, same_answer
+from alignloop.rl.math_answers import (
+    _time_limit,
+    check_reference,
+    final_answer,
+    plain_number,
+    reference_number,
+    same_answer,
+)
 
 EQUAL = [
     ("The answer is 1,234.50.", "1,234.5"),
@@ -235,3 +242,28 @@ def test_a_thread_without_signals_compares_as_well():
 def test_a_long_reference_is_refused():
     with pytest.raises(DataError, match="characters"):
         check_reference("9" * 4301)
+
+
+@pytest.mark.parametrize(
+    ("reference", "number"),
+    [
+        ("42", 42),
+        ("2 + 3 = 5\n#### 5 apples", 5),
+        ("#### \\sqrt{2} of 3", None),
+        ("\\boxed{x} #### 3 apples", None),
+        ("The three of them have 12 apples", 12),
+        ("about 12 apples", None),  # two words are no sentence
+        ("there are 12 apples", 12),
+        ("there are $12$ apples here", None),
+        ("there are \\dots 12 apples here", None),
+    ],
+)
+def test_number_of_a_reference(reference, number):
+    found = reference_number(reference)
+    assert found == (None if number is None else Fraction(number))
+
+
+def test_time_is_limited_where_a_signal_can_be_waited_for():
+    assert _time_limit() == 5
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(_time_limit).result() is None

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 import sys
 import threading
 import time
@@ -308,3 +309,22 @@ def test_an_overlong_answer_costs_one_at_most() -> None:
     assert penalty("length", weight=3.0).weight == 3.0
     assert penalty("length").is_penalty
     assert not verifier("math").is_penalty
+
+
+def test_what_is_named_must_be_a_function() -> None:
+    with pytest.raises(UserError, match="'math:pi' is not a function"):
+        function("math:pi")
+    with pytest.raises(UserError, match="cannot be imported"):
+        function("math:no_such")
+    with pytest.raises(UserError, match="cannot be imported"):
+        function("no_such_module:f")
+    part = function("math:fsum", weight=2.0)
+    assert (part.name, part.weight, part.timeout_s, part.is_penalty) == ("fsum", 2.0, 60.0, False)
+
+
+@pytest.mark.parametrize(("length", "shown"), [(60, "x" * 60), (61, "x" * 57 + "...")])
+def test_a_long_completion_is_shown_cut(length: int, shown: str) -> None:
+    part = constant("a", [float("nan")])
+    message = f"reward 'a' gave nan for completion 0 (row 0 of the data set): '{shown}'"
+    with pytest.raises(EngineError, match=re.escape(message) + "$"):
+        checked_scores(part, samples("x" * length))

@@ -107,7 +107,7 @@ def structured(value: object, field: str, kind: type) -> object:
             raise DataError(
                 f"broken JSON in the field ({error})", field=field, value=value, reason="wrong_type"
             ) from error
-    if isinstance(value, Sequence if kind is list else Mapping) and not isinstance(value, str):
+    if isinstance(value, Sequence if kind is list else Mapping) and not isinstance(value, str | bytes):
         return value
     expected = "a list […]" if kind is list else "an object {…}"
     raise DataError(

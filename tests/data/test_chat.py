@@ -265,3 +265,16 @@ def test_training_and_inference_must_agree(tmp_path):
     other_eos = load_template("plain", make_tokenizer(eos="<|eot|>"))
     with pytest.raises(ModelError, match="trained with"):
         check_same(load_template("plain", tokenizer), other_eos)
+
+
+def test_without_tools_a_template_sees_none(tmp_path):
+    """As transformers has it: `tools is not none` is the question that templates ask."""
+    asks = "{% if tools is not none %}{{ tools | length }} tools: {% endif %}"
+    file = tmp_path / "tools.jinja"
+    file.write_text(asks + LIKE_QWEN3, encoding="utf-8")
+    template = load_template(str(file), make_tokenizer())
+    question = (Message("user", "Hi"),)
+    plain = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert template.render_prompt(question) == plain
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    assert template.render_prompt(question, (tool,)) == "1 tools: " + plain

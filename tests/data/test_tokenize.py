@@ -100,7 +100,7 @@ def test_each_kind_of_record_becomes_its_group() -> None:
         Ranking(HI, ("x", "y", "z"), (2, 1, 2)),
     ]
     result = tokenize(rows, make_encoder())
-    assert (result.dropped, result.truncated) == ([], 0)
+    assert (result.dropped, result.truncated, result.turns) == ([], 0, 1)  # compared answers are no turns
     assert [group.index for group in result.groups] == [0, 1, 2, 3, 4, 5]
     texts = [["a"], ["good", "no"], ["b"], ["b"], ["c"], ["x", "y", "z"]]
     for group, expected in zip(result.groups, texts, strict=True):

@@ -40,13 +40,12 @@ def text(value: object, field: str, *, reason_if_empty: str = "") -> str:
         )
     if reason_if_empty and not value.strip():
         raise DataError("expected text, found none", field=field, value=value, reason=reason_if_empty)
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                "holds half a surrogate pair, which is no character", field=field, reason="invalid_unicode"
-            ) from error
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "holds half a surrogate pair, which is no character", field=field, reason="invalid_unicode"
+        ) from error
     return value
 
 

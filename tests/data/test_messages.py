@@ -266,6 +266,13 @@ def test_history_stands_before_the_instruction_and_is_trained(tmp_path, history)
     assert asked.prompt == TURNS
 
 
+def test_an_empty_history_says_nothing_and_another_contradicts_the_messages(tmp_path):
+    row = {"messages": [turn("user", "Sea?"), turn("assistant", "Blue.")]}
+    assert read_one(tmp_path, {**row, "history": []}).prompt == read_one(tmp_path, row).prompt
+    found = fault(tmp_path, {**row, "history": [["Hi", "Yes?"]]})
+    assert (found.field, found.reason) == ("history", "prompt_mismatch")
+
+
 def test_a_bad_history_is_refused(tmp_path):
     found = fault(tmp_path, {"prompt": "q", "completion": "a", "history": [["only a question"]]})
     assert (found.field, found.reason) == ("history[0]", "bad_history")

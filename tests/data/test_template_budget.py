@@ -201,6 +201,12 @@ def test_methods_of_a_text(method: Any, args: tuple[Any, ...], needed: int) -> N
     assert least(lambda: called(method, args, {})) == needed
 
 
+@pytest.mark.parametrize("method", ["ab".replace, ", ".join, "abc".translate, "ab".upper])
+def test_arguments_that_a_method_does_not_have_are_its_own_fault(method: Any) -> None:
+    for args, kwargs in (((), {"x": ["a"]}), ((7,), {}), (({"a", "b"},), {})):
+        assert cost(functools.partial(called, method, args, kwargs)) == 0
+
+
 @pytest.mark.parametrize(
     ("name", "args", "spent", "needed"),
     [

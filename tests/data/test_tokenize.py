@@ -87,6 +87,8 @@ def test_a_document_stands_between_bos_and_eos() -> None:
     assert make_encoder("<s> $A </s>").document("abc").tolist() == ids(BOS, "abc", EOS)
     assert make_encoder("$A").document("abc").tolist() == ids("abc", EOS)
     assert make_encoder(eos=None).document("abc").tolist() == ids(BOS, "abc")
+    # what a tokenizer puts in front besides a BOS is its own, and stays
+    assert make_encoder("<|im_end|> <s> $A").document("abc").tolist() == ids(END, BOS, "abc", EOS)
     assert make_encoder().document("abc").dtype == np.int32
 
 

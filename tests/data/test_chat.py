@@ -100,6 +100,7 @@ def test_what_is_found_out_about_a_template(name, lead, end, tail, trims, merges
     assert template.render_completion(" Yes ") == f"{lead}{'Yes' if trims else ' Yes '}{end}"
     assert template.parse_completion(f"{lead}Yes{end}") == "Yes"
     assert template.parse_completion("Yes") == "Yes"  # cut off before the end
+    assert template.found.prompts
 
 
 def test_the_date_a_template_tells_is_that_of_the_run_and_is_kept(tmp_path):
@@ -278,3 +279,8 @@ def test_without_tools_a_template_sees_none(tmp_path):
     assert template.render_prompt(question) == plain
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     assert template.render_prompt(question, (tool,)) == "1 tools: " + plain
+
+
+def test_a_template_without_a_generation_prompt_is_found_out():
+    without = LIKE_QWEN3.split("{%- if add_generation_prompt %}")[0]
+    assert not load_template("tokenizer", make_tokenizer(without)).found.prompts

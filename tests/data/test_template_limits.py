@@ -145,3 +145,11 @@ def test_what_draws_random_numbers_does_not_exist():
     for source in ("{{ [1, 2] | random }}", "{{ lipsum() }}"):
         with pytest.raises(template_render.FAULTS):
             render(source)
+
+
+def test_faults_in_one_line():
+    assert template_render.told(ValueError("a\n  b")) == "a b"
+    assert template_render.told(ValueError()) == "ValueError"
+    assert template_render.told(ValueError("x" * 301)) == "x" * 300
+    assert template_render.told(RecursionError("deep")) == "it calls itself without end, or nests too deeply"
+    assert template_render.told(MemoryError()) == "it needs more memory than there is"

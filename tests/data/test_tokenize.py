@@ -155,6 +155,10 @@ def test_a_longer_row_is_cut_dropped_or_stops() -> None:
     pair = tokenize([Preference(HI, "a", "yes"), rows[1]], make_encoder(max_length=LONG - 1))
     assert pair.truncated == 1
     assert [len(item.ids) for item in pair.groups[0].completions] == [2, 4]
+    # a row whose prompt was cut is still known by the whole of it; the others need no second copy
+    assert pair.groups[0].key == np.asarray([BOS, *CHAT], dtype=np.int32).tobytes()
+    assert pair.groups[1].key == b""
+    assert tokenize([Preference(HI, "a", "b")], make_encoder()).groups[0].key == b""
     dropped = tokenize(rows, make_encoder(max_length=LONG - 1, overlength="drop"))
     assert [group.index for group in dropped.groups] == [1]
     assert (dropped.truncated, dropped.reasons) == (0, {"overlength": 1})

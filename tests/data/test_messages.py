@@ -80,6 +80,10 @@ MESSAGES = [
         Message("assistant", "", tool_calls=(CALL,)),
     ),
     (
+        turn("assistant", "Let me see.", tool_calls=[{"name": "now"}]),
+        Message("assistant", "Let me see.", tool_calls=(ToolCall("now"),)),
+    ),
+    (
         turn("assistant", "", tool_calls=[{"name": "now"}]),
         Message("assistant", "", tool_calls=(ToolCall("now"),)),
     ),

@@ -3,7 +3,7 @@
 import dataclasses
 import subprocess
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
@@ -85,3 +85,17 @@ def test_a_hyperparameter_without_a_description_is_refused(monkeypatch, annotati
     monkeypatch.setattr(registry, "load", lambda name: found)
     with pytest.raises(TypeError, match=r"Silent\.beta has no description"):
         registry.describe("silent")
+
+
+def test_only_words_have_choices(monkeypatch):
+    """The arguments of another type are no words to choose from."""
+    described = Field(description="what it does")
+    fields = [
+        ("word", Annotated[Literal["a", "b"], described], "a"),
+        ("sizes", Annotated[tuple[int, ...], described], (1, 2)),
+        ("share", Annotated[float | None, described], None),
+    ]
+    found = dataclasses.make_dataclass("Made", fields)
+    monkeypatch.setattr(registry, "load", lambda name: found)
+    assert [doc.choices for doc in registry.describe("made")] == [("a", "b"), (), ()]
+    assert [doc.default for doc in registry.describe("made")] == ["a", (1, 2), None]

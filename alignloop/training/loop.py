@@ -106,7 +106,7 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     learning, informing = rows_of_passes(objective, active)
     micro_batches = _micro_batches(trainer, learning)
     units = _units(objective, [*micro_batches, *_micro_batches(trainer, idle)])
-    denominator = torch.where(units > 0, units, 1.0)
+    denominator = units.clamp(min=1)
     # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
     alone = informing is learning and len(micro_batches) == 1 and not torch.distributed.is_initialized()
     statistics = {}

@@ -182,3 +182,12 @@ def test_a_checkpoint_without_a_part_is_of_another_run(tmp_path):
     save_checkpoint(tmp_path, step=1, modules={"model": trainer.model}, optimizers={})
     with pytest.raises(RunError, match=r"another kind of run: it has no optimizer-model\.safetensors"):
         load_checkpoint(tmp_path, **parts(trainer))
+
+
+def test_a_file_that_is_missing_is_told(tmp_path):
+    path = save_checkpoint(tmp_path, step=1, **parts(make_trainer()))
+    assert checkpoint.damage(path) is None
+    (path / "state.safetensors").unlink()
+    assert checkpoint.damage(path) == "state.safetensors is missing or cut short"
+    (path / "state.safetensors").mkdir()
+    assert checkpoint.damage(path) == "state.safetensors is missing or cut short"

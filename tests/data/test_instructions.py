@@ -117,7 +117,7 @@ def test_prompts_do_not_share_mutable_state_with_the_task():
 
 
 def test_no_constraint_stands_beside_itself():
-    assert not instructions._compatible("no_commas", "no_commas")
+    assert not instructions._compatible("no_digits", "no_digits")
     for group in instructions._CONFLICTS:
         first, second, *_ = sorted(group)
         assert not instructions._compatible(first, second)

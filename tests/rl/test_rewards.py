@@ -4,6 +4,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -328,3 +329,18 @@ def test_a_long_completion_is_shown_cut(length: int, shown: str) -> None:
     message = f"reward 'a' gave nan for completion 0 (row 0 of the data set): '{shown}'"
     with pytest.raises(EngineError, match=re.escape(message) + "$"):
         checked_scores(part, samples("x" * length))
+
+
+def test_what_a_part_says_itself_is_told_as_it_is() -> None:
+    """A judge that cannot be reached has its own sentence; no single completion is blamed."""
+    said = EngineError("the judge does not answer")
+    calls: list[int] = []
+
+    def away(given: Sequence[Sample]) -> list[float]:
+        calls.append(len(given))
+        raise said
+
+    with pytest.raises(EngineError) as caught:
+        checked_scores(Component("judge", away), samples("x", "y"))
+    assert caught.value is said
+    assert calls == [2]

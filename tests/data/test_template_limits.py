@@ -47,6 +47,7 @@ LARGE = {
     "expandtabs": "{{ '\t'.expandtabs(10 ** 9) }}",
     "to_bytes": "{{ (5).to_bytes(10 ** 10, 'big') }}",
     "slices": "{% set s = 'a' * 10000000 %}{{ [s[1:], s[2:], s[3:]] | length }}",
+    "~ in a slice": LONG + "{{ (" + " ~ ".join(["s"] * 20) + ")[0:1] }}",
     "output": LONG + "{% for i in range(9999) %}{{ s }}{% endfor %}",
     "macro": LONG + "{% macro f() %}{% for i in range(9999) %}{{ s }}{% endfor %}{% endmacro %}{{ f() }}",
     "set block": LONG + "{% set t %}{% for i in range(9999) %}{{ s }}{% endfor %}{% endset %}",

@@ -73,6 +73,8 @@ def gradients(rank: int) -> list[list[float] | None]:
     parameters[0].grad = torch.tensor([1.0, 2.0]) * (rank + 1)
     parameters[1].grad = torch.tensor([[5.0, 7.0]]) if rank == 0 else None
     parameters[2].grad = torch.tensor([0.1 + rank], dtype=torch.float64)
+    distributed.add_gradients(parameters[:1])  # one type alone, then all
+    parameters[0].grad = torch.tensor([1.0, 2.0]) * (rank + 1)
     distributed.add_gradients(parameters)
     assert [p.grad.shape for p in parameters[:3] if p.grad is not None] == [(2,), (1, 2), (1,)]
     return [None if p.grad is None else p.grad.flatten().tolist() for p in parameters]

@@ -155,6 +155,15 @@ def test_endless_mutants_are_stopped_and_failing_tests_refused(repository: Path)
     assert "the tests fail without a change" in failed.stderr
 
 
+def test_own_tests_run_first_and_quick_ones_before_slow_ones() -> None:
+    place = load("mutate")._order
+    ran = {"seconds": {"tests/rl/test_kl_long.py::a": 2.0, "tests/rl/test_kl.py::b": 1.0}}
+    ran["seconds"]["tests/rl/test_buffer.py::c"] = 0.5
+    names = [*ran["seconds"], "tests/rl/test_new.py::d"]
+    ordered = sorted(names, key=lambda name: place(ran, name, Path("alignloop/rl/kl.py")))
+    assert [name[-1] for name in ordered] == ["b", "a", "d", "c"]
+
+
 def test_results_of_pytest_are_read() -> None:
     processors = load("processors")
     output = (

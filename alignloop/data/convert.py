@@ -263,8 +263,7 @@ def _preference_to_demonstration(
 def _to_prompt(records: Sequence[Record], options: Options) -> Iterator[Record | DataError]:
     for group in _by_prompt(records):
         first = group[0]
-        if isinstance(first, Document):
-            continue
+        assert not isinstance(first, Document)  # refused by `convert`
         name = f"{kind_of(first)} to prompt"
         yield (
             first

@@ -131,7 +131,7 @@ def encode_turns(
 
 def shifted(turns: Sequence[Turn], by: int) -> tuple[Turn, ...]:
     """The exact turns, later by some tokens."""
-    return tuple(replace(t, start=t.start + by, stop=t.stop + by) if t.exact and by else t for t in turns)
+    return tuple(replace(t, start=t.start + by, stop=t.stop + by) if t.exact else t for t in turns)
 
 
 def _none(place: int) -> Turn:

@@ -245,7 +245,7 @@ def _texts(value: object) -> Iterable[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _texts(item)
-    elif is_dataclass(value) and not isinstance(value, type):
+    elif is_dataclass(value):
         for name in _names(type(value)):
             yield from _texts(getattr(value, name))
 

@@ -313,11 +313,8 @@ def document_pieces(ids: np.ndarray, max_length: int) -> list[np.ndarray]:
     is predicted once. Pieces without a predicted token are left out.
     """
     step = max(1, max_length - 1)
-    return [
-        ids[i : i + max_length]
-        for i in range(0, max(1, len(ids) - 1), step)
-        if len(ids[i : i + max_length]) > 1
-    ]
+    pieces = (ids[start : start + max_length] for start in range(0, len(ids), step))
+    return [piece for piece in pieces if len(piece) > 1]
 
 
 def attributes_of(records: Iterable[Record]) -> tuple[str, ...]:

@@ -188,8 +188,8 @@ def _everything(encoder: ConversationEncoder, messages: Sequence[Message], excep
 def _question(encoder: ConversationEncoder, messages: Sequence[Message]) -> np.ndarray:
     """Tokens of what was asked before the assistant's first answer."""
     asked = next((k for k, m in enumerate(messages) if m.role in ("user", "tool")), 0)
-    answer = next((k for k, m in enumerate(messages) if k > asked and m.role == "assistant"), len(messages))
-    return encoder.prompt(messages[:answer]) if 0 < answer < len(messages) else np.zeros(0, np.int32)
+    answer = next(k for k, m in enumerate(messages) if k >= asked and m.role == "assistant")
+    return encoder.prompt(messages[:answer])
 
 
 def _fitted(encoder: ConversationEncoder, part: _Part) -> _Part:

@@ -43,13 +43,12 @@ def text(value: object, field: str, *, reason_if_empty: str = "") -> str:
         )
     if reason_if_empty and not value.strip():
         raise DataError("expected text, found none", field=field, value=value, reason=reason_if_empty)
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                "holds half a surrogate pair, which is no character", field=field, reason="invalid_unicode"
-            ) from error
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "holds half a surrogate pair, which is no character", field=field, reason="invalid_unicode"
+        ) from error
     return value
 
 
@@ -145,7 +144,7 @@ def structured(value: object, field: str, kind: type) -> object:
             raise DataError(
                 f"broken JSON in the field ({error})", field=field, value=value, reason="wrong_type"
             ) from error
-    if isinstance(value, Sequence if kind is list else Mapping) and not isinstance(value, str):
+    if isinstance(value, Sequence if kind is list else Mapping) and not isinstance(value, str | bytes):
         return value
     expected = "a list […]" if kind is list else "an object {…}"
     raise DataError(

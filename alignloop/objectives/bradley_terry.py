@@ -61,4 +61,4 @@ def _probability(inputs: Inputs, i: Tensor, j: Tensor) -> Tensor:
         return (1 + (ranks[j] - ranks[i]).sign()) / 2
     if "probability" in inputs.extras:
         return inputs.extras["probability"][inputs.group[i]]
-    return torch.ones(i.shape, device=i.device)
+    return torch.ones_like(i)

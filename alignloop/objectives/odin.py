@@ -62,7 +62,7 @@ class Odin:
         quality, length = scores[:, 0], scores[:, 1]
         ranking = BradleyTerry(self.centring)
         both = ranking(replace(inputs, scores=(quality + length)[:, None]), denominator=denominator)
-        kept = ranking(replace(inputs, scores=quality.detach()[:, None]), denominator=denominator)
+        kept = ranking(inputs, denominator=denominator)  # reads the first column, quality
         loss, metrics = both.loss, {**kept.metrics, "accuracy_with_length": both.metrics["accuracy"]}
         for a, b, weight, signed in (
             ("quality", "tokens", self.length_weight, False),

@@ -118,17 +118,29 @@ class Guard:
         self.best, self.best_gold = state["best"], state["best_gold"]
 
     def _higher(self, best: dict[str, float] | None, name: str) -> dict[str, float] | None:
-        value, reward = self._mean(name), self._mean("reward")
-        if value is None or reward is None or (best is not None and value <= best["value"]):
+        value = self._mean(name)
+        if value is None or (best is not None and value <= best["value"]):
             return best
-        return {"value": value, "reward": reward, "rollout": float(len(self.readings) - 1)}
+        return {
+            "value": value,
+            "reward": self._always("reward"),
+            "rollout": float(len(self.readings) - 1),
+        }
 
-    def _mean(self, name: str, *, first: bool = False) -> float | None:
+    def _measured(self, name: str, first: bool) -> list[float]:
+        """The numbers of the newest window, or of the first one, that were measured."""
         window = self.limits.window
         part = self.readings[:window] if first else self.readings[-window:]
-        values = [getattr(reading, name) for reading in part]
-        found = [value for value in values if value is not None]
+        return [value for reading in part if (value := getattr(reading, name)) is not None]
+
+    def _mean(self, name: str, *, first: bool = False) -> float | None:
+        found = self._measured(name, first)
         return sum(found) / len(found) if found else None
+
+    def _always(self, name: Literal["reward", "entropy"], *, first: bool = False) -> float:
+        """The mean of what every reading holds."""
+        found = self._measured(name, first)
+        return sum(found) / len(found)
 
     def _alarms(self, *, compare: bool) -> list[Alarm]:
         limits, found = self.limits, list[Alarm]()
@@ -138,14 +150,15 @@ class Guard:
             found.append(Alarm("kl_over_budget", text))
         if not compare:
             return found
-        gold, reward, best = self._mean("gold"), self._mean("reward"), self.best_gold
-        fell = best is not None and gold is not None and gold < best["value"] - limits.gold_drop
-        if fell and best is not None and reward is not None and reward > best["reward"]:
-            text = (
-                f"reward rose from {best['reward']:.3f} to {reward:.3f} while gold fell from its best "
-                f"{best['value']:.3f} to {gold:.3f}: the reward is being exploited"
-            )
-            found.append(Alarm("reward_up_gold_down", text))
+        gold, reward, best = self._mean("gold"), self._always("reward"), self.best_gold
+        if gold is not None:
+            assert best is not None  # `update` has set it
+            if gold < best["value"] - limits.gold_drop and reward > best["reward"]:
+                text = (
+                    f"reward rose from {best['reward']:.3f} to {reward:.3f} while gold fell from its best "
+                    f"{best['value']:.3f} to {gold:.3f}: the reward is being exploited"
+                )
+                found.append(Alarm("reward_up_gold_down", text))
         for name, alarm, factor in (
             ("length", "length_growth", limits.length_factor),
             ("spread", "spread_growth", limits.spread_factor),
@@ -154,8 +167,8 @@ class Guard:
             if before is not None and now is not None and now > factor * before:
                 text = f"{name} grew from {before:.3g} to {now:.3g}, more than {factor:g} times"
                 found.append(Alarm(alarm, text))  # pyright: ignore[reportArgumentType]
-        before, now = self._mean("entropy", first=True), self._mean("entropy")
-        if before is not None and now is not None and now < limits.entropy_factor * before:
+        before, now = self._always("entropy", first=True), self._always("entropy")
+        if now < limits.entropy_factor * before:
             text = f"entropy fell from {before:.3g} to {now:.3g} nats per token: answers become all alike"
             found.append(Alarm("entropy_collapse", text))
         return found

@@ -106,7 +106,7 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     learning, informing = rows_of_passes(objective, active)
     micro_batches = _micro_batches(trainer, learning)
     units = _units(objective, [*micro_batches, *_micro_batches(trainer, idle)])
-    denominator = torch.where(units > 0, units, 1.0)
+    denominator = units.clamp(min=1)
     # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
     alone = informing is learning and len(micro_batches) == 1 and not torch.distributed.is_initialized()
     statistics = {}
@@ -199,8 +199,7 @@ def _micro_batches(trainer: Trainer, groups: Sequence[Group]) -> list[_MicroBatc
 def _units(objective: Objective, micro_batches: Sequence[_MicroBatch]) -> Tensor:
     """The units of the step, over all micro-batches and ranks."""
     counts = (objective.count(micro_batch.known).float() for micro_batch in micro_batches)
-    total = sum(counts, torch.zeros(()))
-    return add_over_ranks(total.cpu()) if world()[1] > 1 else total  # a rank without a share has no device
+    return add_over_ranks(sum(counts, torch.zeros(())).cpu())  # a rank without a share has no device
 
 
 def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[str]) -> Inputs:
@@ -304,7 +303,7 @@ def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
             f"step {trainer.step + 1}: loss {loss}, gradient norm {norm}; "
             f"rows of the data set in this step: {shown}; {advice}"
         )
-    if grads and norm > limit:
+    if norm > limit:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm))
     for group in trainer.optimizer.param_groups:
         group["lr"] = learning_rate(trainer.settings, trainer.step, trainer.num_steps) * group.get("scale", 1)

@@ -244,3 +244,14 @@ def test_columns_mapping(tmp_path):
         read_one(tmp_path, row, columns={"promt": "q"})
     with pytest.raises(DataError, match="columns maps it to 'x', which this row lacks; it has q, a"):
         read_one(tmp_path, row, columns={"prompt": "x"})
+
+
+def test_a_question_alone_is_answered_by_another_column(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    question = [{"role": "user", "content": "q"}]
+    file.write_text(json.dumps({"messages": question, "answer": "a"}) + "\n", encoding="utf-8")
+    (record,) = read_records(str(file), "demonstration").records
+    assert (record.prompt, record.completion) == ((Message("user", "q"),), "a")
+    file.write_text(json.dumps({"messages": question}) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="field 'completion': is missing"):
+        read_records(str(file), "demonstration")

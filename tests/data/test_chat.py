@@ -100,6 +100,7 @@ def test_what_is_found_out_about_a_template(name, lead, end, tail, trims, merges
     assert template.render_completion(" Yes ") == f"{lead}{'Yes' if trims else ' Yes '}{end}"
     assert template.parse_completion(f"{lead}Yes{end}") == "Yes"
     assert template.parse_completion("Yes") == "Yes"  # cut off before the end
+    assert template.found.prompts
 
 
 def test_the_date_a_template_tells_is_that_of_the_run_and_is_kept(tmp_path):
@@ -265,3 +266,21 @@ def test_training_and_inference_must_agree(tmp_path):
     other_eos = load_template("plain", make_tokenizer(eos="<|eot|>"))
     with pytest.raises(ModelError, match="trained with"):
         check_same(load_template("plain", tokenizer), other_eos)
+
+
+def test_without_tools_a_template_sees_none(tmp_path):
+    """As transformers has it: `tools is not none` is the question that templates ask."""
+    asks = "{% if tools is not none %}{{ tools | length }} tools: {% endif %}"
+    file = tmp_path / "tools.jinja"
+    file.write_text(asks + LIKE_QWEN3, encoding="utf-8")
+    template = load_template(str(file), make_tokenizer())
+    question = (Message("user", "Hi"),)
+    plain = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert template.render_prompt(question) == plain
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    assert template.render_prompt(question, (tool,)) == "1 tools: " + plain
+
+
+def test_a_template_without_a_generation_prompt_is_found_out():
+    without = LIKE_QWEN3.split("{%- if add_generation_prompt %}")[0]
+    assert not load_template("tokenizer", make_tokenizer(without)).found.prompts

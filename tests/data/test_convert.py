@@ -143,3 +143,138 @@ def test_what_cannot_be_converted():
         convert([rating("a", 1)], "preference", Options(min_gap=0))
     with pytest.raises(DataError, match="field 'pairs'"):
         convert([rating("a", 1)], "preference", Options(pairs="some"))  # pyright: ignore[reportArgumentType]
+
+
+KIM = Provenance("r.jsonl", 3, "human", {"annotator": "kim"})
+LEE = Provenance("s.jsonl", 8, "ai")
+
+
+@pytest.mark.parametrize(
+    ("records", "to", "options", "details"),
+    [
+        (
+            [Ranking(Q, ("a", "b", "c"), (1, 2, 3), KIM)],
+            "preference",
+            Options(pairs="best_worst"),
+            {"conversion": "ranking to preference, best_worst", "chosen_rank": 1, "rejected_rank": 3},
+        ),
+        (
+            [Ranking(Q, ("a", "b"), (1, 2), KIM)],
+            "demonstration",
+            None,
+            {"conversion": "ranking to demonstration"},
+        ),
+        (
+            [Rating(Q, "a", {"s": 3.0}, KIM), Rating(Q, "b", {"s": 2.0}, LEE)],
+            "preference",
+            Options(min_gap=1.0),
+            {
+                "conversion": "rating to preference",
+                "gap": 1.0,
+                "rejected_line": 8,
+                "rejected_file": "s.jsonl",
+            },
+        ),
+        (
+            [Rating(Q, "a", {"s": 2.5}, KIM)],
+            "label",
+            Options(min_score=2.5),
+            {"conversion": "rating to label, good from 2.5", "score": 2.5},
+        ),
+        (
+            [Rating(Q, "a", {"s": 2.5}, KIM)],
+            "demonstration",
+            Options(min_score=2.5),
+            {"conversion": "rating to demonstration, from 2.5", "score": 2.5},
+        ),
+        (
+            [Label(Q, "a", True, KIM), Label(Q, "b", False, KIM)],
+            "preference",
+            None,
+            {"conversion": "label to preference", "rejected_line": 3},
+        ),
+        ([Label(Q, "a", True, KIM)], "demonstration", None, {"conversion": "label to demonstration"}),
+        (
+            [Preference(Q, "a", "b", probability=0.75, provenance=KIM)],
+            "label",
+            None,
+            {"conversion": "preference to label"},
+        ),
+        (
+            [Preference(Q, "a", "b", probability=0.75, provenance=KIM)],
+            "demonstration",
+            None,
+            {"conversion": "preference to demonstration"},
+        ),
+        ([Label(Q, "a", True, KIM)], "prompt", None, {"conversion": "label to prompt"}),
+    ],
+)
+def test_each_conversion_says_where_its_records_come_from(records, to, options, details):
+    """The edges count: a gap of min_gap, a score of min_score."""
+    made, skipped = convert(records, to, options)
+    assert skipped == []
+    assert made[0].provenance == Provenance(
+        "r.jsonl", 3, "derived", {"annotator": "kim", "source_origin": "human", **details}
+    )
+
+
+@pytest.mark.parametrize(
+    ("records", "to", "options", "why"),
+    [
+        (
+            [Rating(Q, "a", {"s": 3.0}, KIM), Rating(Q, "b", {"s": 2.1}, LEE)],
+            "preference",
+            None,
+            "no_pair: r.jsonl:3: no score differs by min_gap",
+        ),
+        (
+            [Rating(Q, "a", {"s": 2.4}, LEE)],
+            "demonstration",
+            Options(min_score=2.5),
+            "low_score: s.jsonl:8: score 2.4 is below 2.5",
+        ),
+        (
+            [Ranking(Q, ("a", "b"), (1, 1), LEE)],
+            "demonstration",
+            None,
+            "tie: s.jsonl:8: 2 responses share the first rank",
+        ),
+        (
+            [Label(Q, "a", True, LEE)],
+            "preference",
+            None,
+            "no_pair: s.jsonl:8: only good responses to its prompt",
+        ),
+        (
+            [Label(Q, "a", False, LEE)],
+            "demonstration",
+            None,
+            "undesirable: s.jsonl:8: the response is labelled bad",
+        ),
+        (
+            [Preference(Q, "a", "b", probability=0.5, provenance=LEE)],
+            "label",
+            None,
+            "tie: s.jsonl:8: chosen is preferred with probability 0.5",
+        ),
+        (
+            [Preference(Q, "a", "b", probability=0.25, provenance=LEE)],
+            "demonstration",
+            None,
+            "tie: s.jsonl:8: chosen is preferred with probability 0.25",
+        ),
+    ],
+)
+def test_what_makes_nothing_is_told(records, to, options, why):
+    made, (skipped,) = convert(records, to, options)
+    assert made == []
+    assert f"{skipped.reason}: {skipped}" == why
+
+
+def test_the_one_attribute_need_not_be_named():
+    one = [Rating(Q, "a", {"s": 4.0}), Rating(Q, "b", {"s": 1.0})]
+    assert pairs(convert(one, "preference")[0]) == [("a", "b")]
+    assert pairs(convert(one, "preference", Options(attribute="s"))[0]) == [("a", "b")]
+    with pytest.raises(DataError, match="one of s"):
+        convert(one, "preference", Options(attribute="t"))
+    assert Options() == Options("all", "", 1.0, None)

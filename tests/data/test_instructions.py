@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from alignloop.data import instructions
 from alignloop.data.instructions import (
     QUICKSTART_KINDS,
     _task,
@@ -113,3 +114,12 @@ def test_prompts_do_not_share_mutable_state_with_the_task():
     prompt = instruction_prompts("train", 1, 0, ["include_words"])[0]
     prompt.constraints[0]["words"].append("changed")  # type: ignore[union-attr]
     assert json.dumps(_task(), sort_keys=True) == before
+
+
+def test_no_constraint_stands_beside_itself():
+    assert not instructions._compatible("no_digits", "no_digits")
+    for group in instructions._CONFLICTS:
+        first, second, *_ = sorted(group)
+        assert not instructions._compatible(first, second)
+        assert not instructions._compatible(second, first)
+    assert instructions._compatible("max_words", "lowercase")

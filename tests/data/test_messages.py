@@ -80,6 +80,10 @@ MESSAGES = [
         Message("assistant", "", tool_calls=(CALL,)),
     ),
     (
+        turn("assistant", "Let me see.", tool_calls=[{"name": "now"}]),
+        Message("assistant", "Let me see.", tool_calls=(ToolCall("now"),)),
+    ),
+    (
         turn("assistant", "", tool_calls=[{"name": "now"}]),
         Message("assistant", "", tool_calls=(ToolCall("now"),)),
     ),
@@ -264,6 +268,13 @@ def test_history_stands_before_the_instruction_and_is_trained(tmp_path, history)
     rows = [turn("system", "Be kind."), turn("user", "Tide?")]
     asked = read_one(tmp_path, {"prompt": rows, "history": history}, "prompt")
     assert asked.prompt == TURNS
+
+
+def test_an_empty_history_says_nothing_and_another_contradicts_the_messages(tmp_path):
+    row = {"messages": [turn("user", "Sea?"), turn("assistant", "Blue.")]}
+    assert read_one(tmp_path, {**row, "history": []}).prompt == read_one(tmp_path, row).prompt
+    found = fault(tmp_path, {**row, "history": [["Hi", "Yes?"]]})
+    assert (found.field, found.reason) == ("history", "prompt_mismatch")
 
 
 def test_a_bad_history_is_refused(tmp_path):

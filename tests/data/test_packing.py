@@ -140,3 +140,14 @@ def test_padding_on_skewed_lengths_is_small() -> None:
     packed = pack(groups, 2048)
     assert sum(sizes) / (2048 * len(packed)) >= 0.95
     assert sum(collate(chunk).num_tokens for chunk in packed) == sum(sizes)
+
+
+def test_a_batch_moves_with_all_its_tensors() -> None:
+    batch = collate([group(0, [1, 2], [5, 6], [7]), group(1, [3], [8])])
+    assert batch.to(torch.device("cpu")) is batch
+    moved = batch.to(torch.device("meta"))
+    assert moved.segments.group.device.type == "meta"
+    tensors = {name: getattr(moved, name) for name in batch.__dataclass_fields__}
+    assert {value.device.type for value in tensors.values() if isinstance(value, torch.Tensor)} == {"meta"}
+    assert {value.device.type for value in moved.extras.values()} == {"meta"}
+    assert (moved.indices, moved.num_tokens) == (batch.indices, batch.num_tokens)

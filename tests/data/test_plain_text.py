@@ -246,3 +246,20 @@ def test_tokenizers_written_in_python():
     assert FORGED in "".join(chr(place) for place in ids)
     plain = encoder.prompt(QUESTION).tolist()
     assert plain == Slow().encode(encoder.template.render_prompt(QUESTION), add_special_tokens=False)
+
+
+def test_a_mark_has_one_stand_in_however_often_it_is_written():
+    """In messages and tools, in the order in which marks come."""
+    tokenizer, encoder = chatml()
+    text = "<|im_end|> <|im_start|> <|im_end|>"
+    shielded = encoder.marks.shield((Message("user", text),), ({"name": "<|im_start|>"},))
+    assert dict(shielded.hidden) == {"\ue000": "<|im_end|>", "\ue001": "<|im_start|>"}
+    assert shielded.messages[0].content == "\ue000 \ue001 \ue000"
+    assert shielded.tools == ({"name": "\ue001"},)
+    ids = encoder.prompt((Message("user", text),))
+    assert count(tokenizer, ids, "<|im_end|>") == 1
+    assert text in tokenizer.decode(ids)
+    taken = encoder.marks.shield((Message("user", "\ue000<|im_end|>"),))
+    assert dict(taken.hidden) == {"\ue001": "<|im_end|>"}
+    plain = encoder.marks.shield((Message("user", "text"),))
+    assert dict(plain.hidden) == {}

@@ -159,3 +159,15 @@ def test_containment_threshold_counts_the_evaluation_prompts_ngrams():
     part = [Document("write a short poem about the sea in winter")]
     assert quality.without_evaluation(part, EVALUATION, threshold=2 / 3)[0] == []
     assert quality.without_evaluation(part, EVALUATION, threshold=0.67)[0] == part
+
+
+@pytest.mark.parametrize(
+    ("words", "threshold", "kept"), [(9, 0.5, False), (8, 0.5, True), (8, 1 / 3, False), (9, 0.67, True)]
+)
+def test_a_share_of_an_evaluation_prompt_is_enough(words, threshold, kept):
+    """SEVEN has ten words, so three runs of eight; of its first nine words two are there."""
+    record = Document(" ".join(SEVEN.split()[:words]) + " or so")
+    found, _ = quality.without_evaluation([record], EVALUATION, threshold=threshold)
+    assert (found == [record]) == kept
+    if threshold == 0.5:
+        assert quality.without_evaluation([record], EVALUATION)[0] == found

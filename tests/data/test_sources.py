@@ -133,10 +133,12 @@ def test_odd_rows_are_reported_and_skipped(tmp_path):
     put(tmp_path / "r.csv", "a,b\n1\n2,3\n4,5,6\n")
     faults.clear()
     assert values(str(tmp_path / "r.csv"), on_fault=faults.append) == [{"a": "2", "b": "3"}]
-    assert [(fault.line, fault.message) for fault in faults] == [
-        (1, "1 cells where the header has 2"),
-        (3, "3 cells where the header has 2"),
+    file = str(tmp_path / "r.csv")
+    assert [str(fault) for fault in faults] == [
+        f"{file}:1: 1 cells where the header has 2",
+        f"{file}:3: 3 cells where the header has 2",
     ]
+    assert {fault.reason for fault in faults} == {"wrong_cells"}
 
 
 def test_first_rows_only(tmp_path):

@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,3 +74,24 @@ def test_documents_go_by_their_text():
 def test_fractions_must_sum_to_one(fractions):
     with pytest.raises(DataError, match="sum to 1"):
         split([demonstration("q")], fractions)
+
+
+def test_the_place_of_a_record_is_fixed_too():
+    """Of the row as JSON in the order of its names, in UTF-8 without escapes."""
+    digest = hashlib.sha256('3\x1d{"text": "비\\n"}'.encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    for fraction, part in ((place - 1e-6, "b"), (place + 1e-6, "a")):
+        parts = split([Document("비\n")], {"a": fraction, "b": 1 - fraction}, seed=3, by="record")
+        assert len(parts[part]) == 1
+
+
+def test_fractions_of_nothing_and_of_all():
+    records = [demonstration(str(k)) for k in range(20)]
+    parts = split(records, {"none": 0.0, "all": 1.0, "rest": 0.0})
+    assert [len(part) for part in parts.values()] == [0, 20, 0]
+    for fractions in ({"a": 0.5, "b": 0.5 + 2e-9}, {"a": -0.1, "b": 1.1}):
+        with pytest.raises(DataError, match="from 0 up"):
+            split(records, fractions)
+    assert len(split(records, {"a": 0.5, "b": 0.5 + 5e-10})) == 2
+    with pytest.raises(DataError, match="expected prompt or record"):
+        split(records, HALVES, by="row")  # pyright: ignore[reportArgumentType]

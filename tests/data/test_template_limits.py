@@ -47,6 +47,7 @@ LARGE = {
     "expandtabs": "{{ '\t'.expandtabs(10 ** 9) }}",
     "to_bytes": "{{ (5).to_bytes(10 ** 10, 'big') }}",
     "slices": "{% set s = 'a' * 10000000 %}{{ [s[1:], s[2:], s[3:]] | length }}",
+    "~ in a slice": LONG + "{{ (" + " ~ ".join(["s"] * 20) + ")[0:1] }}",
     "output": LONG + "{% for i in range(9999) %}{{ s }}{% endfor %}",
     "macro": LONG + "{% macro f() %}{% for i in range(9999) %}{{ s }}{% endfor %}{% endmacro %}{{ f() }}",
     "set block": LONG + "{% set t %}{% for i in range(9999) %}{{ s }}{% endfor %}{% endset %}",
@@ -145,3 +146,11 @@ def test_what_draws_random_numbers_does_not_exist():
     for source in ("{{ [1, 2] | random }}", "{{ lipsum() }}"):
         with pytest.raises(template_render.FAULTS):
             render(source)
+
+
+def test_faults_in_one_line():
+    assert template_render.told(ValueError("a\n  b")) == "a b"
+    assert template_render.told(ValueError()) == "ValueError"
+    assert template_render.told(ValueError("x" * 301)) == "x" * 300
+    assert template_render.told(RecursionError("deep")) == "it calls itself without end, or nests too deeply"
+    assert template_render.told(MemoryError()) == "it needs more memory than there is"

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from alignloop.data.chat import check_same, load_saved, load_template
+from alignloop.data.dialogue import Turn, shifted
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import ModelError
 from alignloop.records import Message
@@ -210,3 +211,10 @@ def test_a_conversation_has_the_ids_of_its_prompts_and_completions(name):
             written = encoder.completion(talk[turn.place], talk[: turn.place]).tolist()
             assert ids[turn.start : turn.stop].tolist() == written
     assert int(mask.sum()) == sum(turn.stop - turn.start for turn in found.turns)
+
+
+def test_turns_move_with_what_comes_before_them():
+    """By a BOS in front; a turn whose tokens are not known has no place."""
+    turns = (Turn(1, 2, 5, True), Turn(3, 0, 0, False), Turn(5, 6, 9, True))
+    assert shifted(turns, 1) == (Turn(1, 3, 6, True), Turn(3, 0, 0, False), Turn(5, 7, 10, True))
+    assert shifted(turns, 0) == turns

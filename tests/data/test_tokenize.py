@@ -87,6 +87,8 @@ def test_a_document_stands_between_bos_and_eos() -> None:
     assert make_encoder("<s> $A </s>").document("abc").tolist() == ids(BOS, "abc", EOS)
     assert make_encoder("$A").document("abc").tolist() == ids("abc", EOS)
     assert make_encoder(eos=None).document("abc").tolist() == ids(BOS, "abc")
+    # what a tokenizer puts in front besides a BOS is its own, and stays
+    assert make_encoder("<|im_end|> <s> $A").document("abc").tolist() == ids(END, BOS, "abc", EOS)
     assert make_encoder().document("abc").dtype == np.int32
 
 
@@ -100,7 +102,7 @@ def test_each_kind_of_record_becomes_its_group() -> None:
         Ranking(HI, ("x", "y", "z"), (2, 1, 2)),
     ]
     result = tokenize(rows, make_encoder())
-    assert (result.dropped, result.truncated) == ([], 0)
+    assert (result.dropped, result.truncated, result.turns) == ([], 0, 1)  # compared answers are no turns
     assert [group.index for group in result.groups] == [0, 1, 2, 3, 4, 5]
     texts = [["a"], ["good", "no"], ["b"], ["b"], ["c"], ["x", "y", "z"]]
     for group, expected in zip(result.groups, texts, strict=True):
@@ -153,6 +155,10 @@ def test_a_longer_row_is_cut_dropped_or_stops() -> None:
     pair = tokenize([Preference(HI, "a", "yes"), rows[1]], make_encoder(max_length=LONG - 1))
     assert pair.truncated == 1
     assert [len(item.ids) for item in pair.groups[0].completions] == [2, 4]
+    # a row whose prompt was cut is still known by the whole of it; the others need no second copy
+    assert pair.groups[0].key == np.asarray([BOS, *CHAT], dtype=np.int32).tobytes()
+    assert pair.groups[1].key == b""
+    assert tokenize([Preference(HI, "a", "b")], make_encoder()).groups[0].key == b""
     dropped = tokenize(rows, make_encoder(max_length=LONG - 1, overlength="drop"))
     assert [group.index for group in dropped.groups] == [1]
     assert (dropped.truncated, dropped.reasons) == (0, {"overlength": 1})

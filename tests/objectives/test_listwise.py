@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alignloop.objectives.dpo import DPO
-from alignloop.objectives.listwise import Listwise, rank_advantages, rank_gains
+from alignloop.objectives.listwise import Listwise, lipo_lambda_terms, rank_advantages, rank_gains
 
 MASK = [[1, 1, 1], [1, 0, 0], [0, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 1, 0], [1, 1, 1]]
 GROUP = [0, 0, 0, 0, 1, 1, 1, 2]
@@ -160,3 +160,21 @@ def test_gains_and_advantages_by_hand():
     # squares ¼ + 0 + 0 + ¼ over 3
     first = 0.5 / (math.sqrt(0.5 / 3) + 1e-4)
     assert rank_advantages(ranks, group).tolist() == pytest.approx([first, 0, 0, -first, 0, 0, 0])
+
+
+def test_each_completion_has_its_own_terms():
+    """Against those ranked below it: the last has none, the middle one its pair with the last."""
+    s, ranks, group = (
+        torch.tensor([0.3, -0.2, 0.1]).double(),
+        torch.tensor([2, 3, 1]).double(),
+        torch.tensor([0, 0, 0]),
+    )
+    # in the order of s the places are 1, 3 and 2; gains ½, 0 and 1
+    discount = [1 / math.log(2), 1 / math.log(4), 1 / math.log(3)]
+
+    def term(i, j, gain):
+        return gain * abs(discount[i] - discount[j]) * math.log1p(math.exp(float(s[j] - s[i])))
+
+    root = math.sqrt(2)
+    expected = [term(0, 1, root - 1), 0.0, term(2, 0, 2 - root) + term(2, 1, 1.0)]
+    assert lipo_lambda_terms(s, ranks, group).tolist() == pytest.approx(expected, rel=1e-12)

@@ -3,9 +3,11 @@
 import dataclasses
 import subprocess
 import sys
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
+from pydantic import Field
 
 import alignloop.objectives.registry as registry
 from alignloop.errors import ConfigError
@@ -75,3 +77,25 @@ def test_a_file_must_define_one_objective(monkeypatch):
     monkeypatch.setattr(registry, "names", lambda: ["base"])  # a file without an objective
     with pytest.raises(TypeError, match="exactly one objective"):
         registry.load.__wrapped__("base")  # past the cache
+
+
+@pytest.mark.parametrize("annotation", [float, Annotated[float, "seconds"], Annotated[float, Field(gt=0)]])
+def test_a_hyperparameter_without_a_description_is_refused(monkeypatch, annotation: Any) -> None:
+    found = dataclasses.make_dataclass("Silent", [("beta", annotation, 0.1)])
+    monkeypatch.setattr(registry, "load", lambda name: found)
+    with pytest.raises(TypeError, match=r"Silent\.beta has no description"):
+        registry.describe("silent")
+
+
+def test_only_words_have_choices(monkeypatch):
+    """The arguments of another type are no words to choose from."""
+    described = Field(description="what it does")
+    fields = [
+        ("word", Annotated[Literal["a", "b"], described], "a"),
+        ("sizes", Annotated[tuple[int, ...], described], (1, 2)),
+        ("share", Annotated[float | None, described], None),
+    ]
+    found = dataclasses.make_dataclass("Made", fields)
+    monkeypatch.setattr(registry, "load", lambda name: found)
+    assert [doc.choices for doc in registry.describe("made")] == [("a", "b"), (), ()]
+    assert [doc.default for doc in registry.describe("made")] == ["a", (1, 2), None]

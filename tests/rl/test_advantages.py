@@ -246,3 +246,26 @@ def test_a_masked_completion_keeps_its_score() -> None:
     finished = torch.tensor([True, False])
     got = sequence_scores(tensor([1.0, 2.0]), finished, missing_eos=MissingEOS("mask", -1.0), clip=None)
     assert got.tolist() == [1.0, 2.0]
+
+
+def test_two_counted_values_have_a_variance() -> None:
+    """1 and 3: variance 2 at ddof 1."""
+    mask = torch.tensor([[True, True, False]])
+    got = whiten(tensor([[1.0, 3.0, 99.0]]), mask, eps=0.0)
+    assert got[0].tolist() == pytest.approx([-math.sqrt(0.5), math.sqrt(0.5), 0.0], abs=1e-12)
+    got = whiten(tensor([[1.0, 3.0, 99.0]]), mask, eps=2.0)  # √(2 + 2)
+    assert got[0].tolist() == pytest.approx([-0.5, 0.5, 0.0], abs=1e-12)
+    alone = whiten(tensor([[1.0, 3.0, 99.0]]), torch.tensor([[False, True, False]]), shift_mean=False)
+    assert alone[0].tolist() == [0.0, 3.0, 0.0]
+
+
+def test_two_rewards_of_a_rollout_have_a_spread() -> None:
+    got = group_advantages(tensor([1.0, 3.0]), torch.tensor([0, 0]), kind="group_mean_batch_std")
+    assert got.tolist() == pytest.approx([-1 / (math.sqrt(2) + 1e-4), 1 / (math.sqrt(2) + 1e-4)])
+
+
+def test_numbers_of_groups_may_have_gaps() -> None:
+    """A prompt without a completion is no group of one, and has no spread."""
+    rewards, group = tensor([1.0, 3.0, 5.0, 5.0]), torch.tensor([0, 0, 2, 2])
+    assert group_advantages(rewards, group, kind="group_mean").tolist() == [-1.0, 1.0, 0.0, 0.0]
+    assert zero_spread(rewards, group)[[0, 2]].tolist() == [False, True]

@@ -1,7 +1,7 @@
 import pytest
 
 from alignloop.errors import DataError
-from alignloop.rl.constraints import CONSTRAINTS, checked, is_answer, satisfied, sentences, words
+from alignloop.rl.constraints import CONSTRAINTS, checked, echoes, is_answer, satisfied, sentences, words
 
 CASES = [
     # kind, arguments, obeys, does not
@@ -113,6 +113,12 @@ def test_degenerate_text_is_no_answer(text, expected):
         ({"kind": "no_commas", "limit": 3}, "takes no arguments"),
         ({"kind": "max_words", "limit": "3"}, "a number above 0"),
         ({"kind": "max_words", "limit": True}, "a number above 0"),
+        ({"kind": "max_words", "limit": 0}, "a number above 0"),
+        ({"kind": "num_sentences", "count": 0}, "a number above 0"),
+        ({"kind": "include_words", "words": ["rain", " "]}, "a list of words"),
+        ({"kind": "include_words", "words": ["rain", 3]}, "a list of words"),
+        ({"kind": "json_object", "keys": "a"}, "a list of words"),
+        ({"kind": "start_with", "phrase": 7}, "wants text"),
         ({"kind": "include_words", "words": "rain"}, "a list of words"),
         ({"kind": "include_words", "words": []}, "a list of words"),
         ({"kind": "start_with", "phrase": "..."}, "wants text"),
@@ -122,3 +128,50 @@ def test_degenerate_text_is_no_answer(text, expected):
 def test_wrong_constraints_are_refused_with_what_is_accepted(constraint, message):
     with pytest.raises(DataError, match=message):
         checked(constraint)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "obeys", "fails"),
+    [
+        ("min_words", {"limit": 1}, "one", "-"),
+        ("capital_words", {"count": 1}, "the RAIN", "the UK"),
+        ("capital_words", {"count": 1}, "the UK's USA", "the U-K 123"),
+        ("capital_words", {"count": 2}, "RAIN SNOW HAIL", "RAIN"),
+        ("exclamation", {"count": 2}, "a! b! c!", "a! b"),
+        ("bold", {"count": 1}, "**a** **b**", "*a*"),
+        ("quoted", {}, '"a"', '""'),
+        ("postscript", {}, "Rain.\nP.S. x", "P.S. x"),
+        ("language", {"language": "korean"}, "비 비 비 비 비 비 비 abc", "123 ?"),
+        ("language", {"language": "korean"}, "가나다라마바사 abc", "가나다라마바사 abcd"),
+        ("language", {"language": "german"}, "der die", "Regen Erde"),
+        ("language", {"language": "german"}, "der die des", "des"),  # French has it as well
+        ("json_object", {"keys": ["a", "b"]}, '{"a": 1, "b": 2}', '{"a": 1}'),
+        ("include_words", {"words": ["a", "b"]}, "a b", "a"),
+        ("forbid_words", {"words": ["a", "b"]}, "c", "b"),
+    ],
+)
+def test_edges_of_each_kind(kind, arguments, obeys, fails):
+    """The smallest text that obeys, and one that misses by one."""
+    assert satisfied(obeys, {"kind": kind, **arguments})
+    assert not satisfied(fails, {"kind": kind, **arguments})
+
+
+def test_an_echo_is_half_of_the_runs():
+    """Runs of three words: of four words two, of five three."""
+    assert echoes("a b c x", "a b c")  # 1 of 2
+    assert not echoes("a b c x y", "a b c")  # 1 of 3
+    assert not echoes("a b", "a b c")  # no run
+    assert echoes("a b c x y", "a b c", share=1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a b c d e a a a a", False),  # 5 of 9
+        ("a b c d e a a a", True),  # 4 of 8
+        ("a b c d e", True),
+        ("a b c d d", False),
+    ],
+)
+def test_an_answer_is_half_of_other_words(text, expected):
+    assert is_answer(text) is expected

@@ -93,3 +93,72 @@ def test_state_goes_through_json() -> None:
     other = Guard(Limits(window=1), follow="reward")
     other.load_state_dict(json.loads(json.dumps(guard.state_dict())))
     assert other == guard
+
+
+def test_what_is_measured_now_and_then_is_compared_where_it_is() -> None:
+    """A spread or gold in the first window alone, or in the last alone, has nothing to be compared with."""
+    limits = Limits(window=2)
+    for measured in ({"spread": 9.0}, {"gold": 0.1}):
+        for places in ({0, 1}, {2, 3}, {4}):
+            guard = Guard(limits)
+            readings = [steady(**(measured if i in places else {})) for i in range(5)]
+            assert feed(guard, readings)[-1] == set()
+    # means of what is there: 1 in the first window, 2.1 in the last
+    later = [steady(spread=1.0), steady(), steady(), steady(spread=2.1)]
+    assert feed(Guard(limits), later)[-1] == {"spread_growth"}
+
+
+@pytest.mark.parametrize(
+    ("start", "edge", "beyond"),
+    [
+        ({"length": 10.0}, {"length": 20.0}, {"length": 20.5}),
+        ({"entropy": 1.0}, {"entropy": 0.25}, {"entropy": 0.2}),
+        ({"spread": 0.5}, {"spread": 1.0}, {"spread": 1.25}),
+        ({"kl": 1.0}, {"kl": 5.0}, {"kl": 5.5}),
+        ({"gold": 0.5}, {"gold": 0.25, "reward": 2.0}, {"gold": 0.0, "reward": 2.0}),
+        ({"gold": 0.5}, {"gold": 0.0, "reward": 1.0}, {"gold": 0.0, "reward": 1.5}),
+    ],
+)
+def test_limits_themselves_are_allowed(start: dict, edge: dict, beyond: dict) -> None:
+    limits = Limits(window=1, kl_budget=5.0, gold_drop=0.25, entropy_factor=0.25)
+    assert feed(Guard(limits), [steady(**start), steady(**edge)])[-1] == set()
+    assert len(feed(Guard(limits), [steady(**start), steady(**beyond)])[-1]) == 1
+
+
+def test_nothing_is_compared_before_two_windows_are_full() -> None:
+    guard = Guard(Limits(window=2, kl_budget=5.0))
+    grown = steady(length=99.0, kl=1.0)
+    assert feed(guard, [steady(kl=1.0), steady(kl=1.0), grown]) == [set()] * 3
+    assert feed(guard, [grown]) == [{"length_growth"}]
+
+
+def test_gold_at_its_best_by_hand() -> None:
+    """The reward and the rollout at the best mean; an equal mean later does not replace it."""
+    guard = Guard(Limits(window=2), follow="gold")
+    found = []
+    for reward, gold in ((1.0, 0.25), (2.0, 0.75), (3.0, 0.25), (5.0, 0.75)):
+        guard.update(steady(reward=reward, gold=gold))
+        found.append((guard.best_gold, guard.is_best()))
+    best = {"value": 0.5, "reward": 1.5, "rollout": 1.0}
+    assert found == [(None, False), (best, True), (best, False), (best, False)]
+    assert guard.best == best
+
+
+def test_the_documented_limits() -> None:
+    assert Limits() == Limits(5, 0.0, 0.05, 2.0, 0.2, 2.0)
+    reading = Reading(1.0, 2.0, 3.0)
+    assert reading.gold is reading.kl is reading.spread is None
+
+
+def test_the_sentences_of_alarms() -> None:
+    guard = Guard(Limits(window=1, kl_budget=5.0))
+    guard.update(Reading(1.0, 10.0, 1.0, gold=0.5, kl=1.0, spread=0.5))
+    alarms = guard.update(Reading(1.5, 30.0, 0.125, gold=0.25, kl=6.0, spread=2.0))
+    assert [alarm.text for alarm in alarms] == [
+        "KL 6.00 nats per completion is above the budget of 5",
+        "reward rose from 1.000 to 1.500 while gold fell from its best 0.500 to 0.250: the reward is being "
+        "exploited",
+        "length grew from 10 to 30, more than 2 times",
+        "spread grew from 0.5 to 2, more than 2 times",
+        "entropy fell from 1 to 0.125 nats per token: answers become all alike",
+    ]

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from alignloop.rl.kl import AdaptiveKL, FixedKL, beyond_rounding, mismatch, sequence_kl
+from alignloop.rl.kl import AdaptiveKL, FixedKL, Mismatch, beyond_rounding, mismatch, sequence_kl
 
 
 def test_adaptive_controller_by_hand():
@@ -95,3 +95,28 @@ def test_a_gap_is_rounding_or_another_model_by_type():
     nothing = mismatch(torch.full_like(sampler, math.nan), sampler, mask)
     assert beyond_rounding(nothing, bfloat16=False) is not None
     assert beyond_rounding(nothing, bfloat16=True) is not None
+
+
+def test_where_nothing_is_counted_nothing_differs() -> None:
+    logprobs = torch.tensor([[-1.0, -9.0]])
+    got = mismatch(logprobs, -logprobs, torch.zeros(1, 2).bool())
+    assert got == (0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
+
+
+def test_a_ratio_at_the_cap_is_not_capped() -> None:
+    sampler = torch.zeros(1, 3, dtype=torch.float64)
+    logprobs = torch.tensor([[2.0, 2.0, 3.0]], dtype=torch.float64).log()
+    mask = torch.ones(1, 3).bool()
+    cap = float(logprobs[0, 0].exp())
+    assert mismatch(logprobs, sampler, mask, cap=cap).capped == pytest.approx(1 / 3)
+    assert mismatch(logprobs, sampler, mask, cap=3.5).capped == 0.0
+
+
+def test_controllers_begin_with_the_documented_numbers() -> None:
+    controller = AdaptiveKL()
+    assert (controller.beta, controller.target, controller.horizon) == (0.05, 6.0, 10_000)
+
+
+def test_gaps_at_the_limit_are_rounding() -> None:
+    gap = Mismatch(mean_abs=0.2, max_abs=0.5, kl=0.0, mean_ratio=1.0, effective=1.0, capped=0.0)
+    assert beyond_rounding(gap, bfloat16=True) is beyond_rounding(gap, bfloat16=False) is None

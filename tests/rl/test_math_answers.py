@@ -7,7 +7,14 @@ from fractions import Fraction
 import pytest
 
 from alignloop.errors import DataError
-from alignloop.rl.math_answers import check_reference, final_answer, plain_number, same_answer
+from alignloop.rl.math_answers import (
+    _time_limit,
+    check_reference,
+    final_answer,
+    plain_number,
+    reference_number,
+    same_answer,
+)
 
 EQUAL = [
     ("The answer is 1,234.50.", "1,234.5"),
@@ -176,6 +183,11 @@ def test_a_repeated_reference_is_right(reference):
         ("\\boxed{3", ("\\boxed{3", False)),
         ("a\n#### 12 apples\nmore", ("12 apples", True)),
         ("<think>\\boxed{1}</think> so 2", ("so 2", False)),
+        ("\\boxed 7 of 9", ("7", True)),
+        ("\\boxed{1} of $\\boxed$ 3", ("1", True)),
+        ("of 9 \\boxed", ("of 9 \\boxed", False)),
+        ("\\boxed{a \\} b} c", ("a \\} b", True)),
+        ("1 ####", ("", True)),
     ],
 )
 def test_final_answer(text, answer):
@@ -193,6 +205,24 @@ def test_final_answer(text, answer):
         ("1.5e-3", Fraction(3, 2000)),
         ("x = −3", Fraction(-3)),
         ("12 km/h", Fraction(12)),
+        ("(7)", Fraction(7)),
+        ("(-7)", Fraction(-7)),
+        ("(7", None),
+        ("\\frac{-1}{2}", Fraction(-1, 2)),
+        ("-3\\frac12", Fraction(-7, 2)),
+        ("- 3", Fraction(-3)),
+        ("+3", Fraction(3)),
+        ("$ 3.50", Fraction(7, 2)),
+        ("90^{\\circ}", Fraction(90)),
+        ("10**3", Fraction(1000)),
+        ("2^64", Fraction(2) ** 64),
+        ("2^65", None),
+        ("-2^2", Fraction(-4)),
+        ("\\text{12}", Fraction(12)),
+        ("1\\,000", Fraction(1000)),
+        ("1{,}000", Fraction(1000)),
+        ("⁄".join("12"), Fraction(1, 2)),
+        ("9" * 400, Fraction(int("9" * 400))),
         ("1/0", None),
         ("3-5", None),
         ("(1,2)", None),
@@ -235,3 +265,28 @@ def test_a_thread_without_signals_compares_as_well():
 def test_a_long_reference_is_refused():
     with pytest.raises(DataError, match="characters"):
         check_reference("9" * 4301)
+
+
+@pytest.mark.parametrize(
+    ("reference", "number"),
+    [
+        ("42", 42),
+        ("2 + 3 = 5\n#### 5 apples", 5),
+        ("#### \\sqrt{2} of 3", None),
+        ("\\boxed{x} #### 3 apples", None),
+        ("The three of them have 12 apples", 12),
+        ("about 12 apples", None),  # two words are no sentence
+        ("there are 12 apples", 12),
+        ("there are $12$ apples here", None),
+        ("there are \\dots 12 apples here", None),
+    ],
+)
+def test_number_of_a_reference(reference, number):
+    found = reference_number(reference)
+    assert found == (None if number is None else Fraction(number))
+
+
+def test_time_is_limited_where_a_signal_can_be_waited_for():
+    assert _time_limit() == 5
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(_time_limit).result() is None

@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from alignloop.data.packing import Group, collate, completion
-from alignloop.objectives.base import Inputs
+from alignloop.objectives.base import Inputs, with_statistics
 from alignloop.objectives.ppo import MEAN_RETURN, PPO
 from alignloop.rl.ptx import WEIGHT, WithPretraining, mixed_in
 
@@ -73,3 +74,50 @@ def test_the_draw_depends_on_the_seed_only() -> None:
     ]
     assert weights[0].tolist() == [0, 0, 0]
     assert weights[1].tolist() == [0.5, 0.5]
+
+
+def test_it_is_asked_as_the_objective_itself() -> None:
+    plain = PPO(kl_coefficient=0.1, entropy_coefficient=0.1)
+    mixed = WithPretraining(plain)
+    assert (mixed.records, mixed.needs, mixed.statistics_need, mixed.statistics_rows) == (
+        ("prompt",),
+        {"logprobs", "values", "entropy", "reference_logprobs"},
+        frozenset(),
+        None,
+    )
+    assert [turn.needs for turn in mixed.turns] == [turn.needs for turn in plain.turns]
+
+
+def test_turns_add_up_and_the_nll_is_in_the_first() -> None:
+    """Demonstrations count in no metric of the objective; their own NLL is 0.5 per token."""
+    mixed = mixed_in([sampled_group(0)], [demonstration(1, 2)], coefficient=3.0, seed=(0,))
+    batch = collate(mixed)
+    objective = WithPretraining(PPO())
+    logprobs = torch.full(batch.mask.shape, -0.5)
+    inputs = Inputs(batch.mask, batch.group, logprobs, values=torch.ones_like(logprobs), extras=batch.extras)
+    statistics = objective.step_statistics(inputs)
+    assert (float(statistics[MEAN_RETURN].sum), float(statistics[MEAN_RETURN].count)) == (1.5, 3.0)
+    inputs = with_statistics(inputs, statistics)
+    whole = objective(inputs, denominator=3.0)
+    policy, critic = (turn.loss(inputs, denominator=3.0) for turn in objective.turns)
+    assert float(policy.loss + critic.loss) == pytest.approx(float(whole.loss), rel=1e-6)
+    assert {**policy.metrics, **critic.metrics}.keys() == whole.metrics.keys()
+    assert policy.metrics["ptx_nll"] == (1.0, 2.0)
+    assert "ptx_nll" not in critic.metrics
+    plain = PPO()(replace(inputs, mask=inputs.mask & (inputs.group == 0)[:, None]), denominator=3.0)
+    assert float(whole.loss - plain.loss) == pytest.approx(3.0 * 0.5, rel=1e-6)
+    assert {name: mean for name, mean in whole.metrics.items() if name != "ptx_nll"} == plain.metrics
+
+
+def test_as_many_demonstrations_as_there_are() -> None:
+    """Only counted tokens share γ; values of the groups stay behind, each demonstration comes once."""
+    masked = Group(np.array([8], np.int32), (completion([9, 10, 11], mask=[True, False, True]),), 7)
+    groups = [sampled_group(i) for i in range(3)]
+    mixed = mixed_in(groups, [masked], coefficient=1.0, seed=(0,))
+    assert [group.index for group in mixed] == [0, 1, 2, 7]
+    values = mixed[-1].completions[0].values
+    assert values[WEIGHT].tolist() == [0.5] * 3
+    assert all(values[name].tolist() == [0.0] * 3 for name in VALUES)
+    assert all(array.dtype == np.float32 for array in values.values())
+    assert mixed[0].completions[0].values[WEIGHT].tolist() == [0.0] * 3
+    assert mixed[0].completions[0].values["returns"].tolist() == [0.5] * 3

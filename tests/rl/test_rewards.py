@@ -1,8 +1,10 @@
 import asyncio
 import json
+import re
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -244,3 +246,101 @@ def test_scores_survive_json() -> None:
 )
 def test_unique_names(names: list[str], reserved: list[str], unique: list[str]) -> None:
     assert unique_names(names, reserved) == unique
+
+
+def test_some_scores_in_another_order() -> None:
+    """Each table is picked from, those of the ensemble too; weights and penalties are the reward's."""
+    ensemble = [constant("a", [1.0, 2.0, 4.0]), constant("b", [3.0, 2.0, 0.0])]
+    scores = Reward([penalty("length", max_tokens=4)], ensemble, ensemble_weight=2.0)(
+        samples("x", "yy", "zzz")
+    )
+    picked = scores.chosen([2, 0])
+    # means 2 of both members for each completion, twice; minus a quarter for each letter
+    assert scores.raw.tolist() == [3.75, 3.5, 3.25]
+    assert picked.raw.tolist() == [3.25, 3.75]
+    assert picked.total.tolist() == [3.25, 3.75]
+    assert picked.components["a"].tolist() == [4.0, 1.0]
+    assert picked.spread is not None
+    np.testing.assert_allclose(picked.spread, [8**0.5, 2**0.5])
+    assert (picked.weights, picked.penalties) == (scores.weights, scores.penalties)
+    assert scores.weights == {"length": 1.0, "model": 2.0}
+    assert scores.penalties == ("length",)
+    again = joined([scores.chosen([0]), scores.chosen([1, 2])])
+    assert again.to_json() == scores.to_json()
+    assert Scores.from_json(scores.to_json()).to_json() == scores.to_json()
+    assert picked.judged.tolist() == [4.0, 4.0]
+
+
+def test_one_member_has_no_spread_and_is_shown_once() -> None:
+    scores = Reward(ensemble=[constant("only", [1.0, 2.0])])(samples("x", "y"))
+    assert scores.spread is None
+    assert scores.components.keys() == {"model"}
+    assert scores.chosen([1]).spread is None
+    assert joined([scores, scores]).spread is None
+
+
+def test_moments_of_two_rewards() -> None:
+    """1 and 3: mean 2, std √2 at ddof 1; then 5 alone: mean 3, std 2."""
+    moments = RunningMoments()
+    reward = Reward([constant("a", [1.0, 3.0])], moments=moments)
+    np.testing.assert_allclose(reward(samples("x", "y")).total, [-(0.5**0.5), 0.5**0.5], rtol=1e-7)
+    assert (moments.count, moments.mean, moments.squares) == (2.0, 2.0, 2.0)
+    moments.update(np.array([5.0]))
+    assert (moments.count, moments.mean, moments.squares) == (3.0, 3.0, 8.0)
+    np.testing.assert_allclose(moments.normalized(np.array([5.0])), [1.0], rtol=1e-7)
+    assert Reward().state_dict() == {}
+    assert reward.state_dict() == {"count": 3.0, "mean": 3.0, "squares": 8.0}
+
+
+def test_equal_rewards_are_only_shifted() -> None:
+    reward = Reward([constant("a", [7.0, 7.0])], moments=RunningMoments())
+    assert reward(samples("x", "y")).total.tolist() == [0.0, 0.0]
+
+
+def test_an_overlong_answer_costs_one_at_most() -> None:
+    """Free up to 6 tokens of 10, then a quarter each."""
+    texts = samples(*("a" * n for n in (5, 6, 7, 10, 11)))
+    found = checked_scores(penalty("overlong", max_tokens=10, buffer=4), texts)
+    assert found.tolist() == [0.0, 0.0, -0.25, -1.0, -1.0]
+    assert repetition("a b c") == 0.0
+    assert repetition("a b a b", ngram=2) == pytest.approx(1 / 3)
+    assert checked_scores(penalty("length"), samples("a" * 64)).tolist() == [-0.25]
+    free = [checked_scores(penalty("overlong"), samples("a" * n))[0] for n in (224, 240, 256)]
+    assert free == [0.0, -0.5, -1.0]
+    assert penalty("length", weight=3.0).weight == 3.0
+    assert penalty("length").is_penalty
+    assert not verifier("math").is_penalty
+
+
+def test_what_is_named_must_be_a_function() -> None:
+    with pytest.raises(UserError, match="'math:pi' is not a function"):
+        function("math:pi")
+    with pytest.raises(UserError, match="cannot be imported"):
+        function("math:no_such")
+    with pytest.raises(UserError, match="cannot be imported"):
+        function("no_such_module:f")
+    part = function("math:fsum", weight=2.0)
+    assert (part.name, part.weight, part.timeout_s, part.is_penalty) == ("fsum", 2.0, 60.0, False)
+
+
+@pytest.mark.parametrize(("length", "shown"), [(60, "x" * 60), (61, "x" * 57 + "...")])
+def test_a_long_completion_is_shown_cut(length: int, shown: str) -> None:
+    part = constant("a", [float("nan")])
+    message = f"reward 'a' gave nan for completion 0 (row 0 of the data set): '{shown}'"
+    with pytest.raises(EngineError, match=re.escape(message) + "$"):
+        checked_scores(part, samples("x" * length))
+
+
+def test_what_a_part_says_itself_is_told_as_it_is() -> None:
+    """A judge that cannot be reached has its own sentence; no single completion is blamed."""
+    said = EngineError("the judge does not answer")
+    calls: list[int] = []
+
+    def away(given: Sequence[Sample]) -> list[float]:
+        calls.append(len(given))
+        raise said
+
+    with pytest.raises(EngineError) as caught:
+        checked_scores(Component("judge", away), samples("x", "y"))
+    assert caught.value is said
+    assert calls == [2]

@@ -368,3 +368,14 @@ def test_inputs_hold_what_the_pass_gave() -> None:
             assert {n for n in every if getattr(alone, n) is not None} - {"logprobs"} == {name} - {"logprobs"}
     assert filled.reference_logprobs is None
     assert with_statistics(filled, {}).extras == filled.extras
+
+
+def test_what_nothing_was_counted_for_is_not_reported() -> None:
+    """Ties only: no accuracy, instead of 0/0."""
+    trainer = make_trainer()
+    ties = [replace(group, values={"probability": 0.5}) for group in pair_groups(2)]
+    groups, _ = with_reference_logprobs(ties, trainer.model, token_budget=100)
+    assert "eval_accuracy" not in evaluate(trainer, DPO(), groups)
+    metrics = train_step(trainer, DPO(), groups).metrics
+    assert "accuracy" not in metrics
+    assert "margin" in metrics

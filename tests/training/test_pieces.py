@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignloop.data.packing import Group, completion
+from alignloop.data.packing import Group, collate, completion
 from alignloop.data.tokenize import with_mismatched
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.packed import PackedModel
@@ -21,7 +21,7 @@ from alignloop.objectives.plackett_luce import PlackettLuce
 from alignloop.training import loop
 from alignloop.training.loop import Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
-from alignloop.training.pieces import split_group
+from alignloop.training.pieces import run_in_pieces, split_group
 from alignloop.training.reference import with_reference_logprobs
 from tests.training.helpers import make_trainer, pair_groups
 
@@ -140,3 +140,48 @@ def test_dropout_is_the_same_in_both_passes(monkeypatch):
     for first, second in zip(seen[:half], seen[half:], strict=True):
         assert torch.equal(first, second)
     assert not torch.equal(seen[0], seen[0].roll(1))
+
+
+def test_every_output_of_three_pieces_is_that_of_the_whole():
+    """Gradients of each output, the prompt's log-prob among them, which every piece computes again."""
+    group = long_group(7, 3, 9)
+    every = dict.fromkeys(("logprobs", "entropy", "scores", "values", "prompt_logprob"), True)
+    found = []
+    for budget in (1000, 16):
+        trainer = make_trainer(head=True)
+        model = trainer.model
+        out, finish = run_in_pieces(
+            lambda batch, model=model: model(batch, **every), group, budget, model.device
+        )
+        # weights that differ from place to place, so that nothing cancels or is taken for another
+        loss = sum(
+            (value * torch.arange(1, value.numel() + 1).view(value.shape)).sum()
+            for value in (getattr(out, name) for name in every)
+        )
+        loss.backward()
+        finish()
+        grads = [p.grad for p in model.parameters()]
+        assert all(grad is not None for grad in grads)
+        found.append((loss.detach(), grads))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-5, atol=0)
+    for whole, pieces in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
+
+
+def test_outputs_are_padded_with_zeros_to_the_longest():
+    group = long_group(7, 3, 9)
+    trainer = make_trainer()
+    out, _ = run_in_pieces(lambda batch: trainer.model(batch), group, 16, trainer.model.device)
+    whole = trainer.model(collate([group]))
+    assert out.logprobs.shape == whole.logprobs.shape == (3, 9)
+    torch.testing.assert_close(out.logprobs, whole.logprobs, rtol=1e-5, atol=1e-5)
+    assert (out.logprobs[1, 3:] == 0).all()
+    assert out.scores is out.values is out.entropy is None
+
+
+def test_pieces_know_only_their_tokens():
+    """The group's index goes along, its values and its completions' stay behind."""
+    (group,) = with_values([long_group(4, 5, index=3, margin=1.0)], "old_logprobs")
+    parts = split_group(group, 1)
+    assert [(part.index, dict(part.values)) for part in parts] == [(3, {}), (3, {})]
+    assert all(not item.values for part in parts for item in part.completions)

@@ -1,14 +1,25 @@
 """Reference log-probs: what they are cached by, and what they ignore."""
 
+import errno
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from alignloop.data.packing import Group, collate
+from alignloop.data.packing import Group, collate, completion
+from alignloop.errors import DiskError
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.packed import PackedModel
 from alignloop.model.tiny import tiny_model
-from alignloop.training.reference import adapter_reference, with_reference_logprobs
+from alignloop.training import reference
+from alignloop.training.reference import (
+    adapter_reference,
+    frozen_reference,
+    weights_sha256,
+    with_reference_logprobs,
+)
 from tests.training.helpers import make_trainer, pair_groups
 
 
@@ -82,3 +93,81 @@ def test_under_lora_the_reference_is_the_base_whatever_the_adapter_learned():
         assert not torch.allclose(model(batch).logprobs, expected, atol=0.1)
     assert torch.equal(reference(batch), expected)
     assert any(p.requires_grad for p in hf.parameters())  # the adapter still trains afterwards
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    """Written beside its place under a name that no reader takes for an entry, in a folder that is made."""
+    cache, seen = tmp_path / "of" / "a model", []
+
+    def full(tensors, file):
+        seen.append(Path(file))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(reference, "save_file", full)
+    with pytest.raises(DiskError, match="the disk is full"):
+        with_reference_logprobs(pair_groups(1), make_trainer().model, token_budget=99, cache=cache)
+    assert [(path.parent, path.suffix) for path in seen] == [(cache, ".tmp")]
+    assert list(cache.iterdir()) == []
+
+
+def test_the_digest_of_weights_by_hand():
+    """Names in their order, shapes, types and bytes."""
+    module = torch.nn.Module()
+    module.b = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    module.a = torch.nn.Parameter(torch.tensor([[3.0]], dtype=torch.float64))
+    text = b"a (1, 1) torch.float64" + np.float64(3).tobytes()
+    text += b"b (2,) torch.float32" + np.asarray([1, 2], np.float32).tobytes()
+    assert weights_sha256(module) == hashlib.sha256(text).hexdigest()
+
+
+def test_the_parts_of_the_key_do_not_run_together(tmp_path):
+    """Tokens [5, 6] + [7] and [5] + [6, 7] are two data sets."""
+    model = make_trainer().model
+    made = []
+    for prompt, answer in (([5, 6], [7]), ([5], [6, 7])):
+        group = Group(np.asarray(prompt, np.int32), (completion(answer),), 0)
+        made.append(with_reference_logprobs([group], model, token_budget=99, cache=tmp_path)[1])
+    assert made == [False, False]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("budget", [1, 25, 1000])
+def test_each_completion_gets_its_own_numbers(budget):
+    """As many as it has tokens, those of its row, beside what it held; groups keep order and index."""
+    model = make_trainer().model
+    groups = [Group(g.prompt_ids, g.completions, 10 * g.index, g.values) for g in pair_groups(5)]
+    found, _ = with_reference_logprobs(groups, model, token_budget=budget, name="old_logprobs")
+    again, _ = with_reference_logprobs(found, model, token_budget=budget)
+    assert [g.index for g in found] == [0, 10, 20, 30, 40]
+    for group, filled in zip(groups, again, strict=True):
+        with torch.no_grad():
+            expected = model(collate([group])).logprobs
+        for row, item in enumerate(filled.completions):
+            assert item.values.keys() == {"old_logprobs", "reference_logprobs"}
+            for values in item.values.values():
+                assert values.shape == item.ids.shape
+                np.testing.assert_allclose(values, expected[row, : len(item.ids)], rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_reference_has_no_gradient_and_no_dropout():
+    hf, _ = tiny_model(hidden_size=32, num_layers=1)
+    add_adapter(hf, LoraSettings(r=4, dropout=0.5))
+    with torch.no_grad():
+        for parameter in (p for p in hf.parameters() if p.requires_grad):
+            parameter.normal_(std=0.3)
+    model = PackedModel(hf).train()
+    batch = collate(pair_groups(2))
+    given = frozen_reference(model)
+    assert torch.equal(given(batch), given(batch))
+    assert not given(batch).requires_grad
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_policy_stays_in_its_mode(training):
+    hf, _ = tiny_model(hidden_size=32, num_layers=1)
+    peft = add_adapter(hf, LoraSettings(r=4, dropout=0.5))
+    model = PackedModel(hf).train(training)
+    given = adapter_reference(model, peft)
+    assert not given(collate(pair_groups(1))).requires_grad
+    assert model.training == training

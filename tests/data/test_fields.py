@@ -1,0 +1,154 @@
+"""One field as a value: what is read, and where its bounds are."""
+
+import math
+
+import pytest
+
+from alignloop.data import values as read
+from alignloop.errors import DataError
+from alignloop.records import Message
+
+
+@pytest.mark.parametrize(
+    "ranks",
+    [
+        [1, 2, 2, 4],  # as in sport
+        [1, 3, 3, 4],  # the last of the places
+        [1, 2, 2, 3],  # without a gap
+        [2, 1, 4, 3],
+        [1, 1, 1, 1],
+        [4, 4, 4, 4],
+        [3.0, 1.0, 2.0, 4.0],
+    ],
+)
+def test_ties_are_counted_on_in_three_ways(ranks):
+    found = read.ranks(ranks, "ranking", 4)
+    assert found == tuple(ranks)
+    assert all(type(rank) is int for rank in found)
+
+
+@pytest.mark.parametrize(
+    "ranks",
+    [
+        [2, 2, 2, 2],
+        [1, 2, 2, 5],
+        [1, 1, 2, 4],
+        [0, 1, 2, 3],
+        [-1, -2, -3, -4],
+        [1, 0, 0, -1],
+        [4, 3, 3, 2],
+        [1, 1, 4, 5],
+        [1, 1, 2],
+        [1, 2, 3, 4, 5],
+    ],
+)
+def test_what_is_no_ranking(ranks):
+    with pytest.raises(DataError, match="expected 4 ranks") as caught:
+        read.ranks(ranks, "ranking", 4)
+    assert (caught.value.field, caught.value.value, caught.value.reason) == (
+        "ranking",
+        ranks,
+        "not_a_ranking",
+    )
+
+
+@pytest.mark.parametrize("value", [0, 5, 2.5, "0", "5.0", " 3 "])
+def test_numbers_up_to_their_bounds(value):
+    found = read.number(value, "score", 0, 5)
+    assert found == float(value)
+    assert type(found) is float
+
+
+@pytest.mark.parametrize("value", [-0.001, 5.001, "-1", "nan", "inf", math.nan, True, None, "", [], "five"])
+def test_numbers_beyond_their_bounds(value):
+    with pytest.raises(DataError, match="expected a number from 0 to 5"):
+        read.number(value, "score", 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((value, True) for value in (" GOOD ", 1, 1.0, "+1", True, "👍", "좋아요")),
+        *((value, False) for value in ("Bad", 0, 0.0, -1, False, "👎")),
+    ],
+)
+def test_good_and_bad(value, expected):
+    assert read.truth(value, "label") is expected
+
+
+@pytest.mark.parametrize("value", [None, "", 2, [1], "goodbad"])
+def test_neither_good_nor_bad(value):
+    with pytest.raises(DataError, match="expected good/bad"):
+        read.truth(value, "label")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((value, "a") for value in ("A", " Left ", 0, 0.0, "0", "a>>b", "왼쪽")),
+        *((value, "b") for value in ("model_b", 1, 1.0, "1", "나")),
+        *((value, "tie") for value in ("Tie", "tie (both bad)", "=", "no preference", "비슷")),
+    ],
+)
+def test_sides(value, expected):
+    assert read.side(value, "preference") == expected
+
+
+@pytest.mark.parametrize("value", [True, False, None, "", 2, 0.5, ["a"], {"a": 1}])
+def test_no_side(value):
+    with pytest.raises(DataError, match="expected A, B or tie"):
+        read.side(value, "preference")
+
+
+def test_lists_and_objects_may_be_written_as_text():
+    assert read.structured(' ["a", 1]', "x", list) == ["a", 1]
+    assert read.structured('{"a": [1]}', "x", dict) == {"a": [1]}
+    assert read.structured(("a",), "x", list) == ("a",)
+    for value, kind, message in (
+        ("[1", list, "broken JSON in the field"),
+        ("text", list, r"expected a list \[…\], found text"),
+        ("[1]", dict, r"expected an object \{…\}, found a list"),
+        ({"a": 1}, list, r"expected a list \[…\], found an object"),
+        (1.5, list, "found a number"),
+        (None, dict, "found nothing"),
+        (b"", list, "found other"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            read.structured(value, "x", kind)
+        assert caught.value.reason == "wrong_type"
+
+
+def test_a_transcript_in_turns():
+    text = "\n\nHuman: Hi \n\nAssistant: Yes\n\nno\n\nHuman: Human: x\n\nAssistant:"
+    assert [(m.role, m.content) for m in read.transcript(text, "chosen")] == [
+        ("user", "Hi"),
+        ("assistant", "Yes\n\nno"),
+        ("user", "Human: x"),
+        ("assistant", ""),
+    ]
+    assert read.is_transcript("Human: Hi")
+    assert not read.is_transcript("The Human: Hi")
+    assert not read.is_transcript(None)
+
+
+def test_a_prompt_says_something_besides_the_system():
+    def said(*roles_and_texts):
+        return tuple(Message(role, text) for role, text in roles_and_texts)
+
+    for good in (
+        said(("user", "q")),
+        said(("system", "s"), ("user", "q")),
+        said(("user", "q"), ("assistant", "a"), ("tool", "t")),
+        said(("assistant", "a"), ("user", " ")),
+    ):
+        assert read.check_prompt(good, "prompt") == good
+    for bad, reason in (
+        ((), "empty_prompt"),
+        (said(("system", "s")), "empty_prompt"),
+        (said(("system", "s"), ("user", " ")), "empty_prompt"),
+        (said(("user", "q"), ("assistant", "a")), "prompt_not_user"),
+        (said(("user", "q"), ("system", "s")), "prompt_not_user"),
+    ):
+        with pytest.raises(DataError) as caught:
+            read.check_prompt(bad, "prompt")
+        assert caught.value.reason == reason

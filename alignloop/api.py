@@ -19,7 +19,7 @@ from alignloop.config.registry import PREFERENCE
 from alignloop.errors import ConfigError
 from alignloop.objectives import registry as objectives
 from alignloop.pipeline import run_plan
-from alignloop.run import Run
+from alignloop.runs import Run
 
 
 def run(config: StageConfig, objective: Any = None) -> Run:

@@ -23,7 +23,7 @@ import yaml
 from alignloop.config import Plan, StagePlan, may_change, path_values
 from alignloop.errors import AlignLoopError, RunError, UserError
 from alignloop.machine import release_memory
-from alignloop.run import (
+from alignloop.runs import (
     RUN_FILE,
     Run,
     code_sha256,
@@ -33,7 +33,7 @@ from alignloop.run import (
     work_sha256,
     write_atomically,
 )
-from alignloop.run.continuation import Origin, changes, origin, refuse_other_origin
+from alignloop.runs.continuation import Origin, changes, origin, refuse_other_origin
 from alignloop.storage import FULL, has_shape, writing
 from alignloop.training.checkpoint import read_manifest
 from alignloop.training.distributed import is_first_rank, on_first_rank, start, wait_for_all

@@ -19,7 +19,7 @@ LAYERS = (
     ("model",),
     ("rl",),
     ("training",),
-    ("run", "config", "progress", "web"),
+    ("runs", "config", "progress", "web"),
     ("feedback", "evaluation"),
     ("stages",),
     ("pipeline",),

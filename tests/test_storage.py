@@ -24,7 +24,7 @@ from alignloop.model.packed import ScalarHead
 from alignloop.model.save import save_model
 from alignloop.model.scorer import save_head
 from alignloop.model.tiny import tiny_model
-from alignloop.run import Run, write_atomically
+from alignloop.runs import Run, write_atomically
 from alignloop.storage import read_mapping, read_state, replace_folder, writing
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.reference import _keep  # pyright: ignore[reportPrivateUsage]

@@ -55,7 +55,7 @@ def compare(
     `alignloop schema compare` lists the settings.
     """
     from alignloop.config import make_plan, parse_overrides
-    from alignloop.run import Run
+    from alignloop.runs import Run
 
     if prompts_for is not None:
         plan_prompts(prompts_for, ties, correlation)

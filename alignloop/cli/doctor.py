@@ -55,7 +55,7 @@ def machine_facts() -> dict[str, Any]:
 
     import alignloop
     from alignloop.machine import bf16_instructions, cache_dir, cpu_name
-    from alignloop.run.environment import memory_bytes, num_cores, os_name, version_of
+    from alignloop.runs.environment import memory_bytes, num_cores, os_name, version_of
 
     cache = cache_dir()
     disk = shutil.disk_usage(_existing(Path.cwd()))

@@ -22,7 +22,7 @@ from alignloop.errors import UserError
 from alignloop.feedback.database import insert_new
 from alignloop.feedback.schema import meta
 from alignloop.feedback.store import Store, log
-from alignloop.run.files import write_atomically
+from alignloop.runs.files import write_atomically
 
 DATABASE = "labels.sqlite"
 IDENTITY = "database.id"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.errors import RunError
-from alignloop.run import Run
+from alignloop.runs import Run
 
 Json = Any
 """A value out of a JSON file: nothing about its type is known before it is looked at."""

@@ -31,7 +31,7 @@ from alignloop.feedback.judge.adviser import Adviser
 from alignloop.records import Preference, message_rows
 from alignloop.rl.rewards import function
 from alignloop.rl.verifiers import instruction_reward
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.candidates import (
     Candidate,

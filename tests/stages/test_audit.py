@@ -10,7 +10,7 @@ from alignloop.config import AuditConfig
 from alignloop.errors import RunError
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
-from alignloop.run import Run
+from alignloop.runs import Run
 from tests.report.fake_runs import make_run
 from tests.stages.task import prompts_file, recipe, run_stage
 

@@ -17,7 +17,7 @@ from alignloop.model.sampling import SamplingParams
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Demonstration, Message
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import candidates, judging, local
 from tests.feedback.judge.scripted import Scripted, by_taste
 

@@ -23,7 +23,7 @@ from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.objectives.dpo import DPO
 from alignloop.objectives.kto import KTO
 from alignloop.objectives.listwise import Listwise
-from alignloop.run import lineage
+from alignloop.runs import lineage
 from alignloop.stages.answers import read_answers
 from alignloop.stages.reward import RewardModel
 

@@ -8,7 +8,7 @@ import pytest
 from alignloop.cli.run import SHIPPED
 from alignloop.config import make_plan, parse_overrides, read_recipe
 from alignloop.pipeline import run_plan
-from alignloop.run import Run
+from alignloop.runs import Run
 
 STEP = {"per_device_train_batch_size": 4, "max_steps": 2}
 ROLLOUT = {"rollout_prompts": 4, **STEP}

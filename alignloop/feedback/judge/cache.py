@@ -15,7 +15,7 @@ from alignloop.data.files import write_whole
 from alignloop.feedback.judge.adviser import Account, Adviser, Ask, OnReply, Reply
 from alignloop.progress import Progress
 from alignloop.records import plain_rows
-from alignloop.run.hashing import digest
+from alignloop.runs.hashing import digest
 
 
 class Cached:

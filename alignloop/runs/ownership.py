@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignloop.errors import RunError
-from alignloop.run.continuation import Rule, changes, origin
-from alignloop.run.environment import environment, process_start
-from alignloop.run.hashing import (
+from alignloop.runs.continuation import Rule, changes, origin
+from alignloop.runs.environment import environment, process_start
+from alignloop.runs.hashing import (
     Input,
     Parent,
     code_sha256,
@@ -22,7 +22,7 @@ from alignloop.run.hashing import (
     config_sha256,
     fingerprint,
 )
-from alignloop.run.record import SCHEMA
+from alignloop.runs.record import SCHEMA
 from alignloop.storage import read_mapping
 
 

@@ -13,7 +13,7 @@ PACKAGE = "alignloop"
 
 # A file imports only from its own or an earlier line.
 LAYERS = (
-    ("errors", "records", "machine", "storage"),
+    ("errors", "records", "machine", "storage", "user_functions"),
     ("data",),
     ("objectives",),
     ("model",),
@@ -23,8 +23,9 @@ LAYERS = (
     ("feedback", "evaluation"),
     ("stages",),
     ("pipeline",),
+    ("report",),
     ("api",),
-    ("report", "serve", "cli"),
+    ("serve", "cli"),
 )
 # The package's own namespace: offers names of every layer lazily, so only its module level counts.
 NAMESPACE = (PACKAGE, f"{PACKAGE}.__main__")

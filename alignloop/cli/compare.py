@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignloop.cli.run import DRY_RUN, RESUME, execute, find_recipe, load_recipe
+from alignloop.cli.run import DRY_RUN, RESUME, execute
 
 if TYPE_CHECKING:
     from alignloop.config import Recipe
@@ -78,6 +78,7 @@ def chosen(named: list[str], sets: list[str]) -> tuple[Recipe, str, str]:
     Raises:
         UserError: too little is named.
     """
+    from alignloop.config.shipped import find_recipe, load_recipe
     from alignloop.errors import UserError
 
     if len(named) == 1 and named[0].endswith((".yaml", ".yml")):

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from alignloop.config.checking import describe_schema
 from alignloop.config.registry import STAGES, StageSpec, find_stage, stage_names
-from alignloop.config.resolve import describe_schema, fields_model, objective_name
+from alignloop.config.resolve import fields_model, objective_name
 
 
 def stage_schema(stage: str, stages: Mapping[str, StageSpec] = STAGES) -> dict[str, Any]:

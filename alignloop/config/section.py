@@ -37,15 +37,16 @@ class TemplateConfig(Section):
     """How a conversation becomes text, and text becomes tokens."""
 
     chat_template: TemplatePath = Field(
-        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
+        default="tokenizer",
+        description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file",
     )
     chat_template_kwargs: dict[str, JsonValue] = Field(
-        {},
+        default={},
         description="arguments for the template, such as enable_thinking: false; strftime_now: 2026-01-31 "
         "is the date it tells",
     )
     special_tokens_in_content: bool = Field(
-        False,
+        default=False,
         description="read <|im_end|> and the like within messages as special tokens, for rows that were "
         "rendered before",
     )

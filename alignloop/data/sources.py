@@ -120,6 +120,13 @@ def expand(spec: Spec) -> list[Source]:
     return [source for item in spec for source in expand(item)]
 
 
+def is_source(item: object) -> bool:
+    """Whether an item of a list names a source (a path, or a mapping with `path`), and is no row itself."""
+    if isinstance(item, Mapping):
+        return "path" in item and set(item) <= set(_KEYS)
+    return isinstance(item, str | os.PathLike)
+
+
 def _expand_mapping(spec: Mapping[str, object]) -> list[Source]:
     for key in spec:
         if key not in _KEYS:

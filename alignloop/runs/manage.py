@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from alignloop.errors import RunError
-from alignloop.runs.files import write_atomically
+from alignloop.runs.files import GIVEN, write_atomically
 from alignloop.runs.folder import Run
 from alignloop.runs.hashing import RUN_FILE
 from alignloop.runs.lineage import find_run, find_runs
@@ -34,6 +34,7 @@ _OURS = frozenset(
         "checkpoints-unused",
         "best",
         "data",
+        GIVEN,
         "model",
         "rounds",
         "tensorboard",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from alignloop.cli.run import SHIPPED
 from alignloop.config import make_plan, parse_overrides, read_recipe
+from alignloop.config.shipped import SHIPPED
 from alignloop.pipeline import run_plan
 from alignloop.runs import Run
 

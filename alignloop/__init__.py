@@ -50,8 +50,10 @@ if TYPE_CHECKING:
     from alignloop.config.methods import ReinforcePPConfig as ReinforcePPConfig
     from alignloop.config.methods import RLOOConfig as RLOOConfig
     from alignloop.config.methods import SimPOConfig as SimPOConfig
+    from alignloop.config.reward_models import AverageRewardsConfig as AverageRewardsConfig
+    from alignloop.config.reward_models import RewardBenchConfig as RewardBenchConfig
+    from alignloop.config.reward_models import RewardConfig as RewardConfig
     from alignloop.config.rl import IterateConfig as IterateConfig
-    from alignloop.config.stages import AverageRewardsConfig as AverageRewardsConfig
     from alignloop.config.stages import BestOfNConfig as BestOfNConfig
     from alignloop.config.stages import EvaluateConfig as EvaluateConfig
     from alignloop.config.stages import FeedbackConfig as FeedbackConfig
@@ -59,8 +61,6 @@ if TYPE_CHECKING:
     from alignloop.config.stages import InterpolateConfig as InterpolateConfig
     from alignloop.config.stages import PreferenceConfig as PreferenceConfig
     from alignloop.config.stages import PretrainConfig as PretrainConfig
-    from alignloop.config.stages import RewardBenchConfig as RewardBenchConfig
-    from alignloop.config.stages import RewardConfig as RewardConfig
     from alignloop.config.stages import SampleConfig as SampleConfig
     from alignloop.config.stages import SFTConfig as SFTConfig
     from alignloop.data.columns import Dataset as Dataset
@@ -110,11 +110,11 @@ _NAMES = {
         "KTOConfig ListwiseConfig ORPOConfig PPOConfig ReinforcePPConfig RLOOConfig "
         "SimPOConfig"
     ),
+    "alignloop.config.reward_models": "AverageRewardsConfig RewardBenchConfig RewardConfig",
     "alignloop.config.rl": "IterateConfig",
     "alignloop.config.stages": (
-        "AverageRewardsConfig BestOfNConfig EvaluateConfig FeedbackConfig "
-        "InstructionsConfig InterpolateConfig PreferenceConfig PretrainConfig "
-        "RewardBenchConfig RewardConfig SampleConfig SFTConfig"
+        "BestOfNConfig EvaluateConfig FeedbackConfig InstructionsConfig InterpolateConfig "
+        "PreferenceConfig PretrainConfig SampleConfig SFTConfig"
     ),
     "alignloop.data.columns": "Dataset read_records write_records",
     "alignloop.errors": (

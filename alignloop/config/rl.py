@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
@@ -57,10 +57,16 @@ REWARD_SOURCES = ("verifier", "model", "function", "penalty", "judge")
 JUDGE_KEYS = ("endpoint", "api_key_env", "concurrency", "rubric", "certificate")
 
 
+if TYPE_CHECKING:  # Python calls take functions too: see `config.given`
+    Rewards = Any
+else:
+    Rewards = tuple[RewardTerm, ...]
+
+
 class RewardsConfig(Section):
     """What a completion is worth."""
 
-    rewards: tuple[RewardTerm, ...] = Field(
+    rewards: Rewards = Field(
         min_length=1,
         description="parts that are added: {verifier | model | function | penalty | judge: …, weight: 1, "
         "timeout_s: 60}; a function is module:name or file.py:name; several models make an ensemble; a judge "

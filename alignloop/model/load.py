@@ -26,6 +26,7 @@ from alignloop.machine import bf16_is_native
 from alignloop.model.adapter_load import base_name, fit_vocabulary, merged
 from alignloop.model.cast import cast
 from alignloop.model.gguf_load import from_gguf, gguf_tokenizer
+from alignloop.model.hub import fetch_hub_model
 from alignloop.model.smollm2 import SMOLLM2, smollm2_folder
 from alignloop.model.tokenizer_load import fit_tokens, load_tokenizer
 
@@ -128,6 +129,8 @@ def _read(name: str, where: torch.device, kind: torch.dtype, seed: int) -> Loade
         return LoadedModel(_moved(from_gguf(folder, kind), where, kind), gguf_tokenizer(folder), name, folder)
     if folder is not None:
         _check_folder(folder, name)
+    else:
+        fetch_hub_model(name)
     source: str | Path = folder if folder is not None else name
     tokenizer = load_tokenizer(source)  # before the weights, which take longer
     try:

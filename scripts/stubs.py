@@ -41,7 +41,12 @@ def stub() -> str:
         base = spec.config.__name__
         # `PPOConfig` is the name of a stage's configuration and of the method's
         bases[f"_{base}"] = f"from {spec.config.__module__} import {base} as _{base}"
-        lines = [f"class {name}(_{base}, MethodConfig):", f'    """{method_config(stage).__doc__}', '    """', ""]
+        lines = [
+            f"class {name}(_{base}, MethodConfig):",
+            f'    """{method_config(stage).__doc__}',
+            '    """',
+            "",
+        ]
         for key, field in fields_model(spec.objective, spec.preset).model_fields.items():
             lines.append(f"    {key}: {written(field.annotation)} = {field.default!r}")
             lines.append(f'    """{field.description}"""')

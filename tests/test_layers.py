@@ -13,7 +13,7 @@ PACKAGE = "alignloop"
 
 # A file imports only from its own or an earlier line.
 LAYERS = (
-    ("errors", "records", "machine", "storage", "user_functions"),
+    ("errors", "records", "machine", "storage", "user_functions", "notebook"),
     ("data",),
     ("objectives",),
     ("model",),

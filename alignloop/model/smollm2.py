@@ -48,6 +48,8 @@ def smollm2_folder() -> Path:
         made = Path(scratch) / "model"
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
+        for written in made.iterdir():
+            written.chmod(0o644)
         try:
             made.rename(folder)
         except OSError:  # another process was first

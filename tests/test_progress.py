@@ -139,7 +139,7 @@ def test_a_notebook_gets_one_element_that_is_drawn_again(
         clock.now += 1
         bar.update(3, loss=0.125)
     assert [text.partition("</progress> ")[2].split("  ")[0] for text in drawn] == ["1/4", "3/4", "3/4"]
-    assert "&lt;sft&gt; <progress max='4' value='1'>" in drawn[0]
+    assert '&lt;sft&gt; <progress max="4" value="1">' in drawn[0]
     assert "loss 0.125" in drawn[-1]
     assert capsys.readouterr().err == ""
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from alignloop.config.aliases import ALIASES
+from alignloop.config.reward_names import named_reward
 from alignloop.data.columns import record_to_row
 from alignloop.data.files import write_whole
 from alignloop.data.sources import is_source
@@ -74,11 +75,11 @@ def _inner(key: str, value: Any) -> Any:
 
 
 def _reward(part: Any) -> Any:
-    """A part of the reward: a callable, `file.py:function`, a verifier's name, or a mapping."""
+    """A part of the reward: a callable, a name (see `named_reward`), or a mapping."""
     if callable(part) and not isinstance(part, Mapping):
         return {"function": give(part)}
     if isinstance(part, str):
-        return {"function" if ":" in part else "verifier": part}
+        return named_reward(part)
     return _inner("reward", part)
 
 

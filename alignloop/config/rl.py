@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.fields import conflict, free, path_or
+from alignloop.config.reward_names import PenaltyName, VerifierName
 from alignloop.config.section import Path, Section
 from alignloop.config.stages import (
     DATASET,
@@ -18,8 +19,6 @@ from alignloop.config.stages import (
 )
 from alignloop.user_functions import REFERENCE
 
-VerifierName = Literal["constraints", "math", "regex", "json_schema", "exact"]
-PenaltyName = Literal["length", "repetition", "overlong"]
 Advantage = Literal["group_std", "group_mean", "group_mean_batch_std", "leave_one_out", "batch", "token"]
 ADVANTAGE = (
     "baseline and scale of advantages; group_mean_batch_std divides by the whole rollout's standard "

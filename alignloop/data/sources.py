@@ -44,7 +44,8 @@ _BOM = b"\xef\xbb\xbf"
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>[\w.-]+))?")
 _LIMIT = re.compile(r"(?P<path>.+)#(?P<rows>\d+)")
 
-Spec = str | Path | Mapping[str, object] | Sequence["str | Path | Mapping[str, object]"]
+Named = str | os.PathLike[str]
+Spec = Named | Mapping[str, object] | Sequence["Named | Mapping[str, object]"]
 OnFault = Callable[[DataError], None]
 T = TypeVar("T")
 
@@ -109,8 +110,8 @@ def expand(spec: Spec) -> list[Source]:
     Raises:
         DataError: a missing file, an unknown format or key, a weight that is not positive.
     """
-    if isinstance(spec, str | Path):
-        return _expand_name(str(spec))
+    if isinstance(spec, str | os.PathLike):
+        return _expand_name(os.fspath(spec))
     if isinstance(spec, Mapping):
         return _expand_mapping(spec)
     if not isinstance(spec, Sequence) or not spec:
@@ -134,21 +135,22 @@ def _expand_mapping(spec: Mapping[str, object]) -> list[Source]:
             hint = f"; did you mean '{close[0]}'?" if close else f"; accepted are {', '.join(_KEYS)}"
             raise DataError(f"unknown key '{key}' in a data source{hint}")
     name, weight, rows, split = (spec.get(key) for key in _KEYS)
-    if not isinstance(name, str | Path):
+    if not isinstance(name, str | os.PathLike):
         raise DataError("a data source needs 'path'", value=dict(spec))
+    name = os.fspath(name)
     weight = 1.0 if weight is None else weight
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
-        raise DataError("expected a number above 0", file=str(name), field="weight", value=weight)
+        raise DataError("expected a number above 0", file=name, field="weight", value=weight)
     if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
-        raise DataError("expected a whole number from 1 up", file=str(name), field="rows", value=rows)
+        raise DataError("expected a whole number from 1 up", file=name, field="rows", value=rows)
     if split is not None and not isinstance(split, str):
-        raise DataError("expected the name of a split", file=str(name), field="split", value=split)
-    found = [replace(source, weight=float(weight)) for source in _expand_name(str(name))]
+        raise DataError("expected the name of a split", file=name, field="split", value=split)
+    found = [replace(source, weight=float(weight)) for source in _expand_name(name)]
     if rows is not None:
         found = [replace(source, rows=rows) for source in found]
     if split is not None:
         if any(source.split is None for source in found):
-            raise DataError("only hub data sets have splits", file=str(name), field="split", value=split)
+            raise DataError("only hub data sets have splits", file=name, field="split", value=split)
         found = [replace(source, split=split) for source in found]
     return found
 

@@ -6,6 +6,7 @@ cache); `tiny` is a small Llama-shaped model with a byte-level tokenizer trained
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,12 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(
-    name_or_path: str | Path, *, dtype: str = "auto", device: str = "auto", seed: int = 0, grow: bool = False
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    grow: bool = False,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer: every stage's first contact with a model.
 
@@ -107,7 +113,7 @@ def load_model(
     hf_logging.disable_progress_bar()
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
-    loaded = _read(str(name_or_path), where, kind, seed)
+    loaded = _read(os.fspath(name_or_path), where, kind, seed)
     fit_tokens(loaded.model, loaded.tokenizer, loaded.name, grow=grow)
     return loaded
 

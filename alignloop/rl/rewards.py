@@ -235,6 +235,9 @@ def function(path: str, *, weight: float = 1.0, timeout_s: float = 60.0) -> Comp
         weight: factor in the sum.
         timeout_s: bounds a call, in seconds.
 
+    Returns:
+        The part, named like the function.
+
     Raises:
         UserError: no such file, module or function.
     """

@@ -85,6 +85,12 @@ def give(function: Callable[..., Any]) -> str:
     return f"{GIVEN}:{name}"
 
 
+def name_of(reference: str) -> str:
+    """The function's own name, for metrics and messages."""
+    place, _, name = reference.rpartition(":")
+    return name.rpartition("_")[0] if place == GIVEN else name
+
+
 def source_of(reference: str) -> str:
     """The source of a function that was given as an object, "" for another name."""
     return _sources.get(reference, "")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignloop.errors import UserError
-from alignloop.user_functions import give, load_function, place_of, source_file, source_of
+from alignloop.user_functions import give, load_function, name_of, place_of, source_file, source_of
 
 
 @pytest.fixture
@@ -71,6 +71,7 @@ def test_an_objects_name_follows_its_source_and_what_it_refers_to() -> None:
     assert load_function(first)([0]) == [1.0]
     assert load_function(other)([0]) == [2.0]
     assert "bonus" in source_of(first)
+    assert [name_of(name) for name in (first, "a.b:score", "f.py:score")] == ["lambda", "score", "score"]
     assert give(partial(pow, 2)) != give(partial(pow, 3))
 
 

@@ -23,7 +23,7 @@ from alignloop.records import Prompt
 from alignloop.rl.advantages import MissingEOS, sequence_scores
 from alignloop.rl.scores import Scores, unique_names
 from alignloop.rl.verifiers import VERIFIERS, check_prompt
-from alignloop.user_functions import load_function, place_of
+from alignloop.user_functions import load_function, name_of, place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,7 @@ def function(path: str, *, weight: float = 1.0, timeout_s: float = 60.0) -> Comp
         UserError: no such file, module or function.
     """
     found: Any = load_function(path, "reward function")
-    return Component(path.rpartition(":")[2], found, weight, timeout_s)
+    return Component(name_of(path), found, weight, timeout_s)
 
 
 def checked_scores(part: Component, samples: Sequence[Sample]) -> np.ndarray:

@@ -129,7 +129,7 @@ def test_online_stages_need_no_objective_and_take_a_function(name: str, here: Pa
     assert reward["function"].startswith("given:halves_")
     source = here / run.path / "given" / f"{reward['function'].removeprefix('given:')}.py"
     assert source.read_text(encoding="utf-8").startswith("def halves(samples):")
-    assert 0.5 <= run.metrics["reward"][0] <= 1.0
+    assert 0.5 <= run.metrics["reward"][0] == run.metrics["reward_halves"][0] <= 1.0
     assert len(run.samples) == 2
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shutil
 import time
@@ -22,8 +23,10 @@ from alignloop.config import Plan, StagePlan, may_change, path_values
 from alignloop.errors import AlignLoopError, RunError, UserError
 from alignloop.foreign import dump_yaml
 from alignloop.machine import release_memory
-from alignloop.run import (
+from alignloop.runs import (
     RUN_FILE,
+    Input,
+    Parent,
     Run,
     code_sha256,
     differences,
@@ -32,7 +35,9 @@ from alignloop.run import (
     work_sha256,
     write_atomically,
 )
-from alignloop.run.continuation import Origin, changes, origin, refuse_other_origin
+from alignloop.runs.continuation import Origin, changes, origin, refuse_other_origin
+from alignloop.runs.files import GIVEN, copy_given
+from alignloop.runs.hashing import content_sha256
 from alignloop.storage import FULL, has_shape, writing
 from alignloop.training.checkpoint import read_manifest
 from alignloop.training.distributed import is_first_rank, on_first_rank, start, wait_for_all
@@ -109,7 +114,7 @@ def _how_to_go_on(error: BaseException, where: str, is_pipeline: bool, some_done
 
 def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say) -> Outcome:
     folder = Path(stage.config.output_dir)
-    inputs, parents = find_inputs(path_values(stage.config))
+    inputs, parents = stage_inputs(stage)
     work = work_sha256(stage.stage, stage.keys, inputs, parents)
     wanted = origin(stage.stage, stage.keys, inputs, parents)
     if on_first_rank(lambda: _reused(plan, stage, where, resume, say, work, wanted)):
@@ -131,6 +136,7 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
         if isinstance(resume, Path):
             checkpoint = resume
             on_first_rank(lambda: _make_newest(checkpoint, run))
+        on_first_rank(lambda: copy_given(stage.given))
         say(f"{where}: {'goes on' if run.resumed else 'starts'}: {folder}")
 
         def do() -> None:
@@ -142,6 +148,18 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
         else:
             on_first_rank(do)
         return _outcome(stage, run, "finished")
+
+
+def stage_inputs(stage: StagePlan) -> tuple[dict[str, Input], list[Parent]]:
+    """What a stage reads: see `find_inputs`. What was given in Python counts as it is before it is copied;
+    files in the stage's own run folder, such as an earlier call's, count by content alone."""
+    paths = path_values(stage.config)
+    inputs, parents = find_inputs({key: path for key, path in paths.items() if path not in stage.given})
+    for key, path in paths.items():
+        if path in stage.given:
+            inputs[key] = Input(path, content_sha256(stage.given[path]))
+    own = Path(stage.config.output_dir).resolve()
+    return inputs, [parent for parent in parents if Path(parent.path).resolve() != own]
 
 
 def _reused(
@@ -226,7 +244,10 @@ def _set_aside(earlier: Run, plan: Plan) -> Path:
     number = 1
     while (root / f"{stem}-{number}").exists():
         number += 1
-    return earlier.path.rename(root / f"{stem}-{number}")
+    moved = earlier.path.rename(root / f"{stem}-{number}")
+    if (moved / GIVEN).is_dir():  # a recipe that was written there names them in their first place
+        shutil.copytree(moved / GIVEN, earlier.path / GIVEN, copy_function=os.link)
+    return moved
 
 
 def _outcome(stage: StagePlan, run: Run, status: Literal["finished", "reused"]) -> Outcome:

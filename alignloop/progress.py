@@ -1,4 +1,4 @@
-"""What a person sees while something runs: a bar in a terminal, a line every few seconds elsewhere."""
+"""What a person sees while something runs: a bar in a terminal or notebook, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from alignloop.machine import memory_gb, process_rank
+from alignloop.notebook import HtmlBar, in_notebook
 
 _SHOWN = {"loss": "loss", "reward": "reward", "tokens_per_s": "tok/s", "memory_gb": "GB"}
 _SMOOTHING = 0.3  # weight of the newest step's seconds in the ETA
@@ -56,7 +57,8 @@ class Progress:
         self._metrics: dict[str, float] = {}
         self._bar: Bar | None = None
         self._silent = process_rank() > 0  # the first of several processes shows the progress of all
-        if self._file.isatty() and not self._silent:
+        self._html = HtmlBar(description, total) if file is None and in_notebook() else None
+        if self._html is None and self._file.isatty() and not self._silent:
             self._bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -77,6 +79,8 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif self._html is not None:
+            self._html.update(self.step, self.text(), last=True)
         else:
             self._print_line()
 
@@ -99,6 +103,8 @@ class Progress:
         self._metrics |= metrics
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=self.text())
+        elif self._html is not None:
+            self._html.update(step, self.text())
         elif now - self._last_line >= self._every_s:
             self._print_line()
 

@@ -103,14 +103,16 @@ class writing:
 
 
 def replace_folder(made: Path, target: Path) -> None:
-    """Sync every file of `made`, then put it in the place of `target` in one step.
+    """Sync every file of `made`, then put it in the place of `target` in one step, readable for everybody.
 
-    Where the system can exchange two names, `target` is there at every moment, also in a kill.
+    Libraries and temporary folders make files that only their owner can read. Where the system can
+    exchange two names, `target` is there at every moment, also in a kill.
     """
-    for file in (p for p in made.rglob("*") if p.is_file()):
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    os.chmod(made, 0o755)
+    for path in (made, *made.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        if path.is_file():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
     if target.exists():
         if not _exchange(made, target):
             old = target.with_name(f".{target.name}-old")

@@ -107,7 +107,7 @@ def one_seed(options: argparse.Namespace, root: Path, seed: int) -> dict[str, An
 
 def curves_of(path: Path) -> dict[str, list[float]]:
     """Reward, KL and, where there is one, the demonstrations' NLL over the rollouts."""
-    from alignloop.run import Run
+    from alignloop.runs import Run
 
     return {name: metric(Run.open(path), name) for name in ("reward", "kl", "ptx_nll", "completion_length")}
 

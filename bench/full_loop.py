@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.report.comparison import markdown_tables, read_comparison
 from alignloop.report.scale import duration
-from alignloop.run import write_atomically
+from alignloop.runs import write_atomically
 from bench.measure import ROOT, machine
 
 CPU_FILE = "cpu.jsonl"

@@ -18,7 +18,7 @@ from alignloop.data.instructions import Split, documents
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Demonstration, Prompt
-from alignloop.run import Run
+from alignloop.runs import Run
 from bench.stages import SMALL, run_stage, task_data, worded_prompts
 
 RUBRIC = (

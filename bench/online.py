@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.config import resolve
 from alignloop.data.files import write_whole
-from alignloop.run import Run
+from alignloop.runs import Run
 from bench.measure import child, machine
 from bench.picture import picture
 from bench.stages import SMALL, metric, over_seeds, run_stage, running_mean, small_task, task_data

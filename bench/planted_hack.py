@@ -39,7 +39,7 @@ from alignloop.model.roles import ActorCritic
 from alignloop.model.sampling import SamplingParams
 from alignloop.records import Prompt
 from alignloop.rl.verifiers import VERIFIERS
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from bench.hack_page import TARGET, drawing, page, table
 from bench.hack_task import comparisons, data, make_task, reward_models

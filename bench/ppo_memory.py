@@ -27,7 +27,7 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.machine import memory_gb
-from alignloop.run import Run
+from alignloop.runs import Run
 from bench.measure import child, machine
 from bench.stages import metric, run_stage, task_data
 

@@ -17,7 +17,7 @@ from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.pipeline import run_plan
 from alignloop.records import Demonstration, Message, Prompt
-from alignloop.run import Run
+from alignloop.runs import Run
 
 
 def run_stage(stage: str, output_dir: Path, **keys: Any) -> Run:

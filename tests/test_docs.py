@@ -27,6 +27,17 @@ def test_custom_objective_and_loop_lower_their_loss(tmp_path, monkeypatch):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_the_page_on_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    for block in blocks("python.md"):
+        exec(compile(block, "docs/python.md", "exec"), scope)
+    shown = capsys.readouterr().out
+    assert "dpo: finished in" in shown
+    assert "runs/dpo/report.html" in shown
+    assert "completion" in shown
+
+
 def test_the_list_of_files_is_current():
     page = runpy.run_path(str(ROOT / "scripts" / "files.py"))["page"]
     assert (ROOT / "docs" / "files.md").read_text(encoding="utf-8") == page(), "run python scripts/files.py"

@@ -13,18 +13,19 @@ PACKAGE = "alignloop"
 
 # A file imports only from its own or an earlier line.
 LAYERS = (
-    ("errors", "records", "machine", "storage", "foreign"),
+    ("errors", "records", "machine", "storage", "foreign", "user_functions", "notebook"),
     ("data",),
     ("objectives",),
     ("model",),
     ("rl",),
     ("training",),
-    ("run", "config", "progress", "web"),
+    ("runs", "config", "progress", "web"),
     ("feedback", "evaluation"),
     ("stages",),
     ("pipeline",),
+    ("report",),
     ("api",),
-    ("report", "serve", "cli"),
+    ("serve", "cli"),
 )
 # The package's own namespace: offers names of every layer lazily, so only its module level counts.
 NAMESPACE = (PACKAGE, f"{PACKAGE}.__main__")
@@ -51,8 +52,14 @@ def statements(tree: ast.Module, *, into_functions: bool) -> Iterator[ast.stmt]:
         for child in ast.iter_child_nodes(pending.pop()):
             if isinstance(child, ast.Import | ast.ImportFrom):
                 yield child
+            elif not into_functions and isinstance(child, ast.If) and _is_for_type_checkers(child):
+                continue
             elif into_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
                 pending.append(child)
+
+
+def _is_for_type_checkers(node: ast.If) -> bool:
+    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def imported_modules(module: str, source: str, known: set[str], *, into_functions: bool) -> set[str]:

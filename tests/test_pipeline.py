@@ -18,7 +18,7 @@ import alignloop.pipeline as pipeline
 from alignloop.config import Plan, make_plan, parse_overrides, parse_recipe
 from alignloop.errors import EngineError, RunError
 from alignloop.pipeline import run_plan
-from alignloop.run import Run, lineage
+from alignloop.runs import Run, lineage
 from alignloop.training.checkpoint import save_checkpoint
 from tests.toy_stages import TOYS
 
@@ -95,7 +95,7 @@ def test_a_change_runs_what_depends_on_it(rows: Path) -> None:
 
 def test_changed_code_runs_again(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(make(rows))
-    for module in ("alignloop.pipeline", "alignloop.run.ownership"):
+    for module in ("alignloop.pipeline", "alignloop.runs.ownership"):
         monkeypatch.setattr(f"{module}.code_sha256", lambda: "other")
     statuses, said = run(make(rows))
     assert statuses == ["finished"] * 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,6 +113,35 @@ def test_format_seconds(seconds: float, text: str) -> None:
 )
 def test_format_number(value: float, text: str) -> None:
     assert format_number(value) == text
+
+
+def test_a_notebook_gets_one_element_that_is_drawn_again(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[str] = []
+
+    class Handle:
+        def update(self, shown: str) -> None:
+            drawn.append(shown)
+
+    def display(shown: str, display_id: bool) -> Handle:
+        assert display_id
+        drawn.append(shown)
+        return Handle()
+
+    screen = SimpleNamespace(HTML=str, display=display)
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, display=screen))
+    monkeypatch.setitem(sys.modules, "IPython.display", screen)
+    with Progress(4, description="<sft>") as bar:
+        bar.update(1, loss=0.5)
+        bar.update(2, loss=0.25)  # at once: not drawn
+        clock.now += 1
+        bar.update(3, loss=0.125)
+    assert [text.partition("</progress> ")[2].split("  ")[0] for text in drawn] == ["1/4", "3/4", "3/4"]
+    assert '&lt;sft&gt; <progress max="4" value="1">' in drawn[0]
+    assert "loss 0.125" in drawn[-1]
+    assert capsys.readouterr().err == ""
 
 
 def test_of_several_processes_the_first_one_speaks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from alignloop.data.template_choice import today
 from alignloop.errors import EngineError, RunError
-from alignloop.run import (
+from alignloop.runs import (
     Input,
     Run,
     config_sha256,
@@ -26,9 +26,9 @@ from alignloop.run import (
     lineage,
     work_sha256,
 )
-from alignloop.run.environment import is_alive, process_start
-from alignloop.run.files import cut_lines
-from alignloop.run.hashing import content_sha256, split_rows
+from alignloop.runs.environment import is_alive, process_start
+from alignloop.runs.files import cut_lines
+from alignloop.runs.hashing import content_sha256, split_rows
 
 CONFIG = {"output_dir": "x", "learning_rate": 1e-5, "dataset": "rows.jsonl", "이름": "값"}
 
@@ -152,7 +152,7 @@ def test_one_writer(run_dir: Path) -> None:
 def test_a_killed_process_is_recognised(run_dir: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "from alignloop.run import Run\n"
+        "from alignloop.runs import Run\n"
         f"run = Run.create(sys.argv[1], stage='sft', config={CONFIG!r}, seed=3)\n"
         "run.log(1, loss=1.0)\n"
         "run.log(2, loss=0.5)\n"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from alignloop.cli import app
 from alignloop.config import resolve
 from alignloop.errors import RunError, UserError
-from alignloop.run import Run, children, config_sha256, delete_run, find_inputs, set_tags, tags
+from alignloop.runs import Run, children, config_sha256, delete_run, find_inputs, set_tags, tags
 
 
 def make(path, *, parents=(), status="finished", loss=1.0, **config):

@@ -28,8 +28,8 @@ from alignloop.model.tiny import tiny_model
 from alignloop.records import Message
 from alignloop.report import render_run
 from alignloop.report.folder import read_pipeline
-from alignloop.run import Run, find_inputs, lineage, tags
-from alignloop.run.record import result_of
+from alignloop.runs import Run, find_inputs, lineage, tags
+from alignloop.runs.record import result_of
 from alignloop.stages.common import summary
 from alignloop.stages.judging import read_certificates, write_certificate
 from alignloop.stages.live_loop import one_round

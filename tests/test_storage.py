@@ -24,7 +24,7 @@ from alignloop.model.packed import ScalarHead
 from alignloop.model.save import save_model
 from alignloop.model.scorer import save_head
 from alignloop.model.tiny import tiny_model
-from alignloop.run import Run, write_atomically
+from alignloop.runs import Run, write_atomically
 from alignloop.storage import read_mapping, read_state, replace_folder, writing
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.reference import _keep  # pyright: ignore[reportPrivateUsage]
@@ -279,3 +279,15 @@ def test_a_model_that_does_not_fit_on_the_disk(small_disk: Path) -> None:
         save_checkpoint(small_disk, step=3, modules={"model": model}, optimizers={})
     with pytest.raises(SafetensorError):  # what the library itself says
         save_file({"x": torch.zeros(2**20)}, small_disk / "x.safetensors")
+
+
+def test_a_folder_is_readable_for_everybody(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    (made / "inner").mkdir(parents=True)
+    for path in (made / "weights", made / "inner" / "more"):
+        path.write_text("x", encoding="utf-8")
+        path.chmod(0o600)
+    (made / "inner").chmod(0o700)
+    replace_folder(made, tmp_path / "target")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "target").rglob("*")}
+    assert modes == {"weights": 0o644, "inner": 0o755, "more": 0o644}

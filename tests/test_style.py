@@ -17,6 +17,7 @@ MAX_FUNCTION_LINES = 60
 BROAD_EXCEPT = {
     "alignloop/feedback/writer.py": "one thread writes for all; it must outlive a defect in one operation",
     "alignloop/rl/rewards.py": "a reward function of the user may raise anything; it becomes an EngineError",
+    "alignloop/user_functions.py": "a user's file may raise anything on import; it becomes a UserError",
 }
 
 # Written in pieces so that this file passes its own test.

@@ -16,7 +16,7 @@ from alignloop.config import StageSpec
 from alignloop.config.section import Path as PathText
 from alignloop.config.stages import Dataset, StageConfig
 from alignloop.errors import EngineError
-from alignloop.run import Run, write_atomically
+from alignloop.runs import Run, write_atomically
 
 
 class ToyConfig(StageConfig):

@@ -106,12 +106,10 @@ def rewards_config(rewards: list[str]) -> RewardsConfig:
 
 def reward_term(text: str) -> Any:
     """A reward by its shortest name, or as a recipe writes it."""
-    from typing import get_args
-
     import yaml
 
     from alignloop.config.recipe_file import read_yaml
-    from alignloop.config.rl import PenaltyName, VerifierName
+    from alignloop.config.reward_names import named_reward
     from alignloop.errors import ConfigError
 
     if text.lstrip().startswith("{"):
@@ -119,14 +117,7 @@ def reward_term(text: str) -> Any:
             return read_yaml(text)
         except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"--reward {text}: not readable as YAML") from error
-    if text in get_args(VerifierName):
-        return {"verifier": text}
-    if text in get_args(PenaltyName):
-        return {"penalty": text}
-    module, colon, name = text.partition(":")
-    if colon and name.isidentifier() and not Path(text).exists() and module.replace(".", "_").isidentifier():
-        return {"function": text}
-    return {"model": text}
+    return named_reward(text)
 
 
 def told(found: list[BestAnswer], n: int) -> str:

@@ -22,7 +22,7 @@ def audit(
     """Audit a run: gold against distance, length, variety, repetition, canaries, and a verdict."""
     from alignloop.config import STAGES, Plan, StagePlan, resolve
     from alignloop.pipeline import run_plan
-    from alignloop.run import Run
+    from alignloop.runs import Run
 
     folder = output or run.resolve().parent / f"{run.resolve().name}-audit"
     keys = {"output_dir": str(folder), "run": str(run), "canaries": canaries}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignloop.cli.run import DRY_RUN, RESUME, execute, find_recipe, load_recipe
+from alignloop.cli.run import DRY_RUN, RESUME, execute
 
 if TYPE_CHECKING:
     from alignloop.config import Recipe
@@ -55,7 +55,7 @@ def compare(
     `alignloop schema compare` lists the settings.
     """
     from alignloop.config import make_plan, parse_overrides
-    from alignloop.run import Run
+    from alignloop.runs import Run
 
     if prompts_for is not None:
         plan_prompts(prompts_for, ties, correlation)
@@ -78,6 +78,7 @@ def chosen(named: list[str], sets: list[str]) -> tuple[Recipe, str, str]:
     Raises:
         UserError: too little is named.
     """
+    from alignloop.config.shipped import find_recipe, load_recipe
     from alignloop.errors import UserError
 
     if len(named) == 1 and named[0].endswith((".yaml", ".yml")):

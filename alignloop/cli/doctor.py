@@ -55,7 +55,7 @@ def machine_facts() -> dict[str, Any]:
 
     import alignloop
     from alignloop.machine import bf16_instructions, cache_dir, cpu_name
-    from alignloop.run.environment import memory_bytes, num_cores, os_name, version_of
+    from alignloop.runs.environment import memory_bytes, num_cores, os_name, version_of
 
     cache = cache_dir()
     disk = shutil.disk_usage(_existing(Path.cwd()))
@@ -103,8 +103,9 @@ def find_problems(facts: dict[str, Any]) -> list[str]:
 
 def check_recipe(recipe: str, overrides: list[str], *, as_json: bool) -> None:
     """Resolve a recipe and run the linters of its stages; exit code 2 where something is found."""
-    from alignloop.cli.run import find_recipe, load_recipe, paths_made_here
+    from alignloop.cli.run import paths_made_here
     from alignloop.config import make_plan, parse_overrides
+    from alignloop.config.shipped import find_recipe, load_recipe
     from alignloop.pipeline import load_function
 
     findings: list[str] = []

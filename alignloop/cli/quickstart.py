@@ -34,8 +34,8 @@ def quickstart(
         raise ConfigError(f"--model '{model}': accepted are {', '.join(RECIPES)}")
     from pathlib import Path
 
-    from alignloop.cli.run import find_recipe, load_recipe
     from alignloop.config import make_plan, parse_overrides
+    from alignloop.config.shipped import find_recipe, load_recipe
     from alignloop.pipeline import run_plan
     from alignloop.report import write_report
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
 
-import alignloop
-from alignloop.errors import ConfigError
 from alignloop.foreign import dump_yaml
 from alignloop.machine import process_rank
 
 if TYPE_CHECKING:
-    from alignloop.config import Plan, Recipe, StagePlan
+    from alignloop.config import Plan, StagePlan
     from alignloop.pipeline import Outcome
 
 app = typer.Typer(add_completion=False)
 recipes_app = typer.Typer(add_completion=False)
-
-SHIPPED = Path(alignloop.__file__).parent / "recipes"
 
 Resume = Literal["auto", "never"] | Path
 
@@ -48,6 +43,7 @@ def run(
     For one stage of a pipeline write NAME.KEY=VALUE.
     """
     from alignloop.config import make_plan, parse_overrides
+    from alignloop.config.shipped import find_recipe, load_recipe
 
     file = find_recipe(recipe)
     plan = make_plan(load_recipe(file), parse_overrides(overrides or ()), output_dir=f"runs/{file.stem}")
@@ -57,50 +53,14 @@ def run(
 @recipes_app.command()
 def recipes(name: str = typer.Argument("", help="Print this recipe.")) -> None:
     """List the recipes that come with AlignLoop, or print one."""
+    from alignloop.config.shipped import SHIPPED, find_recipe
+
     if name:
         print(find_recipe(name).read_text(encoding="utf-8"), end="")
         return
     for file in sorted(SHIPPED.glob("*.yaml")):
         first = file.read_text(encoding="utf-8").partition("\n")[0]
         print(f"{file.stem:20} {first.lstrip('# ')}")
-
-
-def find_recipe(name: str) -> Path:
-    """The file of that path, or the recipe of that name (`NAME`, `recipes/NAME.yaml`) in the package.
-
-    Args:
-        name: what the user wrote.
-
-    Returns:
-        The file; one that ends in .yaml need not exist.
-
-    Raises:
-        ConfigError: neither is there.
-    """
-    path = Path(name)
-    if path.exists():
-        return path
-    # messages call those of the package recipes/NAME.yaml
-    shipped = SHIPPED / (path.name if path.parent == Path("recipes") else f"{name}.yaml")
-    if shipped.is_file() and shipped.parent == SHIPPED:
-        return shipped
-    if path.suffix in (".yaml", ".yml"):
-        return path
-    names = [file.stem for file in SHIPPED.glob("*.yaml")]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = (
-        f"did you mean '{near[0]}'?" if near else "`alignloop recipes` lists those that come with AlignLoop"
-    )
-    raise ConfigError(f"recipe '{name}': no such file, and no recipe of that name; {hint}")
-
-
-def load_recipe(file: Path) -> Recipe:
-    """Read a recipe; one that comes with the package is named without its folder in messages."""
-    from alignloop.config import parse_recipe, read_recipe
-
-    if file.parent == SHIPPED:
-        return parse_recipe(file.read_text(encoding="utf-8"), file=f"recipes/{file.name}")
-    return read_recipe(file)
 
 
 def execute(plan: Plan, *, dry_run: bool, resume: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from alignloop.run import Run
+    from alignloop.runs import Run
 
 app = typer.Typer(
     add_completion=False, help="List, compare, tag and delete run folders.", invoke_without_command=True
@@ -60,7 +60,7 @@ def list_runs(
     as_json: bool = typer.Option(False, "--json", help="One JSON list instead of a table."),
 ) -> None:
     """List runs with their status, duration, tags and main results."""
-    from alignloop.run import find_runs, tags
+    from alignloop.runs import find_runs, tags
 
     if folder == RUNS and not folder.exists():
         print("no runs yet: there is no folder runs/ here")
@@ -93,7 +93,7 @@ def compare(
 ) -> None:
     """Show in which settings runs differ, and their results side by side."""
     from alignloop.errors import RunError
-    from alignloop.run import Run
+    from alignloop.runs import Run
 
     if len(paths) < 2:
         raise RunError("name two runs or more")
@@ -123,7 +123,7 @@ def tag(
     remove: Annotated[list[str] | None, typer.Option("--remove", "-r", help="A tag to take away.")] = None,
 ) -> None:
     """Add and remove a run's tags, or show them."""
-    from alignloop.run import set_tags
+    from alignloop.runs import set_tags
 
     print(", ".join(set_tags(path, add=add or (), remove=remove or ())) or "no tags")
 
@@ -142,7 +142,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete runs: never one that another was made from (unless forced by name), never other folders."""
-    from alignloop.run import Run, delete_run
+    from alignloop.runs import Run, delete_run
 
     for path in paths:
         run = Run.open(path)
@@ -208,7 +208,7 @@ def _short(value: Any) -> str:
 
 def _line(run: Run) -> tuple[str, ...]:
     from alignloop.progress import format_number, format_seconds
-    from alignloop.run import tags
+    from alignloop.runs import tags
 
     record: dict[str, Any] = run.record
     seconds = record.get("duration_s")

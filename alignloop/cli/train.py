@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import typer
 
-from alignloop.cli.run import DRY_RUN, RESUME, SHIPPED, execute, find_recipe, load_recipe
-
-MEMBERS = {
-    "bradley_terry": ("reward", "objective"),
-    "odin": ("reward", "objective"),
-    "plackett_luce": ("reward", "objective"),
-    "regression": ("reward", "objective"),
-    "lipo_lambda": ("listwise", "method"),
-    "group_relative": ("listwise", "method"),
-}
-"""Methods that are a choice within a stage: its name, and the key whose value they are."""
+from alignloop.cli.run import DRY_RUN, RESUME, execute
 
 app = typer.Typer(add_completion=False)
 sample_app = typer.Typer(add_completion=False)
@@ -42,13 +31,7 @@ def train(
     resume: str = RESUME,
 ) -> None:
     """Train with one method. `alignloop schema METHOD` lists its settings."""
-    name, given = method.replace("-", "_"), words or []
-    stage, key = MEMBERS.get(name, (name, ""))
-    if key:
-        own = given[:1] if given and "=" not in given[0] else []
-        shipped = [name] if (SHIPPED / f"{name}.yaml").is_file() else []
-        given = [*(own or shipped), f"{key}={name}", *given[len(own) :]]
-    run_stage(stage, given, dry_run=dry_run, resume=resume)
+    run_stage(method, words or [], dry_run=dry_run, resume=resume)
 
 
 @sample_app.command()
@@ -75,19 +58,17 @@ def reward_bench(words: list[str] = WORDS, dry_run: bool = DRY_RUN, resume: str 
     run_stage("reward_bench", words or [], dry_run=dry_run, resume=resume)
 
 
-def run_stage(stage: str, words: list[str], *, dry_run: bool, resume: str) -> None:
+def run_stage(method: str, words: list[str], *, dry_run: bool, resume: str) -> None:
     """Run one stage from `[RECIPE] [key=value …]`."""
-    from alignloop.config import Recipe, make_plan, parse_overrides
+    from alignloop.config import make_plan, parse_overrides
+    from alignloop.config.shipped import find_method
 
-    recipe = Recipe()
-    named = bool(words) and "=" not in words[0]
-    shipped = SHIPPED / f"{stage}.yaml"
-    file = find_recipe(words[0]) if named else shipped if shipped.is_file() else None
-    if file is not None:
-        recipe = load_recipe(file)
-        if not named:
-            print(f"note: settings of {recipe.file} (see `alignloop recipes {stage}`)", file=sys.stderr)
-    stem = Path(words[0]).stem if named else stage
-    overrides = parse_overrides(words[1:] if named else words)
-    plan = make_plan(recipe, overrides, stage=stage, output_dir=f"runs/{stem}")
+    named = words[0] if words and "=" not in words[0] else ""
+    found = find_method(method, named)
+    if found.is_shipped:
+        print(
+            f"note: settings of {found.recipe.file} (see `alignloop recipes {found.name}`)", file=sys.stderr
+        )
+    overrides = {**found.chosen, **parse_overrides(words[1:] if named else words)}
+    plan = make_plan(found.recipe, overrides, stage=found.stage, output_dir=f"runs/{found.name}")
     execute(plan, dry_run=dry_run, resume=resume)

@@ -60,7 +60,7 @@ def shown(path: Path) -> Path:
     """
     from alignloop.errors import RunError
     from alignloop.report.folder import is_pipeline
-    from alignloop.run import find_runs
+    from alignloop.runs import find_runs
 
     if not is_pipeline(path):
         return path

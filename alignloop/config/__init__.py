@@ -6,10 +6,10 @@ from alignloop.config.plan import Plan, StagePlan, make_plan
 from alignloop.config.recipe_file import Entry, Recipe, parse_overrides, parse_recipe, read_recipe
 from alignloop.config.registry import STAGES, StageSpec, find_stage, stage_names
 from alignloop.config.resolve import Resolved, flatten, may_change, path_values, resolve
+from alignloop.config.reward_models import AverageRewardsConfig, RewardBenchConfig, RewardConfig
 from alignloop.config.rl import GRPOConfig, OnlineConfig, PPOConfig
 from alignloop.config.schema import all_schemas, markdown_table, stage_schema, starter_recipe
 from alignloop.config.stages import (
-    AverageRewardsConfig,
     BestOfNConfig,
     EvaluateConfig,
     FeedbackConfig,
@@ -18,8 +18,6 @@ from alignloop.config.stages import (
     ModelConfig,
     PreferenceConfig,
     PretrainConfig,
-    RewardBenchConfig,
-    RewardConfig,
     RowsConfig,
     SampleConfig,
     SamplingConfig,

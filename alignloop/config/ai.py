@@ -52,22 +52,25 @@ ADVISER = (
 class CertificationConfig(StageConfig):
     """What a judge has to reach before its labels are used."""
 
-    certify_pairs: int = Field(60, ge=2, description="pairs of the data on which a judge is examined")
+    certify_pairs: int = Field(default=60, ge=2, description="pairs of the data on which a judge is examined")
     human_dataset: Dataset | None = Field(
-        None, description=f"pairs judged by people, for the judge's κ with them: {DATASET}"
+        default=None, description=f"pairs judged by people, for the judge's κ with them: {DATASET}"
     )
     min_swap_consistency: float = Field(
-        0.6, ge=0, le=1, description="least share of pairs with one verdict in both orders (low end)"
+        default=0.6, ge=0, le=1, description="least share of pairs with one verdict in both orders (low end)"
     )
     max_length_preference: float = Field(
-        0.75, ge=0, le=1, description="highest share of decided pairs the longer answer may win (high end)"
+        default=0.75,
+        ge=0,
+        le=1,
+        description="highest share of decided pairs the longer answer may win (high end)",
     )
-    min_kappa: float = Field(0.2, ge=-1, le=1, description="least Cohen κ with people (low end)")
+    min_kappa: float = Field(default=0.2, ge=-1, le=1, description="least Cohen κ with people (low end)")
     max_null_win_rate: float = Field(
-        0.2, ge=0, le=1, description="highest win rate of a constant answer, ties ½ (high end)"
+        default=0.2, ge=0, le=1, description="highest win rate of a constant answer, ties ½ (high end)"
     )
     override: tuple[MeasureName, ...] = Field(
-        (), description="measures that a judge may fail or leave unmeasured, by name"
+        default=(), description="measures that a judge may fail or leave unmeasured, by name"
     )
 
 
@@ -80,33 +83,37 @@ class JudgeConfig(CertificationConfig, TemplateConfig):
         description=f"one or several judges, each {ADVISER}",
         json_schema_extra={"format": "path", "words": ["smollm2-135m-instruct", "tiny"]},
     )
-    rubric: RubricPath = Field("default", description="default, or a .yaml file with the judges' questions")
+    rubric: RubricPath = Field(
+        default="default", description="default, or a .yaml file with the judges' questions"
+    )
     principles: ConstitutionPath = Field(
-        "none",
+        default="none",
         description="a constitution (default or a .yaml file): one principle drawn for each pair takes the "
         "place of the rubric's criteria; none keeps these",
     )
-    language: Language = Field("auto", description="of the questions: auto (the prompt's), en or ko")
-    reasons: bool = Field(False, description="ask for the reasons in a first call and keep them")
-    max_reason_tokens: int = Field(192, ge=8, description="their longest length")
+    language: Language = Field(default="auto", description="of the questions: auto (the prompt's), en or ko")
+    reasons: bool = Field(default=False, description="ask for the reasons in a first call and keep them")
+    max_reason_tokens: int = Field(default=192, ge=8, description="their longest length")
     clamp: float = Field(
-        0.5, gt=0, le=0.5, description="labels stay within ½ ± this; 0.1 for reasons by principles"
+        default=0.5, gt=0, le=0.5, description="labels stay within ½ ± this; 0.1 for reasons by principles"
     )
     disagreement: Literal["tie", "average"] = Field(
-        "tie",
+        default="tie",
         description="what verdicts are that change with the order: a tie, or the average of both orders, for "
         "judges that mostly prefer a place",
     )
-    soft_labels: bool = Field(True, description="keep probabilities; false rounds them to 1, ties to ½")
-    ties: Literal["keep", "drop"] = Field("keep", description="what becomes of ties, probability ½")
-    pairs: int = Field(1, ge=1, le=10, description="pairs from one prompt's answers, at most")
+    soft_labels: bool = Field(
+        default=True, description="keep probabilities; false rounds them to 1, ties to ½"
+    )
+    ties: Literal["keep", "drop"] = Field(default="keep", description="what becomes of ties, probability ½")
+    pairs: int = Field(default=1, ge=1, le=10, description="pairs from one prompt's answers, at most")
     max_fault_share: float = Field(
-        0.2, ge=0, le=1, description="the stage fails above this share of pairs without a verdict"
+        default=0.2, ge=0, le=1, description="the stage fails above this share of pairs without a verdict"
     )
     chat_template: TemplatePath = Field(
-        "tokenizer", description="of local judges: tokenizer, alpaca, chatml, plain, or a .jinja file"
+        default="tokenizer", description="of local judges: tokenizer, alpaca, chatml, plain, or a .jinja file"
     )
-    token_budget: int = Field(8192, ge=64, description="tokens of local judges in flight at once")
+    token_budget: int = Field(default=8192, ge=64, description="tokens of local judges in flight at once")
 
     @model_validator(mode="after")
     def _distinct(self) -> JudgeConfig:
@@ -119,24 +126,28 @@ class JudgeConfig(CertificationConfig, TemplateConfig):
 class ConstitutionConfig(StageConfig, ModelConfig, RowsConfig):
     """Answers criticised and revised by principles; the last revisions become demonstrations."""
 
-    constitution: ConstitutionPath = Field("default", description="default, or a .yaml file with principles")
+    constitution: ConstitutionPath = Field(
+        default="default", description="default, or a .yaml file with principles"
+    )
     critic: AdviserSource | None = Field(
-        None,
+        default=None,
         description=f"who criticises and revises, null for the model itself: {ADVISER}",
         json_schema_extra={"format": "path"},
     )
-    rounds: int = Field(2, ge=1, le=16, description="rounds of critique and revision, a principle each")
-    language: Language = Field("auto", description="of the principles: auto (the prompt's), en or ko")
-    temperature: float = Field(0.7, ge=0, description="0 takes the most likely token")
-    max_new_tokens: int = Field(192, ge=1, description="longest answer in tokens")
-    max_critique_tokens: int = Field(128, ge=1, description="longest critique in tokens")
-    max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
+    rounds: int = Field(
+        default=2, ge=1, le=16, description="rounds of critique and revision, a principle each"
+    )
+    language: Language = Field(default="auto", description="of the principles: auto (the prompt's), en or ko")
+    temperature: float = Field(default=0.7, ge=0, description="0 takes the most likely token")
+    max_new_tokens: int = Field(default=192, ge=1, description="longest answer in tokens")
+    max_critique_tokens: int = Field(default=128, ge=1, description="longest critique in tokens")
+    max_prompts: int = Field(default=0, ge=0, description="prompts to answer; 0 answers all")
     benign_prompts: int = Field(
-        24,
+        default=24,
         ge=0,
         description="harmless prompts that sound dangerous, to measure needless refusals; not trained on",
     )
-    token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
+    token_budget: int = Field(default=8192, ge=64, description="tokens in flight at once; bounds memory")
 
 
 class RefusalsConfig(StageConfig, SamplingConfig, TemplateConfig):
@@ -145,14 +156,14 @@ class RefusalsConfig(StageConfig, SamplingConfig, TemplateConfig):
     before: ModelPath = Field(description="model to compare with, usually the start")
     after: ModelPath = Field(description="model to look at")
     dataset: Dataset | None = Field(
-        None, description=f"harmless prompts, null for those that come with AlignLoop: {DATASET}"
+        default=None, description=f"harmless prompts, null for those that come with AlignLoop: {DATASET}"
     )
     columns: dict[str, str] = Field(
-        {}, description="column names where they are not recognised, as field: column"
+        default={}, description="column names where they are not recognised, as field: column"
     )
-    num_prompts: int = Field(200, ge=2, description="prompts answered by both models, at most")
-    token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
-    temperature: float = Field(0.0, ge=0, description="0 takes the most likely token")
+    num_prompts: int = Field(default=200, ge=2, description="prompts answered by both models, at most")
+    token_budget: int = Field(default=8192, ge=64, description="tokens in flight at once; bounds memory")
+    temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token")
 
 
 class MixConfig(StageConfig):
@@ -160,10 +171,12 @@ class MixConfig(StageConfig):
 
     human: Dataset = Field(description=f"pairs judged by people: {DATASET}")
     ai: Dataset = Field(description=f"pairs judged by models: {DATASET}")
-    human_weight: float = Field(1.0, gt=0, description="how often each human pair is used in one pass")
-    ai_weight: float = Field(1.0, gt=0, description="how often each AI pair is used in one pass")
+    human_weight: float = Field(
+        default=1.0, gt=0, description="how often each human pair is used in one pass"
+    )
+    ai_weight: float = Field(default=1.0, gt=0, description="how often each AI pair is used in one pass")
     held_out_fraction: float = Field(
-        0.1, ge=0, le=0.5, description="share of the human prompts held out of both training sets"
+        default=0.1, ge=0, le=0.5, description="share of the human prompts held out of both training sets"
     )
 
 
@@ -171,37 +184,43 @@ class LoopConfig(TrainConfig, SamplingConfig):
     """The live loop: people judge, models are trained again, their answers are queued to be judged."""
 
     labels: str = Field(description="label folder, as `alignloop label serve` uses it")
-    database: str = Field("", description="postgresql://… where the labels are not in the folder's own file")
-    project: str = Field("", description="project in it; empty takes the only one")
-    objective: Literal["dpo", "ipo", "simpo", "orpo"] = Field("dpo", description="loss of the policy")
-    train: Literal["policy", "reward", "both"] = Field(
-        "both", description="what is trained in a round, from the start model on all judgements so far"
+    database: str = Field(
+        default="", description="postgresql://… where the labels are not in the folder's own file"
     )
-    reward_learning_rate: float = Field(1e-5, gt=0, description="highest learning rate of reward models")
-    learning_rate: float = Field(1e-6, gt=0, description="highest learning rate of policies")
-    every: int = Field(50, ge=1, description="new judgements that start a round")
+    project: str = Field(default="", description="project in it; empty takes the only one")
+    objective: Literal["dpo", "ipo", "simpo", "orpo"] = Field(default="dpo", description="loss of the policy")
+    train: Literal["policy", "reward", "both"] = Field(
+        default="both",
+        description="what is trained in a round, from the start model on all judgements so far",
+    )
+    reward_learning_rate: float = Field(
+        default=1e-5, gt=0, description="highest learning rate of reward models"
+    )
+    learning_rate: float = Field(default=1e-6, gt=0, description="highest learning rate of policies")
+    every: int = Field(default=50, ge=1, description="new judgements that start a round")
     rounds: int = free(0, ge=0, description="rounds after which the loop ends; 0 goes on until it is stopped")
     idle_s: float = free(
         0.0, ge=0, description="the loop ends after so many seconds without a new judgement; 0 never"
     )
     poll_s: float = free(5.0, gt=0, description="seconds between looks at the labels")
-    without: tuple[str, ...] = Field((), description="annotators whose judgements are left out")
+    without: tuple[str, ...] = Field(default=(), description="annotators whose judgements are left out")
     min_agreement: float = Field(
-        0.0, ge=0, le=1, description="least agreement of a judgement with others of the same item"
+        default=0.0, ge=0, le=1, description="least agreement of a judgement with others of the same item"
     )
     derive: bool = Field(
-        False, description="permit preferences derived from rankings, scores or edits instead of pairs"
+        default=False,
+        description="permit preferences derived from rankings, scores or edits instead of pairs",
     )
-    num_samples: int = Field(2, ge=2, le=5, description="fresh answers per prompt and round")
+    num_samples: int = Field(default=2, ge=2, le=5, description="fresh answers per prompt and round")
     prompts_per_round: int = Field(
-        50, ge=1, description="prompts answered in a round, the next ones each time"
+        default=50, ge=1, description="prompts answered in a round, the next ones each time"
     )
-    queue: int = Field(0, ge=0, description="items queued of those answered; 0 queues all")
+    queue: int = Field(default=0, ge=0, description="items queued of those answered; 0 queues all")
     strategy: Literal["random", "uncertainty", "gap", "diversity"] = Field(
-        "random", description="which items are queued; a random share always stays as control"
+        default="random", description="which items are queued; a random share always stays as control"
     )
     versus_share: float = Field(
-        0.2,
+        default=0.2,
         ge=0,
         le=1,
         description="share of a round's prompts on which people compare the new policy with the one before, "

@@ -14,6 +14,7 @@ from alignloop.config.stages import (
     SamplingConfig,
     StageConfig,
 )
+from alignloop.user_functions import REFERENCE
 
 SetKind = Literal[
     "prompts",
@@ -29,7 +30,7 @@ SetKind = Literal[
 SET_KINDS: tuple[str, ...] = get_args(SetKind)
 BUILT_IN = "builtin"
 """Path of a harmlessness set that names AlignLoop's own requests."""
-FunctionPath = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+FunctionPath = Annotated[str, Field(pattern=REFERENCE)]
 
 
 class ModelEntry(TypedDict, total=False):
@@ -72,7 +73,9 @@ class CompareConfig(StageConfig, SamplingConfig, TemplateConfig):
         "{model: …, name: …, served_name: …, api_key_env: …}; the first is the baseline",
         json_schema_extra={"format": "path"},
     )
-    baseline: str = Field("", description="name of the model the others are compared with; empty: the first")
+    baseline: str = Field(
+        default="", description="name of the model the others are compared with; empty: the first"
+    )
     sets: tuple[SetEntry, ...] = Field(
         min_length=1,
         description="{kind: …, path: …, name: …, rows: …, margin: …, scorer: module:function}; kinds: "
@@ -81,28 +84,34 @@ class CompareConfig(StageConfig, SamplingConfig, TemplateConfig):
         "path: builtin",
         json_schema_extra={"format": "path", "words": [BUILT_IN]},
     )
-    reward_model: Path | None = Field(None, description="reward model that scores answers, null for none")
-    labels: Path | None = Field(None, description="people's preferences between these answers, null for none")
+    reward_model: Path | None = Field(
+        default=None, description="reward model that scores answers, null for none"
+    )
+    labels: Path | None = Field(
+        default=None, description="people's preferences between these answers, null for none"
+    )
     judge: FunctionPath | None = Field(
-        None, description="module:function that compares pairs of answers (docs/evaluate.md), null for none"
+        default=None,
+        description="module:function that compares pairs of answers (docs/evaluate.md), null for none",
     )
     judge_model: ComparingJudge | None = Field(
-        None,
+        default=None,
         description=f"model that compares pairs of answers, null for none: {ADVISER}; with `certificate`, "
         "the run of a stage judge that examined it (none uses it unexamined), and perhaps a `rubric`",
         json_schema_extra={"format": "path", "words": ["smollm2-135m-instruct", "tiny", "default", "none"]},
     )
     pairs: Literal["baseline", "all"] = Field(
-        "baseline", description="which models a judge compares: all with the baseline, or all with all"
+        default="baseline",
+        description="which models a judge compares: all with the baseline, or all with all",
     )
-    bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
+    bootstrap: int = Field(default=2000, ge=1000, description="resamples of the prompts for each interval")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")
     require: tuple[str, ...] = Field(
-        (), description="what must hold, or the pipeline stops: `dpo.win_rate.low > 0.5`"
+        default=(), description="what must hold, or the pipeline stops: `dpo.win_rate.low > 0.5`"
     )
-    token_budget: int = Field(16384, ge=64, description="tokens in flight at once; bounds memory")
-    temperature: float = Field(0.0, ge=0, description="0 takes the most likely token")
-    max_new_tokens: int = Field(256, ge=1, description="longest completion in tokens")
+    token_budget: int = Field(default=16384, ge=64, description="tokens in flight at once; bounds memory")
+    temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token")
+    max_new_tokens: int = Field(default=256, ge=1, description="longest completion in tokens")
 
     @model_validator(mode="after")
     def _names_are_unambiguous(self) -> CompareConfig:
@@ -120,12 +129,12 @@ class AuditConfig(StageConfig):
 
     run: Path = Field(description="run folder to audit")
     canaries: bool = Field(
-        True, description="score empty, doubled and longest answers with the run's own reward"
+        default=True, description="score empty, doubled and longest answers with the run's own reward"
     )
     num_disagreements: int = Field(
-        20, ge=1, description="completions shown whose reward and gold disagree most"
+        default=20, ge=1, description="completions shown whose reward and gold disagree most"
     )
-    bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
+    bootstrap: int = Field(default=2000, ge=1000, description="resamples of the prompts for each interval")
 
 
 def model_names(models: tuple[ModelEntry | str, ...]) -> list[str]:

@@ -18,13 +18,13 @@ def path_or(*words: str) -> FieldInfo:
 def free(default: Any, **more: Any) -> Any:
     """A field that an unfinished run may go on with at another value: no row and no weight depends on it,
     but for rounding. A `Field` decides what is learned: with another value it is another run."""
-    return Field(default, json_schema_extra={"resume": "free"}, **more)
+    return Field(default=default, json_schema_extra={"resume": "free"}, **more)
 
 
 def longer(default: Any, **more: Any) -> Any:
     """A field by which a new run may train on from a checkpoint (`--resume PATH`): the rows come in the same
     order, only the end and with it the learning rate's decay move."""
-    return Field(default, json_schema_extra={"resume": "longer"}, **more)
+    return Field(default=default, json_schema_extra={"resume": "longer"}, **more)
 
 
 def conflict(key: str, message: str) -> PydanticCustomError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,23 @@ from alignloop.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One stage, ready to run in `config.output_dir`."""
+    """One stage, ready to run in `config.output_dir`.
+
+    Attributes:
+        name: in its pipeline.
+        stage: what it is.
+        spec: what is known of such stages.
+        config: its keys.
+        objective: its objective, or None.
+        given: by path in the run folder, what was given in Python and is copied there: see `config.given`.
+    """
 
     name: str
     stage: str
     spec: StageSpec
     config: StageConfig
     objective: Any = None
+    given: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -84,7 +94,8 @@ def make_plan(
         overrides: `key=value` from the command line; `name.key` goes to one stage of a pipeline, a plain
             key to all stages that know it.
         stage: the stage a recipe without `stage:` is for.
-        output_dir: where to write if neither recipe nor overrides say it.
+        output_dir: where to write if neither recipe nor overrides say it; a single stage's is runs/STAGE
+            by default.
         stages: table of stages to look in.
 
     Returns:
@@ -124,11 +135,13 @@ def _single(
         findings.add(written.where if written else "", f"stage: is '{name}', but '{stage}' was asked for")
         return None
     spec = find_stage(name, stages)
-    default = {"output_dir": Entry(output_dir, "")} if output_dir else {}
+    default = {"output_dir": Entry(output_dir or f"runs/{name}", "")}
     layers = [{k: v for k, v in layer.items() if k != "stage"} for layer in (default, entries, overrides)]
     notices: list[str] = []
     merged = merge_layers(spec, layers, findings, notices.append)
     merged = _link(merged, {}, [], findings)
+    if merged["output_dir"].value == "":
+        findings.add(merged["output_dir"].where, "output_dir: is empty; name a folder, or leave the key out")
     resolved = check_entries(name, spec, merged, findings, where=recipe.file)
     if resolved is None:
         return None

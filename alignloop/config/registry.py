@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
 from alignloop.config.compare import AuditConfig, CompareConfig
+from alignloop.config.reward_models import AverageRewardsConfig, RewardBenchConfig, RewardConfig
 from alignloop.config.rl import (
     DAPOConfig,
     DrGRPOConfig,
@@ -18,7 +19,6 @@ from alignloop.config.rl import (
     RLOOConfig,
 )
 from alignloop.config.stages import (
-    AverageRewardsConfig,
     BestOfNConfig,
     EvaluateConfig,
     FeedbackConfig,
@@ -26,8 +26,6 @@ from alignloop.config.stages import (
     InterpolateConfig,
     PreferenceConfig,
     PretrainConfig,
-    RewardBenchConfig,
-    RewardConfig,
     SampleConfig,
     SFTConfig,
     StageConfig,

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError, create_model
-from pydantic_core import ErrorDetails
 
-from alignloop.config.aliases import ALIASES, ANYWAY, REFUSED
+from alignloop.config.checking import add_faults, json_schema, rename_aliases, unknown_key
 from alignloop.config.findings import Findings
 from alignloop.config.recipe_file import Entries, Entry, located
 from alignloop.config.registry import STAGES, StageSpec, find_stage
@@ -21,6 +18,7 @@ from alignloop.config.section import Section
 from alignloop.config.stages import StageConfig
 from alignloop.errors import ConfigError
 from alignloop.objectives import registry as objectives
+from alignloop.user_functions import REFERENCE, source_file
 
 
 class Resolved(NamedTuple):
@@ -102,7 +100,7 @@ def check_entries(
     known = known_keys(spec, entries)
     for key, entry in entries.items():
         if key not in known:
-            findings.add(entry.where, unknown_key(key, known, stage))
+            findings.add(entry.where, unknown_key(key, known, f"`alignloop schema {stage}`"))
     place = where or next((e.where.rpartition(":")[0] for e in entries.values() if ":" in e.where), "")
     config = _validate(spec.config, entries, findings, place)
     loss = _validate(loss_fields, entries, findings, place) if loss_fields else None
@@ -124,14 +122,19 @@ def flatten(config: StageConfig, objective: Any) -> dict[str, Any]:
 
 
 def path_values(config: StageConfig) -> dict[str, str]:
-    """Every text in a configuration that is a path, by key, `dataset[1]` in a list; output_dir left out."""
+    """Every text in a configuration that is a path, by key, `dataset[1]` in a list; output_dir left out.
+
+    A function of the user counts as the file that it stands in.
+    """
     found: dict[str, str] = {}
-    for key, schema in _json_schema(type(config))["properties"].items():
+    for key, schema in json_schema(type(config))["properties"].items():
         marks = [schema, *schema.get("anyOf", ())]
         words = {word for mark in marks for word in mark.get("words", ())}
+        value = getattr(config, key)
+        if isinstance(value, str) and any(mark.get("pattern") == REFERENCE for mark in marks):
+            found[key] = source_file(value)
         if key == "output_dir" or not any(mark.get("format") == "path" for mark in marks):
             continue
-        value = getattr(config, key)
         items = (
             {f"{key}[{i}]": item for i, item in enumerate(value)}
             if isinstance(value, tuple)
@@ -141,10 +144,11 @@ def path_values(config: StageConfig) -> dict[str, str]:
             if not isinstance(item, dict):
                 item = {"path": item}
             paths = {part: item[part] for part in _PATH_PARTS if part in item}
+            paths |= {part: source_file(item[part]) for part in _FUNCTION_PARTS if part in item}
             for part, path in paths.items():
                 if isinstance(path, str) and path not in words:
                     found[name if len(paths) == 1 else f"{name}.{part}"] = path
-    return found
+    return {key: path for key, path in found.items() if path}
 
 
 def may_change(config: type[StageConfig]) -> dict[str, Literal["free", "longer"]]:
@@ -162,6 +166,8 @@ def may_change(config: type[StageConfig]) -> dict[str, Literal["free", "longer"]
 
 _PATH_PARTS = ("path", "model", "judge", "rubric", "certificate")
 """Keys of a data source, a reward or a judge whose values are paths."""
+_FUNCTION_PARTS = ("function", "scorer")
+"""Keys of a reward or an evaluation set whose values name a function of the user."""
 
 
 def fields_of(loss: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,52 +212,6 @@ def fields_model(objective: str, preset: str = "") -> type[Section]:
     return create_model(objectives.load(objective).__name__, __base__=Section, **fields)
 
 
-def rename_aliases(
-    entries: Entries,
-    known: set[str],
-    findings: Findings,
-    notice: Callable[[str], None] | None = None,
-) -> Entries:
-    """Keys of other tools under the names used here; what cannot be honoured becomes a finding."""
-    renamed: Entries = {}
-    for key, entry in entries.items():
-        candidates = [a for a in ALIASES.get(key, ()) if a.key in known]
-        alias = next((a for a in candidates if not a.beside or a.beside in entries), None)
-        name, value = key, entry.value
-        if key not in known and alias is not None and alias.yields and entry.value and alias.key in entries:
-            continue
-        if key not in known and alias is not None:
-            name, value = alias.key, alias.convert(entry.value)
-            if notice is not None:
-                shown = "" if value is entry.value else f": {value}"
-                notice(f"{entry.where or 'call'}: '{key}' is read as '{name}{shown}'")
-        elif key not in known and key in ANYWAY and entry.value is ANYWAY[key]:
-            if notice is not None:
-                notice(f"{entry.where or 'call'}: '{key}: {str(entry.value).lower()}' is so anyway")
-            continue
-        elif key not in known and key in REFUSED:
-            findings.add(entry.where, f"'{key}' is not supported: {REFUSED[key]}")
-            continue
-        if name in renamed:
-            earlier = renamed[name].where or "another key"
-            text = f"'{key}' sets '{name}', which {earlier} sets too; keep one"
-            findings.add(entry.where, text if key != name else f"'{key}' is set by {earlier} too; keep one")
-        else:
-            renamed[name] = Entry(value, entry.where)
-    return renamed
-
-
-def unknown_key(key: str, known: set[str], stage: str) -> str:
-    """The sentence about a key that the stage does not have, with the nearest one that it has."""
-    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.7)
-    if not near:
-        alias = difflib.get_close_matches(key, sorted(ALIASES), n=1, cutoff=0.8)
-        near = [a.key for name in alias for a in ALIASES[name] if a.key in known][:1]
-    if near:
-        return f"unknown key '{key}'; did you mean '{near[0]}'?"
-    return f"unknown key '{key}'; `alignloop schema {stage}` lists the keys of this stage"
-
-
 _WORDS = {"yes": True, "on": True, "no": False, "off": False}
 
 
@@ -262,83 +222,7 @@ def _validate(model: type[Section], entries: Entries, findings: Findings, place:
         if model.model_fields[key].annotation is bool and isinstance(value, str):
             values[key] = _WORDS.get(value.lower(), value)
     try:
-        return model(**values)
+        return model.model_validate(values)
     except ValidationError as error:
-        seen = set()
-        for detail in error.errors(include_url=False):
-            key = str(detail.get("ctx", {}).get("key") or detail["loc"][0])
-            if key not in seen:  # a union reports one error for each of its forms
-                seen.add(key)
-                entry = entries.get(key)
-                findings.add(entry.where if entry else place, _sentence(model, key, entry, detail))
+        add_faults(model, entries, findings, error, place)
         return None
-
-
-def _sentence(model: type[Section], key: str, entry: Entry | None, detail: ErrorDetails) -> str:
-    if detail["type"] == "conflict":
-        return f"{key}: {detail['msg']}"
-    if entry is None:
-        return f"'{key}' is missing: {model.model_fields[key].description}"
-    inner, problem = detail["loc"][-1], detail["type"]
-    if len(detail["loc"]) > 1 and problem in ("missing", "extra_forbidden"):
-        return f"{key}: '{inner}' is missing" if problem == "missing" else f"{key}: unknown key '{inner}'"
-    value = entry.value
-    shown = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    is_zero = isinstance(value, int | float) and value == 0 and not isinstance(value, bool)
-    trap = " (AL212: 0 would train nothing)" if is_zero and key in _STRENGTHS else ""
-    return f"{key}: value {shown} is not accepted; expected {accepted(model, key)}{trap}"
-
-
-_STRENGTHS = frozenset({"learning_rate", "critic_learning_rate", "beta", "lam"})
-"""Keys by which the loss or its step is multiplied."""
-
-
-def accepted(model: type[Section], key: str) -> str:
-    """What a key accepts, in words: `a number above 0`, `one of auto, cpu, cuda`."""
-    schema = _json_schema(model)
-    return describe_schema(schema["properties"][key], schema.get("$defs", {}))
-
-
-@cache
-def _json_schema(model: type[Section]) -> dict[str, Any]:
-    return model.model_json_schema()
-
-
-def describe_schema(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """A JSON schema of one field in words; `definitions` are those it refers to."""
-    if "$ref" in schema:
-        keys = definitions[schema["$ref"].rpartition("/")[2]].get("properties", {})
-        return "{" + ", ".join(f"{key}: …" for key in keys) + "}"
-    if "anyOf" in schema:
-        return " or ".join(describe_schema(option, definitions) for option in schema["anyOf"])
-    if "enum" in schema:
-        return f"one of {', '.join(str(choice) for choice in schema['enum'])}"
-    if "const" in schema:
-        return str(schema["const"])
-    kind = schema.get("type", "anything")
-    if kind == "array":
-        inner = schema.get("items") or {}
-        return f"a list of {describe_schema(inner, definitions).removeprefix('a ')}" if inner else "a list"
-    names = {
-        "string": "text",
-        "integer": "a whole number",
-        "number": "a number",
-        "boolean": "true or false",
-        "null": "null",
-        "object": "a mapping",
-    }
-    return " ".join([names.get(kind, str(kind)), *_bounds(schema)])
-
-
-def _bounds(schema: Mapping[str, Any]) -> list[str]:
-    if "minimum" in schema and "maximum" in schema:
-        return [f"from {schema['minimum']:.10g} to {schema['maximum']:.10g}"]
-    words = {
-        "minimum": "of at least",
-        "exclusiveMinimum": "above",
-        "maximum": "of at most",
-        "exclusiveMaximum": "below",
-    }
-    found = [f"{word} {schema[bound]:.10g}" for bound, word in words.items() if bound in schema]
-    return [" and ".join(found)] if found else []

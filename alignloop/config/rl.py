@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.fields import conflict, free, path_or
+from alignloop.config.reward_names import PenaltyName, VerifierName
 from alignloop.config.section import Path, Section
 from alignloop.config.stages import (
     DATASET,
@@ -16,9 +17,8 @@ from alignloop.config.stages import (
     SamplingConfig,
     TrainConfig,
 )
+from alignloop.user_functions import REFERENCE
 
-VerifierName = Literal["constraints", "math", "regex", "json_schema", "exact"]
-PenaltyName = Literal["length", "repetition", "overlong"]
 Advantage = Literal["group_std", "group_mean", "group_mean_batch_std", "leave_one_out", "batch", "token"]
 ADVANTAGE = (
     "baseline and scale of advantages; group_mean_batch_std divides by the whole rollout's standard "
@@ -40,7 +40,7 @@ class RewardTerm(TypedDict, total=False):
 
     verifier: VerifierName
     model: Path
-    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    function: Annotated[str, Field(pattern=REFERENCE)]
     penalty: PenaltyName
     judge: Path
     endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")]
@@ -56,30 +56,43 @@ REWARD_SOURCES = ("verifier", "model", "function", "penalty", "judge")
 JUDGE_KEYS = ("endpoint", "api_key_env", "concurrency", "rubric", "certificate")
 
 
+if TYPE_CHECKING:  # Python calls take functions too: see `config.given`
+    Rewards = Any
+else:
+    Rewards = tuple[RewardTerm, ...]
+
+
 class RewardsConfig(Section):
     """What a completion is worth."""
 
-    rewards: tuple[RewardTerm, ...] = Field(
+    rewards: Rewards = Field(
         min_length=1,
         description="parts that are added: {verifier | model | function | penalty | judge: …, weight: 1, "
-        "timeout_s: 60}; several models make an ensemble; a judge has a `certificate` (run of stage "
-        "judge, or none) and may have a `rubric` and an `endpoint`",
+        "timeout_s: 60}; a function is module:name or file.py:name; several models make an ensemble; a judge "
+        "has a `certificate` (run of stage judge, or none) and may have a `rubric` and an `endpoint`",
         json_schema_extra={"format": "path"},
     )
     ensemble: Literal["auto", "mean", "min", "uwo"] = Field(
-        "auto",
+        default="auto",
         description="how reward models agree: mean, worst case, or mean − coefficient · variance; auto takes "
         "what an ensemble's own run says, and the mean of several runs",
     )
-    uwo_coefficient: float = Field(0.5, ge=0, description="weight of the variance in uwo")
+    uwo_coefficient: float = Field(default=0.5, ge=0, description="weight of the variance in uwo")
     missing_eos: Literal["keep", "replace", "penalise"] = Field(
-        "keep", description="reward of a completion cut at max_new_tokens: its own, a fixed one, or minus one"
+        default="keep",
+        description="reward of a completion cut at max_new_tokens: its own, a fixed one, or minus one",
     )
-    missing_eos_value: float = Field(-1.0, description="the fixed reward, or what is subtracted")
-    reward_clip: float = Field(0.0, ge=0, description="rewards are clipped to ± this; 0 does not clip")
-    normalize_reward: bool = Field(False, description="running mean 0 and standard deviation 1 over the run")
+    missing_eos_value: float = Field(default=-1.0, description="the fixed reward, or what is subtracted")
+    reward_clip: float = Field(
+        default=0.0, ge=0, description="rewards are clipped to ± this; 0 does not clip"
+    )
+    normalize_reward: bool = Field(
+        default=False, description="running mean 0 and standard deviation 1 over the run"
+    )
     overlong_buffer: int = Field(
-        32, ge=1, description="tokens before max_new_tokens over which the penalty `overlong` grows to 1"
+        default=32,
+        ge=1,
+        description="tokens before max_new_tokens over which the penalty `overlong` grows to 1",
     )
 
     @model_validator(mode="after")
@@ -102,23 +115,30 @@ class GuardConfig(Section):
     """What is watched against reward hacking, and what happens then."""
 
     gold: GoldPath = Field(
-        "none", description="verifier or held-out reward model that is followed but never trained on, or none"
+        default="none",
+        description="verifier or held-out reward model that is followed but never trained on, or none",
     )
     on_alarm: Literal["warn", "stop", "rollback"] = Field(
-        "warn", description="warn and go on, stop here, or stop with the best weights"
+        default="warn", description="warn and go on, stop here, or stop with the best weights"
     )
     keep_best: Literal["none", "gold", "reward"] = Field(
-        "none", description="the final model is the one with the best running mean of this"
+        default="none", description="the final model is the one with the best running mean of this"
     )
-    guard_window: int = Field(5, ge=1, description="rollouts of a running mean")
-    kl_budget: float = Field(0.0, ge=0, description="alarm above this KL per completion in nats; 0 is off")
+    guard_window: int = Field(default=5, ge=1, description="rollouts of a running mean")
+    kl_budget: float = Field(
+        default=0.0, ge=0, description="alarm above this KL per completion in nats; 0 is off"
+    )
     gold_drop: float = Field(
-        0.05, ge=0, description="alarm if gold falls this far below its best, reward rising"
+        default=0.05, ge=0, description="alarm if gold falls this far below its best, reward rising"
     )
-    length_factor: float = Field(2.0, gt=1, description="alarm above this multiple of the first length")
-    entropy_factor: float = Field(0.2, gt=0, lt=1, description="alarm below this share of the first entropy")
+    length_factor: float = Field(
+        default=2.0, gt=1, description="alarm above this multiple of the first length"
+    )
+    entropy_factor: float = Field(
+        default=0.2, gt=0, lt=1, description="alarm below this share of the first entropy"
+    )
     spread_factor: float = Field(
-        2.0, gt=1, description="alarm above this multiple of the ensemble's first spread"
+        default=2.0, gt=1, description="alarm above this multiple of the ensemble's first spread"
     )
 
 
@@ -126,35 +146,43 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     """Rollouts: prompts are answered by the policy itself, scored and learned from."""
 
     missing_eos: Literal["keep", "replace", "penalise", "mask"] = Field(
-        "keep",
+        default="keep",
         description="reward of a completion cut at max_new_tokens: its own, a fixed one, or minus one; mask "
         "keeps it as a baseline and trains on none of its tokens",
     )
-    num_generations: int = Field(8, ge=1, description="completions per prompt")
+    num_generations: int = Field(default=8, ge=1, description="completions per prompt")
     rollout_prompts: int = Field(
-        8, ge=1, description="prompts per rollout; a multiple of batch size × accumulation steps"
+        default=8, ge=1, description="prompts per rollout; a multiple of batch size × accumulation steps"
     )
-    num_iterations: int = Field(1, ge=1, description="passes over each rollout")
+    num_iterations: int = Field(default=1, ge=1, description="passes over each rollout")
     target_kl: float = Field(
-        0.0, ge=0, description="a rollout is left early above this approx_kl per token; 0 never"
+        default=0.0, ge=0, description="a rollout is left early above this approx_kl per token; 0 never"
     )
-    max_prompts: int = Field(0, ge=0, description="prompts to use; 0 uses all")
-    track_kl: bool = Field(True, description="follow the KL to the start even where no loss needs it")
+    max_prompts: int = Field(default=0, ge=0, description="prompts to use; 0 uses all")
+    track_kl: bool = Field(default=True, description="follow the KL to the start even where no loss needs it")
     recompute_logprobs: Literal["auto"] | bool = Field(
-        "auto",
+        default="auto",
         description="take old log-probs from the trainer and weight with their truncated ratio to the "
         "sampler's; auto does so in bfloat16, where the two differ",
     )
-    kl_coef: float = Field(0.0, ge=0, description="weight of the KL (k1) in the reward, at the start")
-    kl_controller: Literal["fixed", "adaptive"] = Field("fixed", description="whether kl_coef follows the KL")
-    kl_target: float = Field(6.0, gt=0, description="KL per completion in nats the adaptive one aims at")
-    kl_horizon: int = Field(10_000, ge=1, description="completions over which it changes by about 20 %")
-    learning_rate: float = Field(1e-6, gt=0, description="highest learning rate")
+    kl_coef: float = Field(default=0.0, ge=0, description="weight of the KL (k1) in the reward, at the start")
+    kl_controller: Literal["fixed", "adaptive"] = Field(
+        default="fixed", description="whether kl_coef follows the KL"
+    )
+    kl_target: float = Field(
+        default=6.0, gt=0, description="KL per completion in nats the adaptive one aims at"
+    )
+    kl_horizon: int = Field(
+        default=10_000, ge=1, description="completions over which it changes by about 20 %"
+    )
+    learning_rate: float = Field(default=1e-6, gt=0, description="highest learning rate")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
-        "constant", description="shape of the decay after warm-up; linear and cosine end at 0"
+        default="constant", description="shape of the decay after warm-up; linear and cosine end at 0"
     )
     reference_refresh: int = Field(
-        0, ge=0, description="rollouts after which the policy becomes the reference, again and again; 0 never"
+        default=0,
+        ge=0,
+        description="rollouts after which the policy becomes the reference, again and again; 0 never",
     )
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
     log_samples: int = free(2, ge=0, description="completions per rollout written to samples.jsonl")
@@ -206,11 +234,11 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
 class GRPOConfig(OnlineConfig):
     """Group-relative policy optimization: no critic, completions of a prompt are each other's baseline."""
 
-    advantage: Advantage = Field("group_std", description=ADVANTAGE)
-    dynamic_sampling: bool = Field(False, description=DYNAMIC_SAMPLING)
-    max_sampling_rounds: int = Field(3, ge=1, description="rounds of dynamic sampling, at most")
+    advantage: Advantage = Field(default="group_std", description=ADVANTAGE)
+    dynamic_sampling: bool = Field(default=False, description=DYNAMIC_SAMPLING)
+    max_sampling_rounds: int = Field(default=3, ge=1, description="rounds of dynamic sampling, at most")
     normalize_each_reward: bool = Field(
-        False,
+        default=False,
         description="standardise every part of the reward in its group before they are added, and the sum "
         "over the rollout (GDPO), so that no part drowns another one",
     )
@@ -243,59 +271,67 @@ class GRPOConfig(OnlineConfig):
 class DrGRPOConfig(GRPOConfig):
     """Dr. GRPO: no division by the group's standard deviation nor by the length."""
 
-    advantage: Advantage = Field("group_mean", description=ADVANTAGE)
+    advantage: Advantage = Field(default="group_mean", description=ADVANTAGE)
 
 
 class DAPOConfig(GRPOConfig):
     """DAPO: dynamic sampling, asymmetric clipping, token mean; add `penalty: overlong` to the rewards."""
 
-    dynamic_sampling: bool = Field(True, description=DYNAMIC_SAMPLING)
+    dynamic_sampling: bool = Field(default=True, description=DYNAMIC_SAMPLING)
 
 
 class RLOOConfig(GRPOConfig):
     """RLOO: REINFORCE with the other completions' mean as baseline."""
 
-    advantage: Advantage = Field("leave_one_out", description=ADVANTAGE)
-    kl_coef: float = Field(0.05, ge=0, description="weight of the KL (k1) in the reward, at the start")
+    advantage: Advantage = Field(default="leave_one_out", description=ADVANTAGE)
+    kl_coef: float = Field(
+        default=0.05, ge=0, description="weight of the KL (k1) in the reward, at the start"
+    )
 
 
 class ReinforceConfig(GRPOConfig):
     """REINFORCE++: rewards to come of every token, its KL among them, whitened over the whole rollout."""
 
-    advantage: Advantage = Field("token", description=ADVANTAGE)
-    kl_coef: float = Field(0.01, ge=0, description="weight of the KL (k1) in the reward, at the start")
+    advantage: Advantage = Field(default="token", description=ADVANTAGE)
+    kl_coef: float = Field(
+        default=0.01, ge=0, description="weight of the KL (k1) in the reward, at the start"
+    )
 
 
 class PPOConfig(OnlineConfig):
     """PPO with a critic."""
 
-    num_generations: int = Field(1, ge=1, description="completions per prompt")
+    num_generations: int = Field(default=1, ge=1, description="completions per prompt")
     rollout_prompts: int = Field(
-        32, ge=1, description="prompts per rollout; a multiple of batch size × accumulation steps"
+        default=32, ge=1, description="prompts per rollout; a multiple of batch size × accumulation steps"
     )
-    num_iterations: int = Field(4, ge=1, description="passes over each rollout")
-    kl_coef: float = Field(0.05, ge=0, description="weight of the KL (k1) in the reward, at the start")
+    num_iterations: int = Field(default=4, ge=1, description="passes over each rollout")
+    kl_coef: float = Field(
+        default=0.05, ge=0, description="weight of the KL (k1) in the reward, at the start"
+    )
     kl_controller: Literal["fixed", "adaptive"] = Field(
-        "adaptive", description="whether kl_coef follows the KL"
+        default="adaptive", description="whether kl_coef follows the KL"
     )
-    gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
-    lam: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation")
-    whiten_advantages: bool = Field(True, description="mean 0 and variance 1 over the rollout")
+    gamma: float = Field(default=1.0, gt=0, le=1, description="discount per token")
+    lam: float = Field(default=0.95, ge=0, le=1, description="λ of generalised advantage estimation")
+    whiten_advantages: bool = Field(default=True, description="mean 0 and variance 1 over the rollout")
     prompt_baseline: bool = Field(
-        False,
+        default=False,
         description="subtract the mean reward of the prompt's other completions (per-prompt reward shift)",
     )
     critic_init: Literal["reward", "policy"] = Field(
-        "policy",
+        default="policy",
         description="the critic starts from the first reward model, or from the policy with a new head",
     )
-    critic_learning_rate: float = Field(9e-6, gt=0, description="highest learning rate of the critic")
-    critic_warmup: int = Field(0, ge=0, description="rollouts at the start that train the critic only")
-    ptx_dataset: Dataset | None = Field(
-        None, description=f"demonstrations mixed in against forgetting: {DATASET}"
+    critic_learning_rate: float = Field(default=9e-6, gt=0, description="highest learning rate of the critic")
+    critic_warmup: int = Field(
+        default=0, ge=0, description="rollouts at the start that train the critic only"
     )
-    ptx_coefficient: float = Field(0.0, ge=0, description="weight of their NLL per token; 0 is off")
-    adam_epsilon: float = Field(1e-5, gt=0, description="AdamW's ε")
+    ptx_dataset: Dataset | None = Field(
+        default=None, description=f"demonstrations mixed in against forgetting: {DATASET}"
+    )
+    ptx_coefficient: float = Field(default=0.0, ge=0, description="weight of their NLL per token; 0 is off")
+    adam_epsilon: float = Field(default=1e-5, gt=0, description="AdamW's ε")
 
     @model_validator(mode="after")
     def _roles(self) -> PPOConfig:
@@ -313,19 +349,19 @@ class PPOConfig(OnlineConfig):
 class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
     """Iterated preference learning: sample, score, compare, train, in rounds."""
 
-    objective: Literal["dpo", "ipo", "kto"] = Field("dpo", description="loss of a round")
+    objective: Literal["dpo", "ipo", "kto"] = Field(default="dpo", description="loss of a round")
     rounds: int = free(3, ge=1, description="rounds of fresh samples")
-    num_generations: int = Field(4, ge=2, description="answers per prompt and round")
+    num_generations: int = Field(default=4, ge=2, description="answers per prompt and round")
     pairs_per_prompt: int = Field(
-        1, ge=1, description="best against worst, second best against second worst, …"
+        default=1, ge=1, description="best against worst, second best against second worst, …"
     )
     reference: Literal["start", "previous"] = Field(
-        "previous",
+        default="previous",
         description="reference of a round: the first model or the last round's",
     )
-    max_prompts: int = Field(0, ge=0, description="prompts of a round; 0 uses all in every round")
+    max_prompts: int = Field(default=0, ge=0, description="prompts of a round; 0 uses all in every round")
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
-    learning_rate: float = Field(1e-6, gt=0, description="highest learning rate of each round")
+    learning_rate: float = Field(default=1e-6, gt=0, description="highest learning rate of each round")
 
     @model_validator(mode="after")
     def _distinct_pairs(self) -> IterateConfig:

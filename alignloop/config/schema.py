@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from alignloop.config.checking import describe_schema
 from alignloop.config.registry import STAGES, StageSpec, find_stage, stage_names
-from alignloop.config.resolve import describe_schema, fields_model, objective_name
+from alignloop.config.resolve import fields_model, objective_name
 
 
 def stage_schema(stage: str, stages: Mapping[str, StageSpec] = STAGES) -> dict[str, Any]:
@@ -27,12 +28,14 @@ def stage_schema(stage: str, stages: Mapping[str, StageSpec] = STAGES) -> dict[s
     """
     spec = find_stage(stage, stages)
     schema = spec.config.model_json_schema()
+    # has a default (runs/STAGE), but a recipe that names its folder is the better one
+    schema["required"] = ["output_dir", *schema.get("required", [])]
     name = objective_name(spec, {})
     if name:
         loss = fields_model(name, spec.preset).model_json_schema()
         schema["properties"] |= loss["properties"]
         schema["$defs"] = {**schema.get("$defs", {}), **loss.get("$defs", {})}
-        schema["required"] = [*schema.get("required", []), *loss.get("required", [])]
+        schema["required"] += loss.get("required", [])
     schema["title"] = stage
     return schema
 

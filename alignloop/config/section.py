@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -11,9 +11,12 @@ from pydantic_core import PydanticCustomError
 from alignloop.config.fields import path_or
 from alignloop.data.template_choice import TemplateChoice
 
-Path = Annotated[str, path_or()]
-"""A file, a folder, a run folder, or `@name` of an earlier stage of the same recipe."""
-ModelPath = Annotated[str, path_or("smollm2-135m-instruct", "tiny")]
+if TYPE_CHECKING:  # Python calls take paths, runs and loaded models too: see `config.given`
+    Path = ModelPath = Any
+else:
+    Path = Annotated[str, path_or()]
+    ModelPath = Annotated[str, path_or("smollm2-135m-instruct", "tiny")]
+"""`Path` is a file, a folder, a run folder, or `@name` of an earlier stage of the same recipe."""
 TemplatePath = Annotated[str, path_or("tokenizer", "alpaca", "chatml", "plain")]
 RewardPath = Annotated[str, path_or("gold", "constraints", "math", "regex", "json_schema", "exact")]
 ReferencePath = Annotated[str, path_or("auto", "none", "start", "smollm2-135m-instruct", "tiny")]
@@ -37,15 +40,16 @@ class TemplateConfig(Section):
     """How a conversation becomes text, and text becomes tokens."""
 
     chat_template: TemplatePath = Field(
-        "tokenizer", description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file"
+        default="tokenizer",
+        description="tokenizer (the model's own), alpaca, chatml, plain, or a .jinja file",
     )
     chat_template_kwargs: dict[str, JsonValue] = Field(
-        {},
+        default={},
         description="arguments for the template, such as enable_thinking: false; strftime_now: 2026-01-31 "
         "is the date it tells",
     )
     special_tokens_in_content: bool = Field(
-        False,
+        default=False,
         description="read <|im_end|> and the like within messages as special tokens, for rows that were "
         "rendered before",
     )

@@ -7,12 +7,13 @@ description in all stages. An objective's own keys (`beta`, …) are not here: t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Required
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Required
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.fields import conflict, free, longer
+from alignloop.config.python_call import python_call
 from alignloop.config.section import (
     ModelPath,
     Path,
@@ -38,7 +39,10 @@ class DataSource(TypedDict, total=False):
     score_range: tuple[float, float]
 
 
-Dataset = Path | DataSource | tuple[Path | DataSource, ...]
+if TYPE_CHECKING:  # Python calls take rows too: see `config.given`
+    Dataset = Any
+else:
+    Dataset = Path | DataSource | tuple[Path | DataSource, ...]
 """One source (`rows.jsonl`, `rows.jsonl#500`, a run folder, a hub id), or several to be mixed."""
 
 DATASET = (
@@ -52,16 +56,35 @@ ROLLOUT_SAVE_S = "seconds between saves of an unfinished sampling; 0 saves one o
 
 
 class StageConfig(Section):
-    """Where a stage writes and on what it computes."""
+    """Where a stage writes and on what it computes.
+
+    Made in Python, a configuration takes other tools' names for keys (with a note on stderr) and Python
+    objects for paths: rows, loaded models, runs and functions; see docs/python.md.
+
+    Raises:
+        ConfigError: everything that is wrong, one sentence for each key.
+    """
+
+    if not TYPE_CHECKING:  # a type checker makes the signature from the fields
+
+        def __init__(self, **keys: Any) -> None:
+            with python_call(type(self), keys) as values:
+                super().__init__(**values)
+
+        # Recipes are validated without this method, by `model_validate`: their faults have lines.
+        __init__.__pydantic_base_init__ = True
 
     output_dir: Path = Field(
-        description="run folder to write; must be new or the same run's",
+        default="",
+        description="run folder to write; must be new or the same run's; empty: runs/STAGE",
         json_schema_extra={"format": "path", "resume": "free"},
     )
-    seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of everything random in this stage")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
+    seed: int = Field(default=42, ge=0, le=2**32 - 1, description="seed of everything random in this stage")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto takes a GPU if there is one"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
+        default="auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
     )
     num_threads: int = free(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = free(
@@ -78,7 +101,7 @@ class ModelConfig(TemplateConfig):
     """The model a stage starts from and how a conversation becomes text."""
 
     model_name_or_path: ModelPath = Field(
-        "smollm2-135m-instruct",
+        default="smollm2-135m-instruct",
         description="run folder, model or adapter folder, .gguf, hub id, `smollm2-135m-instruct` or `tiny`",
     )
 
@@ -88,9 +111,11 @@ class RowsConfig(Section):
 
     dataset: Dataset = Field(description=f"rows to read: {DATASET}")
     columns: dict[str, str] = Field(
-        {}, description="column names where they are not recognised, as field: column"
+        default={}, description="column names where they are not recognised, as field: column"
     )
-    strict: bool = Field(False, description="the first unusable row is an error instead of being dropped")
+    strict: bool = Field(
+        default=False, description="the first unusable row is an error instead of being dropped"
+    )
 
 
 class TrainConfig(StageConfig, ModelConfig, RowsConfig):
@@ -98,19 +123,21 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
 
     eval_dataset: Dataset | None = free(None, description=f"held-out rows: {DATASET}")
     eval_fraction: float = Field(
-        0.0, ge=0, le=0.5, description="share of the prompts held out for evaluation"
+        default=0.0, ge=0, le=0.5, description="share of the prompts held out for evaluation"
     )
     eval_steps: int = free(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
-    shuffle: bool = Field(True, description="new order of the rows in every epoch, from the seed")
-    max_length: int = Field(1024, ge=8, description="longest prompt + completion, in tokens")
+    shuffle: bool = Field(default=True, description="new order of the rows in every epoch, from the seed")
+    max_length: int = Field(default=1024, ge=8, description="longest prompt + completion, in tokens")
     overlength: Literal["drop", "truncate", "error"] = Field(
-        "drop", description="what to do with a longer one; truncate cuts prompts from the left"
+        default="drop", description="what to do with a longer one; truncate cuts prompts from the left"
     )
 
     per_device_train_batch_size: int = Field(
-        8, ge=1, description="prompts with all their completions per accumulation unit and device"
+        default=8, ge=1, description="prompts with all their completions per accumulation unit and device"
     )
-    gradient_accumulation_steps: int = Field(1, ge=1, description="accumulation units per optimizer step")
+    gradient_accumulation_steps: int = Field(
+        default=1, ge=1, description="accumulation units per optimizer step"
+    )
     token_budget: int | None = free(
         None,
         ge=64,
@@ -119,25 +146,31 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     )
     num_train_epochs: float = longer(1.0, gt=0, description="passes over the rows, unless max_steps is set")
     max_steps: int = longer(-1, ge=-1, description="optimizer steps in all; -1 follows num_train_epochs")
-    learning_rate: float = Field(2e-5, gt=0, description="highest learning rate")
+    learning_rate: float = Field(default=2e-5, gt=0, description="highest learning rate")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
-        "cosine", description="shape of the decay after warm-up; linear and cosine end at 0"
+        default="cosine", description="shape of the decay after warm-up; linear and cosine end at 0"
     )
-    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the steps spent warming up")
-    warmup_steps: int = Field(0, ge=0, description="steps spent warming up; excludes warmup_ratio")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of matrices, not of norms and biases")
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the mean")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay of the variance")
-    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's ε")
-    max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 does not clip")
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1, description="share of the steps spent warming up")
+    warmup_steps: int = Field(default=0, ge=0, description="steps spent warming up; excludes warmup_ratio")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="AdamW's decay of matrices, not of norms and biases"
+    )
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the mean")
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the variance")
+    adam_epsilon: float = Field(default=1e-8, gt=0, description="AdamW's ε")
+    max_grad_norm: float = Field(
+        default=1.0, ge=0, description="gradients are clipped to this norm; 0 does not clip"
+    )
     gradient_checkpointing: bool = free(False, description="recompute activations: less memory, slower")
     torch_compile: bool = free(False, description="compile the layers: slow first steps, faster on a GPU")
 
-    lora_r: int = Field(0, ge=0, description="rank of the LoRA adapters; 0 trains all weights")
-    lora_alpha: float = Field(32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
+    lora_r: int = Field(default=0, ge=0, description="rank of the LoRA adapters; 0 trains all weights")
+    lora_alpha: float = Field(
+        default=32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r"
+    )
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in front of the adapters")
     lora_target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="names of the linear layers that get adapters, or all-linear"
+        default="all-linear", description="names of the linear layers that get adapters, or all-linear"
     )
 
     logging_steps: int = free(1, ge=1, description="steps between lines of metrics.jsonl")
@@ -176,50 +209,57 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
 class SamplingConfig(Section):
     """How completions are drawn."""
 
-    temperature: float = Field(1.0, ge=0, description="0 takes the most likely token")
-    top_k: int = Field(0, ge=0, description="only the k most likely tokens; 0 is off")
-    top_p: float = Field(1.0, gt=0, le=1, description="only the most likely tokens that sum to p; 1 is off")
-    min_p: float = Field(
-        0.0, ge=0, le=1, description="only tokens at least min_p times as likely as the best"
+    temperature: float = Field(default=1.0, ge=0, description="0 takes the most likely token")
+    top_k: int = Field(default=0, ge=0, description="only the k most likely tokens; 0 is off")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="only the most likely tokens that sum to p; 1 is off"
     )
-    repetition_penalty: float = Field(1.0, gt=0, description="above 1 makes used tokens less likely")
-    max_new_tokens: int = Field(128, ge=1, description="longest completion in tokens")
-    stop: tuple[str, ...] = Field((), description="texts that end a completion")
+    min_p: float = Field(
+        default=0.0, ge=0, le=1, description="only tokens at least min_p times as likely as the best"
+    )
+    repetition_penalty: float = Field(default=1.0, gt=0, description="above 1 makes used tokens less likely")
+    max_new_tokens: int = Field(default=128, ge=1, description="longest completion in tokens")
+    stop: tuple[str, ...] = Field(default=(), description="texts that end a completion")
 
 
 class PretrainConfig(TrainConfig):
     """Language modelling on documents."""
 
-    learning_rate: float = Field(3e-4, gt=0, description="highest learning rate")
+    learning_rate: float = Field(default=3e-4, gt=0, description="highest learning rate")
 
 
 class SFTConfig(TrainConfig):
     """Supervised fine-tuning on demonstrations."""
 
     train_on: Literal["all", "last"] = Field(
-        "all", description="turns of the assistant that are trained: all of a conversation, or the last"
+        default="all",
+        description="turns of the assistant that are trained: all of a conversation, or the last",
     )
-    completion_only: bool = Field(True, description="train on completions only, not on the prompts")
+    completion_only: bool = Field(default=True, description="train on completions only, not on the prompts")
 
 
 class InstructionsConfig(StageConfig):
     """Data of the quickstart's task: requests with an instruction that a program can check."""
 
     content: Literal["prompts", "demonstrations", "texts"] = Field(
-        "prompts", description="prompts, answered prompts, or plain texts"
+        default="prompts", description="prompts, answered prompts, or plain texts"
     )
-    split: Literal["train", "eval"] = Field("train", description="eval has its own topics and wordings")
-    num_rows: int = Field(200, ge=1, description="prompts or demonstrations to make; texts: all there are")
-    kinds: tuple[str, ...] = Field((), description="constraint kinds; none takes the quickstart's")
-    languages: tuple[str, ...] = Field(("english",), description="of the prompts: english, korean")
+    split: Literal["train", "eval"] = Field(
+        default="train", description="eval has its own topics and wordings"
+    )
+    num_rows: int = Field(
+        default=200, ge=1, description="prompts or demonstrations to make; texts: all there are"
+    )
+    kinds: tuple[str, ...] = Field(default=(), description="constraint kinds; none takes the quickstart's")
+    languages: tuple[str, ...] = Field(default=("english",), description="of the prompts: english, korean")
 
 
 class SampleConfig(StageConfig, ModelConfig, RowsConfig, SamplingConfig):
     """Several answers per prompt."""
 
-    num_samples: int = Field(4, ge=2, le=5, description="answers per prompt")
-    max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
-    token_budget: int = Field(8192, ge=64, description="tokens in flight at once; bounds memory")
+    num_samples: int = Field(default=4, ge=2, le=5, description="answers per prompt")
+    max_prompts: int = Field(default=0, ge=0, description="prompts to answer; 0 answers all")
+    token_budget: int = Field(default=8192, ge=64, description="tokens in flight at once; bounds memory")
     rollout_save_s: float = free(60.0, ge=0, description=ROLLOUT_SAVE_S)
 
 
@@ -227,109 +267,29 @@ class FeedbackConfig(StageConfig, RowsConfig):
     """Judgements by a simulated annotator: a verifiable gold reward with seeded mistakes."""
 
     annotator: Literal["simulated"] = Field(
-        "simulated", description="simulated: gold reward of the rows' checkable instructions, marked as such"
+        default="simulated",
+        description="simulated: gold reward of the rows' checkable instructions, marked as such",
     )
-    kind: Literal["pair", "ranking", "score", "label"] = Field("pair", description="form of the judgements")
-    noise: float = Field(0.0, ge=0, le=0.5, description="probability that a judgement is flipped")
-    max_pairs: int = Field(1, ge=1, le=10, description="pairs made from one prompt's answers, at most")
-
-
-class RewardConfig(TrainConfig):
-    """Reward model: the language model with a scalar head in place of its output layer."""
-
-    objective: str = Field("bradley_terry", description="loss, by file name in objectives/")
-    freeze_base: bool = Field(False, description="train the head only")
-    normalize: bool = Field(
-        True, description="afterwards rescale so that rewards on the training rows have mean 0 and std 1"
+    kind: Literal["pair", "ranking", "score", "label"] = Field(
+        default="pair", description="form of the judgements"
     )
-    head_seed: int = Field(
-        -1,
-        ge=-1,
-        description="seed of the scalar head, −1 takes the run's; runs to be averaged must share one",
+    noise: float = Field(default=0.0, ge=0, le=0.5, description="probability that a judgement is flipped")
+    max_pairs: int = Field(
+        default=1, ge=1, le=10, description="pairs made from one prompt's answers, at most"
     )
-    num_members: int = Field(
-        1,
-        ge=1,
-        le=16,
-        description="reward models in the ensemble: LoRA adapters with heads of their own on one base, "
-        "each with its own seed and order of the rows",
-    )
-    combine: Literal["mean", "min", "uwo"] = Field(
-        "mean",
-        description="one reward from the members: mean, worst case, or mean − uwo_coefficient · variance",
-    )
-    uwo_coefficient: float = Field(0.5, ge=0, description="weight of the members' variance in uwo")
-    learning_rate: float = Field(1e-5, gt=0, description="highest learning rate")
-
-    @model_validator(mode="after")
-    def _adapters_or_frozen(self) -> RewardConfig:
-        if self.freeze_base and self.lora_r:
-            raise conflict("freeze_base", "lora_r is set too; adapters train the base")
-        if self.num_members > 1 and not self.lora_r:
-            raise conflict("num_members", "members are LoRA adapters on one base; set lora_r")
-        if self.num_members == 1 and self.combine != "mean":
-            raise conflict("combine", "has no effect on one reward model; set num_members")
-        if (
-            self.combine != "uwo"
-            and self.uwo_coefficient != type(self).model_fields["uwo_coefficient"].default
-        ):
-            raise conflict("uwo_coefficient", "is read by combine: uwo only")
-        return self
-
-    @property
-    def seed_of_head(self) -> int:
-        """What the scalar head is drawn from."""
-        return self.seed if self.head_seed < 0 else self.head_seed
-
-
-class AverageRewardsConfig(StageConfig):
-    """One reward model from the mean of several ones' weights (WARM)."""
-
-    models: tuple[Path, ...] = Field(
-        min_length=1,
-        description="reward runs from one start with one head_seed; each member of an ensemble counts",
-        json_schema_extra={"format": "path"},
-    )
-    dataset: Dataset | None = Field(
-        None, description=f"judged rows on which the average is measured and its rewards rescaled: {DATASET}"
-    )
-    columns: dict[str, str] = Field(
-        {}, description="column names where they are not recognised, as field: column"
-    )
-    token_budget: int = Field(4096, ge=64, description="tokens per packed forward pass; bounds memory")
-
-
-class RewardBenchConfig(StageConfig, RowsConfig):
-    """How good a reward model is on judged rows, and what it falls for."""
-
-    reward_model: Path = Field(description="reward run or folder to examine")
-    before: Path | None = Field(None, description="another reward model to compare with, null for none")
-    subset: str = Field(
-        "subset", description="a row's detail (subset, source, model, …) that names its part of the data"
-    )
-    probes: tuple[Literal["longer", "bullets", "bold", "flattery"], ...] = Field(
-        ("longer", "bullets", "bold", "flattery"),
-        description="changes of form that leave the content as it is; their effect on the reward is measured",
-    )
-    max_rows: int = Field(0, ge=0, description="rows to use; 0 uses all")
-    max_length: int = Field(
-        1024, ge=8, description="longest prompt + completion, in tokens; longer are dropped"
-    )
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
-    bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
-    token_budget: int = Field(8192, ge=64, description="tokens per packed forward pass; bounds memory")
 
 
 class PreferenceConfig(TrainConfig):
     """Preference optimization with any offline objective."""
 
     reference: ReferencePath = Field(
-        "auto", description="auto (start, if the objective reads a reference), none, start, or a model's path"
+        default="auto",
+        description="auto (start, if the objective reads a reference), none, start, or a model's path",
     )
     precompute_ref_log_probs: bool = Field(
-        True, description="compute the reference's log-probs once and cache them by content"
+        default=True, description="compute the reference's log-probs once and cache them by content"
     )
-    learning_rate: float = Field(1e-6, gt=0, description="highest learning rate")
+    learning_rate: float = Field(default=1e-6, gt=0, description="highest learning rate")
 
 
 class BestOfNConfig(TrainConfig, SamplingConfig):
@@ -339,10 +299,12 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
         description="reward model's run folder, or the verifier constraints (also called gold), math, regex, "
         "json_schema or exact"
     )
-    n: int = Field(8, ge=2, description="answers sampled per prompt")
-    keep_per_prompt: int = Field(1, ge=1, description="best answers kept per prompt")
-    rounds: int = Field(1, ge=1, description="rounds of sampling and training, each from the start model")
-    max_prompts: int = Field(0, ge=0, description="prompts to answer; 0 answers all")
+    n: int = Field(default=8, ge=2, description="answers sampled per prompt")
+    keep_per_prompt: int = Field(default=1, ge=1, description="best answers kept per prompt")
+    rounds: int = Field(
+        default=1, ge=1, description="rounds of sampling and training, each from the start model"
+    )
+    max_prompts: int = Field(default=0, ge=0, description="prompts to answer; 0 answers all")
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
 
     @model_validator(mode="after")
@@ -357,7 +319,7 @@ class InterpolateConfig(StageConfig):
 
     before: ModelPath = Field(description="model at share 0, usually the start")
     after: ModelPath = Field(description="model at share 1, trained from it")
-    share: float = Field(0.5, ge=0, le=1, description="how far from before to after")
+    share: float = Field(default=0.5, ge=0, le=1, description="how far from before to after")
 
 
 class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig, TemplateConfig):
@@ -365,13 +327,18 @@ class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig, TemplateConfig):
 
     before: ModelPath = Field(description="model to compare with, usually the start")
     after: ModelPath = Field(description="model to judge")
-    reward_model: Path | None = Field(None, description="reward model that scores both, null for none")
-    num_prompts: int = Field(200, ge=1, description="prompts answered by both models")
-    perplexity_dataset: Dataset | None = Field(None, description=f"texts for the capability check: {DATASET}")
-    bootstrap: int = Field(2000, ge=1000, description="resamples of the prompts for each interval")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
-    require: tuple[str, ...] = Field(
-        (), description="what must hold, or the pipeline stops: `win_rate.low > 0.5`, `perplexity.change < 1`"
+    reward_model: Path | None = Field(
+        default=None, description="reward model that scores both, null for none"
     )
-    token_budget: int = Field(16384, ge=64, description="tokens in flight at once; bounds memory")
-    temperature: float = Field(0.0, ge=0, description="0 takes the most likely token")
+    num_prompts: int = Field(default=200, ge=1, description="prompts answered by both models")
+    perplexity_dataset: Dataset | None = Field(
+        default=None, description=f"texts for the capability check: {DATASET}"
+    )
+    bootstrap: int = Field(default=2000, ge=1000, description="resamples of the prompts for each interval")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")
+    require: tuple[str, ...] = Field(
+        default=(),
+        description="what must hold, or the pipeline stops: `win_rate.low > 0.5`, `perplexity.change < 1`",
+    )
+    token_budget: int = Field(default=16384, ge=64, description="tokens in flight at once; bounds memory")
+    temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token")

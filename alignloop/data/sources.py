@@ -44,7 +44,8 @@ _SPLITS = {
 }
 """Words of file and folder names that tell a split."""
 
-Spec = str | Path | Mapping[str, object] | Sequence["str | Path | Mapping[str, object]"]
+Named = str | os.PathLike[str]
+Spec = Named | Mapping[str, object] | Sequence["Named | Mapping[str, object]"]
 T = TypeVar("T")
 
 
@@ -109,8 +110,8 @@ def expand(spec: Spec) -> list[Source]:
     Raises:
         DataError: a missing file, an unknown format or key, a weight that is not positive.
     """
-    if isinstance(spec, str | Path):
-        return _expand_name(str(spec))
+    if isinstance(spec, str | os.PathLike):
+        return _expand_name(os.fspath(spec))
     if isinstance(spec, Mapping):
         return _expand_mapping(spec)
     if not isinstance(spec, Sequence) or not spec:
@@ -120,6 +121,13 @@ def expand(spec: Spec) -> list[Source]:
     return [source for item in spec for source in expand(item)]
 
 
+def is_source(item: object) -> bool:
+    """Whether an item of a list names a source (a path, or a mapping with `path`), and is no row itself."""
+    if isinstance(item, Mapping):
+        return "path" in item and set(item) <= set(_KEYS)
+    return isinstance(item, str | os.PathLike)
+
+
 def _expand_mapping(spec: Mapping[str, object]) -> list[Source]:
     for key in spec:
         if key not in _KEYS:
@@ -127,8 +135,9 @@ def _expand_mapping(spec: Mapping[str, object]) -> list[Source]:
             hint = f"; did you mean '{close[0]}'?" if close else f"; accepted are {', '.join(_KEYS)}"
             raise DataError(f"unknown key '{key}' in a data source{hint}")
     path, weight, rows = (spec.get(key) for key in _KEYS[:3])
-    if not isinstance(path, str | Path):
+    if not isinstance(path, str | os.PathLike):
         raise DataError("a data source needs 'path'", value=dict(spec))
+    path = os.fspath(path)
     weight = 1.0 if weight is None else weight
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
         raise DataError("expected a number above 0", file=str(path), field="weight", value=weight)

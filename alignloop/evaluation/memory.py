@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from alignloop.run.files import read_lines
-from alignloop.run.hashing import digest
+from alignloop.runs.files import read_lines
+from alignloop.runs.hashing import digest
 from alignloop.storage import writing
 
 

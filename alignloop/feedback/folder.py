@@ -23,7 +23,7 @@ from alignloop.feedback.schema import meta
 from alignloop.feedback.serving_lock import advisory_lock
 from alignloop.feedback.store import Store, log
 from alignloop.foreign import loads
-from alignloop.run.files import write_atomically
+from alignloop.runs.files import write_atomically
 
 DATABASE = "labels.sqlite"
 IDENTITY = "database.id"

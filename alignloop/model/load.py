@@ -6,6 +6,7 @@ cache); `tiny` is a small Llama-shaped model with a byte-level tokenizer trained
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from alignloop.machine import bf16_is_native
 from alignloop.model.adapter_load import base_name, fit_vocabulary, merged
 from alignloop.model.cast import cast
 from alignloop.model.gguf_load import from_gguf, gguf_tokenizer
+from alignloop.model.hub import fetch_hub_model
 from alignloop.model.loading import causal_lm, loading
 from alignloop.model.smollm2 import SMOLLM2, smollm2_folder
 from alignloop.model.tokenizer_load import fit_tokens, load_tokenizer
@@ -84,7 +86,12 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(
-    name_or_path: str | Path, *, dtype: str = "auto", device: str = "auto", seed: int = 0, grow: bool = False
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    grow: bool = False,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer: every stage's first contact with a model.
 
@@ -107,7 +114,7 @@ def load_model(
     hf_logging.disable_progress_bar()
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
-    loaded = _read(str(name_or_path), where, kind, seed)
+    loaded = _read(os.fspath(name_or_path), where, kind, seed)
     fit_tokens(loaded.model, loaded.tokenizer, loaded.name, grow=grow)
     return loaded
 
@@ -129,6 +136,8 @@ def _read(name: str, where: torch.device, kind: torch.dtype, seed: int) -> Loade
         return LoadedModel(_moved(from_gguf(folder, kind), where, kind), gguf_tokenizer(folder), name, folder)
     if folder is not None:
         _check_folder(folder, name)
+    else:
+        fetch_hub_model(name)
     source: str | Path = folder if folder is not None else name
     tokenizer = load_tokenizer(source)  # before the weights, which take longer
     model = read_weights(source, kind, name)

@@ -91,6 +91,7 @@ def save_head(head: ScalarHead, folder: Path) -> None:
     with writing(folder / HEAD_FILE):
         try:
             save_file({k: v.contiguous() for k, v in head.state_dict().items()}, scratch)
+            scratch.chmod(0o644)
             scratch.replace(folder / HEAD_FILE)
         finally:
             scratch.unlink(missing_ok=True)

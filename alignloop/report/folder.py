@@ -17,7 +17,7 @@ from typing import Any
 
 from alignloop.errors import RunError
 from alignloop.foreign import TooLarge, lines_of, loads, opened, read_bytes
-from alignloop.run import Run
+from alignloop.runs import Run
 
 Json = Any
 """A value out of a JSON file: nothing about its type is known before it is looked at."""

@@ -14,7 +14,7 @@ from alignloop.errors import RunError
 from alignloop.report.folder import Json, RunFolder, mapping, read_run, text
 from alignloop.report.plot import text_width
 from alignloop.report.samples import visible
-from alignloop.run import find_run
+from alignloop.runs import find_run
 
 _MAX_NODES = 80
 

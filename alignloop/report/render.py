@@ -24,7 +24,7 @@ from alignloop.report.lineage import draw
 from alignloop.report.plot import interval_plot, line_plot
 from alignloop.report.scale import rounded
 from alignloop.report.view import Measure, ReportView, view_pipeline, view_run
-from alignloop.run import write_atomically
+from alignloop.runs import write_atomically
 
 Format = Literal["html", "md", "json"]
 Source = str | Path | Sequence[str | Path]

@@ -7,7 +7,6 @@ a run shows which part moved. A part that fails is an EngineError that names the
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 import math
 import threading
@@ -24,6 +23,7 @@ from alignloop.records import Prompt
 from alignloop.rl.advantages import MissingEOS, sequence_scores
 from alignloop.rl.scores import Scores, unique_names
 from alignloop.rl.verifiers import VERIFIERS, check_prompt
+from alignloop.user_functions import load_function, name_of, place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,21 +226,23 @@ def repetition(text: str, ngram: int = 3) -> float:
 
 
 def function(path: str, *, weight: float = 1.0, timeout_s: float = 60.0) -> Component:
-    """A user's `module:function` as a part.
+    """A user's function as a part.
 
     It is called with a list of `Sample` and returns one number for each; it may be `async`.
 
+    Args:
+        path: `module:function`, `file.py:function`, or the name of an object (`user_functions.give`).
+        weight: factor in the sum.
+        timeout_s: bounds a call, in seconds.
+
+    Returns:
+        The part, named like the function.
+
     Raises:
-        UserError: no such module or function.
+        UserError: no such file, module or function.
     """
-    module, _, name = path.partition(":")
-    try:
-        found: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"reward function '{path}' cannot be imported: {error}") from error
-    if not callable(found):
-        raise UserError(f"reward function '{path}' is not a function")
-    return Component(name, found, weight, timeout_s)  # pyright: ignore[reportArgumentType]
+    found: Any = load_function(path, "reward function")
+    return Component(name_of(path), found, weight, timeout_s)
 
 
 def checked_scores(part: Component, samples: Sequence[Sample]) -> np.ndarray:
@@ -321,13 +323,15 @@ def _blame(part: Component, samples: Sequence[Sample], error: BaseException) -> 
     for at, sample in enumerate(samples):
         alone = _call(part, [sample])
         if isinstance(alone, BaseException):
-            return EngineError(
-                f"reward '{part.name}' failed on {_name(sample, at)}: {type(alone).__name__}: {alone}"
-            )
+            return EngineError(f"reward '{part.name}' failed on {_name(sample, at)}: {_told(alone)}")
     return EngineError(
         f"reward '{part.name}' failed on {len(samples)} completions from {_name(samples[0], 0)} on, "
-        f"but on none of them alone: {type(error).__name__}: {error}"
+        f"but on none of them alone: {_told(error)}"
     )
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error} ({place_of(error)})"
 
 
 def _name(sample: Sample, at: int) -> str:

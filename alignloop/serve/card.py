@@ -12,7 +12,7 @@ import yaml
 from alignloop.data.chat import ChatTemplate
 from alignloop.errors import RunError
 from alignloop.foreign import dump_yaml
-from alignloop.run import RUN_FILE, Run, find_run, find_runs, lineage
+from alignloop.runs import RUN_FILE, Run, find_run, find_runs, lineage
 
 Json = Mapping[str, Any]
 _SETTINGS = (

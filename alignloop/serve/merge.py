@@ -14,7 +14,7 @@ from alignloop.model.adapter_load import base_name, load_adapter, merge_adapter
 from alignloop.model.endings import end_turns
 from alignloop.model.load import LoadedModel, load_model, load_skeleton
 from alignloop.model.save import save_model
-from alignloop.run import RUN_FILE
+from alignloop.runs import RUN_FILE
 from alignloop.stages.checks import saved_template
 from alignloop.stages.reward import HEAD_FILE
 

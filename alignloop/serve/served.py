@@ -21,7 +21,7 @@ from alignloop.model.positions import steady_positions
 from alignloop.model.sampling import SamplingParams, completion_seeds
 from alignloop.model.scheduler import Request
 from alignloop.records import Message
-from alignloop.run import RUN_FILE
+from alignloop.runs import RUN_FILE
 from alignloop.serve.engine import Engine
 from alignloop.serve.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest
 from alignloop.stages.checks import saved_template

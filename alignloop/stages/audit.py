@@ -17,7 +17,7 @@ from alignloop.evaluation.sets import read_prompts
 from alignloop.model.tokenizer_load import load_tokenizer
 from alignloop.records import Conversation, Prompt, conversation_of
 from alignloop.rl.rewards import Sample, checked_scores
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages.scoring import build_gold, build_reward
 
 _CANARY_PROMPTS = 32

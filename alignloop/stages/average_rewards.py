@@ -23,7 +23,7 @@ from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.precision import training_precision
 from alignloop.model.save import save_model
 from alignloop.model.scorer import group_scores, load_head, normalize, save_head
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.reward_model import member_folders, read_combination, reward_folder
 

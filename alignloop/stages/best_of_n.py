@@ -21,7 +21,7 @@ from alignloop.objectives.sft import SFT
 from alignloop.records import Demonstration, Prompt, Provenance, Record, as_context
 from alignloop.rl.rewards import check_prompts
 from alignloop.rl.verifiers import VERIFIERS
-from alignloop.run import RUN_FILE, Run, write_atomically
+from alignloop.runs import RUN_FILE, Run, write_atomically
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, sample_over_ranks
 from alignloop.stages.best_answers import reward_curve

@@ -21,7 +21,7 @@ from alignloop.model.load import LoadedModel
 from alignloop.model.packed import PackedModel
 from alignloop.model.positions import max_positions
 from alignloop.objectives.base import Objective
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages.lint import Finding, enforce, lint_boundary, lint_groups, special_tokens
 from alignloop.stages.lint_ends import lint_end, lint_untrained_end
 from alignloop.stages.lint_model import lint_head, lint_reference_values, lint_weights

@@ -39,8 +39,8 @@ from alignloop.model.precision import Precision, spread_weights, training_precis
 from alignloop.model.save import save_model
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
-from alignloop.run import Run, find_inputs
-from alignloop.run.continuation import refuse_other_origin
+from alignloop.runs import Run, find_inputs
+from alignloop.runs.continuation import refuse_other_origin
 from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts

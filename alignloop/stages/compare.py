@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 from alignloop.config import CompareConfig
 from alignloop.config.compare import ModelEntry, model_names, set_names
 from alignloop.data.columns import read_records
-from alignloop.errors import UserError
 from alignloop.evaluation import gate
 from alignloop.evaluation.comparison import Cell, Measurement, measurement
 from alignloop.evaluation.comparison import compare as compared
@@ -31,7 +29,7 @@ from alignloop.feedback.judge.adviser import Adviser
 from alignloop.records import Preference, message_rows
 from alignloop.rl.rewards import function
 from alignloop.rl.verifiers import instruction_reward
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.candidates import (
     Candidate,
@@ -46,6 +44,7 @@ from alignloop.stages.judging import account_row, open_comparing_judge
 from alignloop.stages.local import Local
 from alignloop.stages.reward import RewardModel
 from alignloop.stages.sample import sampling_params
+from alignloop.user_functions import load_function
 
 _COMPARED = ("prompts", "instructions")
 """Kinds of sets whose answers are compared with one another."""
@@ -167,29 +166,13 @@ def _judges(config: CompareConfig, run: Run) -> dict[str, Comparing]:
     found = {}
     if config.judge is not None:
         memory = JsonMemory(run.path / "verdicts.jsonl", scope=config.judge)
-        found["judge"] = Comparing(_function(config.judge), memory)
+        found["judge"] = Comparing(load_function(config.judge, "judge"), memory)
     if config.judge_model is not None:
         judge, adviser = open_comparing_judge(config.judge_model, config, config.token_budget)
         found["judge_model"] = Comparing(judge, None, adviser)
         if config.judge_model["certificate"] == "none":
             common.tell(run, f"judge '{adviser.name}' compares without having been examined")
     return found
-
-
-def _function(path: str) -> PairJudge:
-    """The recipe's `module:function`.
-
-    Raises:
-        UserError: no such function.
-    """
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"judge '{path}' cannot be imported: {error}") from error
-    if not callable(found):
-        raise UserError(f"judge '{path}' is not a function")
-    return found  # pyright: ignore[reportReturnType]
 
 
 def _verdicts(

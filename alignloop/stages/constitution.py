@@ -16,7 +16,7 @@ from alignloop.feedback.constitution.manners import has_boilerplate, is_refusal,
 from alignloop.feedback.constitution.principles import benign_prompts, load_constitution
 from alignloop.feedback.judge.adviser import Adviser
 from alignloop.records import Demonstration, Message, Prompt, Provenance, as_context, message_rows
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE
 from alignloop.stages.judging import account_row, open_adviser

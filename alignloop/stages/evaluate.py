@@ -20,7 +20,7 @@ from alignloop.machine import release_memory
 from alignloop.model.load import same_vocabulary
 from alignloop.records import Conversation, Prompt, message_rows
 from alignloop.rl.verifiers import VERIFIERS
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.local import Answer, Local
 from alignloop.stages.reward_model import RewardModel

@@ -14,7 +14,7 @@ from alignloop.feedback.simulated import (
     simulate_rankings,
     simulate_ratings,
 )
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages.answers import ANSWERS_FILE, read_answers
 
 

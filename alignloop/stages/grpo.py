@@ -23,7 +23,7 @@ from alignloop.rl.advantages import (
 )
 from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.kl import sequence_kl
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.checks import check_online
 from alignloop.stages.online import train_online

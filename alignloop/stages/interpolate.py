@@ -13,7 +13,7 @@ from alignloop.config import InterpolateConfig
 from alignloop.errors import ModelError
 from alignloop.model.load import LoadedModel, load_model, same_vocabulary
 from alignloop.model.save import save_model
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.checks import saved_template
 

@@ -21,8 +21,8 @@ from alignloop.errors import DataError
 from alignloop.model.load import load_model
 from alignloop.model.scheduler import TOKEN_BUDGET, Sampled
 from alignloop.records import Label, Preference, Prompt, Provenance, Record
-from alignloop.run import RUN_FILE, Run, write_atomically
-from alignloop.run.record import result_of
+from alignloop.runs import RUN_FILE, Run, write_atomically
+from alignloop.runs.record import result_of
 from alignloop.stages import common
 from alignloop.stages.answers import sample_over_ranks
 from alignloop.stages.best_answers import to_samples

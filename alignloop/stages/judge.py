@@ -21,7 +21,7 @@ from alignloop.feedback.judge.panel import agreement, joint
 from alignloop.feedback.judge.rubric import Rubric, load_rubric
 from alignloop.records import Preference, Prompt, Provenance, message_rows
 from alignloop.rl.scores import unique_names
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, Answered, read_answers
 from alignloop.stages.judging import account_row, open_adviser, write_certificate

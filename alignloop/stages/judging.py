@@ -31,7 +31,7 @@ from alignloop.machine import cache_dir
 from alignloop.model.load import TINY, LoadedModel, load_model
 from alignloop.model.save import fingerprint
 from alignloop.rl.rewards import Component, Sample
-from alignloop.run import write_atomically
+from alignloop.runs import write_atomically
 from alignloop.stages import common
 from alignloop.storage import read_state
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from alignloop.config.reward_models import RewardConfig
 from alignloop.config.rl import IterateConfig, OnlineConfig
-from alignloop.config.stages import PreferenceConfig, PretrainConfig, RewardConfig, StageConfig, TrainConfig
+from alignloop.config.stages import PreferenceConfig, PretrainConfig, StageConfig, TrainConfig
 from alignloop.data.packing import Group
 from alignloop.machine import bf16_is_native
 from alignloop.objectives.base import Objective

@@ -40,7 +40,7 @@ from alignloop.feedback.select import choose, text_features
 from alignloop.feedback.store import Store
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.records import Prompt
-from alignloop.run import RUN_FILE, Run, find_inputs, write_atomically
+from alignloop.runs import RUN_FILE, Run, find_inputs, write_atomically
 from alignloop.stages import common
 from alignloop.stages.preference import preference
 from alignloop.stages.reward import RewardModel, reward

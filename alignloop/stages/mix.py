@@ -15,7 +15,7 @@ from alignloop.data.sources import repeat
 from alignloop.errors import DataError
 from alignloop.feedback.agreement import cohen_kappa
 from alignloop.records import Conversation, Preference, plain_rows
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.labels import label_table
 

@@ -19,7 +19,7 @@ from alignloop.rl.guard import Guard, Limits
 from alignloop.rl.kl import AdaptiveKL, FixedKL, KLController
 from alignloop.rl.rewards import Component, Reward, Sample, Scores
 from alignloop.rl.rollout import Engine, LocalEngine
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_template, lint_texts

@@ -21,7 +21,7 @@ from alignloop.objectives.ppo import PPO
 from alignloop.rl.advantages import gae, group_advantages, token_rewards, whiten
 from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.ptx import WithPretraining, mixed_in
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.checks import check_online
 from alignloop.stages.grpo import with_old_logprobs

@@ -11,7 +11,7 @@ from alignloop.model.load import load_model, load_skeleton
 from alignloop.model.packed import PackedModel
 from alignloop.objectives.base import Objective
 from alignloop.objectives.listwise import Listwise
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table

@@ -10,7 +10,7 @@ from alignloop.errors import DataError
 from alignloop.feedback.constitution.principles import benign_prompts
 from alignloop.model.load import load_model
 from alignloop.records import Message, Prompt, message_rows
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.answers import answer_all
 from alignloop.stages.constitution import manners

@@ -28,8 +28,8 @@ from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normal
 from alignloop.objectives.base import Objective
 from alignloop.objectives.odin import Odin
 from alignloop.rl.rewards import combined
-from alignloop.run import RUN_FILE, Run
-from alignloop.run.record import result_of
+from alignloop.runs import RUN_FILE, Run
+from alignloop.runs.record import result_of
 from alignloop.stages import common
 from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table

@@ -31,7 +31,7 @@ from alignloop.evaluation.reward_choice import best_of, tie_separation
 from alignloop.evaluation.reward_probes import PROBES, probe_effect
 from alignloop.records import Preference, Ranking
 from alignloop.rl.rewards import combined
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.reward_model import RewardModel
 

@@ -10,7 +10,7 @@ from alignloop.errors import DataError
 from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
 from alignloop.records import Prompt, Record, message_rows
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, answer_all, from_model, write_answers
 from alignloop.stages.stopping import stop_requests

@@ -6,7 +6,7 @@ from typing import Any
 
 from alignloop.config import PretrainConfig, SFTConfig
 from alignloop.objectives.sft import SFT
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.held_out import hold_out
 from alignloop.stages.summaries import data_summary

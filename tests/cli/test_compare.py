@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from alignloop.cli import app
-from alignloop.run import Run
+from alignloop.runs import Run
 from tests.report.fake_runs import make_run
 
 

@@ -10,7 +10,7 @@ from alignloop.cli import watch as watching
 from alignloop.cli.watch import app, picture, shown
 from alignloop.errors import RunError
 from alignloop.report.folder import RunFolder, read_run
-from alignloop.run import Run
+from alignloop.runs import Run
 from tests.report.fake_runs import comparisons, curve, make_run, write_json
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignloop.cli.run import find_recipe
-from alignloop.cli.train import MEMBERS
+from alignloop.config.shipped import MEMBERS, find_recipe
 from alignloop.data.columns import read_records
 from alignloop.objectives import registry
 

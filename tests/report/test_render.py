@@ -9,7 +9,7 @@ import pytest
 
 from alignloop.errors import RunError
 from alignloop.report import render, render_pipeline, render_run, write_report
-from alignloop.run import Run
+from alignloop.runs import Run
 from tests.report.fake_runs import EVALUATION, comparisons, curve, make_pipeline, make_run
 
 EVIL = '</script></style><script>alert(1)</script><img src="http://evil.example/x" onerror=alert(1)>{{ 7*7 }}'

@@ -17,7 +17,7 @@ from alignloop.errors import ModelError, UserError
 from alignloop.model.load import load_model
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
-from alignloop.run import Input, Run
+from alignloop.runs import Input, Run
 from alignloop.serve import export as exporting
 from alignloop.serve.export import export, file_stem
 

@@ -17,7 +17,7 @@ from alignloop.model.tiny import tiny_model
 from alignloop.objectives.sft import SFT
 from alignloop.pipeline import call_runner
 from alignloop.records import Message
-from alignloop.run import Run, find_inputs
+from alignloop.runs import Run, find_inputs
 from alignloop.training.loop import Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 

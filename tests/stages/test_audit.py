@@ -10,7 +10,7 @@ from alignloop.config import AuditConfig
 from alignloop.errors import RunError
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
-from alignloop.run import Run
+from alignloop.runs import Run
 from tests.report.fake_runs import make_run
 from tests.stages.task import prompts_file, recipe, run_stage
 
@@ -69,7 +69,7 @@ def test_a_run_that_fools_its_reward_is_found_out(tmp_path, dataset):
     assert levels["canary: the empty answer"] == "fine"
     assert {fit["form"] for fit in results["fits"]} == {"best_of_n", "rl"}
     assert len(results["curve"]) == 80
-    shown = list(audit.samples())
+    shown = list(Run.open(audit.path).samples())
     assert len(shown) == min(20, results["num_disagreements"])
     assert all(row["gold"] == 0.0 for row in shown[:5])  # the proxy likes them, gold does not
     assert shown[0]["rank_gap"] >= shown[-1]["rank_gap"] > 0

@@ -20,7 +20,7 @@ from alignloop.config import resolve
 from alignloop.objectives.base import Inputs
 from alignloop.records import Message, Prompt
 from alignloop.rl.rewards import Sample
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common, ppo
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.scoring import build_reward

@@ -17,7 +17,7 @@ from alignloop.model.sampling import SamplingParams
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Demonstration, Message
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import candidates, judging, local
 from tests.feedback.judge.scripted import Scripted, by_taste
 
@@ -107,8 +107,8 @@ def test_answers_are_sampled_once_and_found_again(place, tmp_path, asked):
     assert asked == [3]
     again = api.run(config(place, tmp_path / "two", [str(place / "trained"), "tiny"], sets))
     assert asked == [3, 3]  # the tiny model's
-    rows = [row["completion"] for row in first.samples()]
-    assert rows[:3] == rows[3:] == [row["completion_before"] for row in again.samples()][:3]
+    rows = [row["completion"] for row in Run.open(first.path).samples()]
+    assert rows[:3] == rows[3:] == [row["completion_before"] for row in Run.open(again.path).samples()][:3]
     api.run(config(place, tmp_path / "hot", [str(place / "trained")], sets, max_new_tokens=5))
     assert asked == [3, 3, 3]  # other settings, other answers
 
@@ -127,7 +127,7 @@ def test_evaluate_takes_the_answers_of_a_comparison_and_of_a_stopped_evaluation(
             **keys,
         )
     )
-    for mine, theirs in zip(run.samples(), compared.samples(), strict=True):
+    for mine, theirs in zip(Run.open(run.path).samples(), Run.open(compared.path).samples(), strict=True):
         assert mine["prompt"] == theirs["prompt"]
         assert mine["completion"] == theirs["completion"]
         assert mine["completion_before"] == theirs["completion_before"]
@@ -264,7 +264,7 @@ def test_an_endpoint_is_asked_once_and_a_stopped_run_goes_on(place, tmp_path, se
     server.broken, server.failures = False, 1
     before = len(server.asked)
     run = api.run(made)
-    assert {row["completion_before"] for row in run.samples()} == {"A", "B", "C"}
+    assert {row["completion_before"] for row in Run.open(run.path).samples()} == {"A", "B", "C"}
     assert len(server.asked) - before <= 3  # two were kept, one was asked again after a 503
     assert {body["model"] for body in server.asked} == {"policy"}
     asked = len(server.asked)

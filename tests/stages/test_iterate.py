@@ -9,7 +9,7 @@ from alignloop.data.columns import write_records
 from alignloop.errors import DataError
 from alignloop.model.scheduler import Sampled
 from alignloop.records import Label, Message, Preference, Prompt
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages.iterate import compared, comparisons
 from tests.stages.task import recipe, run_stage
 

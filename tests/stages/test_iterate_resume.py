@@ -10,7 +10,7 @@ import torch
 
 from alignloop.errors import RunError
 from alignloop.model import resume
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import best_of_n as best_of_n_stage
 from alignloop.stages import iterate as iterate_stage
 from alignloop.training import checkpoint

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from alignloop import api
-from alignloop.cli.run import find_recipe, load_recipe
 from alignloop.config import (
     ConstitutionConfig,
     JudgeConfig,
@@ -18,6 +17,7 @@ from alignloop.config import (
     make_plan,
     parse_overrides,
 )
+from alignloop.config.shipped import find_recipe, load_recipe
 from alignloop.data.columns import read_records, write_records
 from alignloop.errors import ConfigError, DataError, EngineError, RunError, UserError
 from alignloop.feedback.judge.adviser import Ask, Reply

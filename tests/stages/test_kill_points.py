@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alignloop.run import Run
+from alignloop.runs import Run
 from tests.stages.task import prompts_file, run_stage
 
 ROOT = Path(__file__).resolve().parents[2]

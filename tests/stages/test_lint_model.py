@@ -12,7 +12,7 @@ from alignloop.errors import ModelError
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.tiny import tiny_model
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages.lint_model import lint_head, lint_reference_values, lint_weights
 from alignloop.training.reference import adapter_reference, with_reference_logprobs
 from tests.stages.task import recipe, run_stage

@@ -25,7 +25,7 @@ from alignloop.feedback.project import Answer, NewItem, Settings
 from alignloop.feedback.schema import items
 from alignloop.feedback.store import Store
 from alignloop.records import Message
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import live_loop
 from bench.postgres import fresh_database
 from tests.stages.task import run_stage

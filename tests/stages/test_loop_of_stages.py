@@ -23,7 +23,7 @@ from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.objectives.dpo import DPO
 from alignloop.objectives.kto import KTO
 from alignloop.objectives.listwise import Listwise
-from alignloop.run import lineage
+from alignloop.runs import Run, lineage
 from alignloop.stages.answers import read_answers
 from alignloop.stages.reward import RewardModel
 
@@ -63,7 +63,7 @@ def loop(rows, tmp_path_factory):
 
 def test_sft_lowers_the_loss_and_leaves_a_plain_folder(loop):
     _, sft, _, _ = loop
-    losses = [row["loss"] for row in sft.metrics()]
+    losses = [row["loss"] for row in Run.open(sft.path).metrics()]
     assert losses[-1] < losses[0] - 0.2
     names = {p.name for p in sft.model.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
@@ -102,7 +102,7 @@ def test_dpo_starts_at_log_2_full_and_lora(loop, lora_r):
         **SHORT,
     )
     run = api.run(config, DPO())
-    first, second = run.metrics()
+    first, second = Run.open(run.path).metrics()
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert second["loss"] != first["loss"]
     assert (run.model / ("adapter_config.json" if lora_r else "model.safetensors")).exists()
@@ -127,11 +127,13 @@ def test_kto_and_rankings_train(loop):
             two.write(json.dumps({"prompt": row["prompt"], "responses": texts, "ranking": [1, 2, 2]}) + "\n")
     shared = {"model_name_or_path": str(sft.path), **SHORT}
     kto = api.run(PreferenceConfig(dataset=str(labels), output_dir=str(root / "kto"), **shared), KTO())
-    assert next(kto.metrics())["loss"] == pytest.approx(0.5, abs=1e-6)  # σ(0) for every row at π = ref
+    assert next(Run.open(kto.path).metrics())["loss"] == pytest.approx(
+        0.5, abs=1e-6
+    )  # σ(0) for every row at π = ref
     ranked = api.run(
         PreferenceConfig(dataset=str(rankings), output_dir=str(root / "pl"), **shared), Listwise()
     )
-    assert all(math.isfinite(row["loss"]) for row in ranked.metrics())
+    assert all(math.isfinite(row["loss"]) for row in Run.open(ranked.path).metrics())
 
 
 def test_reward_model_is_normalised_and_scores_the_same_after_loading(loop):

@@ -16,7 +16,7 @@ from alignloop.model.scheduler import Sampled
 from alignloop.model.scorer import HEAD_FILE
 from alignloop.model.tiny import tiny_model, train_tokenizer
 from alignloop.rl.rollout import LocalEngine
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import online
 from alignloop.training import checkpoint
 from alignloop.training.checkpoint import damage

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import scoring
 from alignloop.stages.reward_model import Combination
 from tests.stages.task import recipe, run_stage

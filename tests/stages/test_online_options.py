@@ -17,7 +17,7 @@ from alignloop.model.load import load_model
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.pipeline import run_plan
-from alignloop.run import Run
+from alignloop.runs import Run
 from tests.stages.task import LETTERS, copies, recipe, run_stage
 
 SMALL = {"num_generations": 4, "rollout_prompts": 4, "per_device_train_batch_size": 4, "num_iterations": 1}

@@ -16,7 +16,7 @@ from alignloop.config import make_plan, read_recipe
 from alignloop.data.columns import write_records
 from alignloop.data.instructions import instruction_prompts
 from alignloop.pipeline import run_plan
-from alignloop.run import Run
+from alignloop.runs import Run
 from tests.stages.task import recipe
 
 SCRIPT = """

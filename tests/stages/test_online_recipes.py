@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from alignloop.cli.run import SHIPPED
 from alignloop.config import make_plan, parse_overrides, read_recipe
+from alignloop.config.shipped import SHIPPED
 from alignloop.pipeline import run_plan
-from alignloop.run import Run
+from alignloop.runs import Run
 
 STEP = {"per_device_train_batch_size": 4, "max_steps": 2}
 ROLLOUT = {"rollout_prompts": 4, **STEP}

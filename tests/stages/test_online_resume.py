@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from alignloop.model import resume
-from alignloop.run import Run
+from alignloop.runs import Run
 from tests.stages.task import recipe, run_stage
 
 PPO = {"num_generations": 2, "num_iterations": 2, "rollout_prompts": 4, "per_device_train_batch_size": 2}

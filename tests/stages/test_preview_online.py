@@ -10,7 +10,7 @@ from alignloop.model.load import load_model
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.pipeline import load_function
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages.preview_online import OnlinePreview, make_preview, preview
 from tests.stages.task import recipe, run_stage
 from tests.stages.test_preview import in_a_child, text

@@ -11,7 +11,7 @@ from alignloop.cli import doctor
 from alignloop.config import StagePlan, find_stage, make_plan, parse_overrides, read_recipe
 from alignloop.config.rl import IterateConfig, OnlineConfig
 from alignloop.errors import ConfigError
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages.recipe_check import lint_recipe
 from tests.stages.task import run_stage
 

@@ -10,9 +10,9 @@ from alignloop.config import TrainConfig, make_plan, may_change, parse_recipe
 from alignloop.config.registry import STAGES
 from alignloop.errors import RunError
 from alignloop.pipeline import run_plan
-from alignloop.run import Run
-from alignloop.run.continuation import changes, origin
-from alignloop.run.hashing import KEYS_WITHOUT_EFFECT, Input, Parent
+from alignloop.runs import Run
+from alignloop.runs.continuation import changes, origin
+from alignloop.runs.hashing import KEYS_WITHOUT_EFFECT, Input, Parent
 from alignloop.stages import common
 from alignloop.stages.common import train_step
 

@@ -20,7 +20,7 @@ from alignloop.model.scorer import load_head
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message, Prompt
 from alignloop.rl.rewards import Sample
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages import reward as stage
 from alignloop.stages.ppo import make_critic

@@ -14,7 +14,7 @@ from alignloop.model.save import save_model
 from alignloop.model.scorer import load_head
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message, Preference, Ranking
-from alignloop.run import Run
+from alignloop.runs import Run
 from alignloop.stages.reward_bench import best_and_worst
 from alignloop.stages.reward_model import RewardModel
 from tests.stages.task import run_stage

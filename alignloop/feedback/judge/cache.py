@@ -16,7 +16,7 @@ from alignloop.feedback.judge.adviser import Account, Adviser, Ask, OnReply, Rep
 from alignloop.foreign import loads, read_text
 from alignloop.progress import Progress
 from alignloop.records import plain_rows
-from alignloop.run.hashing import digest
+from alignloop.runs.hashing import digest
 
 
 class Cached:

@@ -9,7 +9,7 @@ from pathlib import Path
 from alignloop.errors import ConfigError
 from alignloop.feedback.judge.texts import LANGUAGES, Node, fill, harmless, language_of, read_texts
 from alignloop.records import Conversation, Message, written
-from alignloop.run.hashing import digest
+from alignloop.runs.hashing import digest
 
 SHIPPED = Path(__file__).parent / "rubrics"
 _WORDS = {"en": ("User", "Assistant", "System"), "ko": ("사용자", "도우미", "시스템")}

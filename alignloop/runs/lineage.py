@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.errors import RunError
-from alignloop.run.folder import Run
-from alignloop.run.hashing import RUN_FILE
+from alignloop.runs.folder import Run
+from alignloop.runs.hashing import RUN_FILE
 
 
 def lineage(run: Run | str | Path) -> dict[str, Any]:

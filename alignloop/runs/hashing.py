@@ -18,12 +18,12 @@ from typing import Any
 
 import alignloop
 from alignloop.errors import RunError
-from alignloop.run.files import plain
-from alignloop.run.record import RUN_FILE, read_record
+from alignloop.runs.files import plain
+from alignloop.runs.record import RUN_FILE, read_record
 
 KEYS_WITHOUT_EFFECT = ("output_dir", "report_to")
 """Keys of a recipe that say where things go, not what is done."""
-_WITHOUT_EFFECT_ON_RESULTS = ("cli", "report", "serve", "progress.py")
+_WITHOUT_EFFECT_ON_RESULTS = ("api", "cli", "report", "serve", "notebook.py", "progress.py")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 from alignloop.foreign import lines_of, loads, opened
-from alignloop.storage import no_link, sync_folder, writing
+from alignloop.storage import no_link, replace_folder, sync_folder, writing
+
+GIVEN = "given"
+"""Folder of a run folder for what was given in Python: rows, models, sources of functions."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -36,6 +40,29 @@ def write_atomically(path: Path, text: str) -> None:
         finally:
             Path(name).unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def copy_given(places: Mapping[str, Path]) -> None:
+    """Copy files and folders to their places, whole or not at all; a file that is there stays.
+
+    Args:
+        places: source by place; places are named by content.
+
+    Raises:
+        DiskError: disk full or not writable.
+    """
+    for place, source in places.items():
+        target = Path(place)
+        if target.exists():
+            continue
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".tmp"))
+                shutil.copytree(source, scratch, dirs_exist_ok=True)
+                replace_folder(scratch, target)
+            else:
+                write_atomically(target, source.read_text(encoding="utf-8"))
 
 
 def plain(value: Any) -> Any:

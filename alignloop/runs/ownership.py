@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignloop.errors import RunError
-from alignloop.run.continuation import Rule, changes, origin
-from alignloop.run.environment import environment, process_start
-from alignloop.run.hashing import (
+from alignloop.runs.continuation import Rule, changes, origin
+from alignloop.runs.environment import environment, process_start
+from alignloop.runs.files import GIVEN
+from alignloop.runs.hashing import (
     Input,
     Parent,
     code_sha256,
@@ -22,7 +23,7 @@ from alignloop.run.hashing import (
     config_sha256,
     fingerprint,
 )
-from alignloop.run.record import SCHEMA
+from alignloop.runs.record import SCHEMA
 from alignloop.storage import read_mapping
 
 
@@ -49,7 +50,7 @@ def unfinished(
         RunError: the folder holds another run, a finished one, or files of something else.
     """
     if record is None:
-        if any(not p.name.startswith(".") for p in path.iterdir()):
+        if any(not p.name.startswith(".") and p.name != GIVEN for p in path.iterdir()):
             raise RunError(f"{path} is not empty and holds no run; choose another output_dir")
         return None
     if record["work_sha256"] != work and left_nothing(path, record):
@@ -69,7 +70,7 @@ def unfinished(
 
 def left_nothing(path: Path, earlier: Mapping[str, Any]) -> bool:
     """True for a run that failed before it made anything, such as one whose data set was misspelt."""
-    made = {p.name for p in path.iterdir() if not p.name.startswith(".")} - {"run.json", "recipe.yaml"}
+    made = {p.name for p in path.iterdir() if not p.name.startswith(".")} - {"run.json", "recipe.yaml", GIVEN}
     return earlier["status"] == "failed" and not made
 
 

@@ -20,9 +20,9 @@ from alignloop.data.template_choice import day_of_run
 from alignloop.errors import AlignLoopError, DiskError, RunError
 from alignloop.foreign import dump_yaml, loads
 from alignloop.machine import memory_gb, process_rank, reset_peak_memory
-from alignloop.run.continuation import Rule, origin
-from alignloop.run.environment import is_alive
-from alignloop.run.files import (
+from alignloop.runs.continuation import Rule, origin
+from alignloop.runs.environment import is_alive
+from alignloop.runs.files import (
     append_line,
     cut_lines,
     plain,
@@ -31,10 +31,10 @@ from alignloop.run.files import (
     sync,
     write_atomically,
 )
-from alignloop.run.hashing import Input, Parent, digest, work_sha256
-from alignloop.run.ownership import new_record, now, sources, take_lock, unfinished
-from alignloop.run.record import RUN_FILE, Status, read_record
-from alignloop.run.trackers import Tracker, open_tracker
+from alignloop.runs.hashing import Input, Parent, digest, work_sha256
+from alignloop.runs.ownership import new_record, now, sources, take_lock, unfinished
+from alignloop.runs.record import RUN_FILE, Status, read_record
+from alignloop.runs.trackers import Tracker, open_tracker
 from alignloop.storage import FULL, read_mapping, writing
 
 

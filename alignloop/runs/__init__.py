@@ -1,8 +1,8 @@
 """Run folders: the only interface between stages."""
 
-from alignloop.run.files import write_atomically
-from alignloop.run.folder import Run, Status
-from alignloop.run.hashing import (
+from alignloop.runs.files import write_atomically
+from alignloop.runs.folder import Run, Status
+from alignloop.runs.hashing import (
     RUN_FILE,
     Input,
     Parent,
@@ -12,9 +12,9 @@ from alignloop.run.hashing import (
     fingerprint,
     work_sha256,
 )
-from alignloop.run.lineage import find_run, find_runs, lineage
-from alignloop.run.manage import children, delete_run, set_tags, tags
-from alignloop.run.ownership import differences
+from alignloop.runs.lineage import find_run, find_runs, lineage
+from alignloop.runs.manage import children, delete_run, set_tags, tags
+from alignloop.runs.ownership import differences
 
 __all__ = [
     "Input",

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from alignloop.errors import RunError
 from alignloop.foreign import loads, read_text
-from alignloop.run.files import write_atomically
-from alignloop.run.folder import Run
-from alignloop.run.hashing import RUN_FILE
-from alignloop.run.lineage import find_run, find_runs
-from alignloop.run.ownership import take_lock
+from alignloop.runs.files import GIVEN, write_atomically
+from alignloop.runs.folder import Run
+from alignloop.runs.hashing import RUN_FILE
+from alignloop.runs.lineage import find_run, find_runs
+from alignloop.runs.ownership import take_lock
 
 TAGS_FILE = "tags.json"
 PIPELINE_FILE = "pipeline.json"
@@ -35,6 +35,7 @@ _OURS = frozenset(
         "checkpoints-unused",
         "best",
         "data",
+        GIVEN,
         "model",
         "rounds",
         "tensorboard",

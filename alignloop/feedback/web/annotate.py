@@ -149,7 +149,7 @@ async def logout(request: Request, asker: Asker) -> Response:
 @signed_in
 async def change_project(request: Request, asker: Asker) -> Response:
     """Go on with another project of the same invitation."""
-    site, wanted = site_of(request), form_text(request.state.form, "project")
+    site, wanted = site_of(request), taken(request.state.form, "project").get("project", "")
     works = await run_in_threadpool(members.memberships, site.store, asker.annotator)
     found = next((member for member, project in works if str(project.id) == wanted), None)
     if found is None:

@@ -24,7 +24,7 @@ from alignloop.feedback.project import Project, Settings
 from alignloop.feedback.store import Store
 from alignloop.feedback.tasks import ANSWER_COUNTS
 from alignloop.feedback.web.owner import MAX_GUIDELINES, back_to, project_of, show_dashboard
-from alignloop.feedback.web.site import Asker, form_text, owners_only, page, site_of
+from alignloop.feedback.web.site import Asker, owners_only, page, site_of, taken
 
 PAGE = 50
 """Items on one page of a search."""
@@ -54,11 +54,14 @@ async def list_projects(request: Request, asker: Asker) -> Response:
 @owners_only
 async def create(request: Request, asker: Asker) -> Response:
     """Make a project; its page has the form for an import."""
-    store, form = site_of(request).store, request.state.form
-    name, task = form_text(form, "name").strip(), form_text(form, "task")
-    names = [name.strip() for name in form_text(form, "attributes").split(",") if name.strip()]
+    store, form = (
+        site_of(request).store,
+        taken(request.state.form, "name", "task", "attributes", "guidelines"),
+    )
+    name, task = form.get("name", "").strip(), form.get("task", "")
+    names = [name.strip() for name in form.get("attributes", "").split(",") if name.strip()]
     settings = Settings(attributes=tuple(names)) if task == "scores" and names else Settings()
-    text = form_text(form, "guidelines").replace("\r\n", "\n")
+    text = form.get("guidelines", "").replace("\r\n", "\n")
     if len(text) > MAX_GUIDELINES:
         raise Rejected(f"guidelines have at most {MAX_GUIDELINES} characters", status=422, reason="size")
     made = await run_in_threadpool(
@@ -69,14 +72,14 @@ async def create(request: Request, asker: Asker) -> Response:
 
 async def import_file(request: Request, asker: Asker) -> Response:
     """Queue the rows of a file that the owner sent."""
-    store, project, form = site_of(request).store, await project_of(request), request.state.form
-    sent = form.get("file")
+    store, project, sent = site_of(request).store, await project_of(request), request.state.form.get("file")
+    form = taken(request.state.form, "file", "pairs", "columns", "gold")
     if not isinstance(sent, UploadFile) or not sent.filename:
         raise Rejected("choose a file to import", status=422, reason="import")
     name = _safe_name(sent.filename)
-    pairs: Literal["one", "all"] = "all" if form_text(form, "pairs") == "all" else "one"
-    columns = _columns(form_text(form, "columns"))
-    gold, actor = form_text(form, "gold") == "on", asker.annotator.name
+    pairs: Literal["one", "all"] = "all" if form.get("pairs") == "all" else "one"
+    columns = _columns(form.get("columns", ""))
+    gold, actor = form.get("gold") == "on", asker.annotator.name
     said: list[str] = []
 
     def queue() -> None:

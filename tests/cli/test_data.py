@@ -134,7 +134,6 @@ def test_show_keeps_marks_in_messages_apart_from_the_templates_own(tmp_path):
     assert f"q{end}" in text
 
 
-
 def test_convert(tmp_path):
     file = put(tmp_path / "p.jsonl", *PAIRS)
     output = tmp_path / "out" / "labels.jsonl"

@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.machine import cpu_name
-from alignloop.run import write_atomically
+from alignloop.runs import write_atomically
 from bench import attack_files, attack_label, attack_people
 from bench.attack_tools import ROOT, Found
 

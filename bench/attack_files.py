@@ -219,7 +219,7 @@ def links(quick: bool) -> list[Found]:
     from alignloop.errors import DiskError, UserError
     from alignloop.feedback.web.secrets import session_secret
     from alignloop.report.folder import read_run
-    from alignloop.run.files import append_line
+    from alignloop.runs.files import append_line
 
     rows = []
     with tempfile.TemporaryDirectory() as name:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from alignloop.errors import AlignLoopError
 from alignloop.foreign import dump_yaml
 from alignloop.machine import process_rank
 
@@ -78,7 +79,7 @@ def execute(plan: Plan, *, dry_run: bool, resume: str) -> None:
         run_plan(plan, resume=how, say=lambda text: None)
         return
     outcomes = run_plan(plan, resume=how, say=lambda text: print(text, file=sys.stderr))
-    print_summary(outcomes)
+    print_summary(outcomes, plan.output_dir)
 
 
 def print_stage(stage: StagePlan, plan: Plan) -> None:
@@ -114,15 +115,27 @@ def paths_made_here(stage: StagePlan, plan: Plan) -> list[str]:
     return [path for path in paths if Path(path).is_relative_to(plan.output_dir) and not Path(path).exists()]
 
 
-def print_summary(outcomes: list[Outcome]) -> None:
-    """One line per stage: what became of it, how long it took, its results, its folder."""
-    from alignloop.progress import format_number, format_seconds
+def print_summary(outcomes: list[Outcome], folder: Path) -> None:
+    """What came out: a line for each of several stages, the last one's sentences, report, next commands."""
+    from alignloop.progress import format_seconds
+    from alignloop.report import write_report
+    from alignloop.report.folder import read_run
+    from alignloop.report.outcome import outcome as told
 
-    for outcome in outcomes:
-        numbers = [
-            f"{name} {format_number(value)}"
-            for name, value in outcome.results.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        ]
-        took = "reused" if outcome.status == "reused" else format_seconds(outcome.duration_s)
-        print(f"{outcome.name:16} {took:>8}  {', '.join(numbers[:5]):40}  {outcome.path}")
+    found = [told(read_run(one.path)) for one in outcomes]
+    if len(outcomes) > 1:
+        for one, said in zip(outcomes, found, strict=True):
+            took = "reused" if one.status == "reused" else format_seconds(one.duration_s)
+            print(f"{one.name:16} {took:>8}  {said.lines[0] if said.lines else ''}")
+        print()
+    last = found[-1]
+    print("\n".join(last.lines))
+    try:
+        print(f"\nrun:    {outcomes[-1].path}\nreport: {write_report(folder)}")
+    except AlignLoopError as error:  # the run itself is done and kept
+        print(f"\nrun:    {outcomes[-1].path}")
+        print(f"note: no report: {error}", file=sys.stderr)
+    print("next:")
+    width = max(len(command) for command, _ in last.commands)
+    for command, purpose in last.commands:
+        print(f"  {command:{width}}  # {purpose}")

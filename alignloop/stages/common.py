@@ -214,7 +214,7 @@ def fit(
 
     Returns:
         Means of the last tenth of the logged steps, and `eval_*` of the held-out groups after the last
-        step; read from metrics.jsonl, so they do not depend on where a run was interrupted.
+        step with their number; read from metrics.jsonl, so they do not depend on where a run was interrupted.
 
     Raises:
         KeyboardInterrupt: after a checkpoint was written.
@@ -255,7 +255,8 @@ def fit(
                 save_checkpoint(run.checkpoints, step=trainer.step, **more, **parts)
             if stopped:
                 raise KeyboardInterrupt
-    return summary(list(run.metrics()), stream.num_steps)
+    counted_rows = {"eval_rows": len(held_out)} if held_out else {}
+    return {**summary(list(run.metrics()), stream.num_steps), **counted_rows}
 
 
 def check_origin(run: Run, restored: Restored, wanted: Mapping[str, Any], num_steps: int) -> None:

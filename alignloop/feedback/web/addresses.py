@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignloop.run.files import write_atomically
+from alignloop.runs.files import write_atomically
 
 ADDRESSES = "addresses.json"
 """File of a label folder with the addresses at which it was served last."""

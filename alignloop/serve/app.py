@@ -182,7 +182,7 @@ class Api:
         exchange = Exchange(served, requests, answer, self.metrics)
         if not body.stream:
             return Whole(exchange)
-        usage = body.stream_options is not None and body.stream_options.include_usage
+        usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         return EventStream(exchange, usage=usage)
 
     async def _body(self, request: Request, kind: type[Body]) -> Body:

@@ -43,7 +43,7 @@ from alignloop.web.connections import network_of
 
 MAX_DRAFT = 300_000
 """Longest draft, in characters of JSON."""
-SUBMISSION = ("assignment", "key", "expected", "answer", "skip", "flagged", "note", "seconds")
+SUBMISSION = ("assignment", "key", "expected", "answer", "skip", "flagged", "note", "seconds", "guidelines")
 """Fields of a judgement as it is sent."""
 
 

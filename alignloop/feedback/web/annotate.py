@@ -212,6 +212,7 @@ async def api_draft(request: Request) -> Response:
 @signed_in
 async def api_guidelines(request: Request, asker: Asker) -> Response:
     """The guidelines in force, as `version` and `html`."""
+    json_object(await request.body() or b"{}")
     store = site_of(request).store
     project = await run_in_threadpool(store.project, asker.annotator.project_id)
     text = await run_in_threadpool(store.guidelines, project)

@@ -153,7 +153,7 @@ async def change_settings(request: Request, asker: Asker) -> Response:
             values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
         elif name == "currency":
             values[name] = text
-        elif text:
+        else:
             values[name] = _number(name, text, whole=isinstance(known[name].default, int))
     settings = replace(project.settings, **values)
     await run_in_threadpool(lambda: store.change_settings(project, settings, actor=asker.annotator.name))

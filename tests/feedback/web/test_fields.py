@@ -12,7 +12,7 @@ from sqlalchemy import select
 from alignloop.feedback import people
 from alignloop.feedback.project import Settings
 from alignloop.feedback.schema import judgements
-from alignloop.feedback.web import annotate
+from alignloop.feedback.web import annotate, manage
 from alignloop.feedback.web import owner as owner_routes
 from tests.feedback.web.test_security import body_for, stored
 
@@ -22,11 +22,15 @@ CALLS = {
     "undo": {"key": "k"},
     "redo": {"key": "k"},
     "draft": {"assignment": 1, "draft": {}},
+    "guidelines": {},
     "adjudicate/1": {},
 }
 FORMS = {
     "/logout": {},
     "/language": {"language": "ko"},
+    "/project": {"project": "1"},
+    "/owner/projects": {"name": "x", "task": "pair", "attributes": "a", "guidelines": "g"},
+    "/owner/1/import": {"pairs": "one", "columns": "a=b", "gold": "on"},
     "/owner/1/people": {"name": "x", "language": "ko"},
     "/owner/1/people/1/link": {},
     "/owner/1/people/1/remove": {},
@@ -39,7 +43,7 @@ FORMS = {
 def test_the_tables_hold_every_writing_route():
     paths = {
         re.sub(r"\{\w+:int\}", "1", route.path)
-        for route in [*annotate.ROUTES, *owner_routes.ROUTES]
+        for route in [*annotate.ROUTES, *owner_routes.ROUTES, *manage.ROUTES]
         if "POST" in (route.methods or ())
     }
     assert paths == {f"/api/{name}" for name in CALLS} | set(FORMS) | {"/login"}
@@ -89,7 +93,13 @@ def test_a_value_that_would_have_no_effect_is_refused(served, make_project, chan
 def test_every_field_of_a_judgement_is_kept(served, make_project):
     person = served.sign_in(make_project(served.store), "a")
     task = person.call("next").json()["task"]
-    sent = {**body_for(task, "b_much", key="k7"), "flagged": True, "note": "왜", "seconds": 0.0}
+    sent = {
+        **body_for(task, "b_much", key="k7"),
+        "flagged": True,
+        "note": "왜",
+        "seconds": 0.0,
+        "guidelines": 1,
+    }
     assert set(sent) | {"skip"} == set(annotate.SUBMISSION)
     second = person.call("judge", sent).json()["task"]
     skipped = {"assignment": second["id"], "key": "k8", "skip": "unsafe", "note": "", "flagged": None}
@@ -122,6 +132,7 @@ def test_every_setting_of_a_form_is_kept_and_others_stay(served, make_project):
     changed = {
         **{"seed": 5, "overlap": 3, "overlap_share": 0.3, "gold_share": 0.2, "repeat_share": 0.1},
         **{"repeat_gap": 7, "price_demonstration": 2.5, "price_pair": 0.5, "currency": "€", "lease_h": 2.0},
+        **{"overlap_least": 9, "fast_s": 0.5},
     }
     assert {*changed, "attributes"} == {f.name for f in fields(Settings)}
     for name, value in {**changed, "attributes": "truth, tone"}.items():

@@ -31,7 +31,7 @@ def test_a_second_folder_is_refused_and_adopts_by_name(tmp_path, data, url):
         said = fails(*command, "--database", url)
         assert f"holds the labels of the folder {one}" in said
     assert "give it with --database" in fails("status", one)
-    assert "4 wanted" in run("status", one, "--database", url)
+    assert "8 wanted" in run("status", one, "--database", url)
     assert "its projects: 'labels'" in run("adopt", two, "--database", url)
     assert f"the folder {two}" in fails("status", one, "--database", url)
     assert "give the database" in fails("adopt", two)

@@ -176,9 +176,9 @@ def test_settings_that_do_not_go_together(tmp_path, answers, monkeypatch):
     source = {"model": "m", "endpoint": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH_KEY_HERE"}
     with pytest.raises(ConfigError, match="environment variable NO_SUCH_KEY_HERE holds no API key"):
         judging.open_adviser(source)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="a judge is there twice"):
+    with pytest.raises(ConfigError, match="a judge is there twice"):
         config(tmp_path, answers, judges=({"model": "m"}, {"model": "m"}))
-    with pytest.raises(ValueError, match="override"):
+    with pytest.raises(ConfigError, match="override"):
         config(tmp_path, answers, override=("kapa",))
 
 

@@ -94,7 +94,7 @@ def test_sides(value, expected):
     assert read.side(value, "preference") == expected
 
 
-@pytest.mark.parametrize("value", [True, False, None, "", 2, 0.5, ["a"], {"a": 1}])
+@pytest.mark.parametrize("value", [True, False, None, "", 2, ["a"], {"a": 1}])
 def test_no_side(value):
     with pytest.raises(DataError, match="expected A, B or tie"):
         read.side(value, "preference")
@@ -116,19 +116,6 @@ def test_lists_and_objects_may_be_written_as_text():
         with pytest.raises(DataError, match=message) as caught:
             read.structured(value, "x", kind)
         assert caught.value.reason == "wrong_type"
-
-
-def test_a_transcript_in_turns():
-    text = "\n\nHuman: Hi \n\nAssistant: Yes\n\nno\n\nHuman: Human: x\n\nAssistant:"
-    assert [(m.role, m.content) for m in read.transcript(text, "chosen")] == [
-        ("user", "Hi"),
-        ("assistant", "Yes\n\nno"),
-        ("user", "Human: x"),
-        ("assistant", ""),
-    ]
-    assert read.is_transcript("Human: Hi")
-    assert not read.is_transcript("The Human: Hi")
-    assert not read.is_transcript(None)
 
 
 def test_a_prompt_says_something_besides_the_system():

@@ -42,58 +42,11 @@ def test_what_lies_at_a_path(path: str, found: Any) -> None:
     assert rows.at(row, path) == found
 
 
-@pytest.mark.parametrize(
-    ("strength", "side", "margin"), [(-2, "a", 2.0), (0, "tie", 0.0), ("1", "b", 1.0), (3.0, "b", 3.0)]
-)
-def test_the_sign_chooses_and_the_size_is_the_margin(strength: Any, side: str, margin: float) -> None:
-    row = {"prompt": "q", "response_1": "x", "response_2": "y", "preference_strength": strength}
-    assert rows.helpsteer_preference(row) == [
-        {"prompt": "q", "response_a": "x", "response_b": "y", "preference": side, "margin": margin}
-    ]
-    given = {**row, "context": row["prompt"]}
-    del given["prompt"]
-    assert rows.helpsteer_preference(given) == rows.helpsteer_preference(row)
-    with pytest.raises(DataError, match="expected a number") as caught:
-        rows.helpsteer_preference({**row, "preference_strength": "much"})
-    assert (caught.value.field, caught.value.value) == ("preference_strength", "much")
-
-
 @pytest.mark.parametrize(("scores", "side"), [((0.5, -0.5), "a"), ((-0.5, 0.5), "b"), ((0, 0), "tie")])
 def test_the_higher_score_wins(scores: tuple[float, float], side: str) -> None:
     row = {"question": {"full_text": "q"}, "answer_0": "x", "answer_1": "y"}
     row |= {"score_0": scores[0], "score_1": scores[1]}
     assert rows.webgpt(row)[0]["preference"] == side
-
-
-@pytest.mark.parametrize(
-    ("votes", "side"),
-    [
-        (["response1"], "a"),
-        (["response2", "response1", "response2"], "b"),
-        (["response1", "response2"], "tie"),
-        (["tie", "tie", "response1"], "tie"),
-        (["discarded", "response1"], "a"),
-    ],
-)
-def test_most_votes_win(votes: list[str], side: str) -> None:
-    row = {"instruction": "q", "response1": "x", "response2": "y", "preference.responses": votes}
-    assert rows.argilla(row) == [{"prompt": "q", "response_a": "x", "response_b": "y", "preference": side}]
-    with pytest.raises(DataError, match="nobody chose"):
-        rows.argilla({**row, "preference.responses": ["discarded"]})
-
-
-def test_equal_scores_share_a_rank() -> None:
-    row = {"prompt": "q", "responses": ["a", "b", "c", "d"], "scores": "[2, 5, 5, 1]"}
-    assert rows.ranked_responses(row) == [
-        {"prompt": "q", "responses": ["a", "b", "c", "d"], "ranking": [3, 1, 1, 4]}
-    ]
-    answers = [{"answer": "x", "rank": 2}, {"answer": "y", "rank": 1}]
-    (found,) = rows.nectar({"prompt": "\n\nHuman: q \n\nAssistant: ", "answers": answers})
-    assert found == {"prompt": "q", "responses": ["x", "y"], "ranking": [2, 1]}
-    several = "\n\nHuman: q\n\nAssistant: a\n\nHuman: r\n\nAssistant: "
-    assert rows.nectar({"prompt": several, "answers": answers})[0]["prompt"] == several
-    marked = [{"text": "x", "pm_score": 1}, {"text": "y", "pm_score": 3}]
-    assert rows.stack_exchange({"question": "q", "answers": marked})[0]["ranking"] == [2, 1]
 
 
 def test_each_response_has_its_score() -> None:
@@ -134,23 +87,6 @@ def test_annotations_that_count() -> None:
         rows.label_studio({"data": data, "annotations": kept[2:]})
 
 
-def test_texts_in_turn() -> None:
-    roles = [m["role"] for m in rows.turns({"data": ["a", "b", "c", "d"]})[0]["messages"]]
-    assert roles == ["user", "assistant"] * 2
-    text = "### Human: a ### Assistant: b\n### Human: ### Assistant: c"
-    assert rows.dialogue({"text": text}) == [
-        {
-            "messages": [
-                {"role": "user", "content": "a"},
-                {"role": "assistant", "content": "b"},
-                {"role": "assistant", "content": "c"},
-            ]
-        }
-    ]
-    with pytest.raises(DataError, match="text before the first"):
-        rows.dialogue({"text": "so ### Human: a"})
-
-
 @pytest.mark.parametrize("won", ["model_a", "model_b", "tie"])
 def test_dialogues_that_differ_in_their_last_answer(won: str) -> None:
     sides = {"model_a": "a", "model_b": "b", "tie": "tie"}
@@ -175,24 +111,6 @@ def test_dialogues_that_differ_in_their_last_answer(won: str) -> None:
         wrong = dict(zip((f"winner_{name}" for name in sides), values, strict=True))
         with pytest.raises(DataError, match="one of the three winner columns"):
             rows.arena_55k({**row, **wrong})
-
-
-@pytest.mark.parametrize(
-    ("winner", "expected"),
-    [
-        ("model_a", ("x", "y", 1.0)),
-        (" Model_B ", ("y", "x", 1.0)),
-        ("tie (bothbad)", ("x", "y", 0.5)),
-    ],
-)
-def test_the_winner_is_chosen(winner: str, expected: tuple[str, str, float]) -> None:
-    row = {"winner": winner, "conversation_a": "x", "conversation_b": "y"}
-    chosen, rejected, probability = expected
-    assert rows.arena_conversations(row) == [
-        {"chosen": chosen, "rejected": rejected, "probability": probability}
-    ]
-    with pytest.raises(DataError, match="expected one of model_a, model_b, tie"):
-        rows.arena_conversations({**row, "winner": "both"})
 
 
 def test_other_forms_by_hand() -> None:

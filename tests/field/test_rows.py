@@ -206,7 +206,7 @@ def test_ties_in_the_words_of_other_tools(tmp_path):
 
 
 def test_a_recipe_tells_all_that_a_source_needs(tmp_path):
-    from alignloop.config.stages import RewardConfig
+    from alignloop.config import RewardConfig
 
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": ASK, "response": GOOD, "score": 10}), encoding="utf-8")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import configparser
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import ssl
@@ -28,6 +27,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 import httpx
 
 from alignloop.errors import ModelError, first_line
+from alignloop.foreign import loads
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 _TIMEOUT_S = 30.0
@@ -222,7 +222,7 @@ def _find(client: httpx.Client, index: str, name: str, file: str) -> str:
         answer = client.get(page, headers={"Accept": _ACCEPT})
         answer.raise_for_status()
         page, text, kind = str(answer.url), answer.text, answer.headers.get("content-type", "")
-    links = [row["url"] for row in json.loads(text)["files"]] if "json" in kind else _anchors(text)
+    links = [row["url"] for row in loads(text)["files"]] if "json" in kind else _anchors(text)
     for link in links:
         url = urljoin(page, link)
         if unquote(urlsplit(url).path).rpartition("/")[2] == file:

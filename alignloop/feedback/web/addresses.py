@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignloop.foreign import loads
 from alignloop.runs.files import write_atomically
 
 ADDRESSES = "addresses.json"
@@ -94,7 +95,7 @@ def remember(folder: Path, addresses: Sequence[str]) -> None:
 def recall(folder: Path) -> list[str]:
     """Where a folder is served, or was last; empty if it never was."""
     try:
-        found = json.loads((folder / ADDRESSES).read_text("utf-8"))
+        found = loads((folder / ADDRESSES).read_text("utf-8"))
     except (OSError, ValueError):
         return []
     whole = isinstance(found, list) and all(isinstance(address, str) for address in found)

@@ -59,6 +59,9 @@ def departure(
         given: the rendered prompt, with the generation prompt.
         written: `completion(found, turn, given, whole)`.
         whole: renders the conversation with a given last turn.
+
+    Returns:
+        "" if it is, else why not.
     """
     text = without_end(found, turn.content)
     begun = not turn.thinking and split(found, text) is not None

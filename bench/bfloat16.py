@@ -280,11 +280,11 @@ def main() -> None:
     kept: dict[str, Any] = (
         json.loads(options.out.read_text("utf-8")) if options.out.exists() else {"runs": [], "drift": []}
     )
-    kept_alive = emulate() if options.emulate else None
+    if options.emulate:
+        emulate()
     with tempfile.TemporaryDirectory() as name:
         measure(kept, Path(name), options)
     print(write_page(kept, to_docs=options.write))
-    del kept_alive
 
 
 def measure(kept: dict[str, Any], rows: Path, options: argparse.Namespace) -> None:

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 _ATEN = torch.ops.aten
+_LIBRARY = torch.library.Library("aten", "IMPL")
+"""Holds the replacements, which end with it."""
 
 
-def emulate() -> torch.library.Library:
-    """Replace PyTorch's matrix products of bfloat16 on a CPU; returns what must be kept alive for it.
+def emulate() -> None:
+    """Replace PyTorch's matrix products of bfloat16 on a CPU, for good.
 
     `alignloop.machine` says from now on that the processor can do it.
     """
     from alignloop import machine
 
     machine.bf16_instructions = lambda: ["emulated"]
-    library = torch.library.Library("aten", "IMPL")
     for name, function in (("mm", _mm), ("addmm", _addmm), ("bmm", _bmm), ("baddbmm", _baddbmm)):
-        library.impl(name, function, "CPU")
-    return library
+        _LIBRARY.impl(name, function, "CPU")
 
 
 def _wide(*tensors: Tensor) -> list[Tensor]:

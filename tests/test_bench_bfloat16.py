@@ -53,7 +53,8 @@ bias = torch.randn(9, 7).bfloat16()
 biases = bias.expand(3, 9, 7)
 ask = lambda: [a[0] @ b[0], torch.addmm(bias, a[0], b[0], alpha=0.5), a @ b, torch.baddbmm(biases, a, b)]
 exact = [one.double() for one in (a[0], b[0], bias)]
-before, kept = ask(), emulate()
+before = ask()
+emulate()
 for own, made in zip(before, ask(), strict=True):
     assert made.dtype == torch.bfloat16
     torch.testing.assert_close(made, own, rtol=2**-7, atol=2**-7)  # a rounding of the result

@@ -55,7 +55,7 @@ def read_file(path: Path, report: OnFault) -> Iterator[Row]:
         DataError: a damaged file, or what `report` raises.
     """
     file = str(path)
-    kind, _ = suffixes_of(path.name)
+    kind = kind_of(path.name)
     if kind == ".parquet":
         yield from _parquet(path)
         return
@@ -68,11 +68,11 @@ def read_file(path: Path, report: OnFault) -> Iterator[Row]:
             yield from _json(whole(handle, file), file, report)
 
 
-def suffixes_of(name: str) -> tuple[str, str]:
-    """Format and packing of a file by its name: `rows.csv.gz` is (`.csv`, `.gz`)."""
+def kind_of(name: str) -> str:
+    """Format of a file by its name, however it is packed: `rows.csv.gz` is `.csv`."""
     plain = name.lower()
     packed = next((end for end in _PACKED if plain.endswith(end)), "")
-    return Path(plain.removesuffix(packed)).suffix, packed
+    return Path(plain.removesuffix(packed)).suffix
 
 
 class _NotFinite(ValueError):

@@ -84,6 +84,14 @@ def number(value: Json) -> float | None:
     )
 
 
+def ends_of(value: Json) -> tuple[float, float] | None:
+    """The value's two ends if it is a list of two numbers, else None."""
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    low, high = number(value[0]), number(value[1])
+    return None if low is None or high is None else (low, high)
+
+
 def is_pipeline(path: Path) -> bool:
     return (path / "pipeline.json").is_file()
 

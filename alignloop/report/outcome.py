@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from alignloop.evaluation.bootstrap import rate_interval
-from alignloop.report.folder import Json, RunFolder, mapping, number, text
+from alignloop.report.folder import Json, RunFolder, ends_of, mapping, number, text
 from alignloop.report.scale import rounded
 
 LOG_2 = math.log(2)
@@ -58,13 +58,6 @@ def _numbers(results: Results) -> list[str]:
 
 def _value(results: Results, name: str) -> float | None:
     return number(results.get(name))
-
-
-def _interval(value: Json) -> tuple[float, float] | None:
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    low, high = number(value[0]), number(value[1])
-    return None if low is None or high is None else (low, high)
 
 
 def _with(value: float, interval: tuple[float, float] | None, *, percent: bool = False) -> str:
@@ -165,7 +158,7 @@ def _reward(run: RunFolder, results: Results) -> list[str]:
     accuracy, pairs = _value(held, "accuracy"), _value(held, "pairs")
     if accuracy is None:
         return [*_preference(run, results)]
-    interval = _interval(held.get("accuracy_interval"))
+    interval = ends_of(held.get("accuracy_interval"))
     lines = [
         f"Held-out accuracy {_with(accuracy, interval, percent=True)} on {rounded(pairs)} pairs"
         f"{_against_chance(interval)}."
@@ -225,7 +218,7 @@ def _evaluation(run: RunFolder, results: Results) -> list[str]:
             judge = name.removeprefix("win_rate").strip("_").replace("_", " ") or "gold"
             judge = "the reward model" if judge == "reward" else judge
             if value is not None:
-                interval = _interval(rate.get("interval"))
+                interval = ends_of(rate.get("interval"))
                 lines.append(
                     f"Win rate against the start by {judge}: {_with(value, interval, percent=True)} "
                     f"on {rounded(_value(rate, 'n'))} prompts: {_undecided(interval)}."
@@ -255,7 +248,7 @@ def _compared(run: RunFolder, results: Results) -> list[str]:
     wins = results.get("win_rates")
     for row in wins if isinstance(wins, list) else []:
         entry = mapping(row)
-        value, interval = _value(entry, "value"), _interval(entry.get("interval"))
+        value, interval = _value(entry, "value"), ends_of(entry.get("interval"))
         if value is not None:
             lines.append(
                 f"{text(entry.get('model'))} against {text(entry.get('against'))} on "

@@ -11,7 +11,7 @@ from alignloop.report.comparison import KEYS, Comparison, read_comparison
 from alignloop.report.curves import Plot, audit_plots, plots
 from alignloop.report.findings import KEYS as AUDIT_KEYS
 from alignloop.report.findings import Audit, read_audit
-from alignloop.report.folder import Json, PipelineFolder, RunFolder, mapping, number, text
+from alignloop.report.folder import Json, PipelineFolder, RunFolder, ends_of, mapping, number, text
 from alignloop.report.lineage import Lineage, holds_simulated, trace
 from alignloop.report.samples import Samples, choose_samples, visible
 from alignloop.report.scale import duration, rounded
@@ -264,13 +264,6 @@ def _moment(value: Json) -> str:
     return shown[:19].replace("T", " ") + (" UTC" if shown[19:].endswith(("Z", "+00:00")) else "")
 
 
-def _interval(value: Json) -> Interval | None:
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    low, high = number(value[0]), number(value[1])
-    return None if low is None or high is None else (low, high)
-
-
 def _measures(metrics: Mapping[str, Json]) -> tuple[Measure, ...]:
     out = []
     for name, value in metrics.items():
@@ -282,8 +275,8 @@ def _measures(metrics: Mapping[str, Json]) -> tuple[Measure, ...]:
                 unit=visible(text(entry.get("unit"))),
                 before=number(entry.get("before")),
                 after=number(entry.get("after") if entry else value),
-                before_interval=_interval(entry.get("before_interval")),
-                after_interval=_interval(entry.get("after_interval")),
+                before_interval=ends_of(entry.get("before_interval")),
+                after_interval=ends_of(entry.get("after_interval")),
                 higher_is_better=better if isinstance(better, bool) else None,
             )
         )
@@ -299,7 +292,7 @@ def _win_rates(results: Mapping[str, Json]) -> tuple[WinRate, ...]:
         if name.startswith("win_rate") and share is not None:
             judge = visible(name.removeprefix("win_rate").strip("_").replace("_", " "))
             prompts = int(count) if count is not None and math.isfinite(count) else None
-            interval, level = _interval(entry.get("interval")), number(entry.get("level"))
+            interval, level = ends_of(entry.get("interval")), number(entry.get("level"))
             out.append(WinRate(judge, share, interval, level, prompts))
     return tuple(out)
 

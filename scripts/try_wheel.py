@@ -53,10 +53,18 @@ def install(wheel: Path, folder: Path) -> Path:
             wheel,
         ],
         check=True,
+        env=_outside(),
     )
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return programs
+
+
+def _outside() -> dict[str, str]:
+    """The environment's variables without those that lead Python to the sources of this repository."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))
+    }
 
 
 def run(programs: Path, folder: Path, words: list[str]) -> int:
@@ -67,9 +75,7 @@ def run(programs: Path, folder: Path, words: list[str]) -> int:
     """
     place = folder / "work"
     place.mkdir()
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))
-    }
+    kept = _outside()
     kept["PATH"] = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
     question = "import alignloop, sys; sys.exit(not alignloop.__file__.startswith(sys.prefix))"
     if subprocess.run([programs / "python", "-c", question], cwd=place, env=kept, check=False).returncode:

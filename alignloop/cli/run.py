@@ -116,20 +116,19 @@ def paths_made_here(stage: StagePlan, plan: Plan) -> list[str]:
 
 
 def print_summary(outcomes: list[Outcome], folder: Path) -> None:
-    """What came out: a line for each of several stages, the last one's sentences, report, next commands."""
+    """What came out: a line for each stage, more sentences of the last one, its report, next commands."""
     from alignloop.progress import format_seconds
     from alignloop.report import write_report
     from alignloop.report.folder import read_run
     from alignloop.report.outcome import outcome as told
 
     found = [told(read_run(one.path)) for one in outcomes]
-    if len(outcomes) > 1:
-        for one, said in zip(outcomes, found, strict=True):
-            took = "reused" if one.status == "reused" else format_seconds(one.duration_s)
-            print(f"{one.name:16} {took:>8}  {said.lines[0] if said.lines else ''}")
-        print()
+    for one, said in zip(outcomes, found, strict=True):
+        took = "reused" if one.status == "reused" else format_seconds(one.duration_s)
+        print(f"{one.name:16} {took:>8}  {said.lines[0] if said.lines else ''}".rstrip())
     last = found[-1]
-    print("\n".join(last.lines))
+    for line in last.lines[1:]:
+        print(line)
     try:
         print(f"\nrun:    {outcomes[-1].path}\nreport: {write_report(folder)}")
     except AlignLoopError as error:  # the run itself is done and kept

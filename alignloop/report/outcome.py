@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from alignloop.evaluation.bootstrap import rate_interval
+from alignloop.objectives import registry as objectives
 from alignloop.report.folder import Json, RunFolder, ends_of, mapping, number, text
 from alignloop.report.scale import rounded
 
@@ -43,10 +44,15 @@ def outcome(run: RunFolder) -> Outcome:
         first numbers.
     """
     results = mapping(run.info.get("results"))
-    tell, proceed = _STAGES.get(run.stage, (_preference, _policy))
+    offline = (_preference, _policy) if run.stage in objectives.names() else (_first_numbers, _report)
+    tell, proceed = _STAGES.get(run.stage, offline)
     lines = tell(run, results) or _numbers(results)
     folder = shlex.quote(str(run.path))
     return Outcome(tuple(lines), tuple(proceed(run, folder)))
+
+
+def _first_numbers(run: RunFolder, results: Results) -> list[str]:
+    return _numbers(results)
 
 
 def _numbers(results: Results) -> list[str]:
@@ -319,10 +325,8 @@ _STAGES: Mapping[str, tuple[_Told, Callable[[RunFolder, str], Next]]] = {
     ),
     **dict.fromkeys(
         ("average_rewards", "reward_bench", "constitution", "loop", "mix", "refusals", "instructions"),
-        (lambda run, results: _numbers(results), _report),
+        (_first_numbers, _report),
     ),
-    **dict.fromkeys(
-        ("best_of_n", "iterate", "interpolate"), (lambda run, results: _numbers(results), _policy)
-    ),
+    **dict.fromkeys(("best_of_n", "iterate", "interpolate"), (_first_numbers, _policy)),
 }
-"""Sentences and next commands of each stage; of any other, those of offline preference optimisation."""
+"""Sentences and next commands of each stage that is not named after an objective of preferences."""

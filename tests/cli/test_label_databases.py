@@ -115,7 +115,7 @@ def test_a_plan_says_how_much_of_the_curve_is_known(tmp_path, data):
     store = Store(folder / "labels.sqlite")
     store.record_model(store.project(), kind="reward", path="r", judgement_ids=[1, 2], accuracy=0.5)
     store.close()
-    said = run("plan", folder, "--budget", 500)
+    said = run("plan", folder, "--budget", 500, "--price-pair", 0.5, "--price-demonstration", 2)
     assert "accuracy unknown: 1 of the 3 points" in said
 
 

@@ -12,8 +12,9 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -102,6 +103,40 @@ class writing:
             raise told from error
 
 
+@contextmanager
+def new_folder(target: Path, what: str = "", kept: str = "") -> Iterator[Path]:
+    """A new folder to be filled, which then takes the place of `target` whole.
+
+    An exception removes it and leaves `target` as it was; a kill leaves it as `.NAME-….tmp` for `sweep`.
+
+    Args:
+        target: replaced if it exists.
+        what: what is written, in errors; the path if empty.
+        kept: see `disk_error`.
+
+    Raises:
+        DiskError: disk full or not writable.
+    """
+    with writing(what or target, kept):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".tmp"))
+        try:
+            yield made
+            replace_folder(made, target)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left half written in `folder` and below: `.NAME-….tmp`, files and folders."""
+    for rest in list(folder.rglob(".*.tmp")):
+        if rest.is_dir() and not rest.is_symlink():
+            shutil.rmtree(rest, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                rest.unlink()
+
+
 def replace_folder(made: Path, target: Path) -> None:
     """Sync every file of `made`, then put it in the place of `target` in one step, readable for everybody.
 
@@ -115,7 +150,7 @@ def replace_folder(made: Path, target: Path) -> None:
                 os.fsync(handle.fileno())
     if target.exists():
         if not _exchange(made, target):
-            old = target.with_name(f".{target.name}-old")
+            old = target.with_name(f".{target.name}-old.tmp")
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
             made.rename(target)

@@ -214,6 +214,7 @@ def test_whole_grpo_steps_are_timed(tiny: list[str]) -> None:
 
 def test_pieces_of_the_gpu_benchmark_run_on_a_cpu(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_rl, "matmul_rate", lambda device: (1e9, 1e9))
+    monkeypatch.setattr("alignloop.machine.bf16_instructions", lambda: ["avx512_bf16"])
     options = gpu_rl.parsed([*tiny, "--device", "cpu", "--tiny", "--rounds", "1"])
     rates = gpu_rl.rollout_rates(options)
     assert rates["alignloop"]["runs"][0]["tokens"] == rates["generate"]["runs"][0]["tokens"] == 2 * 4 * 12

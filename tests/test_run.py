@@ -163,6 +163,8 @@ def test_a_killed_process_is_recognised(run_dir: Path) -> None:
     with open(run_dir / "metrics.jsonl", "ab") as file:
         file.write(b'{"step": 3, "lo')  # what a kill in the middle of a write leaves
     (run_dir / ".run.json-abc.tmp").write_text("{", encoding="utf-8")
+    (run_dir / "rounds" / "1" / ".model-abc.tmp").mkdir(parents=True)
+    (run_dir / "rounds" / "1" / ".model-abc.tmp" / "model.safetensors").touch()
     assert json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["status"] == "running"
     assert Run.open(run_dir).status == "interrupted"
     assert [row["step"] for row in Run.open(run_dir).metrics()] == [1, 2]
@@ -173,7 +175,7 @@ def test_a_killed_process_is_recognised(run_dir: Path) -> None:
         run.log(2, loss=0.25)
         run.finish()
     assert [row.get("loss") for row in Run.open(run_dir).metrics()] == [1.0, 0.25]
-    assert not list(run_dir.glob(".*.tmp"))
+    assert not list(run_dir.rglob(".*.tmp"))
 
 
 def environment() -> dict[str, str]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from alignloop.storage import replace_folder, writing
+from alignloop.storage import new_folder
 
 
 def save_model(
@@ -34,21 +32,15 @@ def save_model(
     Raises:
         DiskError: disk full or not writable; an earlier model in the folder stays.
     """
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        try:
-            model.save_pretrained(str(scratch))
-            if isinstance(model, PeftModel):
-                settings = model.get_base_model().generation_config
-                if isinstance(settings, GenerationConfig):
-                    settings.save_pretrained(str(scratch))
-            tokenizer.save_pretrained(str(scratch))
-            if extra is not None:
-                extra(scratch)
-            replace_folder(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with new_folder(folder) as made:
+        model.save_pretrained(str(made))
+        if isinstance(model, PeftModel):
+            settings = model.get_base_model().generation_config
+            if isinstance(settings, GenerationConfig):
+                settings.save_pretrained(str(made))
+        tokenizer.save_pretrained(str(made))
+        if extra is not None:
+            extra(made)
 
 
 def fingerprint(folder: Path) -> str:

@@ -87,7 +87,7 @@ def save_head(head: ScalarHead, folder: Path) -> None:
     Raises:
         DiskError: disk full or not writable; the old head stays.
     """
-    scratch = folder / f".{HEAD_FILE}"
+    scratch = folder / f".{HEAD_FILE}.tmp"
     with writing(folder / HEAD_FILE):
         try:
             save_file({k: v.contiguous() for k, v in head.state_dict().items()}, scratch)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from alignloop.foreign import lines_of, loads, opened
-from alignloop.storage import no_link, replace_folder, sync_folder, writing
+from alignloop.storage import new_folder, no_link, sync_folder, writing
 
 GIVEN = "given"
 """Folder of a run folder for what was given in Python: rows, models, sources of functions."""
@@ -55,13 +55,12 @@ def copy_given(places: Mapping[str, Path]) -> None:
         target = Path(place)
         if target.exists():
             continue
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".tmp"))
-                shutil.copytree(source, scratch, dirs_exist_ok=True)
-                replace_folder(scratch, target)
-            else:
+        if source.is_dir():
+            with new_folder(target) as made:
+                shutil.copytree(source, made, dirs_exist_ok=True)
+        else:
+            with writing(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(target, source.read_text(encoding="utf-8"))
 
 

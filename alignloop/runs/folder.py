@@ -35,7 +35,7 @@ from alignloop.runs.hashing import Input, Parent, digest, work_sha256
 from alignloop.runs.ownership import new_record, now, sources, take_lock, unfinished
 from alignloop.runs.record import RUN_FILE, Status, read_record
 from alignloop.runs.trackers import Tracker, open_tracker
-from alignloop.storage import FULL, read_mapping, writing
+from alignloop.storage import FULL, read_mapping, sweep, writing
 
 
 class Run:
@@ -351,8 +351,7 @@ class Run:
                 self.close()
 
     def _take_up(self, earlier: Mapping[str, Any]) -> None:
-        for scratch in self.path.glob(".*.tmp"):
-            scratch.unlink()
+        sweep(self.path)
         for name in ("metrics.jsonl", "samples.jsonl"):
             cut_lines(self.path / name)
         self.resumed = self._unplaced = True

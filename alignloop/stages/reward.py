@@ -35,7 +35,7 @@ from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
 from alignloop.stages.summaries import data_summary
-from alignloop.storage import replace_folder, writing
+from alignloop.storage import new_folder
 from alignloop.training.distributed import is_first_rank, wait_for_all
 
 _NORMALIZED_ON = 512
@@ -206,16 +206,13 @@ def _row(number: int, part: Run) -> dict[str, Any]:
 
 def assemble(config: RewardConfig, members: Sequence[Path], folder: Path) -> None:
     """The members' adapters and heads as one model folder."""
-    scratch = folder.with_name(".model-assembled")
-    shutil.rmtree(scratch, ignore_errors=True)
-    with writing(folder):
-        shutil.copytree(reward_folder(members[0]), scratch)
+    with new_folder(folder) as made:
+        shutil.copytree(reward_folder(members[0]), made, dirs_exist_ok=True)
         for number, member in enumerate(members[1:], 2):
-            own = scratch / f"member_{number}"
+            own = made / f"member_{number}"
             own.mkdir()
             for name in ("adapter_config.json", "adapter_model.safetensors", HEAD_FILE):
                 shutil.copy2(reward_folder(member) / name, own / name)
         facts = {"schema": 1, "members": len(members), "combine": config.combine}
         facts["uwo_coefficient"] = config.uwo_coefficient
-        (scratch / REWARD_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        replace_folder(scratch, folder)
+        (made / REWARD_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

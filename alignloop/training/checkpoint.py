@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,11 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from alignloop.errors import RunError
 from alignloop.foreign import loads
-from alignloop.storage import read_state, replace_folder, writing
+from alignloop.storage import new_folder, read_state, sweep
 from alignloop.training.distributed import on_first_rank
 
 MANIFEST = "checkpoint.json"
 SCHEMA = 2
-_SCRATCH = ".writing-"
 
 
 class File(TypedDict):
@@ -111,16 +109,9 @@ def _save(
     kept = (
         f"the last good one is {last[0]}, the same command continues from it" if last else "none exists yet"
     )
-    with writing(f"checkpoint of step {step} in {folder}", kept):
-        folder.mkdir(parents=True, exist_ok=True)
-        for rest in folder.glob(f"{_SCRATCH}*"):  # of a kill in the middle of a save
-            shutil.rmtree(rest, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder, prefix=_SCRATCH))
-        try:
-            _write(scratch, step, modules, optimizers, state, tensors)
-            replace_folder(scratch, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    sweep(folder)  # of a kill in the middle of a save
+    with new_folder(target, f"checkpoint of step {step} in {folder}", kept) as made:
+        _write(made, step, modules, optimizers, state, tensors)
 
 
 def load_checkpoint(

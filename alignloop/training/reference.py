@@ -121,7 +121,7 @@ def _cached(file: Path, groups: Sequence[Group]) -> np.ndarray | None:
 def _keep(file: Path, flat: np.ndarray) -> None:
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+        handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-", suffix=".tmp")
         os.close(handle)
         try:
             save_file({"logprobs": flat}, scratch)

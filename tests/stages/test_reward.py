@@ -12,7 +12,7 @@ from alignloop.config import resolve
 from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, collate
 from alignloop.errors import ConfigError
-from alignloop.model import load
+from alignloop.model import loading
 from alignloop.model.load import load_model
 from alignloop.model.roles import POLICY, ActorCritic
 from alignloop.model.save import save_model
@@ -238,7 +238,7 @@ def test_ppo_loads_one_base(single: Run, tmp_path: Path, monkeypatch: pytest.Mon
             loads.append(str(args[0]))
             return AutoModelForCausalLM.from_pretrained(*args, **kwargs)
 
-    monkeypatch.setattr(load, "AutoModelForCausalLM", Counted)
+    monkeypatch.setattr(loading, "AutoModelForCausalLM", Counted)
     run = run_stage("ppo", online_keys(single, tmp_path, critic_init="reward", num_generations=2))
     assert len(loads) == 1
     assert {p.name for p in run.model.iterdir() if p.is_dir()} == set()  # the policy's adapter alone

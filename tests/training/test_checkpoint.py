@@ -128,18 +128,19 @@ def test_a_checkpoint_is_made_in_its_own_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save_file", watched)
     save_checkpoint(folder, step=1, **parts(make_trainer()))
-    (folder / ".writing-killed").mkdir()
-    (folder / ".writing-stray").write_text("no folder", encoding="utf-8")
+    (folder / ".step-00000002-killed.tmp").mkdir()
+    (folder / "notes.tmp").write_text("somebody's", encoding="utf-8")
     save_checkpoint(folder, step=2, **parts(make_trainer()))
     assert {path.parent for path in seen} == {folder}
-    assert all(path.name.startswith(".writing-") for path in seen)
-    assert {p.name for p in folder.iterdir()} == {"step-00000001", "step-00000002", ".writing-stray"}
+    assert all(path.name.startswith(".step-") and path.suffix == ".tmp" for path in seen)
+    assert {p.name for p in folder.iterdir()} == {"step-00000001", "step-00000002", "notes.tmp"}
 
 
 def test_what_cannot_be_removed_does_not_stop_a_save(tmp_path, monkeypatch):
     trainer = make_trainer()
-    (tmp_path / ".writing-killed").mkdir()
-    (tmp_path / ".writing-killed" / "weights-model.safetensors").touch()
+    killed = tmp_path / ".step-00000001-killed.tmp"
+    killed.mkdir()
+    (killed / "weights-model.safetensors").touch()
     save_checkpoint(tmp_path, step=1, **parts(trainer))
 
     def denied(*args, **kwargs):

@@ -114,6 +114,9 @@ def new_folder(target: Path, what: str = "", kept: str = "") -> Iterator[Path]:
         what: what is written, in errors; the path if empty.
         kept: see `disk_error`.
 
+    Yields:
+        The new folder, beside `target`.
+
     Raises:
         DiskError: disk full or not writable.
     """
@@ -128,7 +131,7 @@ def new_folder(target: Path, what: str = "", kept: str = "") -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left half written in `folder` and below: `.NAME-….tmp`, files and folders."""
+    """Remove what killed writers left half written in `folder` and below: files and folders `.NAME-….tmp`."""
     for rest in list(folder.rglob(".*.tmp")):
         if rest.is_dir() and not rest.is_symlink():
             shutil.rmtree(rest, ignore_errors=True)

@@ -158,8 +158,8 @@ def held_out(model: Path, dtype: str, rows: Path, options: argparse.Namespace) -
     """KL from the start model in nats a completion, and mean reward, of two answers to each held-out prompt.
 
     The same random numbers draw for every model. The KL is the sum over an answer's tokens of the KL
-    between the two models' distributions, which no single draw makes negative. `kl` is read with products
-    in `dtype`, `kl_float32` with those of float32, for the weights that training left.
+    between the two models' distributions, which no single draw makes negative. Both types' weights are read
+    with products of float32 (`kl_float32`) and of bfloat16 (`kl_bfloat16`).
     """
     from alignloop.data.columns import read_records
     from alignloop.model.generate import generate
@@ -179,32 +179,47 @@ def held_out(model: Path, dtype: str, rows: Path, options: argparse.Namespace) -
     scores = [check(one.text.strip(), prompt) for prompt, row in pairs for one in row]
     del loaded
     texts = [(prompt, list(one.ids)) for prompt, row in zip(ids, answers, strict=True) for one in row]
-    kls = divergence(model, dtype, texts, options)
-    return {"kl": kls[dtype], "kl_float32": kls["float32"], "gold": sum(scores) / len(scores)}
+    return {**divergence(model, dtype, texts, options), "gold": sum(scores) / len(scores)}
 
 
 def divergence(
     model: Path, dtype: str, texts: list[tuple[list[int], list[int]]], options: argparse.Namespace
 ) -> dict[str, float]:
     """Mean over (prompt, completion) of the summed KL in nats, with products of each type, from the start
-    that training had."""
+    that training had.
+
+    bfloat16 reads a start whose weights are spread (`model.precision`), as training in bfloat16 does.
+    A policy trained in float32 keeps its distance from it.
+    """
     import torch
 
     from alignloop.model.load import load_model
     from alignloop.model.precision import spread_weights, training_precision
 
-    both = [load_model(name, dtype="float32", device="cpu").model for name in (model, options.model)]
+    policy, start = (load_model(name, dtype="float32", device="cpu").model for name in (model, options.model))
     if training_precision(dtype, "cpu", weights_train=True).rounds_what_trains:
-        spread_weights(both[1])
-    totals = dict.fromkeys({"float32", dtype}, 0.0)
+        spread_weights(start)
+    found = {"kl_float32": _divergence(policy, start, texts, rounded=False)}
+    if dtype == "float32":
+        plain = {name: value.detach().clone() for name, value in start.named_parameters()}
+        spread_weights(start)
+        with torch.no_grad():
+            for (name, moved), to in zip(policy.named_parameters(), start.parameters(), strict=True):
+                moved += to - plain[name]
+    return {**found, "kl_bfloat16": _divergence(policy, start, texts, rounded=True)}
+
+
+def _divergence(policy: Any, start: Any, texts: list[tuple[list[int], list[int]]], *, rounded: bool) -> float:
+    import torch
+
+    total = 0.0
     for prompt, completion in texts:
         row = torch.tensor([prompt + completion])
-        for kind in totals:
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=kind == "bfloat16"):
-                logits = [one(row).logits[0, len(prompt) - 1 : -1].float() for one in both]
-            policy, start = (torch.log_softmax(one, -1) for one in logits)
-            totals[kind] += float(((policy - start) * policy.exp()).sum())
-    return {kind: total / len(texts) for kind, total in totals.items()}
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            logits = [one(row).logits[0, len(prompt) - 1 : -1].float() for one in (policy, start)]
+        own, first = (torch.log_softmax(one, -1) for one in logits)
+        total += float(((own - first) * own.exp()).sum())
+    return total / len(texts)
 
 
 def drift(seed: int, rows: Path, options: argparse.Namespace) -> list[dict[str, Any]]:

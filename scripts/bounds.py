@@ -76,7 +76,9 @@ def main() -> int:
         install(Path(name), options.which)
         paths = os.pathsep.join([name, str(ROOT)])
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *options.tests]
-        return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode
+        return subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, check=False
+        ).returncode
 
 
 if __name__ == "__main__":

@@ -7,14 +7,47 @@ drafts. Only kinds with one obvious correction are there; an answer that needs a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alignloop.records import Prompt
+import numpy as np
+
+from alignloop.data.instructions import documents, instruction_prompts
+from alignloop.errors import DataError
+from alignloop.records import Demonstration, Prompt
 from alignloop.rl.constraints import sentences, words
 from alignloop.rl.verifiers import VERIFIERS
 
+DEFAULT_KINDS = ("lowercase", "uppercase", "no_commas", "quoted", "ends_with_question")
+"""Kinds of `demonstrations` where none are asked for."""
+
 _ENDS = (".", "!", "?", "…")
+
+
+def demonstrations(n: int, seed: int, kinds: Sequence[str] = ()) -> list[Demonstration]:
+    """Training prompts answered by plain texts, corrected to obey: for the SFT of a model that knows nothing.
+
+    Args:
+        n: number of demonstrations.
+        seed: chooses prompts and texts.
+        kinds: kinds of constraint, `DEFAULT_KINDS` if empty.
+
+    Returns:
+        Demonstrations whose answers obey and have nothing else to do with the questions.
+
+    Raises:
+        DataError: a kind that is unknown, or that no text can be corrected to obey.
+    """
+    rng = np.random.default_rng([seed, 2])
+    texts = [one.text for one in documents("train") if one.text.isascii()]
+    found = []
+    for prompt in instruction_prompts("train", n, seed, tuple(kinds) or DEFAULT_KINDS):
+        text = edited(texts[rng.integers(len(texts))], prompt)
+        if text is None:
+            kind = str(prompt.constraints[0]["kind"])
+            raise DataError(f"accepted are {', '.join(EDITS)}", field="kinds", value=kind)
+        found.append(Demonstration(prompt.prompt, text, prompt.provenance))
+    return found
 
 
 def edited(answer: str, prompt: Prompt) -> str | None:

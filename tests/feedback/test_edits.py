@@ -17,7 +17,7 @@ from alignloop.feedback.simulated import Annotator, simulate_edits
 from alignloop.records import Demonstration, Message, Prompt
 from alignloop.rl.verifiers import VERIFIERS
 
-DRAFT = "Bees collect nectar, which they store. They fan it with their wings, so the water leaves it. Then they"
+DRAFT = "Bees collect nectar, which they store. They fan it with wings, so water leaves it. Then they"
 
 
 def asking(kind: str, **arguments: Any) -> Prompt:
@@ -32,32 +32,32 @@ def asking(kind: str, **arguments: Any) -> Prompt:
         (asking("num_sentences", count=1), "Bees collect nectar, which they store."),
         (
             asking("start_with", phrase="In short"),
-            "In short, bees collect nectar, which they store. They fan it with their wings, so the water leaves it.",
+            "In short, bees collect nectar, which they store. They fan it with wings, so water leaves it.",
         ),
         (
             asking("exclamation", count=1),
-            "Bees collect nectar, which they store. They fan it with their wings, so the water leaves it!",
+            "Bees collect nectar, which they store. They fan it with wings, so water leaves it!",
         ),
         (
             asking("exclamation", count=2),
-            "Bees collect nectar, which they store! They fan it with their wings, so the water leaves it!",
+            "Bees collect nectar, which they store! They fan it with wings, so water leaves it!",
         ),
         (
             asking("title"),
-            "<<Bees Collect Nectar>>\nBees collect nectar, which they store. They fan it with their wings, so the "
+            "<<Bees Collect Nectar>>\nBees collect nectar, which they store. They fan it with wings, so "
             "water leaves it.",
         ),
         (
             asking("no_commas"),
-            "Bees collect nectar which they store. They fan it with their wings so the water leaves it.",
+            "Bees collect nectar which they store. They fan it with wings so water leaves it.",
         ),
         (
             asking("bold", count=1),
-            "**Bees** collect nectar, which they store. They fan it with their wings, so the water leaves it.",
+            "**Bees** collect nectar, which they store. They fan it with wings, so water leaves it.",
         ),
         (
             asking("ends_with_question"),
-            "Bees collect nectar, which they store. They fan it with their wings, so the water leaves it. "
+            "Bees collect nectar, which they store. They fan it with wings, so water leaves it. "
             "Do you agree?",
         ),
     ],

@@ -1,7 +1,7 @@
 """Runs tests with the oldest or the newest releases that pyproject.toml admits.
 
     python scripts/bounds.py oldest                            the tests named in TESTS
-    python scripts/bounds.py newest tests/model tests/serve    others
+    python scripts/bounds.py newest tests/model tests/serve    others; words after the first go to pytest
 
 Every dependency with a lower bound gets it (oldest) or the last release below its upper bound (newest), in a
 temporary folder that goes before this environment. torch stays as it is installed: its wheels are gigabytes.
@@ -70,12 +70,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("which", choices=("oldest", "newest"))
-    parser.add_argument("tests", nargs="*", default=TESTS)
-    options = parser.parse_args()
+    options, words = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as name:
         install(Path(name), options.which)
         paths = os.pathsep.join([name, str(ROOT)])
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *options.tests]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *(words or TESTS)]
         return subprocess.run(
             command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, check=False
         ).returncode

@@ -1,4 +1,4 @@
-"""What `mkdocs build` makes while it builds: tables of keys, anchors of AL codes, links to the repository's files."""
+"""What `mkdocs build` makes while it builds: tables of keys, anchors of AL codes."""
 
 from __future__ import annotations
 

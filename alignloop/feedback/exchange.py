@@ -63,6 +63,14 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """A task asked for by its content; `judged` where its annotator has judged or skipped it already."""
+
+    task: Task
+    judged: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Counts for the page: own judgements, and judgements still wanted in the project."""
 

@@ -177,6 +177,18 @@ async def api_next(request: Request, asker: Asker) -> Response:
     return await receipt_json(await site.writer.do(lambda c: site.desk.next(c, asker.session)))
 
 
+async def api_open(request: Request) -> Response:
+    """Open the item with a given prompt and answers, for a judgement that was made elsewhere."""
+    site, visitor, body = await _writing(request, "prompt", "answers")
+    prompt, answers = body.get("prompt"), body.get("answers")
+    if not isinstance(prompt, list) or not prompt or not all(isinstance(row, dict) for row in prompt):
+        raise Rejected("prompt must be a list of messages", status=422, reason="answer")
+    if not isinstance(answers, list) or not all(isinstance(text, str) for text in answers):
+        raise Rejected("answers must be a list of texts", status=422, reason="answer")
+    opened = await site.writer.do(lambda c: site.desk.open(c, visitor, prompt, answers))
+    return JSONResponse({"task": await task_json(opened.task), "judged": opened.judged})
+
+
 async def api_judge(request: Request) -> Response:
     """Store a judgement. The desk looks the annotator up itself, in the same transaction."""
     site, visitor, body = await _writing(request, *SUBMISSION)
@@ -307,6 +319,7 @@ ROUTES = [
     Route("/language", set_language, methods=["POST"]),
     Route("/project", change_project, methods=["POST"]),
     Route("/api/next", api_next, methods=["POST"]),
+    Route("/api/open", api_open, methods=["POST"]),
     Route("/api/judge", api_judge, methods=["POST"]),
     Route("/api/undo", api_undo, methods=["POST"]),
     Route("/api/redo", api_redo, methods=["POST"]),

@@ -1,4 +1,4 @@
-"""Every command of docs/guide/ runs as it stands there, in the order of the pages, on `tiny`."""
+"""Every command in a plain fence of docs/guide/ runs as it stands there, in the pages' order, on `tiny`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from alignloop.config.schema import stage_schema
 from alignloop.data.columns import write_records
 from alignloop.data.instructions import demonstrations, documents, instruction_prompts
 from alignloop.records import Preference
+from tests import helpers_docs
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guide"
 SERVES = ("alignloop serve", "alignloop label serve", "alignloop loop")
@@ -48,8 +49,7 @@ def pages() -> list[str]:
 
 
 def commands(page: str) -> Iterator[str]:
-    for block in re.findall(r"```\n(.*?)```", (GUIDE / page).read_text(encoding="utf-8"), re.DOTALL):
-        yield from (line for line in block.splitlines() if line.startswith("alignloop "))
+    return helpers_docs.commands((GUIDE / page).read_text(encoding="utf-8"))
 
 
 def small(command: str) -> list[str]:

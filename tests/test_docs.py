@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import alignloop
 from alignloop.data.columns import read_records
 from tests import helpers_docs
 
@@ -140,3 +141,18 @@ def test_every_page_is_in_the_sites_navigation():
     walk(yaml.safe_load(f"nav:{nav}")["nav"])
     pages = {p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")}
     assert found == pages
+
+
+def test_the_changelog_has_the_version_at_its_top():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[([^\]]+)\](?: - \d{4}-\d{2}-\d{2})?$", text, re.MULTILINE)
+    assert versions[:2] == ["Unreleased", alignloop.__version__]
+    assert set(re.findall(r"^### (\w+)$", text, re.MULTILINE)) <= {
+        "Added",
+        "Changed",
+        "Deprecated",
+        "Removed",
+        "Fixed",
+        "Security",
+    }
+    assert all(f"\n[{version}]: https://" in text for version in versions)

@@ -156,3 +156,8 @@ def test_the_changelog_has_the_version_at_its_top():
         "Security",
     }
     assert all(f"\n[{version}]: https://" in text for version in versions)
+
+
+def test_pictures_are_small():
+    for picture in (ROOT / "docs" / "img").iterdir():
+        assert picture.stat().st_size < 300_000, picture

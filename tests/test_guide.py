@@ -70,10 +70,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the commands name."""
     root = tmp_path_factory.mktemp("guide")
     kinds = ("no_commas", "max_words", "lowercase", "uppercase")
-    prompts = {name: list(instruction_prompts(name, 8, 0, kinds)) for name in ("train", "eval")}
+    many = {name: list(instruction_prompts(name, 40, 0, kinds)) for name in ("train", "eval")}
+    prompts = {name: rows[:8] for name, rows in many.items()}
     judged = {
         name: [Preference(prompt.prompt, f"yes {i}", f"No, {i}.") for i, prompt in enumerate(rows)]
-        for name, rows in prompts.items()
+        for name, rows in many.items()
     }
     files = {
         "texts": documents("train")[:8],

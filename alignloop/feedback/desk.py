@@ -142,7 +142,7 @@ class Desk:
         stored = connection.execute(ledger.BY_KEY, {"key": sent.key}).one_or_none()
         if stored is not None:
             ledger.check_replay(stored, row, sent)
-            return self._receipt(connection, queue, session.annotator_id, stored.id)
+            return self._receipt(connection, queue, session.annotator_id, stored.id, advance=sent.advance)
         if row.withdrawn is not None or row.state == "released":
             raise Rejected("the owner has withdrawn this item", status=410, reason="withdrawn")
         decided = row.kind == "adjudication" and row.state in ("done", "skipped")
@@ -159,7 +159,7 @@ class Desk:
             state.history.append(row.item_id)
         _count(queue, connection, row, skipped=fields["action"] == "skip", sign=1)
         state.redo = 0
-        return self._receipt(connection, queue, session.annotator_id, judgement_id)
+        return self._receipt(connection, queue, session.annotator_id, judgement_id, advance=sent.advance)
 
     def undo(self, connection: Connection, session: Session, key: str) -> Receipt:
         """Take the last judgement back (a new row says so) and show its item again."""
@@ -248,14 +248,22 @@ class Desk:
         return queue
 
     def _receipt(
-        self, connection: Connection, queue: Queue | None, annotator_id: int, judgement_id: int | None = None
+        self,
+        connection: Connection,
+        queue: Queue | None,
+        annotator_id: int,
+        judgement_id: int | None = None,
+        *,
+        advance: bool = True,
     ) -> Receipt:
         if queue is None:
             return Receipt(judgement_id, None, Progress())
-        row = connection.execute(ledger.OPEN_TASK, {"annotator_id": annotator_id}).one_or_none()
-        if row is None:
+        row = None
+        if advance:
+            row = connection.execute(ledger.OPEN_TASK, {"annotator_id": annotator_id}).one_or_none()
+        if advance and row is None:
             row = self._open_next(connection, queue, annotator_id)
-        if row is None and time.monotonic() - queue.loaded > RELOAD_S:
+        if advance and row is None and time.monotonic() - queue.loaded > RELOAD_S:
             queue = self.queues[queue.project.id] = Queue.load(connection, queue.project)
             row = self._open_next(connection, queue, annotator_id)
         state = queue.state(connection, annotator_id)

@@ -94,7 +94,7 @@ class LocalDesk:
 
     def judge(self, slot: Slot, answer: Mapping[str, Any], *, key: str, note: str) -> None:
         """Store a judgement, in the order shown; raises Rejected."""
-        sent = Submission(slot.id, key, slot.expected, answer=answer, note=note)
+        sent = Submission(slot.id, key, slot.expected, answer=answer, note=note, advance=False)
         self.desk.call(lambda c: self.desk.submit(c, self.session, sent))
 
     def close(self) -> None:

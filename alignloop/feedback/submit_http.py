@@ -54,7 +54,7 @@ class RemoteDesk:
     def judge(self, slot: Slot, answer: Mapping[str, Any], *, key: str, note: str) -> None:
         """Store a judgement, in the order shown; raises Rejected."""
         body = {"assignment": slot.id, "expected": slot.expected, "key": key, "answer": dict(answer)}
-        self._call("judge", {**body, "note": note})
+        self._call("judge", {**body, "note": note, "next": False})
 
     def close(self) -> None:
         """End the connection."""

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from alignloop.data.columns import write_records
 from alignloop.errors import DataError, EngineError, UserError
 from alignloop.feedback import export, importing, people
 from alignloop.feedback.faults import Rejected
 from alignloop.feedback.project import Settings
+from alignloop.feedback.schema import assignments
 from alignloop.feedback.submit import LocalDesk, Sent, annotator_named, read_judgements, submit
 from alignloop.feedback.submit_http import RemoteDesk
 
@@ -126,6 +128,13 @@ def test_judging_by_name_takes_an_item_out_of_the_queue(lite, tmp_path):
     receipt = desk.desk.call(lambda c: desk.desk.next(c, desk.session))
     assert (before, receipt.progress.done) == (2, 2)
     assert receipt.task.prompt[0]["content"] == "질문 2"
+
+
+def test_nothing_stays_open_for_the_annotator(lite, tmp_path):
+    project = project_with(lite, write(tmp_path, PAIRS), "pair")
+    submit("pair", read_judgements(str(tmp_path / "judged.jsonl"))[1][:1], local(lite, project))
+    with lite.reading() as connection:
+        assert list(connection.scalars(select(assignments.c.state))) == ["done"]
 
 
 def test_a_withdrawn_item_is_left_out(lite, tmp_path):

@@ -43,7 +43,18 @@ from alignloop.web.connections import network_of
 
 MAX_DRAFT = 300_000
 """Longest draft, in characters of JSON."""
-SUBMISSION = ("assignment", "key", "expected", "answer", "skip", "flagged", "note", "seconds", "guidelines")
+SUBMISSION = (
+    "assignment",
+    "key",
+    "expected",
+    "answer",
+    "skip",
+    "flagged",
+    "note",
+    "seconds",
+    "guidelines",
+    "next",
+)
 """Fields of a judgement as it is sent."""
 
 
@@ -277,9 +288,10 @@ def _no_constant(name: str) -> None:
 
 def _submission(body: dict[str, Any]) -> Submission:
     answer, skip, seconds = body.get("answer"), body.get("skip"), body.get("seconds", 0)
-    flagged, note = body.get("flagged"), body.get("note")
-    if not (flagged is None or isinstance(flagged, bool)):
-        raise Rejected("flagged must be true or false", status=422, reason="answer")
+    flagged, note, advance = body.get("flagged"), body.get("note"), body.get("next")
+    for name, value in (("flagged", flagged), ("next", advance)):
+        if not (value is None or isinstance(value, bool)):
+            raise Rejected(f"{name} must be true or false", status=422, reason="answer")
     if not (answer is None or isinstance(answer, dict)) or not (skip is None or isinstance(skip, str)):
         raise Rejected("answer must be an object, skip a text", status=422, reason="answer")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
@@ -294,6 +306,7 @@ def _submission(body: dict[str, Any]) -> Submission:
         note="" if note is None or note == "" else _text(body, "note", MAX_NOTE),
         seconds=float(seconds),
         guidelines=None if body.get("guidelines") is None else _integer(body, "guidelines"),
+        advance=advance is not False,
     )
 
 

@@ -15,7 +15,8 @@ from alignloop.cli import app
 from alignloop.config import stage_names
 from alignloop.config.schema import stage_schema
 from alignloop.data.columns import write_records
-from alignloop.data.instructions import demonstrations, documents, instruction_prompts
+from alignloop.data.instructions import documents, instruction_prompts
+from alignloop.feedback.edits import demonstrations
 from alignloop.records import Preference
 from tests import helpers_docs
 

@@ -11,6 +11,7 @@ import numpy as np
 from alignloop.config import EvaluateConfig
 from alignloop.data.columns import read_records
 from alignloop.data.tokenize import tokenize
+from alignloop.errors import DataError
 from alignloop.evaluation import gate
 from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interval
 from alignloop.evaluation.comparisons import by_score
@@ -65,12 +66,17 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         Results for run.json: `metrics`, `win_rate`, `win_rate_reward`, `num_prompts`.
 
     Raises:
+        DataError: fewer than 2 different prompts.
         RequirementError: a requirement is not met; the results are in the run folder all the same.
     """
     common.set_threads(config.num_threads)
     for text in config.require:
         gate.parse(text)
     prompts = read_prompts(config, config.num_prompts, run)
+    if len({prompt.prompt for prompt in prompts}) < 2:
+        raise DataError(
+            "an interval needs at least 2 different prompts; this is one", file=str(config.dataset)
+        )
     before, after = _answers(config, [prompt.prompt for prompt in prompts])
     level, resampled = config.confidence, _resampled(config)
     metrics: dict[str, Any] = {}

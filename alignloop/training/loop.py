@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -77,7 +77,7 @@ class StepReport:
 
     step: int
     metrics: Mapping[str, float]
-    indices: tuple[int, ...] = field(default=())
+    indices: tuple[int, ...]
 
 
 def train(trainer: Trainer, objective: Objective, steps: Iterable[Sequence[Group]]) -> Iterator[StepReport]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from alignloop.data.packing import Batch, Group, collate, pack
 from alignloop.model.adapters import adapters_off
 from alignloop.model.packed import PackedModel
-from alignloop.storage import writing
+from alignloop.storage import new_file, writing
 from alignloop.training.loop import Reference
 
 
@@ -121,15 +119,8 @@ def _cached(file: Path, groups: Sequence[Group]) -> np.ndarray | None:
 def _keep(file: Path, flat: np.ndarray) -> None:
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-", suffix=".tmp")
-        os.close(handle)
-        try:
-            save_file({"logprobs": flat}, scratch)
-            with open(scratch, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(scratch, file)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
+    with new_file(file) as made:
+        save_file({"logprobs": flat}, made)
 
 
 def _attach(groups: Sequence[Group], flat: np.ndarray, name: str) -> list[Group]:

@@ -12,6 +12,7 @@ import torch
 
 from alignloop import api
 from alignloop.config import EvaluateConfig
+from alignloop.errors import DataError
 from alignloop.model.load import load_model
 from alignloop.records import Message
 from alignloop.stages import local
@@ -108,3 +109,10 @@ def test_a_model_against_itself_is_asked_once_and_differs_by_nothing(tmp_path, r
     assert results["metrics"]["kl"]["after"] == 0
     evaluated(tmp_path, "again", before="tiny:4")
     assert asked == [4]
+
+
+def test_one_prompt_repeated_is_refused_before_an_answer(tmp_path):
+    data = tmp_path / "same.jsonl"
+    data.write_text('{"prompt": "hi"}\n' * 4, encoding="utf-8")
+    with pytest.raises(DataError, match=r"same\.jsonl: an interval needs at least 2 different prompts"):
+        evaluated(tmp_path, "run", dataset=str(data))

@@ -297,6 +297,23 @@ def test_a_gradient_that_is_not_finite_stops_although_the_loss_is() -> None:
         train_step(make_trainer(), Steep(), pair_groups(2, k=1))
 
 
+def test_a_loss_that_is_not_finite_stops_although_the_gradient_is() -> None:
+    class High(SFT):
+        def __call__(self, inputs, *, denominator):
+            output = super().__call__(inputs, denominator=denominator)
+            return replace(output, loss=output.loss + math.inf)
+
+    with pytest.raises(NonFiniteError, match=r"step 1: loss inf, gradient norm \d"):
+        train_step(make_trainer(), High(), pair_groups(2, k=1))
+
+
+def test_statistics_of_what_is_known_before_cost_no_pass() -> None:
+    trainer, passes = plain_descent(budget=1), []
+    trainer.model.hf.get_input_embeddings().register_forward_pre_hook(lambda *_: passes.append(1))
+    train_step(trainer, MeanPosition(), pair_groups(3, k=1))
+    assert len(passes) == 3
+
+
 def test_a_trainer_begins_with_the_documented_settings() -> None:
     hf, _ = tiny_model(hidden_size=32, num_layers=1)
     settings = OptimizerSettings()

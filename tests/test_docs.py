@@ -6,11 +6,13 @@ import re
 import runpy
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 import alignloop
+from alignloop.config import stage_names
 from alignloop.data.columns import read_records
 from tests import helpers_docs
 
@@ -161,3 +163,13 @@ def test_the_changelog_has_the_version_at_its_top():
 def test_pictures_are_small():
     for picture in (ROOT / "docs" / "img").iterdir():
         assert picture.stat().st_size < 300_000, picture
+
+
+def test_what_the_site_generates():
+    hooks = runpy.run_path(str(ROOT / "scripts" / "docs_hooks.py"))
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="api/keys.md"))
+    keys = hooks["on_page_markdown"](text_of("api/keys.md"), page=page)
+    assert [line[3:] for line in keys.splitlines() if line.startswith("## ")] == stage_names()
+    assert "| `beta` |" in keys.split("\n## dpo\n")[1].split("\n## ")[0]
+    page.file.src_uri = "lint.md"
+    assert '| <a id="al107"></a>AL107 | warning |' in hooks["on_page_markdown"](text_of("lint.md"), page=page)

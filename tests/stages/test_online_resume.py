@@ -44,7 +44,7 @@ def keys_of(tmp_path: Path, case: str, name: str) -> dict[str, object]:
 
 
 def run_until_killed(case: str, keys: dict[str, object], moment: Callable[[int], bool]) -> bool:
-    """Run the stage in a child and kill it when `moment` says so of its number; True if it was done before."""
+    """Run the stage in a child and kill it when `moment` says so of its number; True if it was finished."""
     child = os.fork()
     if child == 0:
         code = 1

@@ -49,7 +49,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from mutants import Mutant, mutants_of
 
-COPIED = ("alignloop", "bench", "tests", "docs", "scripts", "pyproject.toml", "README.md", "README.ko.md")
+COPIED = (
+    "alignloop",
+    "bench",
+    "tests",
+    "docs",
+    "scripts",
+    "pyproject.toml",
+    "mkdocs.yml",
+    "README.md",
+    "README.ko.md",
+)
 OWN = ("alignloop", "bench", "tests", "conftest", "scripts", "mutants")
 MEMORY = 12 * 2**30
 """Bytes of address space that a mutant may take: one that allocates without end is killed."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from alignloop.cli.data import mapping
+from alignloop.cli.label_submit import submit
 
 if TYPE_CHECKING:
     from alignloop.feedback.cost import LearningCurve
@@ -18,6 +19,8 @@ app = typer.Typer(
     help="Collect human judgements: a page to judge on, invitations, export, a cost plan.",
     no_args_is_help=True,
 )
+
+app.command()(submit)
 
 Folder = Annotated[Path, typer.Argument(help="Label folder: database, session key, owner's token.")]
 Database = Annotated[

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from peft import IA3Config, LoHaConfig, LoraConfig, PeftConfig, PrefixTuningConfig, get_peft_model
+from peft import (
+    AdaptionPromptConfig,
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    get_peft_model,
+)
 from peft import PromptTuningConfig as PromptConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -142,6 +150,7 @@ def test_an_adapter_is_what_peft_says_it_is(kind: str, tmp_path: Path) -> None:
     [
         (PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4), "PREFIX_TUNING"),
         (PromptConfig(task_type="CAUSAL_LM", num_virtual_tokens=4), "PROMPT_TUNING"),
+        (AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=4, adapter_layers=1), "ADAPTION_PROMPT"),
     ],
 )
 def test_what_changes_no_weights_is_refused_by_name(config: PeftConfig, kind: str, tmp_path: Path) -> None:

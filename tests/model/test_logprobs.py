@@ -77,6 +77,17 @@ def test_values_and_gradients(name: str, with_bias: bool, entropy: bool) -> None
 
 
 @pytest.mark.usefixtures("small_slices")
+def test_rows_beyond_the_vocabulary_and_their_bias_are_no_tokens() -> None:
+    """A head is padded to a round number; the model's own log-probs run over its first rows only."""
+    hidden, weight, bias, targets = tensors(torch.float64)
+    targets, size = targets.clamp(max=259), 260
+    got, _ = token_logprobs(
+        hidden, weight, targets, bias=bias, transform=LogitTransform(vocabulary=size), entropy=False
+    )
+    expected, _ = reference(hidden, weight[:size], targets, bias[:size], LogitTransform())
+    assert torch.allclose(got, expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_frozen_head_gives_the_same_gradient_of_the_hidden_states(name: str) -> None:
     hidden, weight, bias, targets = tensors(torch.float64)
@@ -187,3 +198,12 @@ def test_autocast_backward_recomputes_the_logits_of_the_forward_pass() -> None:
         gradients.append([logprobs, h.grad.float(), w.grad.float()])
     for mine, plain in zip(*gradients, strict=True):
         assert torch.equal(mine, plain)
+
+
+def test_rows_beyond_the_vocabulary_and_their_bias_are_no_tokens() -> None:
+    """A head is padded to a round number; the model's own log-probs run over its first rows only."""
+    hidden, weight, bias, targets = tensors(torch.float64)
+    targets, size = targets.clamp(max=259), 260
+    got, _ = token_logprobs(hidden, weight, targets, bias=bias, transform=LogitTransform(vocabulary=size))
+    expected, _ = reference(hidden, weight[:size], targets, bias[:size], LogitTransform())
+    assert torch.allclose(got, expected, atol=1e-12)

@@ -198,12 +198,3 @@ def test_autocast_backward_recomputes_the_logits_of_the_forward_pass() -> None:
         gradients.append([logprobs, h.grad.float(), w.grad.float()])
     for mine, plain in zip(*gradients, strict=True):
         assert torch.equal(mine, plain)
-
-
-def test_rows_beyond_the_vocabulary_and_their_bias_are_no_tokens() -> None:
-    """A head is padded to a round number; the model's own log-probs run over its first rows only."""
-    hidden, weight, bias, targets = tensors(torch.float64)
-    targets, size = targets.clamp(max=259), 260
-    got, _ = token_logprobs(hidden, weight, targets, bias=bias, transform=LogitTransform(vocabulary=size))
-    expected, _ = reference(hidden, weight[:size], targets, bias[:size], LogitTransform())
-    assert torch.allclose(got, expected, atol=1e-12)

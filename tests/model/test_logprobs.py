@@ -88,6 +88,7 @@ def test_rows_beyond_the_vocabulary_and_their_bias_are_no_tokens() -> None:
     assert torch.allclose(got, expected, atol=1e-12)
 
 
+@pytest.mark.usefixtures("small_slices")
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_frozen_head_gives_the_same_gradient_of_the_hidden_states(name: str) -> None:
     hidden, weight, bias, targets = tensors(torch.float64)

@@ -23,6 +23,7 @@ from alignloop.config import Plan, StagePlan, may_change, path_values
 from alignloop.errors import AlignLoopError, RunError, UserError
 from alignloop.foreign import dump_yaml
 from alignloop.machine import release_memory
+from alignloop.progress import busy
 from alignloop.runs import (
     RUN_FILE,
     Input,
@@ -36,7 +37,7 @@ from alignloop.runs import (
     write_atomically,
 )
 from alignloop.runs.continuation import Origin, changes, origin, refuse_other_origin
-from alignloop.runs.files import GIVEN, copy_given
+from alignloop.runs.files import GIVEN, copy_given, saved_place
 from alignloop.runs.hashing import content_sha256
 from alignloop.storage import FULL, has_shape, writing
 from alignloop.training.checkpoint import read_manifest
@@ -89,7 +90,7 @@ def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[O
         try:
             outcomes.append(_run_stage(plan, stage, where, resume, say))
         except (AlignLoopError, KeyboardInterrupt, OSError) as error:
-            note = _how_to_go_on(error, where, plan.is_pipeline, bool(outcomes))
+            note = _how_to_go_on(error, stage, where, plan.is_pipeline, bool(outcomes))
             if note:
                 error.add_note(note)
             raise
@@ -99,23 +100,30 @@ def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[O
     return outcomes
 
 
-def _how_to_go_on(error: BaseException, where: str, is_pipeline: bool, some_done: bool) -> str:
+_KEPT_ELSEWHERE = dict.fromkeys(("evaluate", "compare"), "the answers that were sampled")
+"""What stages go on from that is not in their run folder: answers are cached by model and prompt."""
+
+
+def _how_to_go_on(
+    error: BaseException, stage: StagePlan, where: str, is_pipeline: bool, some_done: bool
+) -> str:
     """Said below the error; nothing where the error itself says all there is to do."""
+    if isinstance(error, UserError) and not is_pipeline:
+        return ""
     verb = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     done = "; the stages before it are done and kept" if some_done else ""
-    if not isinstance(error, UserError):
-        return f"{where} {verb}{done}. The same command goes on from here."
-    return (
-        f"{where} {verb}{done}. With that corrected, the same command goes on from here."
-        if is_pipeline
-        else ""
-    )
+    same = "With that corrected, the same" if isinstance(error, UserError) else "The same"
+    place = saved_place(Path(stage.config.output_dir)) or _KEPT_ELSEWHERE.get(stage.stage, "")
+    goes_on = f"goes on from {place}" if place else "starts this stage from its beginning"
+    nothing = "" if place or isinstance(error, UserError) else " Nothing of it was saved yet."
+    return f"{where} {verb}{done}.{nothing} {same} command {goes_on}."
 
 
 def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say) -> Outcome:
     folder = Path(stage.config.output_dir)
-    inputs, parents = stage_inputs(stage)
-    work = work_sha256(stage.stage, stage.keys, inputs, parents)
+    with busy(f"{where}: looking at its inputs"):
+        inputs, parents = stage_inputs(stage)
+        work = work_sha256(stage.stage, stage.keys, inputs, parents)
     wanted = origin(stage.stage, stage.keys, inputs, parents)
     if on_first_rank(lambda: _reused(plan, stage, where, resume, say, work, wanted)):
         return _outcome(stage, Run.open(folder), "reused")
@@ -205,10 +213,11 @@ def call_runner(stage: StagePlan, run: Run) -> Mapping[str, Any]:
     Raises:
         ModelError: the stage would sample from a model that the local engine cannot generate from.
     """
-    from alignloop.stages.writers import check_writers
+    with busy("loading PyTorch"):
+        from alignloop.stages.writers import check_writers
 
+        function = load_function(stage.spec.runner)
     check_writers(stage.config)
-    function = load_function(stage.spec.runner)
     if stage.objective is None:
         return function(stage.config, run)
     return function(stage.config, run, stage.objective)

@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -170,4 +171,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     # A script's background job ignores SIGINT, and so would its terminal: who sends one to it means it.
     signal.signal(signal.SIGINT, _interrupt)
+    # What libraries deprecate among themselves is nothing that a person at a terminal can act on.
+    warnings.simplefilter("ignore", FutureWarning)
     app()

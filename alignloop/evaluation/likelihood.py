@@ -6,28 +6,23 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from alignloop.data.packing import Group, collate, pack
+from alignloop.data.packing import Batch, Group
 from alignloop.evaluation.bootstrap import Interval, mean_interval
-from alignloop.model.packed import PackedModel
+from alignloop.model.infer import run_groups
+from alignloop.model.packed import Forward, PackedModel
 
 
 def sequence_logprobs(model: PackedModel, groups: Sequence[Group], token_budget: int) -> list[np.ndarray]:
     """Per-token log-probs of each group's first completion, nats, float64, one array for each group."""
-    model.eval()
-    found: list[np.ndarray] = [np.zeros(0)] * len(groups)
-    numbered = [Group(g.prompt_ids, g.completions[:1], i) for i, g in enumerate(groups)]
-    with torch.no_grad():
-        for chunk in pack(numbered, token_budget):
-            batch = collate(chunk)
-            logprobs = model(batch).logprobs
-            assert logprobs is not None
-            for group, row, mask in zip(
-                chunk, logprobs.cpu().double().numpy(), batch.mask.numpy(), strict=True
-            ):
-                found[group.index] = row[mask]
-    return found
+
+    def read(out: Forward, batch: Batch, chunk: Sequence[Group]) -> list[np.ndarray]:
+        assert out.logprobs is not None
+        rows = zip(out.logprobs.cpu().double().numpy(), batch.mask.numpy(), strict=True)
+        return [row[mask] for row, mask in rows]
+
+    first = [Group(group.prompt_ids, group.completions[:1]) for group in groups]
+    return run_groups(model, first, token_budget, model, read, title="log-probs")
 
 
 def perplexity(

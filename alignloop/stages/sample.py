@@ -35,7 +35,7 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
     encoder = common.inference_encoder(loaded, config.template)
     params = sampling_params(config, config.seed)
-    with stop_requests() as stop:
+    with stop_requests("the next token") as stop:
         kept = Kept(run, run.path / "sampling", config.rollout_save_s, stop)
         answers = answer_all(
             loaded,

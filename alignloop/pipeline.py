@@ -30,6 +30,7 @@ from alignloop.runs import (
     Parent,
     Run,
     code_sha256,
+    delete_run,
     differences,
     find_inputs,
     fingerprint,
@@ -62,7 +63,9 @@ class Outcome:
     results: Mapping[str, Any]
 
 
-def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[Outcome]:
+def run_plan(
+    plan: Plan, *, resume: Resume = "auto", overwrite: bool = False, say: Say = print
+) -> list[Outcome]:
     """Run every stage that has to be run.
 
     Args:
@@ -70,6 +73,8 @@ def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[O
         resume: `auto` takes up what is unfinished and uses again what is finished and unchanged; `never`
             runs everything anew, moving earlier results aside; a checkpoint folder makes a recipe of one
             stage go on from there.
+        overwrite: an earlier run of other settings is deleted, which otherwise is moved aside or in the
+            way; only a run folder ever is, and none that another process writes.
         say: told a sentence about each stage.
 
     Returns:
@@ -88,7 +93,7 @@ def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[O
     for number, stage in enumerate(plan.stages, start=1):
         where = f"stage '{stage.name}' ({number} of {len(plan.stages)})" if plan.is_pipeline else stage.name
         try:
-            outcomes.append(_run_stage(plan, stage, where, resume, say))
+            outcomes.append(_run_stage(plan, stage, where, resume, overwrite, say))
         except (AlignLoopError, KeyboardInterrupt, OSError) as error:
             note = _how_to_go_on(error, stage, where, plan.is_pipeline, bool(outcomes))
             if note:
@@ -119,13 +124,15 @@ def _how_to_go_on(
     return f"{where} {verb}{done}.{nothing} {same} command {goes_on}."
 
 
-def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say) -> Outcome:
+def _run_stage(
+    plan: Plan, stage: StagePlan, where: str, resume: Resume, overwrite: bool, say: Say
+) -> Outcome:
     folder = Path(stage.config.output_dir)
     with busy(f"{where}: looking at its inputs"):
         inputs, parents = stage_inputs(stage)
         work = work_sha256(stage.stage, stage.keys, inputs, parents)
     wanted = origin(stage.stage, stage.keys, inputs, parents)
-    if on_first_rank(lambda: _reused(plan, stage, where, resume, say, work, wanted)):
+    if on_first_rank(lambda: _reused(plan, stage, where, resume, overwrite, say, work, wanted)):
         return _outcome(stage, Run.open(folder), "reused")
     with (
         Run.create(
@@ -175,6 +182,7 @@ def _reused(
     stage: StagePlan,
     where: str,
     resume: Resume,
+    overwrite: bool,
     say: Say,
     work: str,
     wanted: Mapping[str, Any],
@@ -189,7 +197,7 @@ def _reused(
     if earlier is not None and unchanged and resume != "never":
         say(f"{where}: reused, finished before with the same settings: {folder}")
         return True
-    if earlier is not None and _must_give_way(plan, earlier, work, resume):
+    if earlier is not None and _must_give_way(plan, earlier, work, resume, overwrite):
         reason = "asked to run anew"
         if resume != "never":
             same = earlier.record["work_sha256"] == work
@@ -198,7 +206,11 @@ def _reused(
                 if same
                 else differences(folder, earlier.record, wanted, {}) or "an input has changed"
             )
-        say(f"{where}: runs again ({reason}); the earlier run is kept in {_set_aside(earlier, plan)}")
+        if overwrite:
+            _delete(earlier, stage, plan)
+            say(f"{where}: runs again ({reason}); the earlier run is deleted")
+        else:
+            say(f"{where}: runs again ({reason}); the earlier run is kept in {_set_aside(earlier, plan)}")
     return False
 
 
@@ -229,8 +241,8 @@ def load_function(path: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
-def _must_give_way(plan: Plan, earlier: Run, work: str, resume: Resume) -> bool:
-    """Whether an earlier run in the stage's folder has to be moved aside for a new one.
+def _must_give_way(plan: Plan, earlier: Run, work: str, resume: Resume, overwrite: bool) -> bool:
+    """Whether an earlier run in the stage's folder has to make room for a new one.
 
     Folders of a pipeline belong to it, so that a changed recipe replaces what it made. A folder that a
     person named for one stage is only emptied if asked to; Run.create says what is in the way.
@@ -242,7 +254,22 @@ def _must_give_way(plan: Plan, earlier: Run, work: str, resume: Resume) -> bool:
     same_work = earlier.record["work_sha256"] == work
     if same_work:
         return earlier.status == "finished"  # finished by other code
-    return plan.is_pipeline
+    return plan.is_pipeline or overwrite
+
+
+def _delete(earlier: Run, stage: StagePlan, plan: Plan) -> None:
+    """Delete an earlier run for a new one.
+
+    Raises:
+        RunError: the new run reads from it, another run was made from it, or it is not all a run's.
+    """
+    folder = earlier.path.resolve()
+    for key, path in path_values(stage.config).items():
+        if Path(path).resolve().is_relative_to(folder) and path not in stage.given:
+            raise RunError(f"--overwrite would delete {path}, which is this run's {key}; --new keeps both")
+    roots = [root for root in (plan.output_dir.resolve().parent, Path("runs")) if root.is_dir()]
+    within = plan.output_dir if plan.is_pipeline else None
+    delete_run(earlier.path, roots=roots, within=within, remedy="--new keeps both")
 
 
 def _set_aside(earlier: Run, plan: Plan) -> Path:

@@ -167,8 +167,8 @@ def held_out_results(
         [groups[i] for i in judged], [rewards[i] for i in judged], trained_temperature=trained_temperature
     )
     held = results["held_out"]
-    low, high = held["accuracy_interval"] or (None, None)
-    first = {"held_out_accuracy": held["accuracy"], "held_out_low": low, "held_out_high": high}
+    interval = {"held_out_accuracy_interval": held["accuracy_interval"]} if held["accuracy_interval"] else {}
+    first = {"held_out_accuracy": held["accuracy"], **interval}
     return {**first, **results}
 
 

@@ -1,4 +1,4 @@
-"""What a model's own log-probs say: perplexity of held-out text, KL between two models."""
+"""What a model's own log-probs say: of given texts, and the KL between two models."""
 
 from __future__ import annotations
 
@@ -23,45 +23,6 @@ def sequence_logprobs(model: PackedModel, groups: Sequence[Group], token_budget:
 
     first = [Group(group.prompt_ids, group.completions[:1]) for group in groups]
     return run_groups(model, first, token_budget, model, read, title="log-probs")
-
-
-def perplexity(
-    model: PackedModel,
-    groups: Sequence[Group],
-    token_budget: int,
-    *,
-    level: float = 0.95,
-    replicates: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """exp(mean NLL per token) of documents, with an interval that resamples documents.
-
-    Args:
-        model: as `sequence_logprobs`, like the two after it.
-        groups: the documents.
-        token_budget: of a forward pass.
-        level: nominal coverage.
-        replicates: of the bootstrap.
-        seed: of the bootstrap.
-
-    Returns:
-        Perplexity per token.
-
-    Raises:
-        DataError: fewer than two documents.
-    """
-    logprobs = sequence_logprobs(model, groups, token_budget)
-    tokens = np.concatenate(logprobs)
-    owner = np.repeat(np.arange(len(logprobs)), [len(part) for part in logprobs])
-    mean = mean_interval(-tokens, owner.tolist(), level=level, replicates=replicates, seed=seed)
-    return Interval(
-        math.exp(mean.value),
-        math.exp(mean.low),
-        math.exp(mean.high),
-        mean.level,
-        mean.num_clusters,
-        mean.method,
-    )
 
 
 def kl_on_samples(

@@ -56,6 +56,8 @@ def plots(metrics: Sequence[Mapping[str, Json]]) -> tuple[list[Plot], list[Plot]
     """
     lines = _lines(metrics)
     main = [_plot(title, names, lines) for title, names in PLOTS]
+    if "reward" in lines or "gold" in lines:  # learned by reward: the loss says nothing about success
+        main.sort(key=lambda plot: not plot.title.startswith(("Reward", "KL")))
     lesser = [_plot(title, names, lines) for title, names in LESSER]
     placed = {name for _, names in PLOTS + LESSER for name in names}
     others = {name.removeprefix("eval_"): None for name in lines if name.removeprefix("eval_") not in placed}

@@ -6,7 +6,9 @@ import yaml
 
 from alignloop.config.recipe_file import read_yaml
 from alignloop.report.folder import read_run
-from alignloop.report.lineage import Lineage, Node, columns, draw, holds_simulated, shortened, trace
+from alignloop.report.lineage import Lineage, Node, holds_simulated, trace
+from alignloop.report.lineage_picture import columns, draw
+from alignloop.report.plot import shortened
 from tests.report.fake_runs import make_pipeline, make_run
 
 

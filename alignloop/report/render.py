@@ -21,10 +21,11 @@ from alignloop.report.comparison import RATING_COLUMNS, WIN_COLUMNS
 from alignloop.report.document import as_json, as_markdown
 from alignloop.report.folder import PipelineFolder, is_pipeline, read_pipeline, read_run
 from alignloop.report.lineage_picture import draw
+from alignloop.report.measures import Measure
 from alignloop.report.names import name_of
 from alignloop.report.plot import interval_plot, line_plot
 from alignloop.report.scale import rounded
-from alignloop.report.view import Measure, ReportView, view_pipeline, view_run
+from alignloop.report.view import ReportView, view_pipeline, view_run
 from alignloop.runs import write_atomically
 
 Format = Literal["html", "md", "json"]

@@ -280,7 +280,7 @@ def _changes(results: Results) -> list[str]:
         elif name == "kl":
             found.insert(0, f"{label} {with_interval(after, ends_of(row.get('after_interval')))} {unit}")
         else:
-            found.append(f"{label} {rounded(before)} → {rounded(after)} {unit}")
+            found.append(f"{label} {rounded(before)} → {rounded(after)} {unit}".rstrip())
     return [f"Changes: {'; '.join(found[:4])}."] if found else []
 
 

@@ -176,7 +176,11 @@ def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) ->
         warnings=tuple(visible(w) for w in [*warnings, *run.problems]),
         simulated=lineage.simulated(_key(run)),
         said=tuple(map(visible, came_out.lines)),
-        commands=tuple((visible(command), purpose) for command, purpose in came_out.commands),
+        commands=tuple(
+            (visible(command), purpose)
+            for command, purpose in came_out.commands
+            if not command.startswith("alignloop report ")  # this is it
+        ),
         held_out=tuple(fact for fact in facts if _is_held_out(fact.key)),
         measures=read_measures(metrics),
         win_rates=() if comparison is not None and comparison.wins else read_win_rates(results),

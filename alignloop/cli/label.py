@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from alignloop.cli.data import mapping
+from alignloop.cli.ending import after_data, print_next
 
 if TYPE_CHECKING:
     from alignloop.feedback.cost import LearningCurve
@@ -94,6 +96,7 @@ def import_(
     with server.opened(folder, database, create=True) as store:
         found = server.project_for(store, project, task=task, guidelines=text)
         server.add(store, found, data, pairs=_pairs(pairs), gold=gold, columns=columns, say=typer.echo)
+    print_next([(f"alignloop label serve {shlex.quote(str(folder))}", "open the page on which people judge")])
 
 
 @app.command()
@@ -168,6 +171,7 @@ def export(
     typer.echo(f"{len(made.records)} records from {len(made.judgement_ids)} judgements in {out}")
     for reason, count in made.left_out.items():
         typer.echo(f"  left out: {count} {reason}")
+    print_next(after_data(type(made.records[0]).__name__.lower(), out))
 
 
 @app.command()

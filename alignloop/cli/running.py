@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignloop.cli.ending import print_next
 from alignloop.cli.options import Manner
 from alignloop.errors import AlignLoopError
 from alignloop.foreign import dump_yaml
@@ -128,9 +129,12 @@ def print_ending(outcomes: list[Outcome], plan: Plan) -> None:
     """What came out: a table of the stages, the last one's sentences, report, and what to do next."""
     from alignloop.progress import format_seconds
     from alignloop.report import write_report
+    from alignloop.report.comparison import as_text
     from alignloop.report.outcome import outcome_of, overall
 
     told = [outcome_of(one.path) for one in outcomes]
+    if outcomes[-1].stage == "compare":
+        print(f"{as_text(outcomes[-1].results)}\n")
     took = ["reused" if one.status == "reused" else format_seconds(one.duration_s) for one in outcomes]
     if plan.is_pipeline:
         width = max(len(one.name) for one in outcomes)
@@ -149,13 +153,3 @@ def print_ending(outcomes: list[Outcome], plan: Plan) -> None:
     except AlignLoopError as error:  # the run itself is done and kept
         print(f"note: no report: {error}", file=sys.stderr)
     print_next(told[-1].commands)
-
-
-def print_next(commands: tuple[tuple[str, str], ...]) -> None:
-    """Commands to copy, each with what it is for."""
-    if not commands:
-        return
-    print("next:")
-    width = max(len(command) for command, _ in commands)
-    for command, purpose in commands:
-        print(f"  {command:{width}}  # {purpose}")

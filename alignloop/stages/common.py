@@ -46,6 +46,7 @@ from alignloop.stages.checks import agreed_template, check_data, check_settings,
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts
 from alignloop.stages.stopping import stop_requests
+from alignloop.stages.summaries import summary_of_steps
 from alignloop.training.checkpoint import Restored, load_checkpoint, save_checkpoint
 from alignloop.training.distributed import any_rank, on_first_rank, wait_for_all
 from alignloop.training.loop import Reference, Trainer, evaluate, train_step
@@ -272,7 +273,7 @@ def fit(
             if stopped:
                 raise KeyboardInterrupt
     counted_rows = {"eval_rows": len(held_out)} if held_out else {}
-    return {**summary(list(run.metrics()), stream.num_steps), **counted_rows}
+    return {**summary_of_steps(list(run.metrics()), stream.num_steps), **counted_rows}
 
 
 def check_origin(run: Run, restored: Restored, wanted: Mapping[str, Any], num_steps: int) -> None:
@@ -325,22 +326,6 @@ def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference:
         unsplit=config.tokens_unsplit(prepared.model.device.type),
         reference=reference,
     )
-
-
-_NO_RESULT = frozenset({"step", "time_s", "epoch", "learning_rate"})
-
-
-def summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
-    """Means over the last tenth of the steps of `history`, and the last evaluation.
-
-    A metric that was not finite is null in metrics.jsonl and counts in no mean.
-    """
-    history = [{n: v for n, v in row.items() if isinstance(v, int | float)} for row in history]
-    tail = history[-max(1, len(history) // 10) :]
-    names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}
-    means = {n: float(np.mean([m[n] for m in tail if n in m])) for n in sorted(names - _NO_RESULT)}
-    last = next((m for m in reversed(history) if "eval_loss" in m), {})
-    return {"num_steps": num_steps, **means, **{n: v for n, v in last.items() if n.startswith("eval_")}}
 
 
 def data_order(config: TrainConfig, groups: Sequence[Group]) -> GroupStream:

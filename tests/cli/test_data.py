@@ -234,8 +234,9 @@ def test_filter_removes_and_says_what(tmp_path):
     exam = put(tmp_path / "exam.jsonl", {"prompt": "what is in the EXAM?"})
     out = tmp_path / "clean.jsonl"
     said = run("filter", file, "-o", out, "--without", exam, "--completion", ":50", "--contradictions")
-    assert f"{out}: 2 of 8 preference records" in said.splitlines()
-    assert [line.split(",")[0] for line in said.splitlines()[:-1]] == [
+    told = said.partition("next:")[0].splitlines()
+    assert told[-1] == f"{out}: 2 of 8 preference records"
+    assert [line.split(",")[0] for line in told[:-1]] == [
         "removed: 1 duplicate",
         "removed: 1 chosen_is_rejected",
         "removed: 2 contradiction",

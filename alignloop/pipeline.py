@@ -105,7 +105,7 @@ def run_plan(
     return outcomes
 
 
-_KEPT_ELSEWHERE = dict.fromkeys(("evaluate", "compare"), "the answers that were sampled")
+_KEPT_ELSEWHERE: Mapping[str, str] = dict.fromkeys(("evaluate", "compare"), "the answers that were sampled")
 """What stages go on from that is not in their run folder: answers are cached by model and prompt."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -187,7 +188,12 @@ def _best_first(
         for name, cell in mapping(row.get("models")).items():
             value = number(mapping(cell).get("value"))
             scores[name] = None if value is None else sign * value
-    return sorted(models, key=lambda name: -(scores.get(name) if scores.get(name) is not None else -1e300))  # pyright: ignore[reportOperatorIssue]
+
+    def place(name: str) -> float:
+        score = scores.get(name)
+        return math.inf if score is None else -score
+
+    return sorted(models, key=place)
 
 
 def _asked(row: Mapping[str, Json]) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import typer
 
 from alignloop.cli.data_report import by_reason, check_json, check_lines, choices_json, choices_lines
 from alignloop.cli.ending import after_data, print_next
+from alignloop.cli.options import help_if_bare
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Check, show, convert, split and filter data sets.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
+app.callback()(help_if_bare)
 
 File = Annotated[
     str,

@@ -11,6 +11,7 @@ import typer
 
 from alignloop.cli.data import mapping
 from alignloop.cli.ending import after_data, print_next
+from alignloop.cli.options import help_if_bare
 
 if TYPE_CHECKING:
     from alignloop.feedback.cost import LearningCurve
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="label",
     help="Collect human judgements: a page to judge on, invitations, export, a cost plan.",
-    no_args_is_help=True,
+    invoke_without_command=True,
 )
+app.callback()(help_if_bare)
 
 Folder = Annotated[Path, typer.Argument(help="Label folder: database, session key, owner's token.")]
 Database = Annotated[

@@ -30,6 +30,12 @@ OVERWRITE = typer.Option(
 )
 
 
+def help_if_bare(ctx: typer.Context) -> None:
+    """Callback of a group of commands: called without one it shows its help, which is no error."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
 class Manner(NamedTuple):
     """How a plan is carried out: what the options of `run`, `train` and their like say."""
 

@@ -60,6 +60,10 @@ def test_bare_it_shows_its_help() -> None:
     done = call()
     assert done.returncode == 0
     assert done.stdout == call("--help").stdout
+    for group, command in (("data", "check"), ("label", "export")):
+        done = call(group)
+        assert done.returncode == 0
+        assert f" {command} " in done.stdout
 
 
 def test_a_mistyped_command() -> None:
@@ -149,6 +153,26 @@ def test_run_and_run_again(tmp_path: Path) -> None:
     found = call("runs", "list", "runs", "--stage", "sft", cwd=tmp_path)
     assert found.stdout == "no runs in runs that fit\n"
     assert '"steps": 4' in call("runs", "list", "--json", cwd=tmp_path).stdout
+
+
+def test_a_pipeline_ends_with_its_stages_a_verdict_and_a_report(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n", encoding="utf-8")
+    stages = "[{stage: count, name: first, steps: 2}, {stage: count, name: the-second, steps: 3}]"
+    (tmp_path / "p.yaml").write_text(
+        f"output_dir: out\ndataset: rows.jsonl\nstages: {stages}\n", encoding="utf-8"
+    )
+    done = call("run", "p.yaml", cwd=tmp_path, code=TOY_MAIN)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"first +\d+s  steps 2", lines[0])
+    assert re.fullmatch(r"the-second +\d+s  steps 3", lines[1])
+    assert lines[3].startswith("Verdict: none yet, because no stage compares the-second with its start")
+    assert lines[5:7] == ["run:    out", "report: out/report.html"]
+    assert lines[7:] == [
+        "next:",
+        "  alignloop report out/the-second  # curves, samples and lineage as a page",
+    ]
+    assert (tmp_path / "out/report.html").is_file()
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) ->
             for command, purpose in came_out.commands
             if not command.startswith("alignloop report ")  # this is it
         ),
-        held_out=tuple(fact for fact in facts if _is_held_out(fact.key)),
+        held_out=_held_out(facts),
         measures=read_measures(metrics),
         win_rates=() if comparison is not None and comparison.wins else read_win_rates(results),
         comparison=comparison,
@@ -243,8 +243,21 @@ def _table(name: str, rows: Sequence[Mapping[str, Json]]) -> Table:
     return Table(visible(text(name)), tuple(visible(column) for column in columns), shown)
 
 
+_HELD_OUT = ("held_out_", "held_out.", "eval_")
+
+
 def _is_held_out(key: str) -> bool:
-    return key.startswith(("eval_", "held_out"))
+    return key.startswith(_HELD_OUT)
+
+
+def _held_out(facts: Sequence[Fact]) -> tuple[Fact, ...]:
+    """Figures of held-out rows; one that stages write in two places stands there once."""
+    found: dict[tuple[str, str], Fact] = {}
+    for fact in facts:
+        start = next((start for start in _HELD_OUT if fact.key.startswith(start)), None)
+        if start is not None:
+            found.setdefault((fact.key.removeprefix(start), fact.text.partition(" [")[0]), fact)
+    return tuple(found.values())
 
 
 def _results(results: Mapping[str, Json]) -> tuple[Fact, ...]:

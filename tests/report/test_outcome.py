@@ -123,7 +123,7 @@ def test_every_stage_says_something_of_its_own_results():
         "reward_bench": "Accuracy 70 % [60.0, 80.0]: better than chance.",
         "constitution": "5 demonstrations from 6 prompts, revised by principles.",
         "average_rewards": "Held-out accuracy 70 % [60.0, 80.0] on 40 pairs: better than chance.",
-        "refusals": "Changes: refusal rate 10.0 → 30.0 %.",
+        "refusals": "Changes: refusals 10.0 → 30.0 %.",
     }
 
 

@@ -198,6 +198,17 @@ def test_the_head_says_who_won_and_what_to_do_next(tmp_path: Path) -> None:
     assert sft.index("Reward") < sft.index("Data flows")
 
 
+def test_a_held_out_figure_stands_there_once(tmp_path: Path) -> None:
+    held = {"accuracy": 0.7, "accuracy_interval": [0.6, 0.8], "pairs": 40}
+    results = {"held_out_accuracy": 0.7, "held_out_accuracy_interval": [0.6, 0.8], "held_out": held}
+    results |= {"eval_accuracy": 0.7, "eval_loss": 0.5}
+    text = Page(render_run(make_run(tmp_path / "r", stage="reward", results=results))).text
+    held_out = text.partition("On held-out rows")[2].partition("Next")[0]
+    assert held_out.count("accuracy") == 1
+    assert "70 % [60.0, 80.0]" in held_out
+    assert "40" in held_out
+
+
 def test_everything_but_the_story_is_folded(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", stage="dpo", metrics=curve(9), results={"eval_loss": 0.5, "margin": 1})
     page = Page(render_run(run))

@@ -1,14 +1,16 @@
 """Every exception AlignLoop raises on purpose.
 
-AlignLoopError
-├── UserError               wrong input or settings: one sentence, exit code 2
-│   ├── DataError           a row or file of a data set; names file:line, field, value, expectation
-│   ├── ConfigError         a recipe key or value; may carry several findings at once
-│   ├── ModelError          a model folder, tokenizer or chat template that cannot be used
-│   └── RunError            an output folder that belongs to another run, a damaged checkpoint
-│       └── DiskError       a full disk, a used-up quota, a folder that is not writable
-├── NonFiniteError          loss or gradient became NaN or infinite: exit code 3
-└── EngineError             a reward function, endpoint or worker failed: exit code 4
+    AlignLoopError
+    ├── UserError               wrong input or settings: one sentence, exit code 2
+    │   ├── DataError           a row or file of a data set; names file:line, field, value, expectation
+    │   ├── ConfigError         a recipe key or value; may carry several findings at once
+    │   ├── ModelError          a model folder, tokenizer or chat template that cannot be used
+    │   └── RunError            an output folder that belongs to another run, a damaged checkpoint
+    │       └── DiskError       a full disk, a used-up quota, a folder that is not writable
+    ├── NonFiniteError          loss or gradient became NaN or infinite: exit code 3
+    └── EngineError             a reward function, endpoint or worker failed: exit code 4
+
+The command line prints the sentence and ends with the exit code.
 """
 
 from __future__ import annotations

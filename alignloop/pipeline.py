@@ -40,7 +40,7 @@ from alignloop.runs import (
 from alignloop.runs.continuation import Origin, changes, origin, refuse_other_origin
 from alignloop.runs.files import GIVEN, copy_given, saved_place
 from alignloop.runs.hashing import content_sha256
-from alignloop.storage import FULL, has_shape, writing
+from alignloop.storage import FULL, has_shape, new_folder, writing
 from alignloop.training.checkpoint import read_manifest
 from alignloop.training.distributed import is_first_rank, on_first_rank, start, wait_for_all
 
@@ -312,10 +312,8 @@ def _make_newest(checkpoint: Path, run: Run) -> None:
         _check_origin(checkpoint, run)
     run.checkpoints.mkdir(exist_ok=True)
     if not target.exists():
-        scratch = run.checkpoints / f".{checkpoint.name}.tmp"
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(checkpoint, scratch)
-        scratch.rename(target)
+        with new_folder(target) as made:
+            shutil.copytree(checkpoint, made, dirs_exist_ok=True)
     elif not target.samefile(checkpoint):
         raise RunError(f"--resume {checkpoint}: {target} exists already and is another one")
     for later in sorted(run.checkpoints.glob("step-*")):

@@ -201,7 +201,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A prompt with the completion to imitate (SFT), and earlier turns of the assistant with it.
+    """A prompt with the completion to imitate (SFT); earlier turns of the assistant are imitated too.
 
     Attributes:
         prompt: what precedes the completion; its assistant turns are imitated as well unless their

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -128,6 +129,34 @@ def new_folder(target: Path, what: str = "", kept: str = "") -> Iterator[Path]:
             replace_folder(made, target)
         finally:
             shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """A path beside `target` to be written, whose file then takes the place of `target`, synced.
+
+    Readers see the old content or the new one. What an exception or a kill leaves is as `new_folder` has it.
+
+    Args:
+        target: replaced if it exists; its folder is there.
+
+    Yields:
+        The path, at which nothing is yet.
+
+    Raises:
+        DiskError: disk full or not writable; `target` is untouched.
+    """
+    with writing(target):
+        made = target.with_name(f".{target.name}-{secrets.token_hex(6)}.tmp")
+        try:
+            yield made
+            made.chmod(0o644)
+            with made.open("rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(made, target)
+        finally:
+            made.unlink(missing_ok=True)
+        sync_folder(target.parent)
 
 
 def sweep(folder: Path) -> None:

@@ -216,7 +216,7 @@ def trained(model: Any) -> tuple[dict[str, str], str, Count]:
         packed = PackedModel(copy.deepcopy(model))
     rows = [(g.prompt_ids.tolist(), c.ids.tolist()) for g in groups() for c in g.completions]
     try:
-        own, passes = own_side(model, rows)
+        own, passes = own_side(copy.deepcopy(model), rows)  # some keep the last row's state, graph and all
     except FOREIGN as error:
         raise ModelError(f"{type(model).__name__} itself fails on these rows: {first_line(error)}") from error
     ours, given = packed_side(packed)

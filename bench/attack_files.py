@@ -129,7 +129,9 @@ def models(quick: bool) -> list[Found]:
     return rows
 
 
+SOUND = "nothing wrong, to see that the commands get through"
 RUNS: dict[str, dict[str, str]] = {
+    SOUND: {},
     "recipe.yaml with a Python tag": {"recipe.yaml": "a: !!python/object/apply:os.system ['touch MARK']\n"},
     "recipe.yaml with aliases (10^9 values)": {
         "recipe.yaml": "a0: &a0 [x, x]\n"
@@ -179,11 +181,11 @@ from typer.testing import CliRunner
 from alignloop.cli import app
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
-from bench.attack_files import RUNS
+from bench.attack_files import RUNS, SOUND
 place = Path(sys.argv[1])
 save_model(*tiny_model(), place / 'start')
 rows = place / 'prompts.jsonl'
-rows.write_text('{"prompt": "hi"}\\n' * 4)
+rows.write_text(''.join('{"prompt": "hi %d"}\\n' % i for i in range(4)))
 for name in sys.argv[2:]:
     folder, mark = place / 'run', place / 'executed'
     shutil.rmtree(folder, ignore_errors=True)
@@ -208,7 +210,8 @@ for name in sys.argv[2:]:
         broke = done.exception is not None and not isinstance(done.exception, SystemExit)
         said = repr(done.exception)[:150] if broke else last
         row = {'name': name, 'command': command, 'code': done.exit_code, 'ran': mark.exists()}
-        row |= {'said': said.replace(str(place), ''), 'fine': not broke and not mark.exists()}
+        fine = not broke and not mark.exists() and (done.exit_code == 0 or name != SOUND)
+        row |= {'said': said.replace(str(place), ''), 'fine': fine}
         print(json.dumps(row), flush=True)
 """
 

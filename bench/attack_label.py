@@ -85,10 +85,12 @@ async def under_kills(clients: Sequence[Client], kill: object, seconds: float) -
     async def killer() -> None:
         assert callable(kill)
         while time.monotonic() < end:
-            await asyncio.sleep(random.uniform(0.2, 1.2))
+            await asyncio.sleep(random.uniform(1.0, 4.0))  # PostgreSQL restarts all backends after each
             kill()
 
     await asyncio.gather(killer(), *(one(client) for client in clients))
+    for client in clients:
+        client.drop()
     return refused
 
 
@@ -117,8 +119,6 @@ def postgres(quick: bool) -> list[Found]:
         for _ in range(rounds):
             with serving(Path(name), port, database):  # killed by SIGKILL at the end of each round
                 refused += asyncio.run(under_kills(clients, backend, seconds))
-            for client in clients:
-                client.drop()
             reopened(database).close()
         spent = time.monotonic() - began
         store.close()

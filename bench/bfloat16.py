@@ -50,7 +50,8 @@ KINDS = ("lowercase", "no_commas", "max_words", "start_with", "quoted")
 def write_rows(folder: Path, options: argparse.Namespace) -> None:
     """Training and held-out rows in every method's form, and prompts."""
     from alignloop.data.columns import read_records, write_records
-    from alignloop.data.instructions import demonstrations, instruction_prompts
+    from alignloop.data.instructions import instruction_prompts
+    from alignloop.feedback.edits import demonstrations
     from alignloop.records import Demonstration, Label, Preference
 
     if options.pairs:

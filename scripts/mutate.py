@@ -4,6 +4,7 @@
     scripts/mutate alignloop/data/packing.py --sample 30 --seed 1  30 of them, the same ones each time
     scripts/mutate alignloop/model/kv.py --tests tests/model       with these tests
     scripts/mutate alignloop/rl/*.py --tests tests/rl --sample 99  99 of all mutants of a folder
+    scripts/mutate alignloop/rl/*.py --again lived.txt             those that lived, after tests were added
 
 Without `--tests` those of the module's own folder are run: `tests/FOLDER/test_MODULE*.py` first, then
 the files of `tests/FOLDER` that import the module; all of `tests/FOLDER` where there are none. A test
@@ -27,6 +28,7 @@ import importlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -47,7 +49,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from mutants import Mutant, mutants_of
 
-COPIED = ("alignloop", "bench", "tests", "docs", "scripts", "pyproject.toml", "README.md", "README.ko.md")
+COPIED = (
+    "alignloop",
+    "bench",
+    "tests",
+    "docs",
+    "scripts",
+    "pyproject.toml",
+    "mkdocs.yml",
+    "README.md",
+    "README.ko.md",
+)
 OWN = ("alignloop", "bench", "tests", "conftest", "scripts", "mutants")
 MEMORY = 12 * 2**30
 """Bytes of address space that a mutant may take: one that allocates without end is killed."""
@@ -69,6 +81,7 @@ def main() -> int:
     parser.add_argument(
         "--timeout", type=float, default=0, help="seconds a mutant; 0 for 20 and 5 times the tests'"
     )
+    parser.add_argument("--again", type=Path, help="only those that lived in an earlier output, a file")
     parser.add_argument("--lines", default="", help="only mutants of these lines: 40 or 40-60")
     options = parser.parse_args()
     root = _root_of(options.files[0].resolve())
@@ -123,6 +136,9 @@ def _copy(root: Path, target: Path) -> None:
 
 
 def _chosen(mutants: list[tuple[Path, Mutant]], options: argparse.Namespace) -> list[tuple[Path, Mutant]]:
+    if options.again:
+        lived = set(re.findall(r"^(\S+\.py):(\d+): (.*?)(?: \(|$)", options.again.read_text("utf-8"), re.M))
+        mutants = [(file, m) for file, m in mutants if (file.as_posix(), str(m.line), m.kind) in lived]
     if options.lines:
         first, _, last = options.lines.partition("-")
         mutants = [(file, m) for file, m in mutants if int(first) <= m.line <= int(last or first)]

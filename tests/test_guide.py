@@ -1,4 +1,4 @@
-"""Every command of docs/guide/ runs as it stands there, in the order of the pages, on `tiny`."""
+"""Every command in a plain fence of docs/guide/ runs as it stands there, in the pages' order, on `tiny`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from alignloop.cli import app
 from alignloop.config import stage_names
 from alignloop.config.schema import stage_schema
 from alignloop.data.columns import write_records
-from alignloop.data.instructions import demonstrations, documents, instruction_prompts
+from alignloop.data.instructions import documents, instruction_prompts
+from alignloop.feedback.edits import demonstrations
 from alignloop.records import Preference
+from tests import helpers_docs
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guide"
 SERVES = ("alignloop serve", "alignloop label serve", "alignloop loop")
@@ -48,8 +50,7 @@ def pages() -> list[str]:
 
 
 def commands(page: str) -> Iterator[str]:
-    for block in re.findall(r"```\n(.*?)```", (GUIDE / page).read_text(encoding="utf-8"), re.DOTALL):
-        yield from (line for line in block.splitlines() if line.startswith("alignloop "))
+    return helpers_docs.commands((GUIDE / page).read_text(encoding="utf-8"))
 
 
 def small(command: str) -> list[str]:
@@ -70,10 +71,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the commands name."""
     root = tmp_path_factory.mktemp("guide")
     kinds = ("no_commas", "max_words", "lowercase", "uppercase")
-    prompts = {name: list(instruction_prompts(name, 8, 0, kinds)) for name in ("train", "eval")}
+    many = {name: list(instruction_prompts(name, 40, 0, kinds)) for name in ("train", "eval")}
+    prompts = {name: rows[:8] for name, rows in many.items()}
     judged = {
         name: [Preference(prompt.prompt, f"yes {i}", f"No, {i}.") for i, prompt in enumerate(rows)]
-        for name, rows in prompts.items()
+        for name, rows in many.items()
     }
     files = {
         "texts": documents("train")[:8],

@@ -51,23 +51,24 @@ def run(
     resume: Resume = "auto",
     **settings: Any,
 ) -> RunResult | PipelineResult:
-    """Run a configuration or a recipe; go on with, or use again, what is in its output folder.
+    """Run a configuration or a recipe. A finished run in its folder is used again, a stopped one goes on.
 
     Args:
         what: a configuration, whose class says which stage; or a recipe: a .yaml file, the name of one that
             comes with AlignLoop, or a mapping of its keys.
-        objective: of a configuration for preferences or rewards, an instance such as `DPO(beta=0.1)`; by
-            default the configuration's own, or the stage's at its defaults.
-        resume: see `Resume`.
+        objective: an instance such as `DPO(beta=0.1)`, for a configuration of preferences or rewards; the
+            default is the configuration's own objective, or the stage's.
+        resume: `auto` goes on where the run stopped, `never` starts anew and keeps the earlier run aside; or
+            a checkpoint's folder.
         **settings: keys that replace a recipe's. In a recipe of several stages a key is for all stages that
             have it; `sft={"learning_rate": 1e-5}` is for the stage named sft. Values may be Python objects:
             rows, loaded models, runs, functions.
 
     Returns:
-        What came out: a run, or of a recipe of several stages the runs by name.
+        The run; for a recipe of several stages, the runs by name.
 
     Raises:
-        ConfigError: everything that is wrong with the keys, one sentence each.
+        ConfigError: keys are wrong; one sentence for each.
         UserError: data, a model or the output folder cannot be used.
         AlignLoopError: the run failed; the same call goes on where it stopped.
     """
@@ -97,7 +98,8 @@ def train(
     Args:
         method: `sft`, `dpo`, `reward`, `ppo`, `best-of-n`, …; also `sample`, `evaluate`, `compare`.
         recipe: a .yaml file with settings; by default the recipe of that name that comes with AlignLoop.
-        resume: see `Resume`.
+        resume: `auto` goes on where the run stopped, `never` starts anew and keeps the earlier run aside; or
+            a checkpoint's folder.
         **settings: keys of the stage and of its objective; they replace the recipe's. Values may be Python
             objects, as in `run`.
 
@@ -105,7 +107,7 @@ def train(
         The finished run.
 
     Raises:
-        ConfigError: everything that is wrong with the keys, one sentence each.
+        ConfigError: keys are wrong; one sentence for each.
         UserError: data, a model or the output folder cannot be used.
         AlignLoopError: the run failed; the same call goes on where it stopped.
     """

@@ -24,8 +24,8 @@ _FORM = "expected a text, a list of {'role': …, 'content': …}, a Prompt, or 
 class Model:
     """A language model with its tokenizer and chat template.
 
-    It can be given for `model_name_or_path`; one whose weights were changed since it was loaded is saved
-    into the run folder then.
+    Every key `model_name_or_path` takes this object. If its weights changed since it was loaded, the run
+    saves them into its folder.
 
     Attributes:
         name: what was loaded.
@@ -50,14 +50,14 @@ class Model:
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "") -> Model:
-        """A transformers model of your own with its tokenizer."""
+        """Wrap a transformers model and its tokenizer."""
         made = cls(LoadedModel(model.eval(), tokenizer, name or type(model).__name__))
         made._sums = ()
         return made
 
     @property
     def source(self) -> str:
-        """Where the model can be loaded from as it is now; "" if it was not loaded, or was changed since."""
+        """Where the model can be loaded from as it is now; "" if nowhere, or if it was changed."""
         if not self._sums or self._sums != _sums(self.model):
             return ""
         return str(self.model.name_or_path) if self.name == TINY else self.name
@@ -80,7 +80,7 @@ class Model:
         stop: Sequence[str] = (),
         seed: int = 0,
     ) -> Any:
-        """Answers to one prompt or to many.
+        """Answer one prompt or many.
 
         An answer depends on its prompt, the settings and the seed only, up to rounding.
 

@@ -23,7 +23,7 @@ _HEAD_RESULTS = 8
 
 
 class RunResult:
-    """A run folder as a result. It stands for its folder wherever a path is accepted.
+    """A run folder as a result. Every call that takes a path takes this object.
 
     Attributes:
         path: the folder.
@@ -31,7 +31,7 @@ class RunResult:
         record: run.json as it was when this object was made.
         results: what the stage measured, by name.
         warnings: what the stage warned of, one sentence each.
-        model: folder of the finished model (of stages that train one).
+        model: folder of the finished model, for stages that train one.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -91,7 +91,7 @@ class RunResult:
         return write_report(self.path, format=format, output=output)
 
     def load(self, **options: Any) -> Model:
-        """The run's model, loaded; options as of `alignloop.load`. It is loaded once.
+        """Load the run's model, once; the options are those of `alignloop.load`.
 
         Raises:
             ModelError: the run has no model.
@@ -101,7 +101,7 @@ class RunResult:
         return self._model
 
     def generate(self, prompts: Any, **options: Any) -> Any:
-        """Answers of the run's model; see `Model.generate`."""
+        """Answer with the run's model; the arguments are those of `Model.generate`."""
         return self.load().generate(prompts, **options)
 
     def __repr__(self) -> str:
@@ -163,7 +163,7 @@ class PipelineResult(Mapping[str, RunResult]):
         return {name: run.results for name, run in self.items()}
 
     def report(self, *, format: Format = "html", output: str | Path | None = None) -> Path:
-        """Write the pipeline's report; arguments as of `RunResult.report`."""
+        """Write the pipeline's report; the arguments are those of `RunResult.report`."""
         return write_report(self.path, format=format, output=output)
 
     def table(self) -> Table:
@@ -186,7 +186,7 @@ class PipelineResult(Mapping[str, RunResult]):
 
 
 def open_run(path: str | PathLike[str]) -> RunResult | PipelineResult:
-    """A run folder or pipeline folder that is there already, whatever state it is in.
+    """Open an existing run folder or pipeline folder, in whatever state it is.
 
     Raises:
         RunError: neither is there.

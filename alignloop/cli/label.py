@@ -11,6 +11,7 @@ import typer
 
 from alignloop.cli.data import mapping
 from alignloop.cli.ending import after_data, print_next
+from alignloop.cli.label_submit import submit
 from alignloop.cli.options import help_if_bare
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 app.callback()(help_if_bare)
+
+app.command()(submit)
 
 Folder = Annotated[Path, typer.Argument(help="Label folder: database, session key, owner's token.")]
 Database = Annotated[

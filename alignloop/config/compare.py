@@ -92,7 +92,7 @@ class CompareConfig(StageConfig, SamplingConfig, TemplateConfig):
     )
     judge: FunctionPath | None = Field(
         default=None,
-        description="module:function that compares pairs of answers (docs/evaluate.md), null for none",
+        description="module:function that compares pairs of answers (docs/guide/evaluate.md), null for none",
     )
     judge_model: ComparingJudge | None = Field(
         default=None,

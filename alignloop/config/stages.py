@@ -270,8 +270,8 @@ class FeedbackConfig(StageConfig, RowsConfig):
         default="simulated",
         description="simulated: gold reward of the rows' checkable instructions, marked as such",
     )
-    kind: Literal["pair", "ranking", "score", "label"] = Field(
-        default="pair", description="form of the judgements"
+    kind: Literal["pair", "ranking", "score", "label", "edit"] = Field(
+        default="pair", description="form of the judgements; edit: answers corrected into demonstrations"
     )
     noise: float = Field(default=0.0, ge=0, le=0.5, description="probability that a judgement is flipped")
     max_pairs: int = Field(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from alignloop.storage import writing
+from alignloop.storage import new_file, writing
 
 
 def sha256_of(path: Path) -> str:
@@ -27,28 +25,10 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
         DiskError: disk full or not writable.
     """
     with writing(path):
-        _write_whole(path, lines)
-
-
-def _write_whole(path: Path, lines: Iterable[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "wb") as raw:
-            if path.name.endswith(".gz"):
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
-                    packed.writelines(line.encode("utf-8") for line in lines)
-            else:
-                raw.writelines(line.encode("utf-8") for line in lines)
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    finally:
-        if os.path.exists(scratch):
-            os.unlink(scratch)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as made, made.open("wb") as raw:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+                packed.writelines(line.encode("utf-8") for line in lines)
+        else:
+            raw.writelines(line.encode("utf-8") for line in lines)

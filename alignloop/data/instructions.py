@@ -7,7 +7,7 @@ wordings of every constraint, so that what it measures is obedience, not memory.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import numpy as np
 
 from alignloop.errors import DataError
 from alignloop.foreign import load_yaml
-from alignloop.records import Demonstration, Document, Message, Prompt, Provenance
+from alignloop.records import Document, Message, Prompt, Provenance
 
 Split = Literal["train", "eval"]
 
@@ -183,28 +183,3 @@ def _texts() -> Mapping[str, list[str]]:
 def documents(split: Split) -> list[Document]:
     """Short plain texts, English and a few Korean ones: `train` and `eval` have none in common."""
     return [Document(text, Provenance(details={"task": "texts", "split": split})) for text in _texts()[split]]
-
-
-def demonstrations(n: int, seed: int) -> list[Demonstration]:
-    """Training prompts answered by plain texts that are rewritten to obey: for the tiny model's SFT.
-
-    Only instructions a program can carry out on a given text are used (`REWRITES`).
-    """
-    rng = np.random.default_rng([seed, 2])
-    texts = [text for text in _texts()["train"] if text.isascii()]
-    found = []
-    for prompt in instruction_prompts("train", n, seed, tuple(REWRITES)):
-        text = texts[rng.integers(len(texts))]
-        completion = REWRITES[str(prompt.constraints[0]["kind"])](text)
-        found.append(Demonstration(prompt.prompt, completion, prompt.provenance))
-    return found
-
-
-REWRITES: Mapping[str, Callable[[str], str]] = {
-    "lowercase": str.lower,
-    "uppercase": str.upper,
-    "no_commas": lambda text: text.replace(",", ""),
-    "quoted": lambda text: f'"{text}"',
-    "ends_with_question": lambda text: f"{text} Do you agree?",
-}
-"""What makes a text obey a constraint kind."""

@@ -208,6 +208,18 @@ class Queue:
             self.take(drawn[0], 1)
         return drawn
 
+    def claim(self, connection: Connection, annotator_id: int, item_id: int, *, check: bool) -> str:
+        """Reserve an item that an annotator names; returns its kind, `gold` for a hidden check."""
+        state = self.state(connection, annotator_id)
+        state.seq += 1
+        state.seen.add(item_id)
+        if not check:
+            self.take(item_id, 1)
+            return "item"
+        if item_id in state.golds:
+            state.golds.remove(item_id)
+        return "gold"
+
     def _repeat(self, state: AnnotatorState) -> tuple[int, str] | None:
         due = len(state.history) - self.project.settings.repeat_gap
         while state.num_repeated < due:

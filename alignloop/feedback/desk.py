@@ -17,9 +17,9 @@ from sqlalchemy.exc import DBAPIError
 from alignloop.feedback import ledger
 from alignloop.feedback.assign import Queue, display_order
 from alignloop.feedback.database import unavailable
-from alignloop.feedback.exchange import Progress, Receipt, Session, Submission, Task
+from alignloop.feedback.exchange import Opened, Progress, Receipt, Session, Submission, Task
 from alignloop.feedback.faults import Rejected
-from alignloop.feedback.project import Project, Settings
+from alignloop.feedback.project import Project, Settings, item_keys
 from alignloop.feedback.schema import assignments, drafts, items
 from alignloop.feedback.store import Store, log
 
@@ -86,6 +86,47 @@ class Desk:
         queue = self._queue(connection, ledger.authorised(connection, session))
         return self._receipt(connection, queue, session.annotator_id)
 
+    def open(
+        self, connection: Connection, session: Session, prompt: list[dict[str, Any]], answers: Sequence[str]
+    ) -> Opened:
+        """Open the item with this prompt and these answers, for a judgement that was made elsewhere.
+
+        Args:
+            connection: in a transaction.
+            session: who judges.
+            prompt: message rows.
+            answers: in any order.
+
+        Returns:
+            The task, and whether this annotator has judged it already.
+
+        Raises:
+            Rejected: 403 access ended, 404 the project has no such item, 410 withdrawn.
+        """
+        queue = self._queue(connection, ledger.authorised(connection, session))
+        columns = (items.c.id, items.c.answers, items.c.withdrawn, items.c.gold.is_not(None).label("check"))
+        mine = (items.c.project_id == queue.project.id, items.c.key.in_(item_keys(prompt, answers)))
+        item = connection.execute(select(*columns).where(*mine)).first()
+        if item is None:
+            raise Rejected(
+                "the project has no item with this prompt and these answers", status=404, reason="item"
+            )
+        if item.withdrawn is not None:
+            raise Rejected("the owner has withdrawn this item", status=410, reason="withdrawn")
+        same = (assignments.c.annotator_id == session.annotator_id, assignments.c.item_id == item.id)
+        assignment_id = connection.scalar(
+            select(assignments.c.id).where(
+                *same, assignments.c.round == 0, assignments.c.kind != "adjudication"
+            )
+        )
+        if assignment_id is None:
+            kind = queue.claim(connection, session.annotator_id, item.id, check=item.check)
+            assignment_id = self._assign(
+                connection, queue, session.annotator_id, item.id, kind, len(item.answers)
+            )
+        row = connection.execute(ledger.SHOWN_BY_ID, {"assignment_id": assignment_id}).one()
+        return Opened(ledger.shown(connection, row), row.state in ("done", "skipped"))
+
     def submit(self, connection: Connection, session: Session, sent: Submission) -> Receipt:
         """Store a judgement or a skip, and open the next task.
 
@@ -101,7 +142,7 @@ class Desk:
         stored = connection.execute(ledger.BY_KEY, {"key": sent.key}).one_or_none()
         if stored is not None:
             ledger.check_replay(stored, row, sent)
-            return self._receipt(connection, queue, session.annotator_id, stored.id)
+            return self._receipt(connection, queue, session.annotator_id, stored.id, advance=sent.advance)
         if row.withdrawn is not None or row.state == "released":
             raise Rejected("the owner has withdrawn this item", status=410, reason="withdrawn")
         decided = row.kind == "adjudication" and row.state in ("done", "skipped")
@@ -118,7 +159,7 @@ class Desk:
             state.history.append(row.item_id)
         _count(queue, connection, row, skipped=fields["action"] == "skip", sign=1)
         state.redo = 0
-        return self._receipt(connection, queue, session.annotator_id, judgement_id)
+        return self._receipt(connection, queue, session.annotator_id, judgement_id, advance=sent.advance)
 
     def undo(self, connection: Connection, session: Session, key: str) -> Receipt:
         """Take the last judgement back (a new row says so) and show its item again."""
@@ -207,14 +248,22 @@ class Desk:
         return queue
 
     def _receipt(
-        self, connection: Connection, queue: Queue | None, annotator_id: int, judgement_id: int | None = None
+        self,
+        connection: Connection,
+        queue: Queue | None,
+        annotator_id: int,
+        judgement_id: int | None = None,
+        *,
+        advance: bool = True,
     ) -> Receipt:
         if queue is None:
             return Receipt(judgement_id, None, Progress())
-        row = connection.execute(ledger.OPEN_TASK, {"annotator_id": annotator_id}).one_or_none()
-        if row is None:
+        row = None
+        if advance:
+            row = connection.execute(ledger.OPEN_TASK, {"annotator_id": annotator_id}).one_or_none()
+        if advance and row is None:
             row = self._open_next(connection, queue, annotator_id)
-        if row is None and time.monotonic() - queue.loaded > RELOAD_S:
+        if advance and row is None and time.monotonic() - queue.loaded > RELOAD_S:
             queue = self.queues[queue.project.id] = Queue.load(connection, queue.project)
             row = self._open_next(connection, queue, annotator_id)
         state = queue.state(connection, annotator_id)
@@ -229,22 +278,33 @@ class Desk:
         if drawn is None:
             return None
         item_id, kind = drawn
-        round_ = int(kind == "repeat")
         answers = connection.scalar(
             select(func.json_array_length(items.c.answers)).where(items.c.id == item_id)
         )
+        new_id = self._assign(connection, queue, annotator_id, item_id, kind, answers or 0)
+        return connection.execute(ledger.SHOWN_BY_ID, {"assignment_id": new_id}).one()
+
+    def _assign(
+        self,
+        connection: Connection,
+        queue: Queue,
+        annotator_id: int,
+        item_id: int,
+        kind: str,
+        num_answers: int,
+    ) -> int:
+        round_ = int(kind == "repeat")
         order = display_order(
-            answers or 0,
+            num_answers,
             seed=queue.project.settings.seed,
             annotator_id=annotator_id,
             item_id=item_id,
             round=round_,
         )
         seq = queue.state(connection, annotator_id).seq
-        new_id = ledger.open_assignment(
+        return ledger.open_assignment(
             connection, queue.project.id, annotator_id, item_id, kind, round_, seq, order
         )
-        return connection.execute(ledger.SHOWN_BY_ID, {"assignment_id": new_id}).one()
 
 
 def _outcome(job: Job, connection: Connection) -> object:

@@ -29,6 +29,7 @@ class Submission:
         note: free text that goes with a flag, a skip or an answer.
         seconds: time spent with the page visible.
         guidelines: version of the guidelines that the page showed; None for the current one.
+        advance: open the annotator's next task; a program that names its tasks itself needs none.
     """
 
     assignment_id: int
@@ -40,6 +41,7 @@ class Submission:
     note: str = ""
     seconds: float = 0.0
     guidelines: int | None = None
+    advance: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,14 @@ class Task:
     previous: dict | None
     note: str = ""
     flagged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A task asked for by its content; `judged` where its annotator has judged or skipped it already."""
+
+    task: Task
+    judged: bool
 
 
 @dataclass(frozen=True, slots=True)

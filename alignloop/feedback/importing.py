@@ -140,7 +140,7 @@ def read_items(
         shown = [r for r in data.records if not (isinstance(r, Demonstration) and r.tool_calls)]
         calls = len(data.records) - len(shown)
         reasons = data.reasons | ({"answer that calls a tool": calls} if calls else {})
-        made = fit(_from_records(shown, task, gold), task=task, pairs=pairs)
+        made = fit(from_records(shown, task, gold), task=task, pairs=pairs)
     if not gold:
         return Imported(made.items, reasons | made.left_out)
     checks = [item for item in made.items if item.gold is not None]
@@ -250,7 +250,8 @@ def _answer(entry: object, model: str, row: Row) -> Answer:
     )
 
 
-def _from_records(records: Iterable[Record], task: str, gold: bool) -> Iterator[NewItem]:
+def from_records(records: Iterable[Record], task: str, gold: bool) -> Iterator[NewItem]:
+    """Items of records; with `gold` what a record says of its answers is the expected judgement."""
     singles: dict[Conversation, list[Demonstration | Label | Rating]] = {}
     sources: dict[Conversation, Provenance] = {}
     for record in records:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import permutations
 from typing import Any
 
 from alignloop.errors import UserError
@@ -170,8 +171,7 @@ def item_row(item: NewItem, *, project: Project, now: float) -> dict[str, object
         raise Rejected("an answer is empty", reason="empty_answer")
     if item.gold is not None:
         _check_gold(item.gold, project, len(answers))
-    content = json.dumps([prompt, [a["text"] for a in answers]], ensure_ascii=False, separators=(",", ":"))
-    digest = hashlib.sha256(content.encode()).digest()
+    digest = _digest(prompt, [a["text"] for a in answers])
     origin = item.provenance
     return {
         "project_id": project.id,
@@ -191,6 +191,24 @@ def item_row(item: NewItem, *, project: Project, now: float) -> dict[str, object
         },
         "created": now,
     }
+
+
+def item_keys(prompt: list[dict[str, Any]], answers: Sequence[str]) -> list[str]:
+    """Keys that an item with this prompt (message rows) and these answers has, in whatever order they stand.
+
+    Raises:
+        Rejected: more answers than any task has, or text that cannot be stored.
+    """
+    most = max(high for _, high in ANSWER_COUNTS.values())
+    if len(answers) > most:
+        raise Rejected(f"an item has at most {most} answers", status=422, reason="num_answers")
+    rows, texts = _cleaned(prompt), [clean(text) for text in answers]
+    return [_digest(rows, order).hex() for order in permutations(texts)]
+
+
+def _digest(prompt: list[dict[str, Any]], answers: Sequence[str]) -> bytes:
+    content = json.dumps([prompt, list(answers)], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).digest()
 
 
 def _check_gold(gold: Mapping, project: Project, num_answers: int) -> None:

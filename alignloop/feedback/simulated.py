@@ -18,7 +18,17 @@ from typing import Literal
 import numpy as np
 
 from alignloop.errors import DataError
-from alignloop.records import Label, Preference, Prompt, Provenance, Ranking, Rating, plain_rows
+from alignloop.feedback.edits import edited
+from alignloop.records import (
+    Demonstration,
+    Label,
+    Preference,
+    Prompt,
+    Provenance,
+    Ranking,
+    Rating,
+    plain_rows,
+)
 from alignloop.rl.constraints import words
 from alignloop.rl.verifiers import VERIFIERS
 
@@ -203,6 +213,29 @@ def simulate_labels(rows: Sequence[Answered], annotator: Annotator, *, threshold
             found.append(
                 Label(prompt.prompt, answer, bool(truth != flipped), _provenance(prompt, annotator, details))
             )
+    return found
+
+
+def simulate_edits(rows: Sequence[Answered], annotator: Annotator) -> list[Demonstration]:
+    """Demonstrations: an answer of each prompt, corrected until it obeys (`feedback.edits`).
+
+    An answer that needs no correction goes before one that does; those that cannot be corrected make none.
+
+    Args:
+        rows: (prompt, answers); one answer is enough.
+        annotator: its name; nothing is judged wrongly here.
+
+    Returns:
+        At most one demonstration per prompt.
+    """
+    found = []
+    for prompt, answers in rows:
+        texts = [(edited(answer, prompt), answer.strip()) for answer in answers]
+        good = [(text == answer, text) for text, answer in texts if text is not None]
+        if good:
+            kept, text = max(good, key=lambda one: one[0])
+            details = {"edited": not kept}
+            found.append(Demonstration(prompt.prompt, text, _provenance(prompt, annotator, details)))
     return found
 
 

@@ -21,7 +21,7 @@ from alignloop.model.adapters import using
 from alignloop.model.infer import run_groups
 from alignloop.model.loading import loading
 from alignloop.model.packed import Forward, PackedModel, ScalarHead
-from alignloop.storage import writing
+from alignloop.storage import new_file
 
 HEAD_FILE = "scalar_head.safetensors"
 
@@ -89,14 +89,8 @@ def save_head(head: ScalarHead, folder: Path) -> None:
     Raises:
         DiskError: disk full or not writable; the old head stays.
     """
-    scratch = folder / f".{HEAD_FILE}.tmp"
-    with writing(folder / HEAD_FILE):
-        try:
-            save_file({k: v.contiguous() for k, v in head.state_dict().items()}, scratch)
-            scratch.chmod(0o644)
-            scratch.replace(folder / HEAD_FILE)
-        finally:
-            scratch.unlink(missing_ok=True)
+    with new_file(folder / HEAD_FILE) as made:
+        save_file({k: v.contiguous() for k, v in head.state_dict().items()}, made)
 
 
 def load_head(folder: Path) -> ScalarHead:

@@ -6,13 +6,12 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 from alignloop.foreign import lines_of, loads, opened
-from alignloop.storage import new_folder, no_link, sync_folder, writing
+from alignloop.storage import new_file, new_folder, no_link, writing
 
 GIVEN = "given"
 """Folder of a run folder for what was given in Python: rows, models, sources of functions."""
@@ -28,18 +27,8 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         DiskError: disk full or not writable; the old file is untouched.
     """
-    with writing(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-        sync_folder(path.parent)
+    with new_file(path) as made:
+        made.write_text(text, encoding="utf-8")
 
 
 def copy_given(places: Mapping[str, Path]) -> None:

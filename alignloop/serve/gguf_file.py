@@ -8,7 +8,6 @@ the two halves of a head alternate.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from alignloop.errors import ModelError
 from alignloop.foreign import loads
 from alignloop.model.endings import TurnEnd, end_turns
 from alignloop.model.load import LoadedModel
+from alignloop.storage import new_file
 
 Storage = Literal["f32", "f16", "bf16", "q8_0"]
 ARCHITECTURES = {
@@ -63,9 +63,8 @@ def write_gguf(
     """
     architecture = _architecture(loaded.model)
     described = _vocabulary(loaded)
-    scratch = file.with_name(f".{file.name}.tmp")
-    writer = gguf.GGUFWriter(scratch, gguf.MODEL_ARCH_NAMES[architecture])
-    try:
+    with new_file(file) as made:
+        writer = gguf.GGUFWriter(made, gguf.MODEL_ARCH_NAMES[architecture])
         writer.add_type("model")
         writer.add_name(name)
         writer.add_file_type(_TYPES[storage][1])
@@ -78,11 +77,6 @@ def write_gguf(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        with scratch.open("rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(scratch, file)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _architecture(model: PreTrainedModel) -> gguf.MODEL_ARCH:

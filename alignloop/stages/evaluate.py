@@ -10,6 +10,7 @@ from typing import Any
 from alignloop.config import CompareConfig, EvaluateConfig
 from alignloop.config.compare import model_names
 from alignloop.data.columns import read_records
+from alignloop.errors import DataError
 from alignloop.evaluation import gate
 from alignloop.evaluation.comparison import Cell, Measurement
 from alignloop.evaluation.comparisons import win_rates
@@ -57,12 +58,17 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         `win_rate_reward`.
 
     Raises:
+        DataError: fewer than 2 different prompts.
         RequirementError: a requirement is not met; the results are in the run folder all the same.
     """
     common.set_threads(config.num_threads)
     for text in config.require:
         gate.parse(text)
     prompts = read_prompts(config, config.num_prompts, run)
+    if len({prompt.prompt for prompt in prompts}) < 2:
+        raise DataError(
+            "an interval needs at least 2 different prompts; this is one", file=str(config.dataset)
+        )
     before, after = _answers(config, [prompt.prompt for prompt in prompts])
     names = _names(config)
     raw = dict(zip(names, (before.answers, after.answers), strict=True))

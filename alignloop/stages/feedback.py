@@ -9,6 +9,7 @@ from alignloop.data.columns import write_records
 from alignloop.errors import DataError
 from alignloop.feedback.simulated import (
     Annotator,
+    simulate_edits,
     simulate_labels,
     simulate_preferences,
     simulate_rankings,
@@ -38,6 +39,8 @@ def feedback(config: FeedbackConfig, run: Run) -> dict[str, Any]:
     annotator = Annotator(flip=config.noise, seed=config.seed)
     if config.kind == "pair":
         records: list[Any] = list(simulate_preferences(rows, annotator, max_pairs=config.max_pairs))
+    elif config.kind == "edit":
+        records = list(simulate_edits(rows, annotator))
     elif config.kind == "ranking":
         records = list(simulate_rankings(rows, annotator))
     elif config.kind == "score":

@@ -6,7 +6,8 @@ from typing import Any
 
 from alignloop.config import InstructionsConfig
 from alignloop.data.columns import write_records
-from alignloop.data.instructions import demonstrations, documents, instruction_prompts
+from alignloop.data.instructions import documents, instruction_prompts
+from alignloop.feedback.edits import demonstrations
 from alignloop.runs import Run
 from alignloop.stages.answers import ANSWERS_FILE
 
@@ -27,7 +28,7 @@ def instructions(config: InstructionsConfig, run: Run) -> dict[str, Any]:
             instruction_prompts(config.split, config.num_rows, config.seed, kinds, languages=config.languages)
         )
     elif config.content == "demonstrations":
-        rows = list(demonstrations(config.num_rows, config.seed))
+        rows = list(demonstrations(config.num_rows, config.seed, config.kinds))
     else:
         rows = list(documents(config.split))
     (run.path / "data").mkdir(exist_ok=True)

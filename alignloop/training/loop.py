@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -77,7 +77,7 @@ class StepReport:
 
     step: int
     metrics: Mapping[str, float]
-    indices: tuple[int, ...] = field(default=())
+    indices: tuple[int, ...]
 
 
 def train(trainer: Trainer, objective: Objective, steps: Iterable[Sequence[Group]]) -> Iterator[StepReport]:
@@ -285,13 +285,13 @@ def _statistics(
 
 def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
     """Check, clip and apply the gradient; returns its norm before clipping."""
-    parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+    parameters = list(trainer.model.parameters())
     add_gradients(parameters)
     limit = trainer.settings.max_grad_norm or float("inf")
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+    norm = float(torch.nn.utils.get_total_norm(grads))
     if not (torch.isfinite(torch.tensor(loss)) and torch.isfinite(torch.tensor(norm))):
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.optimizer.zero_grad()
         shown = ", ".join(map(str, indices[:20])) + (", …" if len(indices) > 20 else "")
         damaged = non_finite_weight(trainer.model)
         advice = (
@@ -308,7 +308,7 @@ def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
     for group in trainer.optimizer.param_groups:
         group["lr"] = learning_rate(trainer.settings, trainer.step, trainer.num_steps) * group.get("scale", 1)
     trainer.optimizer.step()
-    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.optimizer.zero_grad()
     trainer.step += 1
     return norm
 

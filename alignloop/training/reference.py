@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from alignloop.data.packing import Batch, Group
 from alignloop.model.adapters import adapters_off
 from alignloop.model.infer import run_groups
 from alignloop.model.packed import Forward, PackedModel
-from alignloop.storage import writing
+from alignloop.storage import new_file, writing
 from alignloop.training.loop import Reference
 
 
@@ -118,15 +116,8 @@ def _cached(file: Path, groups: Sequence[Group]) -> np.ndarray | None:
 def _keep(file: Path, flat: np.ndarray) -> None:
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-", suffix=".tmp")
-        os.close(handle)
-        try:
-            save_file({"logprobs": flat}, scratch)
-            with open(scratch, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(scratch, file)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
+    with new_file(file) as made:
+        save_file({"logprobs": flat}, made)
 
 
 def _attach(groups: Sequence[Group], flat: np.ndarray, name: str) -> list[Group]:

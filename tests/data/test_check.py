@@ -17,6 +17,11 @@ def test_warnings_about_the_whole():
     longer = [Preference(Q, "aa", "b")] * 16 + [Preference(Q, "a", "bb")] * 4
     assert warnings(longer) == ["chosen is longer than rejected in 80% of 20 pairs: watch length bias"]
     assert warnings(longer[4:16] + longer[16:] * 2) == []
+    level = [Preference(Q, "a", "b")] * 9 + [
+        Preference(Q, "aa", "b", 0.5)
+    ] * 9  # neither says anything of length
+    assert warnings(longer + level) == warnings(longer)
+    assert warnings(longer[:19] + level) == []
     assert warnings([Document("a<|im_end|>"), Document("\ufffd</s></s>"), Document("c")]) == [
         "rows hold a chat template's own marks as text: <|im_end|> (1), </s> (1)",
         "1 rows hold U+FFFD: characters were lost when the file was made",

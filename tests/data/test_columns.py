@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignloop.data.columns import read_records, record_to_row, write_records
+from alignloop.data.columns import Dataset, read_records, record_to_row, write_records
 from alignloop.errors import DataError
 from alignloop.records import (
     Demonstration,
@@ -162,3 +162,14 @@ def test_writing_is_whole_or_not_at_all(tmp_path):
     write_records(tmp_path / "a.jsonl.gz", [good])
     write_records(tmp_path / "b.jsonl.gz", [good])
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+
+
+def test_notes_name_the_files_of_other_splits():
+    def noted(*names):
+        return Dataset([], [], "label", left_out=names).notes
+
+    assert noted() == []
+    assert noted("test.jsonl") == [
+        "files of other splits were left out: test.jsonl; split names the one to read"
+    ]
+    assert noted("a", "b", "c", "d")[0].startswith("files of other splits were left out: a, b, c and more;")

@@ -1,9 +1,11 @@
 import random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alignloop.data import minhash
 from alignloop.data.minhash import first_similar, jaccard, rows_per_band, shingles
 
 
@@ -38,6 +40,7 @@ def test_band_length_keeps_the_promised_recall():
         assert (1 - threshold**rows) ** (128 // rows) <= 1e-3 or rows == 1
     # by hand: (1 - 0.8^5)^25 = 4.8e-5 is enough, (1 - 0.8^6)^21 = 1.8e-3 is not
     assert rows_per_band(0.8) == 5
+    assert (rows_per_band(1.0), rows_per_band(0.35)) == (16, 2)
 
 
 def test_finds_what_an_exhaustive_search_finds():
@@ -78,3 +81,16 @@ def test_equal_items_are_always_found_and_different_ones_never_at_one(items, thr
         if first is not None:
             for a, b in zip(items[index], items[first], strict=True):
                 assert np.array_equal(shingles(a), shingles(b))
+
+
+def test_unlike_items_share_no_bucket():
+    """Only items of one bucket are compared; where all were, a million rows would take for ever."""
+    compared = []
+    plain = minhash.jaccard
+    texts = [[f"{word} " * 30] for word in ("ocean", "window", "bridge", "candle", "purple", "ginger")]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(minhash, "jaccard", lambda a, b: (compared.append(1), plain(a, b))[1])
+        assert first_similar(texts, 0.8) == [None] * len(texts)
+        assert not compared
+        assert first_similar([*texts, texts[0]], 0.8)[-1] == 0
+    assert compared

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from alignloop.data import message_trees
 from alignloop.data import published_rows as rows
 from alignloop.errors import DataError
 
@@ -129,3 +130,31 @@ def test_other_forms_by_hand() -> None:
     labels = [rows.safe_label({"prompt": "q", "response": "x", "is_safe": v})[0]["label"] for v in (1, False)]
     assert labels == [True, False]
     assert rows.fields(a="b.c", d="e")({"b": {"c": 1}}) == [{"a": 1, "d": None}]
+
+
+@pytest.mark.parametrize("name", ["instruction", "prompt", "question"])
+def test_records_of_argilla_take_the_first_prompt_that_is_there(name: str) -> None:
+    texts = {"instruction": "", name: "q", "response1": "x", "response_2": "y"}
+    said = [{"value": "response1", "status": s} for s in ("submitted", "discarded", "draft")]
+    said[1]["value"] = said[2]["value"] = "response2"
+    row = {"fields": texts, "responses": {"preference": said}}
+    assert rows.argilla_records(row) == [
+        {"prompt": "q", "response_a": "x", "response_b": "y", "preference": "a"}
+    ]
+
+
+def test_a_dialogue_in_one_text_with_and_without_a_system_turn() -> None:
+    read = rows.dialogue("text")
+    text = "Human: q\n\nAssistant: a"
+    assert read({"text": text})[0]["system"] is None
+    assert read({"text": text, "system": "SYSTEM: be kind"})[0]["system"] == "be kind"
+
+
+def test_a_question_that_answers_a_question_is_no_answer() -> None:
+    answers = [{"role": "assistant", "text": text, "rank": rank} for rank, text in enumerate("xy")]
+    asked = {"role": "prompter", "text": "who?", "rank": 2, "replies": []}
+    root = {"role": "prompter", "text": "q", "replies": [*answers, asked]}
+    (found,) = message_trees.comparisons({"prompt": root})
+    assert (found["responses"], found["ranking"]) == (["x", "y"], [1, 2])
+    with pytest.raises(DataError, match="no question has two ranked answers"):
+        message_trees.comparisons({"prompt": {**root, "replies": [answers[0], asked]}})

@@ -31,6 +31,8 @@ def test_exact_duplicates_include_the_label():
     kept, dropped = quality.exact_duplicates(rows)
     assert kept == rows[:2]
     assert told(dropped) == [("r.jsonl:3: the same as r.jsonl:1", "duplicate")]
+    made = [Label(user("q"), "a", True)] * 2  # in Python, which has no lines
+    assert told(quality.exact_duplicates(made)[1]) == [("the same as an earlier row", "duplicate")]
 
 
 def test_rows_repeated_by_a_weight_are_no_duplicates():

@@ -97,6 +97,11 @@ def test_csv_with_byte_order_mark_and_long_field(tmp_path):
             "a,a\n1,2\n",
             "r.csv:1: value ['a', 'a']: the header needs a distinct name for each column",
         ),
+        (
+            "r.csv",
+            "a,,b\n1,2,3\n",
+            "r.csv:1: value ['a', '', 'b']: the header needs a distinct name for each column",
+        ),
         ("r.csv", 'a,b\n1,"x\n', "r.csv:2: broken CSV (unexpected end of data)"),
         ("r.jsonl", "[" * 100_000, "r.jsonl:1: broken JSON"),
     ],

@@ -197,7 +197,7 @@ def test_what_cannot_be_right_is_refused_by_name(name: str, sentence: str) -> No
         PackedModel(zoo.tiny(name))
 
 
-@pytest.mark.parametrize("name", ["bloom", "gptj", "recurrent_gemma", "falcon_h1"])
+@pytest.mark.parametrize("name", ["bloom", "recurrent_gemma", "falcon_h1"])
 def test_bfloat16_hides_nothing(name: str) -> None:
     """Packed rows of these are 0.005 to 0.04 nats off, which is less than bfloat16 rounds."""
     model = zoo.tiny(name, dtype=torch.bfloat16)

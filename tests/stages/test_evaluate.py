@@ -12,6 +12,7 @@ import torch
 
 from alignloop import api
 from alignloop.config import CompareConfig, EvaluateConfig
+from alignloop.errors import DataError
 from alignloop.model.load import load_model
 from alignloop.records import Message
 from alignloop.stages import local
@@ -141,3 +142,10 @@ def test_perplexity_is_compared_text_by_text(tmp_path):
         "no difference shown" if low <= 0 <= high else "better" if high < 0 else "worse"
     )
     assert run["requirements"] == [{**run["requirements"][0], "met": True}]
+
+
+def test_one_prompt_repeated_is_refused_before_an_answer(tmp_path):
+    data = tmp_path / "same.jsonl"
+    data.write_text('{"prompt": "hi"}\n' * 4, encoding="utf-8")
+    with pytest.raises(DataError, match=r"same\.jsonl: an interval needs at least 2 different prompts"):
+        evaluated(tmp_path, "run", dataset=str(data))

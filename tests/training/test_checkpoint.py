@@ -89,6 +89,24 @@ def test_only_the_newest_are_kept(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
 
 
+def test_a_file_named_as_a_checkpoint_is_none(tmp_path):
+    trainer = make_trainer()
+    (tmp_path / "step-00000009").write_text("somebody's notes", encoding="utf-8")
+    save_checkpoint(tmp_path, step=1, keep=1, **parts(trainer))
+    assert load_checkpoint(tmp_path, **parts(trainer)).step == 1
+    assert (tmp_path / "step-00000009").is_file()
+
+
+@pytest.mark.parametrize("schema", [0, 1, 3])
+def test_a_manifest_of_another_schema_is_refused(tmp_path, schema):
+    """Schema 1 had no digest of the manifest: one that has it was changed."""
+    path = save_checkpoint(tmp_path, step=1, **parts(make_trainer()))
+    manifest = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+    (path / "checkpoint.json").write_text(json.dumps({**manifest, "schema": schema}), encoding="utf-8")
+    with pytest.raises(RunError, match=f"schema {schema} is not one of this version's"):
+        checkpoint.read_manifest(path)
+
+
 def test_another_models_checkpoint_is_refused(tmp_path):
     trainer = make_trainer()
     save_checkpoint(tmp_path, step=1, **parts(trainer))

@@ -43,7 +43,18 @@ from alignloop.web.connections import network_of
 
 MAX_DRAFT = 300_000
 """Longest draft, in characters of JSON."""
-SUBMISSION = ("assignment", "key", "expected", "answer", "skip", "flagged", "note", "seconds", "guidelines")
+SUBMISSION = (
+    "assignment",
+    "key",
+    "expected",
+    "answer",
+    "skip",
+    "flagged",
+    "note",
+    "seconds",
+    "guidelines",
+    "next",
+)
 """Fields of a judgement as it is sent."""
 
 
@@ -177,6 +188,18 @@ async def api_next(request: Request, asker: Asker) -> Response:
     return await receipt_json(await site.writer.do(lambda c: site.desk.next(c, asker.session)))
 
 
+async def api_open(request: Request) -> Response:
+    """Open the item with a given prompt and answers, for a judgement that was made elsewhere."""
+    site, visitor, body = await _writing(request, "prompt", "answers")
+    prompt, answers = body.get("prompt"), body.get("answers")
+    if not isinstance(prompt, list) or not prompt or not all(isinstance(row, dict) for row in prompt):
+        raise Rejected("prompt must be a list of messages", status=422, reason="answer")
+    if not isinstance(answers, list) or not all(isinstance(text, str) for text in answers):
+        raise Rejected("answers must be a list of texts", status=422, reason="answer")
+    opened = await site.writer.do(lambda c: site.desk.open(c, visitor, prompt, answers))
+    return JSONResponse({"task": await task_json(opened.task), "judged": opened.judged})
+
+
 async def api_judge(request: Request) -> Response:
     """Store a judgement. The desk looks the annotator up itself, in the same transaction."""
     site, visitor, body = await _writing(request, *SUBMISSION)
@@ -265,9 +288,10 @@ def _no_constant(name: str) -> None:
 
 def _submission(body: dict[str, Any]) -> Submission:
     answer, skip, seconds = body.get("answer"), body.get("skip"), body.get("seconds", 0)
-    flagged, note = body.get("flagged"), body.get("note")
-    if not (flagged is None or isinstance(flagged, bool)):
-        raise Rejected("flagged must be true or false", status=422, reason="answer")
+    flagged, note, advance = body.get("flagged"), body.get("note"), body.get("next")
+    for name, value in (("flagged", flagged), ("next", advance)):
+        if not (value is None or isinstance(value, bool)):
+            raise Rejected(f"{name} must be true or false", status=422, reason="answer")
     if not (answer is None or isinstance(answer, dict)) or not (skip is None or isinstance(skip, str)):
         raise Rejected("answer must be an object, skip a text", status=422, reason="answer")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
@@ -282,6 +306,7 @@ def _submission(body: dict[str, Any]) -> Submission:
         note="" if note is None or note == "" else _text(body, "note", MAX_NOTE),
         seconds=float(seconds),
         guidelines=None if body.get("guidelines") is None else _integer(body, "guidelines"),
+        advance=advance is not False,
     )
 
 
@@ -307,6 +332,7 @@ ROUTES = [
     Route("/language", set_language, methods=["POST"]),
     Route("/project", change_project, methods=["POST"]),
     Route("/api/next", api_next, methods=["POST"]),
+    Route("/api/open", api_open, methods=["POST"]),
     Route("/api/judge", api_judge, methods=["POST"]),
     Route("/api/undo", api_undo, methods=["POST"]),
     Route("/api/redo", api_redo, methods=["POST"]),

@@ -1,4 +1,4 @@
-"""The program in docs/label.md runs as it stands there, for every task in its table."""
+"""The program in docs/label_api.md runs as it stands there, for every task in its table."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from alignloop.feedback import people
-from alignloop.feedback.tasks import ANSWER_COUNTS
+from alignloop.feedback.tasks import ANSWER_COUNTS, SKIP_REASONS
+from alignloop.feedback.web.annotate import ROUTES, SUBMISSION
 from tests.feedback.web.browsing import project_of, rows
 
-PAGE = (Path(__file__).parents[3] / "docs" / "label.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "label_api.md").read_text(encoding="utf-8")
 
 
 def documented() -> dict[str, dict]:
     """Task → the answer that the page's table shows for it."""
-    found = re.findall(r"^\| `(\w+)` \| `(\{.*?\})`", PAGE.split("## From a program")[1], re.MULTILINE)
+    found = re.findall(r"^\| `(\w+)` \| `(\{.*?\})`", PAGE.split("## Answers by task")[1], re.MULTILINE)
     return {task: json.loads(body.replace(", …", "")) for task, body in found}
 
 
@@ -25,7 +26,7 @@ def documented() -> dict[str, dict]:
 def test_a_program_judges(server, task):
     scope: dict = {"__name__": "docs"}
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    exec(compile(code, "docs/label.md", "exec"), scope)
+    exec(compile(code, "docs/label_api.md", "exec"), scope)
     answers = 3 if task == "ranking" else 2
     project = project_of(server.store, task, count=4, num_answers=answers, attributes=("helpfulness",))
     _, token = people.invite(server.store, project, "program")
@@ -36,3 +37,12 @@ def test_a_program_judges(server, task):
     assert len(stored) == 4
     if task == "ranking":
         assert all([row.answer["ranks"][i] for i in row.display_order] == [2, 1, 1] for row in stored)
+
+
+def test_every_call_and_field_is_documented():
+    calls = PAGE.split("## Calls")[1].split("## Answers by task")[0]
+    paths = {route.path.partition("{")[0].rstrip("/") for route in ROUTES if route.path.startswith("/api/")}
+    assert paths == set(re.findall(r"`(/api/\w+)", calls))
+    row = next(line for line in calls.splitlines() if line.startswith("| `/api/judge`"))
+    assert set(SUBMISSION) == set(re.findall(r"`(\w+)`", row.split("|")[2]))
+    assert all(f"`{reason}`" in PAGE for reason in SKIP_REASONS)

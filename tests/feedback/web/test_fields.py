@@ -18,6 +18,7 @@ from tests.feedback.web.test_security import body_for, stored
 
 CALLS = {
     "next": {},
+    "open": {"prompt": [{"role": "user", "content": "q"}], "answers": ["a", "b"]},
     "judge": {"assignment": 1, "key": "k", "answer": {"verdict": "a"}},
     "undo": {"key": "k"},
     "redo": {"key": "k"},
@@ -81,7 +82,7 @@ def test_a_sign_in_with_an_unknown_field_is_refused(served, make_project):
 
 
 @pytest.mark.parametrize(
-    "change", [{"flagged": "yes"}, {"flagged": 1}, {"note": 0}, {"note": []}, {"note": False}]
+    "change", [{"flagged": "yes"}, {"flagged": 1}, {"note": 0}, {"note": []}, {"note": False}, {"next": "no"}]
 )
 def test_a_value_that_would_have_no_effect_is_refused(served, make_project, change):
     person = served.sign_in(make_project(served.store), "a")
@@ -99,11 +100,20 @@ def test_every_field_of_a_judgement_is_kept(served, make_project):
         "note": "왜",
         "seconds": 0.0,
         "guidelines": 1,
+        "next": True,
     }
     assert set(sent) | {"skip"} == set(annotate.SUBMISSION)
     second = person.call("judge", sent).json()["task"]
-    skipped = {"assignment": second["id"], "key": "k8", "skip": "unsafe", "note": "", "flagged": None}
-    assert person.call("judge", skipped).status_code == 200
+    assert second["id"] != task["id"]
+    skipped = {
+        "assignment": second["id"],
+        "next": False,
+        "key": "k8",
+        "skip": "unsafe",
+        "note": "",
+        "flagged": None,
+    }
+    assert person.call("judge", skipped).json()["task"] is None
     with served.store.reading() as connection:
         one, two = connection.execute(select(judgements).order_by(judgements.c.id)).all()
     assert (one.key, one.assignment_id, one.flagged, one.note) == ("k7", task["id"], True, "왜")

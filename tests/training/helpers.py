@@ -46,6 +46,13 @@ def make_trainer(
     return Trainer(model, optimizer, settings, num_steps, token_budget=budget)
 
 
+def plain_descent(*, budget: int = 4096, num_steps: int = 4, **settings: object) -> Trainer:
+    """A trainer whose steps are −rate × gradient."""
+    trainer = make_trainer(budget=budget, num_steps=num_steps, **settings)
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=123.0)  # the schedule sets the rate
+    return trainer
+
+
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     """A copy of the trainable weights."""
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from alignloop.errors import NonFiniteError
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.tiny import tiny_model
-from alignloop.objectives.base import Inputs, Mean, Objective, Output, mean_of, with_statistics
+from alignloop.objectives.base import Inputs, Objective, with_statistics
 from alignloop.objectives.dpo import DPO
 from alignloop.objectives.grpo import PRESETS
 from alignloop.objectives.kto import KTO
@@ -25,14 +24,7 @@ from alignloop.objectives.sft import SFT
 from alignloop.training.loop import Trainer, evaluate, fill_inputs, train, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 from alignloop.training.reference import with_reference_logprobs
-from tests.training.helpers import make_trainer, pair_groups, weights
-
-
-def plain_descent(*, budget: int = 4096, num_steps: int = 4, **settings: object) -> Trainer:
-    """A trainer whose steps are −rate × gradient."""
-    trainer = make_trainer(budget=budget, num_steps=num_steps, **settings)
-    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=123.0)  # the schedule sets the rate
-    return trainer
+from tests.training.helpers import make_trainer, pair_groups, plain_descent, weights
 
 
 def distance(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:
@@ -307,13 +299,6 @@ def test_a_loss_that_is_not_finite_stops_although_the_gradient_is() -> None:
         train_step(make_trainer(), High(), pair_groups(2, k=1))
 
 
-def test_statistics_of_what_is_known_before_cost_no_pass() -> None:
-    trainer, passes = plain_descent(budget=1), []
-    trainer.model.hf.get_input_embeddings().register_forward_pre_hook(lambda *_: passes.append(1))
-    train_step(trainer, MeanPosition(), pair_groups(3, k=1))
-    assert len(passes) == 3
-
-
 def test_a_trainer_begins_with_the_documented_settings() -> None:
     hf, _ = tiny_model(hidden_size=32, num_layers=1)
     settings = OptimizerSettings()
@@ -346,44 +331,6 @@ def test_a_rank_without_a_share_makes_an_empty_step(objective: Objective) -> Non
     metrics = train_step(trainer, objective, []).metrics
     assert (metrics["loss"], metrics["grad_norm"], metrics["tokens_per_s"], trainer.step) == (0, 0, 0, 1)
     assert all(torch.equal(before[name], weight) for name, weight in weights(trainer).items())
-
-
-@dataclass(frozen=True)
-class MeanPosition:
-    """A loss per token with a statistic over the step's counted tokens, as PPO's mean return is."""
-
-    records: ClassVar[tuple[str, ...]] = ("prompt",)
-    needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
-    statistics_need: ClassVar[frozenset[str]] = frozenset()
-    statistics_rows: ClassVar[str | None] = None
-
-    def count(self, inputs: Inputs) -> torch.Tensor:
-        return inputs.mask.sum().float()
-
-    def step_statistics(self, inputs: Inputs) -> dict[str, Mean]:
-        return {"length": mean_of(inputs.mask.sum(-1, keepdim=True).expand(inputs.mask.shape), inputs.mask)}
-
-    def __call__(self, inputs: Inputs, *, denominator: torch.Tensor | float) -> Output:
-        moved = (inputs.logprobs * inputs.mask).sum() * inputs.extras["length"]
-        return Output(-moved / denominator, {"length": mean_of(inputs.extras["length"], inputs.mask)})
-
-
-@pytest.mark.parametrize("budget", [1, 10_000])
-def test_a_step_of_masked_completions_alone_has_no_loss(budget: int) -> None:
-    """Its statistics have nothing to be a mean of; with one counted token they have."""
-    masked = [
-        replace(g, completions=tuple(completion(c.ids, mask=[False] * len(c.ids)) for c in g.completions))
-        for g in pair_groups(3)
-    ]
-    trainer = plain_descent(budget=budget)
-    before = weights(trainer)
-    metrics = train_step(trainer, MeanPosition(), masked).metrics
-    assert (metrics["loss"], metrics["grad_norm"]) == (0, 0)
-    assert all(torch.equal(before[name], weight) for name, weight in weights(trainer).items())
-    counted = [*masked, replace(pair_groups(4, k=1)[3], index=3)]
-    length = len(counted[3].completions[0].ids)
-    assert train_step(trainer, MeanPosition(), counted).metrics["length"] == length
-    assert not all(torch.equal(before[name], weight) for name, weight in weights(trainer).items())
 
 
 def test_several_short_groups_in_a_pass_above_the_limit_stay_whole() -> None:

@@ -132,9 +132,7 @@ def _prepared(config: TrainConfig, num_outputs: int, freeze_base: bool) -> Prepa
         settings = LoraSettings(
             config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_target_modules
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks for `is_gradient_checkpointing`
-            peft = add_adapter(loaded.model, settings, seed=config.seed)
+        peft = add_adapter(loaded.model, settings, seed=config.seed)
     elif freeze_base:
         loaded.model.requires_grad_(False)
     if config.torch_compile:

@@ -23,12 +23,14 @@ from alignloop.config import Plan, StagePlan, may_change, path_values
 from alignloop.errors import AlignLoopError, RunError, UserError
 from alignloop.foreign import dump_yaml
 from alignloop.machine import release_memory
+from alignloop.progress import busy
 from alignloop.runs import (
     RUN_FILE,
     Input,
     Parent,
     Run,
     code_sha256,
+    delete_run,
     differences,
     find_inputs,
     fingerprint,
@@ -36,7 +38,7 @@ from alignloop.runs import (
     write_atomically,
 )
 from alignloop.runs.continuation import Origin, changes, origin, refuse_other_origin
-from alignloop.runs.files import GIVEN, copy_given
+from alignloop.runs.files import GIVEN, copy_given, saved_place
 from alignloop.runs.hashing import content_sha256
 from alignloop.storage import FULL, has_shape, new_folder, writing
 from alignloop.training.checkpoint import read_manifest
@@ -61,7 +63,9 @@ class Outcome:
     results: Mapping[str, Any]
 
 
-def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[Outcome]:
+def run_plan(
+    plan: Plan, *, resume: Resume = "auto", overwrite: bool = False, say: Say = print
+) -> list[Outcome]:
     """Run every stage that has to be run.
 
     Args:
@@ -69,6 +73,8 @@ def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[O
         resume: `auto` takes up what is unfinished and uses again what is finished and unchanged; `never`
             runs everything anew, moving earlier results aside; a checkpoint folder makes a recipe of one
             stage go on from there.
+        overwrite: an earlier run of other settings is deleted, which otherwise is moved aside or in the
+            way; only a run folder ever is, and none that another process writes.
         say: told a sentence about each stage.
 
     Returns:
@@ -87,9 +93,9 @@ def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[O
     for number, stage in enumerate(plan.stages, start=1):
         where = f"stage '{stage.name}' ({number} of {len(plan.stages)})" if plan.is_pipeline else stage.name
         try:
-            outcomes.append(_run_stage(plan, stage, where, resume, say))
+            outcomes.append(_run_stage(plan, stage, where, resume, overwrite, say))
         except (AlignLoopError, KeyboardInterrupt, OSError) as error:
-            note = _how_to_go_on(error, where, plan.is_pipeline, bool(outcomes))
+            note = _how_to_go_on(error, stage, where, plan.is_pipeline, bool(outcomes))
             if note:
                 error.add_note(note)
             raise
@@ -99,25 +105,34 @@ def run_plan(plan: Plan, *, resume: Resume = "auto", say: Say = print) -> list[O
     return outcomes
 
 
-def _how_to_go_on(error: BaseException, where: str, is_pipeline: bool, some_done: bool) -> str:
+_KEPT_ELSEWHERE: Mapping[str, str] = dict.fromkeys(("evaluate", "compare"), "the answers that were sampled")
+"""What stages go on from that is not in their run folder: answers are cached by model and prompt."""
+
+
+def _how_to_go_on(
+    error: BaseException, stage: StagePlan, where: str, is_pipeline: bool, some_done: bool
+) -> str:
     """Said below the error; nothing where the error itself says all there is to do."""
+    if isinstance(error, UserError) and not is_pipeline:
+        return ""
     verb = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     done = "; the stages before it are done and kept" if some_done else ""
-    if not isinstance(error, UserError):
-        return f"{where} {verb}{done}. The same command goes on from here."
-    return (
-        f"{where} {verb}{done}. With that corrected, the same command goes on from here."
-        if is_pipeline
-        else ""
-    )
+    same = "With that corrected, the same" if isinstance(error, UserError) else "The same"
+    place = saved_place(Path(stage.config.output_dir)) or _KEPT_ELSEWHERE.get(stage.stage, "")
+    goes_on = f"goes on from {place}" if place else "starts this stage from its beginning"
+    nothing = "" if place or isinstance(error, UserError) else " Nothing of it was saved yet."
+    return f"{where} {verb}{done}.{nothing} {same} command {goes_on}."
 
 
-def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say) -> Outcome:
+def _run_stage(
+    plan: Plan, stage: StagePlan, where: str, resume: Resume, overwrite: bool, say: Say
+) -> Outcome:
     folder = Path(stage.config.output_dir)
-    inputs, parents = stage_inputs(stage)
-    work = work_sha256(stage.stage, stage.keys, inputs, parents)
+    with busy(f"{where}: looking at its inputs"):
+        inputs, parents = stage_inputs(stage)
+        work = work_sha256(stage.stage, stage.keys, inputs, parents)
     wanted = origin(stage.stage, stage.keys, inputs, parents)
-    if on_first_rank(lambda: _reused(plan, stage, where, resume, say, work, wanted)):
+    if on_first_rank(lambda: _reused(plan, stage, where, resume, overwrite, say, work, wanted)):
         return _outcome(stage, Run.open(folder), "reused")
     with (
         Run.create(
@@ -167,6 +182,7 @@ def _reused(
     stage: StagePlan,
     where: str,
     resume: Resume,
+    overwrite: bool,
     say: Say,
     work: str,
     wanted: Mapping[str, Any],
@@ -181,7 +197,7 @@ def _reused(
     if earlier is not None and unchanged and resume != "never":
         say(f"{where}: reused, finished before with the same settings: {folder}")
         return True
-    if earlier is not None and _must_give_way(plan, earlier, work, resume):
+    if earlier is not None and _must_give_way(plan, earlier, work, resume, overwrite):
         reason = "asked to run anew"
         if resume != "never":
             same = earlier.record["work_sha256"] == work
@@ -190,7 +206,11 @@ def _reused(
                 if same
                 else differences(folder, earlier.record, wanted, {}) or "an input has changed"
             )
-        say(f"{where}: runs again ({reason}); the earlier run is kept in {_set_aside(earlier, plan)}")
+        if overwrite:
+            _delete(earlier, stage, plan)
+            say(f"{where}: runs again ({reason}); the earlier run is deleted")
+        else:
+            say(f"{where}: runs again ({reason}); the earlier run is kept in {_set_aside(earlier, plan)}")
     return False
 
 
@@ -205,10 +225,11 @@ def call_runner(stage: StagePlan, run: Run) -> Mapping[str, Any]:
     Raises:
         ModelError: the stage would sample from a model that the local engine cannot generate from.
     """
-    from alignloop.stages.writers import check_writers
+    with busy("loading PyTorch"):
+        from alignloop.stages.writers import check_writers
 
+        function = load_function(stage.spec.runner)
     check_writers(stage.config)
-    function = load_function(stage.spec.runner)
     if stage.objective is None:
         return function(stage.config, run)
     return function(stage.config, run, stage.objective)
@@ -220,8 +241,8 @@ def load_function(path: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
-def _must_give_way(plan: Plan, earlier: Run, work: str, resume: Resume) -> bool:
-    """Whether an earlier run in the stage's folder has to be moved aside for a new one.
+def _must_give_way(plan: Plan, earlier: Run, work: str, resume: Resume, overwrite: bool) -> bool:
+    """Whether an earlier run in the stage's folder has to make room for a new one.
 
     Folders of a pipeline belong to it, so that a changed recipe replaces what it made. A folder that a
     person named for one stage is only emptied if asked to; Run.create says what is in the way.
@@ -233,7 +254,22 @@ def _must_give_way(plan: Plan, earlier: Run, work: str, resume: Resume) -> bool:
     same_work = earlier.record["work_sha256"] == work
     if same_work:
         return earlier.status == "finished"  # finished by other code
-    return plan.is_pipeline
+    return plan.is_pipeline or overwrite
+
+
+def _delete(earlier: Run, stage: StagePlan, plan: Plan) -> None:
+    """Delete an earlier run for a new one.
+
+    Raises:
+        RunError: the new run reads from it, another run was made from it, or it is not all a run's.
+    """
+    folder = earlier.path.resolve()
+    for key, path in path_values(stage.config).items():
+        if Path(path).resolve().is_relative_to(folder) and path not in stage.given:
+            raise RunError(f"--overwrite would delete {path}, which is this run's {key}; --new keeps both")
+    roots = [root for root in (plan.output_dir.resolve().parent, Path("runs")) if root.is_dir()]
+    within = plan.output_dir if plan.is_pipeline else None
+    delete_run(earlier.path, roots=roots, within=within, remedy="--new keeps both")
 
 
 def _set_aside(earlier: Run, plan: Plan) -> Path:

@@ -13,13 +13,13 @@ PACKAGE = "alignloop"
 
 # A file imports only from its own or an earlier line.
 LAYERS = (
-    ("errors", "records", "machine", "storage", "foreign", "user_functions", "notebook"),
+    ("errors", "records", "machine", "storage", "foreign", "user_functions", "notebook", "progress"),
     ("data",),
     ("objectives",),
     ("model",),
     ("rl",),
     ("training",),
-    ("runs", "config", "progress", "web"),
+    ("runs", "config", "web"),
     ("feedback", "evaluation"),
     ("stages",),
     ("pipeline",),

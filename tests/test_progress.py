@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -151,3 +153,59 @@ def test_of_several_processes_the_first_one_speaks(monkeypatch: pytest.MonkeyPat
     with Progress(2, description="dpo", file=file, every_s=0.0) as bar:
         bar.update(1)
     assert file.getvalue() == ""
+
+
+def test_work_without_steps_is_named_once_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LINE_AFTER_S", 0.05)
+    monkeypatch.setattr(progress, "_LINE_AGAIN_S", 0.05)
+    file = io.StringIO()
+    with progress.busy("reading", file=file):
+        pass
+    assert file.getvalue() == ""
+    with progress.busy("loading", file=file), progress.busy("converting"):
+        wait_for(lambda: file.getvalue().count("\n") >= 2)
+    lines = file.getvalue().splitlines()
+    assert {line.partition(" …")[0] for line in lines} == {"converting"}
+
+
+def test_a_bar_takes_the_place_of_what_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LINE_AFTER_S", 0.02)
+    named, bar = io.StringIO(), io.StringIO()
+    with progress.busy("evaluating", file=named):
+        with Progress(2, description="outer", file=bar, every_s=0.0):
+            with Progress(2, description="inner", file=bar, every_s=0.0) as inner:
+                inner.update(1)
+            time.sleep(0.1)
+            assert named.getvalue() == ""
+        wait_for(lambda: named.getvalue() != "")
+    assert named.getvalue() == "evaluating …\n"
+    assert "inner" not in bar.getvalue()
+    assert "outer" in bar.getvalue()
+
+
+def test_brief_work_leaves_no_line(clock: Clock) -> None:
+    file = io.StringIO()
+    with Progress(4, description="rewards", unit="row", file=file, every_s=2, brief=True) as bar:
+        bar.update(4)
+    assert file.getvalue() == ""
+    with Progress(4, description="rewards", unit="row", file=file, every_s=2, brief=True) as bar:
+        clock.now += 3
+        bar.update(2)
+        bar.update(4)
+    assert [line.split("  ")[1] for line in file.getvalue().splitlines()] == ["row 2/4", "row 4/4"]
+
+
+def test_what_is_done_between_two_steps_stands_beside_the_bar() -> None:
+    file = io.StringIO()
+    with Progress(4, description="dpo", file=file, every_s=0.0) as bar, bar.doing("evaluating 9 rows"):
+        pass
+    assert "evaluating 9 rows" in file.getvalue().splitlines()[0]
+    assert "evaluating" not in file.getvalue().splitlines()[-1]
+
+
+def wait_for(ready: Callable[[], bool]) -> None:
+    """Until a thread has done something; a generous bound for a busy machine."""
+    ends = time.monotonic() + 30
+    while not ready():
+        assert time.monotonic() < ends
+        time.sleep(0.01)

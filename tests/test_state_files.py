@@ -30,10 +30,10 @@ from alignloop.report import render_run
 from alignloop.report.folder import read_pipeline
 from alignloop.runs import Run, find_inputs, lineage, tags
 from alignloop.runs.record import result_of
-from alignloop.stages.common import summary
 from alignloop.stages.judging import read_certificates, write_certificate
 from alignloop.stages.live_loop import one_round
 from alignloop.stages.reward_model import REWARD_FILE, read_combination
+from alignloop.stages.summaries import summary_of_steps
 from alignloop.stages.unfinished import load_unfinished, save_unfinished
 from alignloop.training.checkpoint import MANIFEST, load_checkpoint, save_checkpoint
 
@@ -299,7 +299,7 @@ def test_metrics_of_other_types_are_passed_over(tmp_path: Path) -> None:
         run.interrupt()
     with Run.create(tmp_path / "run", stage="sft", config={}, seed=0) as run:
         run.rewind(2)
-        assert summary(list(run.metrics()), 2)["num_steps"] == 2
+        assert summary_of_steps(list(run.metrics()), 2)["num_steps"] == 2
         run.finish()
     render_run(tmp_path / "run")
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.api.model import Model, load
-from alignloop.api.table import Table, frame, shown
+from alignloop.api.table import Table, frame
 from alignloop.errors import RunError
 from alignloop.pipeline import PIPELINE_FILE
-from alignloop.progress import format_number, format_seconds
+from alignloop.progress import format_seconds
 from alignloop.report import write_report
+from alignloop.report.figures import first_figures
 from alignloop.report.render import Format
 from alignloop.runs import Run
 from alignloop.storage import read_state
@@ -117,7 +118,7 @@ class RunResult:
         return f"{self.stage}: {self.status}{took}, {self.path}"
 
     def _rows(self) -> list[tuple[str, str]]:
-        rows = figures(self.results)
+        rows = first_figures(self.results, _HEAD_RESULTS)
         rows += [("model", str(self.model))] if self.model.is_dir() else []
         return rows + [("warning", text) for text in self.warnings]
 
@@ -170,7 +171,7 @@ class PipelineResult(Mapping[str, RunResult]):
         rows = []
         for name, run in self.items():
             seconds = run.record.get("duration_s") or 0.0
-            found = ", ".join(f"{key} {text}" for key, text in figures(run.results)[:3])
+            found = ", ".join(f"{label} {text}" for label, text in first_figures(run.results, 3))
             rows.append(
                 {"stage": name, "status": run.status, "time": format_seconds(seconds), "results": found}
             )
@@ -182,21 +183,6 @@ class PipelineResult(Mapping[str, RunResult]):
 
     def _repr_html_(self) -> str:
         return f"<p><b>{escape(str(self.path))}</b></p>{self.table()._repr_html_()}"
-
-
-def figures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The first numbers of a stage's results, as text, with the interval of those that have one."""
-    found: list[tuple[str, str]] = []
-    for name, value in results.items():
-        interval = None
-        if isinstance(value, Mapping) and isinstance(value.get("value"), int | float):
-            value, interval = value["value"], value.get("interval")
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            text = format_number(value)
-            if isinstance(interval, list) and len(interval) == 2:
-                text += f" [{shown(interval[0])}, {shown(interval[1])}]"
-            found.append((name, text))
-    return found[:_HEAD_RESULTS]
 
 
 def open_run(path: str | PathLike[str]) -> RunResult | PipelineResult:

@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -40,9 +41,9 @@ COMMANDS: dict[str, Lazy] = {
     "constitution": Lazy("constitution", "Critique and revise answers by principles."),
     "loop": Lazy("loop", "Train again whenever enough new labels have arrived."),
     "data": Lazy("data", "Check, show, convert, split and filter data files."),
-    "recipes": Lazy("run", "List the recipes that come with AlignLoop.", "recipes_app"),
+    "recipes": Lazy("recipes", "List the recipes that come with AlignLoop."),
     "init": Lazy("init", "Write a recipe to start from."),
-    "schema": Lazy("init", "Print what a recipe can contain.", "schema_app"),
+    "schema": Lazy("schema", "List the keys of a stage."),
     "doctor": Lazy("doctor", "Check this machine, or a recipe."),
     "runs": Lazy("runs", "List run folders."),
     "watch": Lazy("watch", "Follow a run in the terminal."),
@@ -139,8 +140,7 @@ app = typer.Typer(
         "Begin with `alignloop quickstart --model tiny`. With data of your own: `alignloop data check FILE`, "
         "`alignloop init dpo`, `alignloop run dpo.yaml`."
     ),
-    add_completion=False,
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
 
@@ -153,11 +153,13 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    ctx: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
-    pass
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -170,4 +172,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     # A script's background job ignores SIGINT, and so would its terminal: who sends one to it means it.
     signal.signal(signal.SIGINT, _interrupt)
+    # What libraries deprecate among themselves is nothing that a person at a terminal can act on.
+    warnings.simplefilter("ignore", FutureWarning)
     app()

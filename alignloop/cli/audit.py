@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from alignloop.cli.ending import print_next
+
 app = typer.Typer(add_completion=False)
 
 
@@ -34,4 +36,5 @@ def audit(
     marks = {"alarm": "ALARM", "notice": "notice", "fine": "fine", "unknown": "unknown"}
     for finding in results["findings"]:
         typer.echo(f"{marks[finding['level']]:8} {finding['name']:18} {finding['text']}")
-    typer.echo(f"\nCurve, fits and the completions that disagree most: alignloop report {folder}")
+    typer.echo()
+    print_next([(f"alignloop report {folder}", "curve, fits and the completions that disagree most")])

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignloop.cli.run import DRY_RUN, RESUME, execute
+from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, Manner
+from alignloop.cli.running import execute
 
 if TYPE_CHECKING:
     from alignloop.config import Recipe
@@ -49,13 +50,14 @@ def compare(
     ] = 0.0,
     dry_run: bool = DRY_RUN,
     resume: str = RESUME,
+    new: bool = NEW,
+    overwrite: bool = OVERWRITE,
 ) -> None:
     """Compare models: a table with intervals, win rates, ratings, alignment tax.
 
     `alignloop schema compare` lists the settings.
     """
     from alignloop.config import make_plan, parse_overrides
-    from alignloop.runs import Run
 
     if prompts_for is not None:
         plan_prompts(prompts_for, ties, correlation)
@@ -63,13 +65,10 @@ def compare(
     named = [word for word in words or [] if "=" not in word or word.startswith("http")]
     settings = [word for word in words or [] if word not in named]
     recipe, stage, output = chosen(named, sets or [])
-    plan = make_plan(recipe, parse_overrides(settings), stage=stage, output_dir=output)
-    execute(plan, dry_run=dry_run, resume=resume)
-    if not dry_run:
-        from alignloop.report.comparison import as_text
-
-        print(as_text(Run.open(plan.stages[-1].config.output_dir).record["results"]))
-        print(f"alignloop report {plan.stages[-1].config.output_dir}", file=sys.stderr)
+    execute(
+        lambda more: make_plan(recipe, parse_overrides([*settings, *more]), stage=stage, output_dir=output),
+        Manner(dry_run, resume, new, overwrite),
+    )
 
 
 def chosen(named: list[str], sets: list[str]) -> tuple[Recipe, str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from alignloop.cli.run import DRY_RUN, RESUME
+from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, Manner
 from alignloop.cli.train import WORDS, run_stage
 
 app = typer.Typer(add_completion=False)
@@ -15,11 +15,13 @@ def constitution(
     words: list[str] = WORDS,
     dry_run: bool = DRY_RUN,
     resume: str = RESUME,
+    new: bool = NEW,
+    overwrite: bool = OVERWRITE,
     show: str = typer.Option("", "--show", help="Check and print a constitution: default, or a .yaml file."),
 ) -> None:
     """Answer, criticise and revise by principles. `alignloop schema constitution` lists the settings."""
     if not show:
-        run_stage("constitution", words or [], dry_run=dry_run, resume=resume)
+        run_stage("constitution", words or [], Manner(dry_run, resume, new, overwrite))
         return
     from alignloop.feedback.constitution.principles import load_constitution
 

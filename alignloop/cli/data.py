@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from alignloop.cli.data_report import by_reason, check_json, check_lines, choices_json, choices_lines
+from alignloop.cli.ending import after_data, print_next
+from alignloop.cli.options import help_if_bare
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Check, show, convert, split and filter data sets.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
+app.callback()(help_if_bare)
 
 File = Annotated[
     str,
@@ -55,6 +58,7 @@ def check_file(
     from alignloop.data.check import check
     from alignloop.data.check_choices import check_choices, is_choices
     from alignloop.errors import DataError
+    from alignloop.progress import busy
 
     spec = _spec(file, score_range)
     if kind in ("multiple_choice", "truthfulness") or (kind is None and not column and is_choices(spec)):
@@ -64,8 +68,11 @@ def check_file(
         choices = check_choices(spec, strict=strict)
         typer.echo(choices_json(file, choices) if as_json else "\n".join(choices_lines(file, choices)))
         return
-    found = check(_read(file, kind, column, score_range, strict=strict), threshold=threshold)
+    with busy(f"reading {file}"):
+        found = check(_read(file, kind, column, score_range, strict=strict), threshold=threshold)
     typer.echo(check_json(file, found) if as_json else "\n".join(check_lines(file, found)))
+    if not as_json and found.usable:
+        print_next(after_data(found.kind, file, mapping(column)))
 
 
 def _read(
@@ -219,6 +226,7 @@ def convert_file(
         raise DataError(f"no {to} could be made from {len(data.records)} records", file=file)
     write_records(output, made)
     typer.echo(f"{output}: {len(made)} {to} records from {len(data.records)} {data.kind} records")
+    print_next(after_data(to, output))
 
 
 def _say_skipped(faults: list[DataError], what: str) -> None:
@@ -265,6 +273,7 @@ def split_file(
     for name, records in parts.items():
         write_records(paths[name], records)
         typer.echo(f"{paths[name]}: {len(records)} {data.kind} records")
+    print_next(after_data(data.kind, next(iter(paths.values()))))
 
 
 @app.command("filter")
@@ -308,6 +317,7 @@ def filter_file(
         raise DataError(f"nothing is left of {len(data.records)} records", file=file)
     write_records(output, kept)
     typer.echo(f"{output}: {len(kept)} of {len(data.records)} {data.kind} records")
+    print_next(after_data(data.kind, output))
 
 
 def _bounds(option: str, text: str) -> tuple[int, int]:

@@ -103,7 +103,7 @@ def find_problems(facts: dict[str, Any]) -> list[str]:
 
 def check_recipe(recipe: str, overrides: list[str], *, as_json: bool) -> None:
     """Resolve a recipe and run the linters of its stages; exit code 2 where something is found."""
-    from alignloop.cli.run import paths_made_here
+    from alignloop.cli.running import paths_made_here
     from alignloop.config import make_plan, parse_overrides
     from alignloop.config.shipped import find_recipe, load_recipe
     from alignloop.pipeline import load_function

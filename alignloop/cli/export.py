@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from alignloop.cli.ending import print_next
 from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
 
 app = typer.Typer(add_completion=False)
@@ -49,3 +51,5 @@ def export(
     typer.echo(f"{done.folder}: {', '.join(sorted(path.name for path in done.folder.iterdir()))}")
     if done.gguf is not None and done.same_tokens is not None:
         typer.echo(f"{done.gguf.name} read again: {done.same_tokens:.0%} of greedy tokens as the model's")
+    place = shlex.quote(str(done.folder))
+    print_next([(f"alignloop chat {place}", "talk to it"), (f"alignloop serve {place}", "serve it")])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from alignloop.cli.data import mapping
+from alignloop.cli.ending import after_data, print_next
 from alignloop.cli.label_submit import submit
+from alignloop.cli.options import help_if_bare
 
 if TYPE_CHECKING:
     from alignloop.feedback.cost import LearningCurve
@@ -17,8 +20,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="label",
     help="Collect human judgements: a page to judge on, invitations, export, a cost plan.",
-    no_args_is_help=True,
+    invoke_without_command=True,
 )
+app.callback()(help_if_bare)
 
 app.command()(submit)
 
@@ -97,6 +101,7 @@ def import_(
     with server.opened(folder, database, create=True) as store:
         found = server.project_for(store, project, task=task, guidelines=text)
         server.add(store, found, data, pairs=_pairs(pairs), gold=gold, columns=columns, say=typer.echo)
+    print_next([(f"alignloop label serve {shlex.quote(str(folder))}", "open the page on which people judge")])
 
 
 @app.command()
@@ -171,6 +176,7 @@ def export(
     typer.echo(f"{len(made.records)} records from {len(made.judgement_ids)} judgements in {out}")
     for reason, count in made.left_out.items():
         typer.echo(f"  left out: {count} {reason}")
+    print_next(after_data(type(made.records[0]).__name__.lower(), out))
 
 
 @app.command()

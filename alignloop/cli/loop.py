@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alignloop.cli.run import RESUME
+from alignloop.cli.options import NEW, OVERWRITE, RESUME, Manner
 from alignloop.cli.train import run_stage
 
 app = typer.Typer(add_completion=False)
@@ -23,9 +23,11 @@ def loop(
         ),
     ] = None,
     resume: str = RESUME,
+    new: bool = NEW,
+    overwrite: bool = OVERWRITE,
 ) -> None:
     """Watch a label project: train on its judgements, sample fresh answers, queue them to be judged.
 
     For example: alignloop loop labels dataset=prompts.jsonl every=50
     """
-    run_stage("loop", [*(words or []), f"labels={labels}"], dry_run=False, resume=resume)
+    run_stage("loop", [*(words or []), f"labels={labels}"], Manner(False, resume, new, overwrite))

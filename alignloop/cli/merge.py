@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from alignloop.cli.ending import print_next
 
 app = typer.Typer(add_completion=False)
 
@@ -22,3 +25,7 @@ def merge(
     target = to or Path(f"{model.rstrip('/')}-merged")
     difference = merged(model, target, device=device)
     typer.echo(f"{target}: logits differ by {difference:.1e} of the largest")
+    place = shlex.quote(str(target))
+    print_next(
+        [(f"alignloop chat {place}", "talk to it"), (f"alignloop export {place}", "for other programs")]
+    )

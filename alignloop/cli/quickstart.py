@@ -32,12 +32,10 @@ def quickstart(
     """
     if model not in RECIPES:
         raise ConfigError(f"--model '{model}': accepted are {', '.join(RECIPES)}")
-    from pathlib import Path
-
+    from alignloop.cli.running import print_ending
     from alignloop.config import make_plan, parse_overrides
     from alignloop.config.shipped import find_recipe, load_recipe
     from alignloop.pipeline import run_plan
-    from alignloop.report import write_report
 
     name = RECIPES[model]
     folder = output_dir or (f"runs/{name}" if seed == 42 else f"runs/{name}-seed{seed}")
@@ -45,8 +43,7 @@ def quickstart(
     plan = make_plan(load_recipe(find_recipe(name)), overrides, output_dir=folder)
     outcomes = run_plan(plan, resume="never" if resume == "never" else "auto", say=_say)
     print_table(outcomes[-1].results)
-    report = write_report(folder)
-    print(f"\nreport: {report}\nmodel:  {Path(folder) / 'dpo' / 'model'}")
+    print_ending(outcomes, plan)
 
 
 def _say(text: str) -> None:

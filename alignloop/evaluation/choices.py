@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from alignloop.data.packing import Completion, Group, collate, pack
+from alignloop.data.packing import Batch, Completion, Group
 from alignloop.data.tokenize import Encoder
-from alignloop.model.packed import PackedModel
+from alignloop.model.infer import run_groups
+from alignloop.model.packed import Forward, PackedModel
 from alignloop.records import Conversation
 
 
@@ -45,16 +45,13 @@ def choice_logprobs(
         )
         for i, q in enumerate(questions)
     ]
-    model.eval()
-    found: list[list[float]] = [[] for _ in questions]
-    with torch.no_grad():
-        for chunk in pack(groups, token_budget):
-            logprobs = model(collate(chunk)).logprobs
-            assert logprobs is not None
-            rows = iter(logprobs.double().sum(1).tolist())
-            for group in chunk:
-                found[group.index] = [next(rows) for _ in group.completions]
-    return found
+
+    def read(out: Forward, batch: Batch, chunk: Sequence[Group]) -> list[list[float]]:
+        assert out.logprobs is not None
+        rows = iter(out.logprobs.double().sum(1).tolist())
+        return [[next(rows) for _ in group.completions] for group in chunk]
+
+    return run_groups(model, groups, token_budget, model, read, title="choices")
 
 
 def is_right(question: Question, logprobs: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""What a model's own log-probs say: perplexity of held-out text, KL between two models."""
+"""What a model's own log-probs say: of given texts, and the KL between two models."""
 
 from __future__ import annotations
 
@@ -6,67 +6,23 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from alignloop.data.packing import Group, collate, pack
+from alignloop.data.packing import Batch, Group
 from alignloop.evaluation.bootstrap import Interval, mean_interval
-from alignloop.model.packed import PackedModel
+from alignloop.model.infer import run_groups
+from alignloop.model.packed import Forward, PackedModel
 
 
 def sequence_logprobs(model: PackedModel, groups: Sequence[Group], token_budget: int) -> list[np.ndarray]:
     """Per-token log-probs of each group's first completion, nats, float64, one array for each group."""
-    model.eval()
-    found: list[np.ndarray] = [np.zeros(0)] * len(groups)
-    numbered = [Group(g.prompt_ids, g.completions[:1], i) for i, g in enumerate(groups)]
-    with torch.no_grad():
-        for chunk in pack(numbered, token_budget):
-            batch = collate(chunk)
-            logprobs = model(batch).logprobs
-            assert logprobs is not None
-            for group, row, mask in zip(
-                chunk, logprobs.cpu().double().numpy(), batch.mask.numpy(), strict=True
-            ):
-                found[group.index] = row[mask]
-    return found
 
+    def read(out: Forward, batch: Batch, chunk: Sequence[Group]) -> list[np.ndarray]:
+        assert out.logprobs is not None
+        rows = zip(out.logprobs.cpu().double().numpy(), batch.mask.numpy(), strict=True)
+        return [row[mask] for row, mask in rows]
 
-def perplexity(
-    model: PackedModel,
-    groups: Sequence[Group],
-    token_budget: int,
-    *,
-    level: float = 0.95,
-    replicates: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """exp(mean NLL per token) of documents, with an interval that resamples documents.
-
-    Args:
-        model: as `sequence_logprobs`, like the two after it.
-        groups: the documents.
-        token_budget: of a forward pass.
-        level: nominal coverage.
-        replicates: of the bootstrap.
-        seed: of the bootstrap.
-
-    Returns:
-        Perplexity per token.
-
-    Raises:
-        DataError: fewer than two documents.
-    """
-    logprobs = sequence_logprobs(model, groups, token_budget)
-    tokens = np.concatenate(logprobs)
-    owner = np.repeat(np.arange(len(logprobs)), [len(part) for part in logprobs])
-    mean = mean_interval(-tokens, owner.tolist(), level=level, replicates=replicates, seed=seed)
-    return Interval(
-        math.exp(mean.value),
-        math.exp(mean.low),
-        math.exp(mean.high),
-        mean.level,
-        mean.num_clusters,
-        mean.method,
-    )
+    first = [Group(group.prompt_ids, group.completions[:1]) for group in groups]
+    return run_groups(model, first, token_budget, model, read, title="log-probs")
 
 
 def kl_on_samples(

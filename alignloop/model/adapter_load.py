@@ -69,7 +69,7 @@ def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str)
     try:
         with warnings.catch_warnings():
             # peft warns of tied embeddings; `merge_adapter` unties them where they would matter
-            warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+            warnings.filterwarnings("ignore", message=".*(tie_word_embeddings|is_gradient_checkpointing).*")
             if isinstance(model, PeftModel):
                 flags = [(p, p.requires_grad) for key, p in model.named_parameters() if "lora_" in key]
                 model.load_adapter(str(folder), name, torch_device=str(model.device))

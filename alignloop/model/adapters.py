@@ -6,6 +6,7 @@ adapters off. Hu et al. 2021, arXiv 2106.09685, through the peft library.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ def add_adapter(
                 model.add_adapter(name, config)
                 wrapped = model
             else:
-                wrapped = PeftModel(model, config, adapter_name=name)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", FutureWarning)  # it asks for `is_gradient_checkpointing`
+                    wrapped = PeftModel(model, config, adapter_name=name)
         except ValueError as error:
             raise ModelError(f"lora_target_modules {modules!r}: {_sentence(error)}") from error
     _check_places(wrapped, settings, name)

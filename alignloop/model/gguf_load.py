@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from alignloop.errors import ModelError, first_line
-from alignloop.model.loading import FAULTS
+from alignloop.model.loading import FAULTS, no_bars
 
 T = TypeVar("T")
 
@@ -29,6 +29,7 @@ def from_gguf(file: Path, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         ModelError: transformers cannot read it.
     """
+    no_bars()
     try:
         with _without_bar():
             model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)

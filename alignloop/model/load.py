@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as hf_logging
 
 from alignloop.errors import ModelError
 from alignloop.machine import bf16_is_native
@@ -28,9 +27,10 @@ from alignloop.model.adapter_load import base_name, fit_vocabulary, merged
 from alignloop.model.cast import cast
 from alignloop.model.gguf_load import from_gguf, gguf_tokenizer
 from alignloop.model.hub import fetch_hub_model
-from alignloop.model.loading import causal_lm, loading
+from alignloop.model.loading import causal_lm, loading, no_bars
 from alignloop.model.smollm2 import SMOLLM2, smollm2_folder
 from alignloop.model.tokenizer_load import fit_tokens, load_tokenizer
+from alignloop.progress import busy
 
 TINY = "tiny"
 _TINY = re.compile(r"tiny(?::(\d+))?")
@@ -111,10 +111,11 @@ def load_model(
         ModelError: nothing usable at that place, or, without `grow`, tokens beyond the embeddings; the
             sentence says what is missing.
     """
-    hf_logging.disable_progress_bar()
+    no_bars()
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
-    loaded = _read(os.fspath(name_or_path), where, kind, seed)
+    with busy(f"loading {os.fspath(name_or_path)}"):
+        loaded = _read(os.fspath(name_or_path), where, kind, seed)
     fit_tokens(loaded.model, loaded.tokenizer, loaded.name, grow=grow)
     return loaded
 

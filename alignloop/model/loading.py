@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as hf_logging
 
 from alignloop.errors import ModelError, first_line
 
@@ -30,6 +31,11 @@ FAULTS = (
     SafetensorError,
 )
 """What transformers, peft, tokenizers and safetensors raise for damaged or odd files."""
+
+
+def no_bars() -> None:
+    """Keep transformers' own bars, of reading and writing weights, off the screen."""
+    hf_logging.disable_progress_bar()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from alignloop.model.loading import no_bars
 from alignloop.storage import new_folder
 
 
@@ -32,6 +33,7 @@ def save_model(
     Raises:
         DiskError: disk full or not writable; an earlier model in the folder stays.
     """
+    no_bars()
     with new_folder(folder) as made:
         model.save_pretrained(str(made))
         if isinstance(model, PeftModel):

@@ -15,11 +15,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from alignloop.data.packing import Group, collate, pack
+from alignloop.data.packing import Batch, Group
 from alignloop.errors import ModelError
 from alignloop.model.adapters import using
+from alignloop.model.infer import run_groups
 from alignloop.model.loading import loading
-from alignloop.model.packed import PackedModel, ScalarHead
+from alignloop.model.packed import Forward, PackedModel, ScalarHead
 from alignloop.storage import new_file
 
 HEAD_FILE = "scalar_head.safetensors"
@@ -56,23 +57,24 @@ class Scorer:
         return [torch.stack(rows) for rows in zip(*by_member, strict=True)]
 
 
-def group_scores(model: PackedModel, groups: Sequence[Group], token_budget: int) -> list[Tensor]:
+def group_scores(
+    model: PackedModel, groups: Sequence[Group], token_budget: int, *, title: str = "rewards"
+) -> list[Tensor]:
     """Scores of every group's completions, float32 (K, A) each on the CPU, in the order of the groups."""
-    model.eval()
-    numbered = [Group(g.prompt_ids, g.completions, i) for i, g in enumerate(groups)]
-    scores: list[Tensor] = [torch.empty(0)] * len(groups)
-    with torch.no_grad():
-        for chunk in pack(numbered, token_budget):
-            out = model(collate(chunk), logprobs=False, scores=True).scores
-            assert out is not None
-            for group, part in zip(chunk, out.cpu().split([len(g.completions) for g in chunk]), strict=True):
-                scores[group.index] = part
-    return scores
+
+    def read(out: Forward, batch: Batch, chunk: Sequence[Group]) -> Sequence[Tensor]:
+        assert out.scores is not None
+        return out.scores.cpu().split([len(group.completions) for group in chunk])
+
+    def forward(batch: Batch) -> Forward:
+        return model(batch, logprobs=False, scores=True)
+
+    return run_groups(model, groups, token_budget, forward, read, title=title)
 
 
 def normalize(model: PackedModel, groups: Sequence[Group], token_budget: int) -> tuple[Tensor, Tensor]:
     """Set gain and shift so that each output has mean 0 and std 1 on these groups; returns the old, (A,)."""
-    rewards = torch.cat(group_scores(model, groups, token_budget))
+    rewards = torch.cat(group_scores(model, groups, token_budget, title="normalizing the rewards"))
     mean, std = rewards.mean(0), rewards.std(0).clamp(min=1e-6)
     assert model.head is not None
     device = model.head.gain.device

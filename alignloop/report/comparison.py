@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from alignloop.report.folder import Json, mapping, number, text
 from alignloop.report.samples import visible
 from alignloop.report.scale import rounded
 
-KEYS = ("comparison", "win_rates", "ratings", "requirements", "models", "baseline")
+KEYS = ("comparison", "win_rates", "ratings", "requirements", "models", "baseline", "confidence")
 """Results that this table shows, so that they are not listed again."""
 
 
@@ -50,7 +51,7 @@ class Comparison:
     """A comparison as tables of text.
 
     Attributes:
-        models: names, the baseline first.
+        models: names, the baseline first; of more than `FEW` the best first.
         baseline: its name.
         level: of the intervals, as "95 %".
         rows: the metrics.
@@ -67,7 +68,34 @@ class Comparison:
     ratings: tuple[tuple[str, ...], ...]
     requirements: tuple[tuple[str, str, bool], ...]
 
+    @property
+    def by_model(self) -> bool:
+        """Whether the table has a row for each model; of few models it has one for each metric."""
+        return len(self.models) > FEW
 
+    @property
+    def head(self) -> tuple[tuple[str, str], ...]:
+        """(name, remark) of the table's columns after the first one."""
+        if self.by_model:
+            return tuple((row.name, row.hint) for row in self.rows)
+        return tuple((model, self._remark(model)) for model in self.models)
+
+    @property
+    def lines(self) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
+        """(name, remark, entries) of the table's rows."""
+        if not self.by_model:
+            return tuple((row.name, row.hint, row.entries) for row in self.rows)
+        return tuple(
+            (model, self._remark(model), tuple(row.entries[place] for row in self.rows))
+            for place, model in enumerate(self.models)
+        )
+
+    def _remark(self, model: str) -> str:
+        return "baseline" if model == self.baseline else ""
+
+
+FEW = 3
+"""So many models are columns; more are rows."""
 WIN_COLUMNS = (
     "Model",
     "Against",
@@ -91,6 +119,8 @@ def read_comparison(results: Mapping[str, Json]) -> Comparison | None:
         return None
     baseline = text(results.get("baseline"))
     models = sorted((text(name) for name in names), key=lambda name: name != baseline)
+    if len(models) > FEW:
+        models = _best_first(models, baseline, rows, _list(results.get("win_rates")))
     level = number(results.get("confidence")) or 0.95
     return Comparison(
         models=tuple(visible(name) for name in models),
@@ -111,9 +141,7 @@ def as_text(results: Mapping[str, Json]) -> str:
     found = read_comparison(results)
     if found is None:
         return ""
-    head = ("", *found.models)
-    body = [(row.name, *(_one_line(entry) for entry in row.entries)) for row in found.rows]
-    parts = [_aligned([head, *body])]
+    parts = [_aligned([("", *(name for name, _ in found.head)), *_body(found, remarks=False)])]
     if found.wins:
         parts.append(_aligned([WIN_COLUMNS, *found.wins]))
     if found.ratings:
@@ -125,8 +153,9 @@ def as_text(results: Mapping[str, Json]) -> str:
 
 def markdown_tables(found: Comparison) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
     """(header, rows) of every table, unescaped."""
-    body = [(f"{row.name} ({row.hint})", *map(_one_line, row.entries)) for row in found.rows]
-    tables: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = [(("Metric", *found.models), body)]
+    head = [f"{name} ({remark})" if remark else name for name, remark in found.head]
+    first = "Model" if found.by_model else "Metric"
+    tables: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = [((first, *head), _body(found))]
     for columns, more in ((WIN_COLUMNS, found.wins), (RATING_COLUMNS, found.ratings)):
         if more:
             tables.append((columns, more))
@@ -134,6 +163,41 @@ def markdown_tables(found: Comparison) -> list[tuple[Sequence[str], Sequence[Seq
         rows = [(sentence, value, "met" if met else "not met") for sentence, value, met in found.requirements]
         tables.append((("Requirement", "Measured", "Outcome"), rows))
     return tables
+
+
+def _body(found: Comparison, *, remarks: bool = True) -> list[tuple[str, ...]]:
+    """Rows of the table as text."""
+    return [
+        (f"{name} ({remark})" if remark and remarks else name, *map(_one_line, entries))
+        for name, remark, entries in found.lines
+    ]
+
+
+def _best_first(
+    models: Sequence[str], baseline: str, rows: Sequence[Json], wins: Sequence[Json]
+) -> list[str]:
+    """By the win rate of the first judge on the first set, where there is one; else by the first metric."""
+    judged = [mapping(row) for row in wins]
+    asked = [row for row in judged if _asked(row) == _asked(judged[0])]
+    scores = {text(row.get("model")): number(row.get("value")) for row in asked}
+    if scores:
+        scores[baseline] = 0.5
+    else:
+        row = next((r for r in map(mapping, rows) if isinstance(r.get("higher_is_better"), bool)), {})
+        sign = 1 if row.get("higher_is_better") else -1
+        for name, cell in mapping(row.get("models")).items():
+            value = number(mapping(cell).get("value"))
+            scores[name] = None if value is None else sign * value
+
+    def place(name: str) -> float:
+        score = scores.get(name)
+        return math.inf if score is None else -score
+
+    return sorted(models, key=place)
+
+
+def _asked(row: Mapping[str, Json]) -> tuple[str, str]:
+    return text(row.get("set")), text(row.get("judge"))
 
 
 def _one_line(entry: Entry) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from alignloop.report.folder import Json, number
+from alignloop.report.names import name_of
 from alignloop.report.plot import SMOOTH_FROM, Point, Series
 
 # Title and the metrics of one picture. A metric's held-out twin `eval_…` is drawn with it.
@@ -38,6 +39,7 @@ class Plot:
     title: str
     series: tuple[Series, ...]
     x_label: str = "step"
+    tip: str = ""
 
     @property
     def is_smoothed(self) -> bool:
@@ -56,10 +58,12 @@ def plots(metrics: Sequence[Mapping[str, Json]]) -> tuple[list[Plot], list[Plot]
     """
     lines = _lines(metrics)
     main = [_plot(title, names, lines) for title, names in PLOTS]
+    if "reward" in lines or "gold" in lines:  # learned by reward: the loss says nothing about success
+        main.sort(key=lambda plot: not plot.title.startswith(("Reward", "KL")))
     lesser = [_plot(title, names, lines) for title, names in LESSER]
     placed = {name for _, names in PLOTS + LESSER for name in names}
     others = {name.removeprefix("eval_"): None for name in lines if name.removeprefix("eval_") not in placed}
-    lesser += [_plot(name.replace("_", " "), (name,), lines) for name in others]
+    lesser += [_plot(name_of(name).label, (name,), lines) for name in others]
     return [p for p in main if p.series], [p for p in lesser if p.series]
 
 
@@ -106,7 +110,7 @@ def _plot(title: str, names: Sequence[str], lines: Mapping[str, list[Point]]) ->
             if key in lines:
                 # A resumed run may log a step twice; the later row is the one that counts.
                 series.append(Series(label, tuple(sorted(dict(lines[key]).items()))))
-    return Plot(title, tuple(series))
+    return Plot(title, tuple(series), tip=name_of(names[0]).tip)
 
 
 def _label(name: str) -> str:

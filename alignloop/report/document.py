@@ -9,9 +9,10 @@ from dataclasses import asdict
 from typing import Any
 
 from alignloop.report.comparison import markdown_tables
+from alignloop.report.measures import Measure
 from alignloop.report.plot import Series, sparkline
 from alignloop.report.scale import rounded
-from alignloop.report.view import Measure, ReportView, RunView
+from alignloop.report.view import ReportView, RunView
 
 _MARKDOWN_SAMPLES = 5
 
@@ -46,6 +47,8 @@ def _run_json(run: RunView) -> dict[str, Any]:
         "stage": run.stage,
         "status": run.status,
         "error": run.error,
+        "said": list(run.said),
+        "next": [command for command, _ in run.commands],
         "facts": dict(run.facts),
         "warnings": list(run.warnings),
         "simulated_labels": run.simulated,
@@ -55,6 +58,7 @@ def _run_json(run: RunView) -> dict[str, Any]:
                 "after": _finite(m.after),
                 "before_interval": m.before_interval and [_finite(v) for v in m.before_interval],
                 "after_interval": m.after_interval and [_finite(v) for v in m.after_interval],
+                "change_interval": m.change_interval and [_finite(v) for v in m.change_interval],
                 "unit": m.unit,
                 "verdict": m.verdict,
             }
@@ -73,7 +77,7 @@ def _run_json(run: RunView) -> dict[str, Any]:
         ],
         "audit": None if run.audit is None else asdict(run.audit),
         "comparison": None if run.comparison is None else asdict(run.comparison),
-        "results": dict(run.results),
+        "results": {fact.key: fact.text for fact in (*run.held_out, *run.results)},
         "tables": {t.name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in run.tables},
         "curves": {
             f"{plot.title}: {series.name}": _summary(series)
@@ -121,29 +125,26 @@ def as_markdown(view: ReportView) -> str:
     parts += [f"> **Note:** {_escape(problem)}" for problem in view.problems]
     if view.is_pipeline:
         rows = [
-            (run.name, run.stage, run.status, dict(run.facts).get("Duration", ""), _outcome(run))
+            (run.name, run.stage, run.status, dict(run.facts).get("Duration", ""), next(iter(run.said), ""))
             for run in view.runs
         ]
         parts.append(_table(("Run", "Stage", "Status", "Duration", "Outcome"), rows))
+    if view.is_pipeline:
+        parts += [_escape(line) for line in view.said]
     for run in view.runs:
         if view.is_pipeline:
             parts.append(f"## {_escape(run.name)}")
         parts += _run_markdown(run)
+    if view.commands:
+        lines = "\n".join(f"    {command}    # {purpose}" for command, purpose in view.commands)
+        parts.append(f"Next:\n\n{lines}")
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _outcome(run: RunView) -> str:
-    if run.win_rates:
-        return f"win rate {100 * run.win_rates[0].value:.1f} %"
-    for plot in run.main_plots:
-        for series in plot.series[:1]:
-            return f"{plot.title} {rounded(series.points[0][1])} → {rounded(series.points[-1][1])}"
-    return ""
 
 
 def _run_markdown(run: RunView) -> list[str]:
     head = f"**{_escape(run.stage or 'run')}**, {_escape(run.status)}"
     parts = [head + "".join(f" · {_escape(name)} {_escape(value)}" for name, value in run.facts)]
+    parts += [f"**{_escape(line)}**" if not n else _escape(line) for n, line in enumerate(run.said)]
     if run.error:
         parts.append(f"> **Error:** {_escape(run.error)}")
     if run.simulated:
@@ -165,7 +166,8 @@ def _run_markdown(run: RunView) -> list[str]:
     if run.measures:
         header = ("Metric", "Before", "After", "Verdict")
         parts.append(_table(header, [_measure_row(measure) for measure in run.measures]))
-    parts.append(_table(("Result", "Value"), run.results))
+    rows = [(fact.label, fact.text) for fact in (*run.held_out, *run.results)]
+    parts.append(_table(("Result", "Value"), rows))
     parts += [_table(t.columns, t.rows) for t in run.tables]
     curves = [
         (plot.title if len(plot.series) == 1 else f"{plot.title}: {series.name}", series)

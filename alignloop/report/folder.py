@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,12 +96,15 @@ def is_pipeline(path: Path) -> bool:
     return (path / "pipeline.json").is_file()
 
 
-def read_run(path: str | Path, *, name: str = "") -> RunFolder:
+def read_run(
+    path: str | Path, *, name: str = "", rows: Collection[str] = ("metrics", "samples")
+) -> RunFolder:
     """Read a run folder.
 
     Args:
         path: the folder.
         name: what to call the run instead of the name in its run.json.
+        rows: which of the two files of rows to read; the other one is () in the result.
 
     Returns:
         The folder's content, with a list of what was missing or broken.
@@ -122,8 +125,8 @@ def read_run(path: str | Path, *, name: str = "") -> RunFolder:
         status=_status(folder, info),
         info=info,
         recipe=_read_text(folder / "recipe.yaml", problems),
-        metrics=_read_lines(folder / "metrics.jsonl", problems),
-        samples=_read_lines(folder / "samples.jsonl", problems),
+        metrics=_read_lines(folder / "metrics.jsonl", problems) if "metrics" in rows else (),
+        samples=_read_lines(folder / "samples.jsonl", problems) if "samples" in rows else (),
         problems=tuple(problems),
     )
 

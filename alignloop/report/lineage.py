@@ -1,4 +1,4 @@
-"""Where a run comes from: its parents, their parents, and the data files, as a graph and as SVG."""
+"""Where a run comes from: its parents, their parents, and the data files, as a graph."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from markupsafe import Markup
 
 from alignloop.config.recipe_file import read_yaml
 from alignloop.errors import RunError
 from alignloop.report.folder import Json, RunFolder, mapping, read_run, text
-from alignloop.report.plot import text_width
 from alignloop.report.samples import visible
 from alignloop.runs import find_run
 
@@ -177,133 +175,3 @@ def _add_model(graph: Lineage, child: str, run: RunFolder, parents: Sequence[str
     key = f"model:{name}"
     graph.nodes.setdefault(key, Node(key, visible(Path(name).name), "model", "data"))
     graph.edges.append((key, child))
-
-
-# Layout: columns by the longest way from a source, long edges kept clear by place holders.
-
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 136, 44, 34, 14
-_FITS = 1600  # pixels that a wide page may shrink to its own width and stay readable
-
-
-def columns(graph: Lineage) -> dict[str, int]:
-    """Column of each node: runs by their longest chain of ancestors, data just before their first use."""
-    depth: dict[str, int] = {}
-
-    def measure(key: str, trail: frozenset[str]) -> int:
-        if key in trail:  # a hand-edited run.json may name its own descendant
-            return 0
-        if key not in depth:
-            ancestors = [p for p in graph.parents(key) if p not in trail]
-            depth[key] = 1 + max((measure(p, trail | {key}) for p in ancestors), default=-1)
-        return depth[key]
-
-    for key in graph.nodes:
-        measure(key, frozenset())
-    for key, node in graph.nodes.items():
-        uses = [depth[b] for a, b in graph.edges if a == key]
-        if node.kind != "run" and uses and not graph.parents(key):
-            depth[key] = min(uses) - 1
-    return depth
-
-
-def draw(graph: Lineage, *, emphasised: Sequence[str] = ()) -> Markup:
-    """The graph as SVG, sources at the left.
-
-    Args:
-        graph: nodes and edges.
-        emphasised: keys of the nodes that the report is about.
-
-    Returns:
-        An `<svg>` of its natural size in pixels, or an empty string for a graph of one node.
-    """
-    if len(graph.nodes) < 2:
-        return Markup("")
-    places, routes = _place(graph)
-    corners = [*places.values(), *(corner for route in routes.values() for corner in route)]
-    width = max(x for x, _ in corners) + BOX_WIDTH + 2
-    height = max(y for _, y in corners) + BOX_HEIGHT + 2
-    parts = [_route(graph, edge, places, routes[edge]) for edge in graph.edges if edge in routes]
-    parts += [_box(graph, node, places[key], key in emphasised) for key, node in graph.nodes.items()]
-    return Markup(
-        '<svg class="lineage{3}" width="{0:.0f}" height="{1:.0f}" viewBox="-2 -2 {0:.0f} {1:.0f}" role="img"'
-        ' aria-label="lineage graph">{2}</svg>'
-    ).format(width + 2, height + 2, Markup("").join(parts), " fits" if width <= _FITS else "")
-
-
-Place = tuple[float, float]
-
-
-def _place(graph: Lineage) -> tuple[dict[str, Place], dict[tuple[str, str], list[Place]]]:
-    """Top left corner of each box, and for each edge the points it passes between its boxes."""
-    depth = columns(graph)
-    slots: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
-    above: dict[str, list[str]] = {key: [] for key in graph.nodes}
-    chains: dict[tuple[str, str], list[str]] = {}
-    for key in graph.nodes:
-        slots[depth[key]].append(key)
-    for a, b in graph.edges:
-        chain = [a]
-        for column in range(depth[a] + 1, depth[b]):
-            holder = f"{a}\n{column}"  # one line carries all long edges of a source
-            if holder not in above:
-                slots[column].append(holder)
-                above[holder] = [chain[-1]]
-            chain.append(holder)
-        if depth[b] > depth[a]:
-            above[b].append(chain[-1])
-            chains[a, b] = chain[1:]
-    row: dict[str, float] = {}
-    for slot in slots:
-        # Next to the mean of what comes in, so that edges cross little.
-        slot.sort(key=lambda key: sum(row[p] for p in above[key]) / len(above[key]) if above[key] else 1e6)
-        shift = (max(map(len, slots)) - len(slot)) / 2
-        row |= {key: number + shift for number, key in enumerate(slot)}
-    corner: dict[str, Place] = {
-        key: (float(column * (BOX_WIDTH + GAP_X)), row[key] * (BOX_HEIGHT + GAP_Y))
-        for column, slot in enumerate(slots)
-        for key in slot
-    }
-    routes = {edge: [corner[holder] for holder in chain] for edge, chain in chains.items()}
-    return {key: corner[key] for key in graph.nodes}, routes
-
-
-def _route(
-    graph: Lineage, edge: tuple[str, str], places: Mapping[str, Place], via: Sequence[Place]
-) -> Markup:
-    (x, y), half = places[edge[0]], BOX_HEIGHT / 2
-    path = f"M{x + BOX_WIDTH:.0f} {y + half:.0f}"
-    x, y = x + BOX_WIDTH, y + half
-    for left, top in [*via, places[edge[1]]]:
-        middle = (x + left) / 2
-        path += f"C{middle:.0f} {y:.0f} {middle:.0f} {top + half:.0f} {left:.0f} {top + half:.0f}"
-        x, y = left, top + half
-        if (left, top) != places[edge[1]]:
-            path += f"h{BOX_WIDTH}"
-            x += BOX_WIDTH
-    kind = "edge simulated" if graph.simulated(edge[0]) else "edge"
-    return Markup('<path class="{}" d="{}"/>').format(kind, path)
-
-
-def _box(graph: Lineage, node: Node, place: Place, emphasised: bool) -> Markup:
-    x, y = place
-    classes = f"node {node.kind}{' own' if emphasised else ''}{' simulated' if node.simulated else ''}"
-    detail = " · ".join(filter(None, (node.detail, "simulated" if node.simulated else "")))
-    whole = " · ".join(filter(None, (node.title, detail, node.fingerprint)))
-    return Markup(
-        '<g class="{}"><title>{}</title><rect x="{:.0f}" y="{:.0f}" width="{}" height="{}" rx="6"/>'
-        '<text x="{:.0f}" y="{:.0f}">{}</text><text class="detail" x="{:.0f}" y="{:.0f}">{}</text></g>'
-    ).format(
-        classes, whole, x, y, BOX_WIDTH, BOX_HEIGHT,
-        x + 10, y + (19 if detail else 27), shortened(node.title, size=13, width=BOX_WIDTH - 20),
-        x + 10, y + 35, shortened(detail, size=11, width=BOX_WIDTH - 20),
-    )  # fmt: skip
-
-
-def shortened(title: str, *, size: float, width: float) -> str:
-    """The text, cut in the middle to a width in pixels: file names differ at both ends."""
-    if text_width(title, size=size) <= width:
-        return title
-    keep = len(title) - 1
-    while keep > 2 and text_width(f"{title[: keep // 2]}…{title[-(keep // 2) :]}", size=size) > width:
-        keep -= 1
-    return f"{title[: keep // 2]}…{title[-(keep // 2) :]}"

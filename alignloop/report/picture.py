@@ -10,7 +10,7 @@ from markupsafe import Markup
 from alignloop.errors import UserError
 from alignloop.report.curves import plots
 from alignloop.report.folder import RunFolder
-from alignloop.report.plot import COLOURS, HEIGHT, WIDTH, Series, line_plot
+from alignloop.report.plot import COLOURS, HEIGHT, WIDTH, Series, legend_height, line_plot
 
 _TITLE_HEIGHT = 24
 
@@ -40,20 +40,21 @@ def metric_picture(runs: Sequence[RunFolder], metric: str) -> str:
     if not picture:
         known = sorted({name for run in runs for row in run.metrics for name in row} - {"step", "time_s"})
         raise UserError(f"no run has a metric '{metric}'; there are: {', '.join(known) or 'none'}")
+    height = HEIGHT + legend_height([one.name for one in series])
     style = files("alignloop.report").joinpath("templates/style.css").read_text(encoding="utf-8")
     heading = f"{title} · {runs[0].name}" if len(runs) == 1 else title
     return Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" width="{w2}" height="{h2}" viewBox="0 {top} {w} {h}"'
-        ' font-family="sans-serif"><style>{style}</style>'
+        ' font-family="sans-serif" role="img" aria-label="{heading}"><style>{style}</style>'
         '<rect y="{top}" width="{w}" height="{h}" fill="var(--paper)"/><text x="10" y="-6">{heading}</text>'
-        '<svg width="{w}" height="{plot_height}">{picture}</svg></svg>\n'
+        '<svg width="{w}" height="{plot_height}" aria-label="{heading}">{picture}</svg></svg>\n'
     ).format(
         w=WIDTH,
-        h=HEIGHT + _TITLE_HEIGHT,
+        h=height + _TITLE_HEIGHT,
         w2=2 * WIDTH,
-        h2=2 * (HEIGHT + _TITLE_HEIGHT),
+        h2=2 * (height + _TITLE_HEIGHT),
         top=-_TITLE_HEIGHT,
-        plot_height=HEIGHT,
+        plot_height=height,
         style=Markup(style),
         heading=heading,
         picture=picture,

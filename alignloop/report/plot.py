@@ -115,23 +115,30 @@ def line_plot(series: Sequence[Series], *, title: str, x_label: str = "step") ->
     if not lines:
         return Markup("")
     frame, outside = _frame(lines)
-    parts = [_axes(frame, x_label), _legend([s.name for s in lines], outside)]
+    names = [s.name for s in lines]
+    top = TOP + legend_height(names)
+    parts = [_axes(frame, x_label, top, outside), _legend(names)]
     # A nested svg clips what lies beyond the axes; without outliers the dots at the edges stay whole.
     parts.append(
-        Markup('<svg x="{}" y="{}" width="{}" height="{}" class="{}" data-range="{}" data-x="{}">').format(
+        Markup(
+            '<svg x="{}" y="{}" width="{}" height="{}" class="{}" data-range="{}" data-x="{}"'
+            ' aria-label="{}">'
+        ).format(
             LEFT,
-            TOP,
+            top,
             WIDTH - LEFT - RIGHT,
             HEIGHT - TOP - BOTTOM,
             "area" if outside else "area whole",
             " ".join(f"{v:.8g}" for v in (frame.x0, frame.x1, frame.y0, frame.y1)),
             x_label,
+            title,
         )
     )
     parts += [_line(number, s, frame) for number, s in enumerate(lines)]
     parts.append(Markup("</svg>"))
+    height, label = HEIGHT + legend_height(names), f"{title}: {', '.join(names)}"
     return Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, HEIGHT, f"{title}: {', '.join(s.name for s in lines)}", Markup("").join(parts)
+        WIDTH, height, label, Markup("").join(parts)
     )
 
 
@@ -159,12 +166,12 @@ def _smooth_line(series: Series) -> list[Point]:
     return smoothed(series.points, half_life=max(2.0, len(series.points) / 40))
 
 
-def _axes(frame: _Frame, x_label: str) -> Markup:
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+def _axes(frame: _Frame, x_label: str, top: float, outside: int) -> Markup:
+    right, bottom = WIDTH - RIGHT, top + HEIGHT - TOP - BOTTOM
     parts = []
     rows = ticks(frame.y0, frame.y1, at_most=6)
     for value, label in zip(rows, tick_labels(rows), strict=True):
-        y = TOP + frame.y(value)
+        y = top + frame.y(value)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
         parts.append(f'<text class="tick end" x="{LEFT - 6}" y="{y + 3.5:.1f}">{label}</text>')
     columns = ticks(frame.x0, frame.x1, at_most=7)
@@ -173,7 +180,11 @@ def _axes(frame: _Frame, x_label: str) -> Markup:
         parts.append(f'<path class="axis" d="M{x:.1f} {bottom}v4"/>')
         parts.append(f'<text class="tick mid" x="{x:.1f}" y="{bottom + 15}">{label}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{right}"/>')
-    axis_name = Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(right, HEIGHT - 4, x_label)
+    below = bottom + BOTTOM - 4
+    axis_name = Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(right, below, x_label)
+    if outside:
+        note = f"{outside} {'point' if outside == 1 else 'points'} beyond the axis"
+        axis_name += Markup('<text class="tick" x="{}" y="{}">{}</text>').format(LEFT, below, note)
     return Markup("".join(parts)) + axis_name
 
 
@@ -182,18 +193,48 @@ def text_width(text: str, *, size: float) -> float:
     return size * sum(1.0 if unicodedata.east_asian_width(c) in "WF" else 0.56 for c in text)
 
 
-def _legend(names: Sequence[str], outside: int) -> Markup:
-    parts, x = [], float(LEFT)
-    for number, name in enumerate(names if len(names) > 1 else ()):  # one line is named by the title
+def shortened(title: str, *, size: float, width: float) -> str:
+    """The text, cut in the middle to a width in pixels: file names differ at both ends."""
+    if text_width(title, size=size) <= width:
+        return title
+    keep = len(title) - 1
+    while keep > 2 and text_width(f"{title[: keep // 2]}…{title[-(keep // 2) :]}", size=size) > width:
+        keep -= 1
+    return f"{title[: keep // 2]}…{title[-(keep // 2) :]}"
+
+
+_LEGEND_ROW = 16
+
+
+def _legend_places(names: Sequence[str]) -> list[tuple[str, float, int]]:
+    """(text, x, row) of each name; a name that does not fit into a row begins the next one."""
+    places, x, row = [], float(LEFT), 0
+    for name in names:
+        shown = shortened(name, size=12, width=WIDTH - RIGHT - LEFT - 19)
+        end = x + 19 + text_width(shown, size=12)
+        if end > WIDTH - RIGHT and x > LEFT:
+            x, row = float(LEFT), row + 1
+            end = x + 19 + text_width(shown, size=12)
+        places.append((shown, x, row))
+        x = end + 14
+    return places
+
+
+def legend_height(names: Sequence[str]) -> int:
+    """Pixels that a legend of several rows adds to a plot's height."""
+    return _LEGEND_ROW * max((row for _, _, row in _legend_places(names)), default=0)
+
+
+def _legend(names: Sequence[str]) -> Markup:
+    parts = []
+    for number, (shown, x, row) in enumerate(_legend_places(names) if len(names) > 1 else ()):
+        y = 12 + _LEGEND_ROW * row  # one line is named by the title
         parts.append(
             Markup(
-                '<path class="line s{}" d="M{:.0f} 12h14"/><text class="label" x="{:.0f}" y="16">{}</text>'
-            ).format(number, x, x + 19, name)
+                '<path class="line s{}" d="M{:.0f} {}h14"/><text class="label" x="{:.0f}" y="{}">'
+                "<title>{}</title>{}</text>"
+            ).format(number, x, y, x + 19, y + 4, names[number], shown)
         )
-        x += 19 + text_width(name, size=12) + 14
-    if outside:
-        note = f"{outside} {'point' if outside == 1 else 'points'} beyond the axis"
-        parts.append(Markup('<text class="tick end" x="{}" y="16">{}</text>').format(WIDTH - RIGHT, note))
     return Markup("").join(parts)
 
 
@@ -228,13 +269,14 @@ def _line(number: int, series: Series, frame: _Frame) -> Markup:
 
 
 def interval_plot(
-    before: tuple[float, float, float] | None, after: tuple[float, float, float] | None
+    before: tuple[float, float, float] | None, after: tuple[float, float, float] | None, *, title: str
 ) -> Markup:
     """A small picture of two values with their intervals on one scale, before above after.
 
     Args:
         before: (low, value, high), or None where it was not measured.
         after: likewise.
+        title: read out by screen readers.
 
     Returns:
         An `<svg>` element.
@@ -253,8 +295,8 @@ def interval_plot(
         y = 7 if kind == "before" else 17
         parts.append(f'<path class="whisker {kind}" d="M{left:.1f} {y}H{right:.1f}"/>')
         parts.append(f'<circle class="point {kind}" cx="{centre:.1f}" cy="{y}" r="3.6"/>')
-    return Markup('<svg class="interval" viewBox="0 0 120 24" aria-hidden="true">{}</svg>').format(
-        Markup("".join(parts))
+    return Markup('<svg class="interval" viewBox="0 0 120 24" role="img" aria-label="{}">{}</svg>').format(
+        title, Markup("".join(parts))
     )
 
 

@@ -20,10 +20,12 @@ from alignloop.errors import RunError
 from alignloop.report.comparison import RATING_COLUMNS, WIN_COLUMNS
 from alignloop.report.document import as_json, as_markdown
 from alignloop.report.folder import PipelineFolder, is_pipeline, read_pipeline, read_run
-from alignloop.report.lineage import draw
+from alignloop.report.lineage_picture import draw
+from alignloop.report.measures import Measure
+from alignloop.report.names import name_of
 from alignloop.report.plot import interval_plot, line_plot
 from alignloop.report.scale import rounded
-from alignloop.report.view import Measure, ReportView, view_pipeline, view_run
+from alignloop.report.view import ReportView, view_pipeline, view_run
 from alignloop.runs import write_atomically
 
 Format = Literal["html", "md", "json"]
@@ -117,7 +119,7 @@ def _html(view: ReportView) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"rounded": rounded, "percent": _percent}
+    environment.filters |= {"rounded": rounded, "percent": _percent, "name_of": name_of}
     environment.globals |= {
         "line_plot": line_plot,
         "interval_plot": _intervals,
@@ -150,6 +152,14 @@ def _intervals(measure: Measure) -> Markup:
         low, high = interval or (value, value)
         return low, value, high
 
-    return interval_plot(
-        row(measure.before, measure.before_interval), row(measure.after, measure.after_interval)
+    def said(side: str, value: float | None, interval: tuple[float, float] | None) -> str:
+        ends = f" ({measure.shown(interval[0])} to {measure.shown(interval[1])})" if interval else ""
+        return f"{side} {measure.shown(value)}{ends}"
+
+    sides = (
+        ("before", measure.before, measure.before_interval),
+        ("after", measure.after, measure.after_interval),
     )
+    title = f"{measure.name}: {', '.join(said(*side) for side in sides if side[1] is not None)}"
+    drawn = [row(value, interval) for _, value, interval in sides]
+    return interval_plot(drawn[0], drawn[1], title=title)

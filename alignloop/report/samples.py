@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alignloop.report.difference import Part, word_difference
 from alignloop.report.folder import Json, mapping, number, text
+from alignloop.report.names import name_of
 from alignloop.report.scale import rounded
 
 MAX_TEXT = 4000
@@ -35,6 +37,7 @@ class Sample:
         scores: (name, value) pairs: reward, gold and other numbers of the row; where the row has the
             value before training too, "0 → 1".
         model: who wrote the completion.
+        telling: why it comes first, such as "largest gain by gold: 0 → 1"; "" for the others.
         simulated: its label or score comes from a simulated annotator.
     """
 
@@ -47,20 +50,24 @@ class Sample:
     scores: tuple[tuple[str, str], ...]
     model: str
     simulated: bool
+    telling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The samples of a run that are shown, and how many there are in all."""
+    """The samples of a run that are shown, how many there are in all, and how the first were chosen."""
 
     shown: tuple[Sample, ...]
     total: int
+    rule: str = ""
 
 
 def choose_samples(rows: Sequence[Mapping[str, Json]], *, at_most: int, characters: int) -> Samples:
-    """The samples to show: comparisons first, then the latest steps, within a size.
+    """The samples to show: the telling ones, then comparisons, then the latest steps, within a size.
 
-    A row without `completion_before` is compared with the same prompt's row of the earliest step.
+    A row without `completion_before` is compared with the same prompt's row of the earliest step. Telling,
+    where rows have a score of both sides, are the largest gain, the largest loss and the first unchanged
+    one.
 
     Args:
         rows: rows of samples.jsonl.
@@ -77,6 +84,8 @@ def choose_samples(rows: Sequence[Mapping[str, Json]], *, at_most: int, characte
         range(len(built)),
         key=lambda i: (built[i][1] is None, -(number(built[i][0].get("step")) or 0.0), i),
     )
+    telling = _telling(usable)
+    order = [*telling, *(i for i in order if i not in telling)]
     shown: list[Sample] = []
     left = characters
     for i in order[:at_most]:
@@ -87,8 +96,53 @@ def choose_samples(rows: Sequence[Mapping[str, Json]], *, at_most: int, characte
         if shown and size > left:
             continue
         left -= size
-        shown.append(_sample(row, earlier))
-    return Samples(tuple(shown), len(usable))
+        shown.append(replace(_sample(row, earlier), telling=telling.get(i, "")))
+    rule = ""
+    if telling:
+        rule = "First the largest gain, the largest loss and an unchanged one, as far as there are such; then"
+        rule += " the others in their order."
+    return Samples(tuple(shown), len(usable), rule)
+
+
+_BY = ("gold", "reward")
+"""Scores that say which example is telling, the first that rows have; else any score of both sides."""
+
+
+def _telling(rows: Sequence[Mapping[str, Json]]) -> dict[int, str]:
+    """Rows to show first, each with why: the largest gain, the largest loss, the first unchanged one."""
+    name, found = _changes(rows)
+    if not found:
+        return {}
+    label = name_of(name).label.removeprefix("win by ")
+    told: dict[int, str] = {}
+    for what, place in (
+        ("largest gain", max(found, key=lambda i: (found[i][1] - found[i][0], -i))),
+        ("largest loss", min(found, key=lambda i: (found[i][1] - found[i][0], i))),
+        ("unchanged", min(found, key=lambda i: (abs(found[i][1] - found[i][0]), i))),
+    ):
+        old, new = found[place]
+        is_such = {"largest gain": new > old, "largest loss": new < old, "unchanged": new == old}[what]
+        if is_such and place not in told:
+            shown = "" if name.startswith(_WIN) else f": {rounded(old)} → {rounded(new)}"
+            told[place] = visible(f"{what} by {label}{shown}")
+    return told
+
+
+_WIN = "win_by_"
+
+
+def _changes(rows: Sequence[Mapping[str, Json]]) -> tuple[str, dict[int, tuple[float, float]]]:
+    """The score that rows have of both sides, and (before, after) by row; of a verdict ½ and the score."""
+    names = [*_BY, *dict.fromkeys(name for row in rows[:1] for name in row)]
+    for name in names:
+        both = {i: (number(row.get(f"{name}_before")), number(row.get(name))) for i, row in enumerate(rows)}
+        if name.startswith(_WIN):
+            both = {i: (0.5, new) for i, (_, new) in both.items()}
+        known = {i: (old, new) for i, (old, new) in both.items() if old is not None and new is not None}
+        finite = {i: pair for i, pair in known.items() if all(map(math.isfinite, pair))}
+        if finite:
+            return name, finite
+    return "", {}
 
 
 def _key(row: Mapping[str, Json]) -> str:

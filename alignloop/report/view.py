@@ -2,98 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from alignloop.report.comparison import KEYS, Comparison, read_comparison
 from alignloop.report.curves import Plot, audit_plots, plots
+from alignloop.report.figures import figures
 from alignloop.report.findings import KEYS as AUDIT_KEYS
 from alignloop.report.findings import Audit, read_audit
-from alignloop.report.folder import Json, PipelineFolder, RunFolder, ends_of, mapping, number, text
+from alignloop.report.folder import Json, PipelineFolder, RunFolder, mapping, number, text
 from alignloop.report.lineage import Lineage, holds_simulated, trace
+from alignloop.report.measures import Measure, WinRate, read_measures, read_win_rates
+from alignloop.report.names import name_of
+from alignloop.report.outcome import outcome, overall
 from alignloop.report.samples import Samples, choose_samples, visible
 from alignloop.report.scale import duration, rounded
 
-Interval = tuple[float, float]
 Facts = tuple[tuple[str, str], ...]
 
 MAX_SAMPLES, MAX_CHARACTERS = 120, 400_000
 PIPELINE_SAMPLES, PIPELINE_CHARACTERS = 40, 120_000
 """Per stage; a character takes a few bytes in the page at most, so ten stages stay below 5 MB."""
-
-
-_SHARES = ("share", "fraction", "rate", "probability")
-"""Units of values between 0 and 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One line of the evaluation table.
-
-    Attributes:
-        name, unit: of the metric.
-        before, after: values, None where not measured.
-        before_interval, after_interval: their intervals, or None.
-        higher_is_better: None where unknown.
-    """
-
-    name: str
-    unit: str
-    before: float | None
-    after: float | None
-    before_interval: Interval | None
-    after_interval: Interval | None
-    higher_is_better: bool | None
-
-    def shown(self, value: float | None, *, signed: bool = False) -> str:
-        """A value, or with `signed` a change, as text; shares as percentages, their changes as points."""
-        plus = "+" if signed and value is not None and value > 0 else ""
-        if value is None or self.unit not in _SHARES:
-            return plus + rounded(value)
-        return f"{plus}{rounded(round(100 * value, 1))} {'points' if signed else '%'}"
-
-    @property
-    def shown_unit(self) -> str:
-        return "" if self.unit in _SHARES else self.unit
-
-    @property
-    def change(self) -> float | None:
-        return None if self.before is None or self.after is None else self.after - self.before
-
-    @property
-    def verdict(self) -> str:
-        """better, worse, intervals overlap, no change, or "" where nothing can be said."""
-        if self.change is None or self.higher_is_better is None or not math.isfinite(self.change):
-            return ""
-        if self.change == 0:
-            return "no change"
-        a, b = self.before_interval, self.after_interval
-        if a and b and a[0] <= b[1] and b[0] <= a[1]:
-            return "intervals overlap"
-        return "better" if (self.change > 0) == self.higher_is_better else "worse"
-
-
-@dataclass(frozen=True, slots=True)
-class WinRate:
-    """Share of prompts on which the model beats the start, ties half; `judge` is "" for the main one."""
-
-    judge: str
-    value: float
-    interval: Interval | None
-    level: float | None
-    num_prompts: int | None
-
-    @property
-    def verdict(self) -> str:
-        if self.interval is None:
-            return "no interval was computed"
-        if self.interval[0] > 0.5:
-            return "better than the start: the whole interval lies above 50 %"
-        if self.interval[1] < 0.5:
-            return "worse than the start: the whole interval lies below 50 %"
-        return "undecided: the interval contains 50 %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +56,15 @@ class DataRow:
         return counted if self.rows is None or self.used is None else max(counted, self.rows - self.used)
 
 
+class Fact(NamedTuple):
+    """One result: its key, what it is called, what that means, and its value as text."""
+
+    key: str
+    label: str
+    tip: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A result that is a list of equal rows, the best-of-n curve for example."""
@@ -136,7 +76,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """Everything a report shows of one run; the texts are clean of control characters."""
+    """Everything a report shows of one run; the texts are clean of control characters.
+
+    `said` are sentences on what came out, the most important first; `commands` what may be typed next;
+    `held_out` the figures measured on rows that were not trained on.
+    """
 
     name: str
     stage: str
@@ -146,11 +90,14 @@ class RunView:
     facts: Facts
     warnings: tuple[str, ...]
     simulated: bool
+    said: tuple[str, ...]
+    commands: tuple[tuple[str, str], ...]
+    held_out: tuple[Fact, ...]
     measures: tuple[Measure, ...]
     win_rates: tuple[WinRate, ...]
     comparison: Comparison | None
     audit: Audit | None
-    results: Facts
+    results: tuple[Fact, ...]
     tables: tuple[Table, ...]
     main_plots: tuple[Plot, ...]
     lesser_plots: tuple[Plot, ...]
@@ -171,13 +118,15 @@ class ReportView:
     own: tuple[str, ...]
     recipe: str
     problems: tuple[str, ...]
+    said: tuple[str, ...]
+    commands: tuple[tuple[str, str], ...]
 
 
 def view_run(run: RunFolder) -> ReportView:
     """The view of a single run."""
     lineage = trace([run])
     shown = _view(run, lineage, at_most=MAX_SAMPLES, characters=MAX_CHARACTERS)
-    return ReportView(shown.name, False, (shown,), lineage, (_key(run),), "", ())
+    return ReportView(shown.name, False, (shown,), lineage, (_key(run),), "", (), shown.said, shown.commands)
 
 
 def view_pipeline(pipeline: PipelineFolder) -> ReportView:
@@ -188,7 +137,11 @@ def view_pipeline(pipeline: PipelineFolder) -> ReportView:
     )
     own = tuple(_key(run) for run in pipeline.runs)
     problems = tuple(visible(p) for p in pipeline.problems)
-    return ReportView(visible(pipeline.name), True, runs, lineage, own, visible(pipeline.recipe), problems)
+    verdict = overall([(run.name, outcome(run)) for run in pipeline.runs])
+    return ReportView(
+        visible(pipeline.name), True, runs, lineage, own, visible(pipeline.recipe), problems,
+        tuple(map(visible, verdict)), runs[-1].commands,
+    )  # fmt: skip
 
 
 def _key(run: RunFolder) -> str:
@@ -203,8 +156,12 @@ def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) ->
     audit, gains = read_audit(results), audit_plots(results.get("curve"))
     if audit is not None:
         results = {name: value for name, value in results.items() if name not in AUDIT_KEYS}
+    came_out = outcome(run)
     tables = {name: rows for name, rows in results.items() if _is_table(rows)}
     rest = {k: v for k, v in results.items() if k not in ("metrics", "data", *tables) and k[:8] != "win_rate"}
+    facts = _results(rest)
+    in_table = {row.name for row in comparison.rows} if comparison is not None else set[str]()
+    metrics = {k: v for k, v in mapping(results.get("metrics")).items() if k not in in_table}
     main, lesser = plots(run.metrics)
     main += gains
     stated = run.info.get("warnings")
@@ -218,11 +175,18 @@ def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) ->
         facts=_facts(run),
         warnings=tuple(visible(w) for w in [*warnings, *run.problems]),
         simulated=lineage.simulated(_key(run)),
-        measures=_measures(mapping(results.get("metrics"))),
-        win_rates=_win_rates(results),
+        said=tuple(map(visible, came_out.lines)),
+        commands=tuple(
+            (visible(command), purpose)
+            for command, purpose in came_out.commands
+            if not command.startswith("alignloop report ")  # this is it
+        ),
+        held_out=_held_out(facts),
+        measures=read_measures(metrics),
+        win_rates=() if comparison is not None and comparison.wins else read_win_rates(results),
         comparison=comparison,
         audit=audit,
-        results=_flat(rest),
+        results=tuple(fact for fact in facts if not _is_held_out(fact.key)),
         tables=tuple(_table(name, rows) for name, rows in tables.items()),
         main_plots=tuple(main),
         lesser_plots=tuple(lesser),
@@ -264,39 +228,6 @@ def _moment(value: Json) -> str:
     return shown[:19].replace("T", " ") + (" UTC" if shown[19:].endswith(("Z", "+00:00")) else "")
 
 
-def _measures(metrics: Mapping[str, Json]) -> tuple[Measure, ...]:
-    out = []
-    for name, value in metrics.items():
-        entry = mapping(value)
-        better = entry.get("higher_is_better")
-        out.append(
-            Measure(
-                name=visible(text(name)).replace("_", " "),
-                unit=visible(text(entry.get("unit"))),
-                before=number(entry.get("before")),
-                after=number(entry.get("after") if entry else value),
-                before_interval=ends_of(entry.get("before_interval")),
-                after_interval=ends_of(entry.get("after_interval")),
-                higher_is_better=better if isinstance(better, bool) else None,
-            )
-        )
-    return tuple(out)
-
-
-def _win_rates(results: Mapping[str, Json]) -> tuple[WinRate, ...]:
-    """The results named win_rate and win_rate_JUDGE."""
-    out = []
-    for name, value in results.items():
-        entry = mapping(value)
-        share, count = number(entry.get("value")), number(entry.get("n"))
-        if name.startswith("win_rate") and share is not None:
-            judge = visible(name.removeprefix("win_rate").strip("_").replace("_", " "))
-            prompts = int(count) if count is not None and math.isfinite(count) else None
-            interval, level = ends_of(entry.get("interval")), number(entry.get("level"))
-            out.append(WinRate(judge, share, interval, level, prompts))
-    return tuple(out)
-
-
 def _is_table(value: Json) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(row, dict) and row for row in value)
 
@@ -312,18 +243,38 @@ def _table(name: str, rows: Sequence[Mapping[str, Json]]) -> Table:
     return Table(visible(text(name)), tuple(visible(column) for column in columns), shown)
 
 
-def _flat(value: Mapping[str, Json], prefix: str = "", depth: int = 0) -> Facts:
-    """Nested results as (dotted name, text) pairs; long lists are cut."""
-    out: list[tuple[str, str]] = []
+_HELD_OUT = ("held_out_", "held_out.", "eval_")
+
+
+def _is_held_out(key: str) -> bool:
+    return key.startswith(_HELD_OUT)
+
+
+def _held_out(facts: Sequence[Fact]) -> tuple[Fact, ...]:
+    """Figures of held-out rows; one that stages write in two places stands there once."""
+    found: dict[tuple[str, str], Fact] = {}
+    for fact in facts:
+        start = next((start for start in _HELD_OUT if fact.key.startswith(start)), None)
+        if start is not None:
+            found.setdefault((fact.key.removeprefix(start), fact.text.partition(" [")[0]), fact)
+    return tuple(found.values())
+
+
+def _results(results: Mapping[str, Json]) -> tuple[Fact, ...]:
+    """Every number with its interval, then what is no number; each once."""
+    numbers = [Fact(visible(f.key), visible(f.label), f.tip, visible(f.text)) for f in figures(results)]
+    return (*numbers, *_texts(results))
+
+
+def _texts(value: Mapping[str, Json], prefix: str = "", depth: int = 0) -> Iterator[Fact]:
+    """Texts and lists under their names; the ends of intervals stand beside their numbers."""
     for key, inner in value.items():
         name = f"{prefix}{visible(text(key))}"
-        if isinstance(inner, dict) and inner and depth < 3:
-            out += _flat(inner, f"{name}.", depth + 1)
-            continue
-        figure = number(inner)
-        shown = visible(text(inner)) if figure is None else rounded(figure)
-        out.append((name, shown if len(shown) <= 300 else shown[:300] + " …"))
-    return tuple(out)
+        if isinstance(inner, dict) and inner and depth < 3 and number(inner.get("value")) is None:
+            yield from _texts(inner, f"{name}.", depth + 1)
+        elif number(inner) is None and not isinstance(inner, dict) and not name.endswith("interval"):
+            shown, called = visible(text(inner)), name_of(name)
+            yield Fact(name, called.label, called.tip, shown if len(shown) <= 300 else shown[:300] + " …")
 
 
 def _data(inputs: Mapping[str, Json], results: Mapping[str, Json]) -> tuple[DataRow, ...]:

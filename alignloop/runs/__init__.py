@@ -14,9 +14,10 @@ from alignloop.runs.hashing import (
 )
 from alignloop.runs.lineage import find_run, find_runs, lineage
 from alignloop.runs.manage import children, delete_run, set_tags, tags
-from alignloop.runs.ownership import differences
+from alignloop.runs.ownership import FolderTaken, differences
 
 __all__ = [
+    "FolderTaken",
     "Input",
     "Parent",
     "RUN_FILE",

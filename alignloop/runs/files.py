@@ -123,6 +123,25 @@ def _step(line: bytes) -> float:
     return step if isinstance(step, int | float) else -1
 
 
+_WITHOUT_WORK = frozenset(
+    ("run.json", "recipe.yaml", "metrics.jsonl", "samples.jsonl", "tags.json", "tensorboard", "model", GIVEN)
+)
+"""Entries of a run folder that no stage goes on from."""
+
+
+def saved_place(folder: Path) -> str:
+    """What an unfinished run in a folder goes on from, for a sentence; "" if it saved nothing yet."""
+    if not folder.is_dir():
+        return ""
+    steps = [int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*") if p.name[5:].isdigit()]
+    if steps:
+        return f"step {max(steps)}"
+    held = [
+        p for p in folder.iterdir() if p.name not in _WITHOUT_WORK and not p.name.startswith((".", "report"))
+    ]
+    return "here" if any(p.is_file() or any(p.iterdir()) for p in held) else ""
+
+
 def append_line(file: Path, row: Mapping[str, Any]) -> None:
     """Add a row to a file of JSON lines.
 

@@ -100,7 +100,14 @@ def children(path: str | Path, roots: Sequence[str | Path]) -> list[Run]:
     return list(found.values())
 
 
-def delete_run(path: str | Path, *, roots: Sequence[str | Path], force: Collection[str] = ()) -> None:
+def delete_run(
+    path: str | Path,
+    *,
+    roots: Sequence[str | Path],
+    force: Collection[str] = (),
+    within: str | Path | None = None,
+    remedy: str = "to delete it all the same, name it: --force {name}",
+) -> None:
     """Delete a run folder, if nothing speaks against it.
 
     Refused are: a folder without a readable run.json, a link, a pipeline, a folder with files that no
@@ -111,6 +118,8 @@ def delete_run(path: str | Path, *, roots: Sequence[str | Path], force: Collecti
         path: the run folder.
         roots: where to look for runs made from it.
         force: names of parents that may be deleted all the same.
+        within: folder of a pipeline, whose runs do not count as made from it: they are made again.
+        remedy: end of the sentence about a parent; {name} is the run's name.
 
     Raises:
         RunError: one of the above, in a sentence.
@@ -125,14 +134,15 @@ def delete_run(path: str | Path, *, roots: Sequence[str | Path], force: Collecti
     if strangers:
         shown = ", ".join(strangers[:3])
         raise RunError(f"{folder}: holds files that no run writes ({shown}); move them away first")
-    made = children(folder, roots)
+    own = Path(within).resolve() if within is not None else None
+    made = [
+        run for run in children(folder, roots) if own is None or not run.path.resolve().is_relative_to(own)
+    ]
     name = str(run.record.get("name") or folder.resolve().name)
     if made and name not in force:
         shown = ", ".join(str(child.path) for child in made[:3]) + (", …" if len(made) > 3 else "")
         verb = "was" if len(made) == 1 else "were"
-        raise RunError(
-            f"{folder}: {shown} {verb} made from it; to delete it all the same, name it: --force {name}"
-        )
+        raise RunError(f"{folder}: {shown} {verb} made from it; {remedy.format(name=name)}")
     lock = take_lock(folder)
     try:
         # The name goes first, and with it the claim to be a run: a kill leaves a hidden rest, not half a run.

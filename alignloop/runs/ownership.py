@@ -27,6 +27,19 @@ from alignloop.runs.record import SCHEMA
 from alignloop.storage import read_mapping
 
 
+class FolderTaken(RunError):
+    """A run cannot be written where it should be, because something else is there.
+
+    Attributes:
+        folder: where.
+        is_run: whether that is a run.
+    """
+
+    def __init__(self, folder: Path, message: str, *, is_run: bool = True) -> None:
+        super().__init__(f"{folder} {message}")
+        self.folder, self.is_run = folder, is_run
+
+
 def unfinished(
     path: Path,
     record: dict[str, Any] | None,
@@ -47,11 +60,13 @@ def unfinished(
         Its record; None if the folder is as good as new.
 
     Raises:
-        RunError: the folder holds another run, a finished one, or files of something else.
+        FolderTaken: the folder holds another run, or files of something else.
+        RunError: it holds the finished run of the same settings.
     """
     if record is None:
         if any(not p.name.startswith(".") and p.name != GIVEN for p in path.iterdir()):
-            raise RunError(f"{path} is not empty and holds no run; choose another output_dir")
+            message = "is not empty and holds no run; choose another output_dir"
+            raise FolderTaken(path, message, is_run=False)
         return None
     if record["work_sha256"] != work and left_nothing(path, record):
         return None
@@ -59,9 +74,10 @@ def unfinished(
         changed = differences(path, record, wanted, may_change)
         if changed or record["status"] == "finished":
             changed = changed or differences(path, record, wanted, {})
-            raise RunError(
-                f"{path} belongs to another run ({changed or 'its inputs differ'}); put the old value back, "
-                "choose another output_dir, or keep the earlier run aside with --resume never"
+            raise FolderTaken(
+                path,
+                f"belongs to another run ({changed or 'its inputs differ'}); put the old value back, "
+                "choose another output_dir, or keep the earlier run aside with --resume never",
             )
     if record["status"] == "finished":
         raise RunError(f"{path} holds the finished run of the same settings; choose another output_dir")

@@ -12,6 +12,7 @@ import yaml
 from alignloop.data.chat import ChatTemplate
 from alignloop.errors import RunError
 from alignloop.foreign import dump_yaml
+from alignloop.report.outcome import outcome_of
 from alignloop.runs import RUN_FILE, Run, find_run, find_runs, lineage
 
 Json = Mapping[str, Any]
@@ -71,6 +72,7 @@ def model_card(
         f"# {name}\n\n{num_parameters:,} parameters; {_summary(stages, origin)}",
         *(["The preference labels in its training are simulated, not from people."] if simulated else []),
         "## How it was made\n\n" + (_history(stages) or "Not known: it was exported from a plain model."),
+        *(["## What came out\n\n" + _came_out(origin.run)] if origin.run and _came_out(origin.run) else []),
         *(["## Settings of the last stage\n\n" + _settings(origin.run)] if origin.run else []),
         "## Evaluation\n\n" + ("\n\n".join(tables) or "None of this model was found beside its run."),
         _use(template, name, gguf_name),
@@ -126,6 +128,11 @@ def _summary(stages: Sequence[Json], origin: Origin) -> str:
     base = _base(stages, origin)
     start = f"it started from {base}" if base else "its first weights were random or are not known"
     return f"{start}{f', through {chain}' if chain else ''}."
+
+
+def _came_out(run: Run) -> str:
+    """The sentences that the terminal and the report begin with."""
+    return " ".join(_cell(line) for line in outcome_of(run.path).lines)
 
 
 def _history(stages: Sequence[Json]) -> str:

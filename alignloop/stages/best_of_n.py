@@ -78,7 +78,7 @@ def one_round(
             write_atomically(curve_file, json.dumps(reward_curve(rewards, config.n)))
             write_records(file, [*earlier, *chosen])
 
-        with stop_requests() as stop:
+        with stop_requests("the next token") as stop:
             kept = Kept(run, run.path / "sampling", config.rollout_save_s, stop)
             answers = sampled(config, prompts, sampler, number, kept)
         on_first_rank(choose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,13 +39,14 @@ from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.precision import Precision, spread_weights, training_precision
 from alignloop.model.save import save_model
 from alignloop.objectives.base import Objective
-from alignloop.progress import Progress
+from alignloop.progress import Progress, busy
 from alignloop.runs import Run, find_inputs
 from alignloop.runs.continuation import refuse_other_origin
 from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts
 from alignloop.stages.stopping import stop_requests
+from alignloop.stages.summaries import summary_of_steps
 from alignloop.training.checkpoint import Restored, load_checkpoint, save_checkpoint
 from alignloop.training.distributed import any_rank, on_first_rank, wait_for_all
 from alignloop.training.loop import Reference, Trainer, evaluate, train_step
@@ -105,6 +107,11 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
 
     The types are those of `base_precision`.
     """
+    with busy(f"preparing {config.model_name_or_path}"):
+        return _prepared(config, num_outputs, freeze_base)
+
+
+def _prepared(config: TrainConfig, num_outputs: int, freeze_base: bool) -> Prepared:
     check_settings(config)
     set_threads(config.num_threads)
     torch.manual_seed(config.seed)
@@ -112,7 +119,9 @@ def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = Fa
     template = agreed_template(loaded, config.template)
     end_turns(loaded.model, loaded.tokenizer, template)
     if config.gradient_checkpointing:
-        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the new name is not in every supported version
+            loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     head = None
     if num_outputs:
         size = loaded.model.config.get_text_config().hidden_size
@@ -148,11 +157,13 @@ def base_precision(config: TrainConfig) -> Precision:
 
 def read_data(config: TrainConfig, kind: str | Sequence[str], run: Run) -> tuple[Dataset, Dataset | None]:
     """Training and held-out records of one of these kinds; dropped rows are noted in the run."""
-    data = read_records(config.dataset, kind, config.columns, config.strict)
+    with busy("reading the data set"):
+        data = read_records(config.dataset, kind, config.columns, config.strict)
     run.set_rows("dataset", len(data.records))
     held_out = None
     if config.eval_dataset is not None:
-        held_out = read_records(config.eval_dataset, data.kind, config.columns, config.strict)
+        with busy("reading the held-out rows"):
+            held_out = read_records(config.eval_dataset, data.kind, config.columns, config.strict)
         run.set_rows("eval_dataset", len(held_out.records))
     note_dropped(run, "dataset", data.dropped)
     for note in data.notes:
@@ -188,8 +199,10 @@ def tokenized(
 ) -> Tokenized:
     """Tokenize a data set and note dropped and shortened rows in the run, and what the template omits."""
     reader = encoder(config, prepared)
-    result = tokenize(data.records, reader, train_on=train_on, train_on_prompt=train_on_prompt)
-    enforce(lint_texts(data.records, reader), partial(tell, run))
+    with busy(f"tokenizing {len(data.records)} rows"):
+        result = tokenize(data.records, reader, train_on=train_on, train_on_prompt=train_on_prompt)
+        findings = lint_texts(data.records, reader)
+    enforce(findings, partial(tell, run))
     note_dropped(run, "tokenization", result.dropped)
     for what, count in result.left_out.items():
         if what == "thoughts" and reader.template.found.closes:
@@ -233,7 +246,8 @@ def fit(
         for skipped in restored.skipped:
             tell(run, f"damaged checkpoint passed over: {skipped}")
     steps = {"num_steps": stream.num_steps, "done": trainer.step}
-    check_start(config, objective, run, prepared.model, groups, **steps, reference=reference)
+    with busy("checking the model and the first rows"):
+        check_start(config, objective, run, prepared.model, groups, **steps, reference=reference)
     run.rewind(trainer.step)  # an attempt that was killed may have written more than it saved
     with (
         stop_requests() as stop,
@@ -244,7 +258,8 @@ def fit(
             metrics = {**report.metrics, "epoch": stream.epoch(trainer.step)}
             last = trainer.step == stream.num_steps
             if held_out and (last or (config.eval_steps and trainer.step % config.eval_steps == 0)):
-                metrics |= evaluate(trainer, objective, held_out)
+                with progress.doing(f"evaluating {len(held_out)} held-out rows"):
+                    metrics |= evaluate(trainer, objective, held_out)
             if last or trainer.step % config.logging_steps == 0:
                 run.log(trainer.step, **metrics)
             progress.update(trainer.step, **metrics)
@@ -256,7 +271,7 @@ def fit(
             if stopped:
                 raise KeyboardInterrupt
     counted_rows = {"eval_rows": len(held_out)} if held_out else {}
-    return {**summary(list(run.metrics()), stream.num_steps), **counted_rows}
+    return {**summary_of_steps(list(run.metrics()), stream.num_steps), **counted_rows}
 
 
 def check_origin(run: Run, restored: Restored, wanted: Mapping[str, Any], num_steps: int) -> None:
@@ -293,7 +308,8 @@ def check_rows(
     held_out: Sequence[Group] = (),
 ) -> None:
     """Look for silent traps in the tokenized rows; see `checks.check_data`."""
-    check_data(config, objective, run, prepared.loaded, prepared.template, groups, held_out)
+    with busy("looking for traps in the rows"):
+        check_data(config, objective, run, prepared.loaded, prepared.template, groups, held_out)
 
 
 def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference: Reference | None) -> Trainer:
@@ -308,22 +324,6 @@ def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference:
         unsplit=config.tokens_unsplit(prepared.model.device.type),
         reference=reference,
     )
-
-
-_NO_RESULT = frozenset({"step", "time_s", "epoch", "learning_rate"})
-
-
-def summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
-    """Means over the last tenth of the steps of `history`, and the last evaluation.
-
-    A metric that was not finite is null in metrics.jsonl and counts in no mean.
-    """
-    history = [{n: v for n, v in row.items() if isinstance(v, int | float)} for row in history]
-    tail = history[-max(1, len(history) // 10) :]
-    names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}
-    means = {n: float(np.mean([m[n] for m in tail if n in m])) for n in sorted(names - _NO_RESULT)}
-    last = next((m for m in reversed(history) if "eval_loss" in m), {})
-    return {"num_steps": num_steps, **means, **{n: v for n, v in last.items() if n.startswith("eval_")}}
 
 
 def data_order(config: TrainConfig, groups: Sequence[Group]) -> GroupStream:
@@ -356,7 +356,10 @@ def save_policy(prepared: Prepared, folder: Path) -> None:
     if prepared.model.shared_prefix:
         prepared.model.restore_attention()
     model = prepared.loaded.model if prepared.peft is None else prepared.peft
-    on_first_rank(lambda: save_model(model, prepared.loaded.tokenizer, folder, extra=prepared.template.save))
+    with busy("saving the model"):
+        on_first_rank(
+            lambda: save_model(model, prepared.loaded.tokenizer, folder, extra=prepared.template.save)
+        )
 
 
 @contextmanager

@@ -50,6 +50,10 @@ _COMPARED = ("prompts", "instructions")
 """Kinds of sets whose answers are compared with one another."""
 
 
+Won = dict[tuple[str, str], tuple[str, dict[int, float]]]
+"""By set and model: the first judge's name and its score of each prompt, 1 where the baseline lost."""
+
+
 class Comparing(NamedTuple):
     """A judge, what remembers its verdicts (a model's replies are cached already), and its account."""
 
@@ -89,21 +93,21 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
         for entry, name in zip(config.sets, set_names(config.sets), strict=True)
     ]
     raw = _collect(candidates, sets)
-    measured, wins, rated = _compare_answers(config, sets, raw, names, baseline, judges, run)
-    cells = [(m, _cells(config, m, baseline)) for m in measured]
+    measured, wins, rated, won = _compare_answers(config, sets, raw, names, baseline, judges, run)
+    cells = [(m, cells_of(config, m, baseline)) for m in measured]
     results = {
         "models": names,
         "baseline": baseline,
         "num_prompts": {one.name: len(one.rows) for one in sets},
         "confidence": config.confidence,
-        "comparison": [_metric_row(m, row) for m, row in cells],
+        "comparison": [metric_row(m, row) for m, row in cells],
         "win_rates": wins,
         "ratings": rated,
     }
     accounts = [account_row(c.adviser.name, c.adviser.account) for c in judges.values() if c.adviser]
     if accounts:
         results["account"] = accounts
-    _write_samples(run, sets, raw, names, baseline)
+    _write_samples(run, sets, raw, names, baseline, won)
     if len(names) == 1:
         common.tell(run, "there is one model only, so nothing is compared: its values are shown")
     run.set_results(results)
@@ -132,21 +136,25 @@ def _compare_answers(
     baseline: str,
     judges: Mapping[str, Comparing],
     run: Run,
-) -> tuple[list[Measurement], list[dict[str, Any]], list[dict[str, Any]]]:
-    """All metrics, and rows of win rates and ratings."""
+) -> tuple[list[Measurement], list[dict[str, Any]], list[dict[str, Any]], Won]:
+    """All metrics, rows of win rates and ratings, and who won on each prompt."""
     measured = [m for one in sets for m in measure(one, raw[one.name])]
     wins: list[dict[str, Any]] = []
     rated: list[dict[str, Any]] = []
+    won: Won = {}
     for one in sets:
         if one.entry["kind"] in _COMPARED:
-            more, verdicts = _verdicts(config, one, raw[one.name], names, baseline, judges, run)
+            more, verdicts = verdicts_on(config, one, raw[one.name], names, baseline, judges, run)
             measured += more
             for source, found in verdicts.items():
                 against = [v for v in found if v.second == baseline]
                 rates = win_rates(against, raw[one.name], level=config.confidence, seed=config.seed)
-                wins += [_win_row(one.name, source, rate) for rate in rates]
+                wins += [win_row(one.name, source, rate) for rate in rates]
                 rated += _rating_rows(one.name, source, found, config.confidence, baseline)
-    return measured, wins, rated
+                for v in against:
+                    scores = dict(zip(v.prompts, v.scores, strict=True))
+                    won.setdefault((one.name, v.first), (source, scores))
+    return measured, wins, rated, won
 
 
 def _candidate(config: CompareConfig, entry: ModelEntry | str, name: str, run: Run) -> Candidate:
@@ -175,7 +183,7 @@ def _judges(config: CompareConfig, run: Run) -> dict[str, Comparing]:
     return found
 
 
-def _verdicts(
+def verdicts_on(
     config: CompareConfig,
     one: EvaluationSet,
     answers: Mapping[str, Sequence[str]],
@@ -221,13 +229,13 @@ def _verdicts(
     return measured, {source: verdicts for source, verdicts in found.items() if verdicts}
 
 
-def _cells(config: CompareConfig, measured: Measurement, baseline: str) -> dict[str, Cell]:
+def cells_of(config: CompareConfig, measured: Measurement, baseline: str) -> dict[str, Cell]:
     return compared(
         measured, baseline, level=config.confidence, replicates=config.bootstrap, seed=config.seed
     )
 
 
-def _metric_row(measured: Measurement, cells: Mapping[str, Cell]) -> dict[str, Any]:
+def metric_row(measured: Measurement, cells: Mapping[str, Cell]) -> dict[str, Any]:
     models: dict[str, Any] = {model: {"missing": reason} for model, reason in measured.missing.items()}
     for model, cell in cells.items():
         row: dict[str, Any] = {"value": cell.value.value, "interval": [cell.value.low, cell.value.high]}
@@ -250,7 +258,7 @@ def _metric_row(measured: Measurement, cells: Mapping[str, Cell]) -> dict[str, A
     }
 
 
-def _win_row(name: str, source: str, rate: WinRate) -> dict[str, Any]:
+def win_row(name: str, source: str, rate: WinRate) -> dict[str, Any]:
     controlled = rate.length_controlled
     return {
         "set": name,
@@ -324,6 +332,7 @@ def _write_samples(
     raw: Mapping[str, Mapping[str, Sequence[str]]],
     names: Sequence[str],
     baseline: str,
+    won: Won,
 ) -> None:
     run.rewind(-1)
     for one in sets:
@@ -339,4 +348,6 @@ def _write_samples(
                     }
                     if len(names) > 1:
                         row["completion_before"] = answers[baseline][i]
+                        judge, scores = won.get((one.name, name), ("", {}))
+                        row |= {f"win_by_{judge}": scores[i]} if i in scores else {}
                     run.sample(**row)

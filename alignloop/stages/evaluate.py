@@ -4,37 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from alignloop.config import EvaluateConfig
+from alignloop.config import CompareConfig, EvaluateConfig
+from alignloop.config.compare import model_names
 from alignloop.data.columns import read_records
-from alignloop.data.tokenize import tokenize
 from alignloop.errors import DataError
 from alignloop.evaluation import gate
-from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interval
-from alignloop.evaluation.comparisons import by_score
-from alignloop.evaluation.likelihood import kl_on_samples, perplexity
-from alignloop.evaluation.winrate import win_rate
+from alignloop.evaluation.comparison import Cell, Measurement
+from alignloop.evaluation.comparisons import win_rates
+from alignloop.evaluation.likelihood import kl_on_samples
 from alignloop.machine import release_memory
 from alignloop.model.load import same_vocabulary
-from alignloop.records import Conversation, Prompt, message_rows
-from alignloop.rl.verifiers import VERIFIERS
+from alignloop.records import Conversation, Document, Prompt, message_rows
 from alignloop.runs import Run
 from alignloop.stages import common
+from alignloop.stages.compare import cells_of, metric_row, verdicts_on, win_row
+from alignloop.stages.compare_sets import EvaluationSet, measure
 from alignloop.stages.local import Answer, Local
-from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.summaries import before_after
-
-
-class Resampling(TypedDict):
-    """How the bootstrap's intervals are made."""
-
-    level: float
-    replicates: int
-    seed: int
 
 
 @dataclass(slots=True)
@@ -51,19 +41,21 @@ class Side:
 
 
 def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
-    """Answer held-out prompts with both models and compare.
+    """Answer held-out prompts with both models and compare: `compare` of two models under short names.
 
-    Metrics: gold pass rate (where prompts carry constraints), reward-model score, length in words, KL of
-    the new model to the old one on its own answers, perplexity of held-out text; win rates of the new
-    model by gold and by reward model, ties ½, with intervals that resample prompts. Answers are kept as they
-    come and shared with `compare`, so that the same command goes on and no answer is sampled twice.
+    Metrics: gold pass rate (where prompts carry constraints), reward-model score, length in words, empty
+    answers, perplexity of held-out text, each with its paired change; KL of the new model to the old one on
+    its own answers; win rates of the new model by gold and by reward model, ties ½. Intervals resample
+    prompts. Answers are kept as they come and shared with `compare`, so that the same command goes on and no
+    answer is sampled twice.
 
     Args:
         config: the recipe.
         run: the run folder; receives samples with both answers.
 
     Returns:
-        Results for run.json: `metrics`, `win_rate`, `win_rate_reward`, `num_prompts`.
+        Results for run.json: those of `compare`, and by short names `metrics`, `win_rate` and
+        `win_rate_reward`.
 
     Raises:
         DataError: fewer than 2 different prompts.
@@ -78,30 +70,26 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
             "an interval needs at least 2 different prompts; this is one", file=str(config.dataset)
         )
     before, after = _answers(config, [prompt.prompt for prompt in prompts])
-    level, resampled = config.confidence, _resampled(config)
-    metrics: dict[str, Any] = {}
-    results: dict[str, Any] = {"num_prompts": len(prompts), "metrics": metrics}
-    gold = _gold(prompts, before, after)
-    if gold is not None:
-        rates = [rate_interval((np.asarray(side) == 1.0).astype(float), level=level) for side in gold]
-        metrics["gold_pass_rate"] = before_after(rates, "share", higher=True)
-        results["win_rate"] = _rate(win_rate(_wins(*gold, before, after), level=level))
-    rewards = None
-    if config.reward_model is not None:
-        scorer = RewardModel(config.reward_model, dtype=config.dtype, device=config.device)
-        pairs = [[a, b] for a, b in zip(before.answers, after.answers, strict=True)]
-        scored = np.asarray(scorer.score([p.prompt for p in prompts], pairs))
-        rewards = (scored[:, 0].tolist(), scored[:, 1].tolist())
-        del scorer
-        release_memory()
-        metrics["reward_model_score"] = before_after(
-            [mean_interval(r, **resampled) for r in rewards], "reward", higher=True
-        )
-        results["win_rate_reward"] = _rate(win_rate(_wins(*rewards, before, after), level=level))
-    words = [[float(len(text.split())) for text in side.answers] for side in (before, after)]
-    metrics["length"] = before_after([mean_interval(w, **resampled) for w in words], "words", higher=None)
-    _likelihoods(config, prompts, before, after, metrics)
-    _write_samples(run, prompts, before, after, gold, rewards)
+    names = _names(config)
+    raw = dict(zip(names, (before.answers, after.answers), strict=True))
+    shared = preset(config, names)
+    measured, wins, scores = _measured(config, shared, run, prompts, raw)
+    measured += _perplexity(config, dict(zip(names, (before, after), strict=True)))
+    cells = [(m, cells_of(shared, m, names[0])) for m in measured]
+    results: dict[str, Any] = {
+        "num_prompts": len(prompts),
+        "metrics": {
+            **{m.name: _before_after(m, found, names) for m, found in cells},
+            **_kl(config, prompts, before, after),
+        },
+        **{_WIN_RATES[row["judge"]]: _short(row, config.confidence) for row in wins},
+        "models": list(names),
+        "baseline": names[0],
+        "confidence": config.confidence,
+        "comparison": [metric_row(m, found) for m, found in cells],
+        "win_rates": wins,
+    }
+    _write_samples(run, prompts, before, after, scores)
     if config.require:
         run.set_results(results)
         outcomes = gate.judge(config.require, named_values(results))
@@ -111,15 +99,98 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     return results
 
 
+_WIN_RATES = {"gold": "win_rate", "reward": "win_rate_reward"}
+_SHORT = {"prompts.length": "length", "prompts.empty": "empty", "prompts.reward": "reward_model_score"}
+
+
+def _names(config: EvaluateConfig) -> tuple[str, str]:
+    """What the two models are called: as in a comparison, before and after where that is the same."""
+    found = model_names((config.before, config.after))
+    ends = tuple(
+        Path(path).parent.name if Path(path).name == "model" else name
+        for name, path in zip(found, (config.before, config.after), strict=True)
+    )
+    return (ends[0], ends[1]) if ends[0] != ends[1] else ("before", "after")
+
+
+def preset(config: EvaluateConfig, names: tuple[str, str]) -> CompareConfig:
+    """The comparison that an evaluation is: two models, the first one the baseline, on these prompts."""
+    shared = ("seed", "device", "dtype", "num_threads", "reward_model", "bootstrap", "confidence")
+    models = zip((config.before, config.after), names, strict=True)
+    return CompareConfig.model_validate(
+        {
+            "models": [{"model": path, "name": name} for path, name in models],
+            "sets": [{"kind": "prompts", "path": "prompts"}],
+            **{key: getattr(config, key) for key in shared},
+        }
+    )
+
+
+def _measured(
+    config: EvaluateConfig,
+    shared: CompareConfig,
+    run: Run,
+    prompts: Sequence[Prompt],
+    raw: Mapping[str, Sequence[str]],
+) -> tuple[list[Measurement], list[dict[str, Any]], dict[str, Measurement]]:
+    """Metrics of the answers, rows of win rates, and the scores that samples are shown with."""
+    names = list(raw)
+    answers = EvaluationSet("prompts", {"kind": "prompts", "path": "prompts"}, prompts)
+    found = measure(answers, raw)
+    more, verdicts = verdicts_on(shared, answers, raw, names, names[0], {}, run)
+    measured = [*more, *found]
+    if all(prompt.constraints for prompt in prompts):
+        gold = EvaluationSet("gold_pass_rate", {"kind": "instructions", "path": "prompts"}, prompts)
+        measured = [*measure(gold, raw), *measured]
+    release_memory()
+    measured = [replace(m, name=_SHORT.get(m.name, m.name)) for m in measured]
+    wins = [
+        win_row("prompts", judge, rate)
+        for judge, each in verdicts.items()
+        for rate in win_rates(each, raw, level=config.confidence, seed=config.seed)
+    ]
+    shown = {"gold_pass_rate": "gold", "reward_model_score": "reward"}
+    return measured, wins, {shown[m.name]: m for m in measured if m.name in shown}
+
+
+def _perplexity(config: EvaluateConfig, sides: Mapping[str, Side]) -> list[Measurement]:
+    """Perplexity of held-out text, where the recipe names some."""
+    if config.perplexity_dataset is None:
+        return []
+    read = read_records(config.perplexity_dataset, kind="document").records
+    texts = [record for record in read if isinstance(record, Document)]
+    one = EvaluationSet("perplexity", {"kind": "perplexity", "path": "texts"}, texts)
+    return measure(one, {name: side.model.likelihoods(texts) for name, side in sides.items()})
+
+
+def _before_after(measured: Measurement, cells: Mapping[str, Cell], names: tuple[str, str]) -> dict[str, Any]:
+    """A metric under short names, with its paired change, which alone says better or worse."""
+    old, new = (cells.get(name) for name in names)
+    if old is None or new is None:
+        return {}
+    row = before_after((old.value, new.value), measured.unit, higher=measured.higher_is_better)
+    if new.difference is not None:
+        gap = new.difference
+        row |= {"change": gap.value, "change_interval": [gap.low, gap.high], "verdict": new.verdict}
+        row |= {"change_is_relative": True} if measured.scale == "log" else {}
+    return row
+
+
+def _short(row: Mapping[str, Any], level: float) -> dict[str, Any]:
+    return {"value": row["value"], "interval": row["interval"], "n": row["num_prompts"], "level": level}
+
+
 def named_values(results: Mapping[str, Any]) -> dict[str, float]:
     """What `require` may name: `win_rate`, `.low`, `.high`; of each metric `.before`, `.after`, `.change`
     and the ends of the first two's intervals, `.after_low` and so on."""
     named: dict[str, float] = {}
-    for name, rate in results.items():
-        if name.startswith("win_rate"):
-            low, high = rate["interval"]
-            named |= {name: rate["value"], f"{name}.low": low, f"{name}.high": high}
+    for name in _WIN_RATES.values():
+        if name in results:
+            low, high = results[name]["interval"]
+            named |= {name: results[name]["value"], f"{name}.low": low, f"{name}.high": high}
     for name, row in results["metrics"].items():
+        if "after" not in row:
+            continue
         named[f"{name}.change"] = row["after"] - row["before"]
         for side in ("before", "after"):
             named[f"{name}.{side}"] = row[side]
@@ -140,74 +211,26 @@ def _answers(config: EvaluateConfig, prompts: Sequence[Conversation]) -> tuple[S
     return Side(before, old), Side(after, new)
 
 
-def _gold(prompts: Sequence[Prompt], before: Side, after: Side) -> tuple[list[float], list[float]] | None:
-    """Gold rewards of both sides where every prompt can be verified, else None."""
-    if not all(prompt.constraints for prompt in prompts):
-        return None
-    gold = VERIFIERS["constraints"]
-    one, two = ([gold(t, p) for t, p in zip(side.answers, prompts, strict=True)] for side in (before, after))
-    return one, two
-
-
-def _wins(
-    scores_before: Sequence[float], scores_after: Sequence[float], before: Side, after: Side
-) -> Sequence[float]:
-    """1 where the new model is better, 0 where it is worse, ½ for a tie; an empty answer loses."""
-    scores = {"before": scores_before, "after": scores_after}
-    answers = {"before": before.answers, "after": after.answers}
-    return by_score(scores, [("after", "before")], answers)[0].scores
-
-
-def _likelihoods(
-    config: EvaluateConfig, prompts: Sequence[Prompt], before: Side, after: Side, metrics: dict[str, Any]
-) -> None:
-    """KL on the new model's answers, and perplexity of held-out text."""
-    (loaded_before, _), (loaded_after, encoder) = before.model.opened(), after.model.opened()
-    if same_vocabulary(loaded_before.tokenizer, loaded_after.tokenizer):
-        asked = [encoder.prompt(prompt.prompt).tolist() for prompt in prompts]
-        said = [answer.ids for answer in after.sampled]
-        kl = kl_on_samples(
-            after.model.logprobs(asked, said), before.model.logprobs(asked, said), **_resampled(config)
-        )
-        metrics["kl"] = {
-            "before": 0.0,
-            "after": kl.value,
-            "after_interval": [kl.low, kl.high],
-            "unit": "nats per answer",
-            "higher_is_better": None,
-        }
-    if config.perplexity_dataset is not None:
-        texts = read_records(config.perplexity_dataset, kind="document")
-        values = []
-        for model in (before.model, after.model):
-            _, own = model.opened()
-            documents = tokenize(texts.records, replace(own, max_length=1024))
-            values.append(
-                perplexity(model.packed(), documents.groups, config.token_budget, **_resampled(config))
-            )
-        metrics["perplexity"] = before_after(values, "per token", higher=False)
-
-
-def _resampled(config: EvaluateConfig) -> Resampling:
-    return {"level": config.confidence, "replicates": config.bootstrap, "seed": config.seed}
-
-
-def _rate(interval: Interval) -> dict[str, Any]:
-    return {
-        "value": interval.value,
-        "interval": [interval.low, interval.high],
-        "n": interval.num_clusters,
-        "level": interval.level,
-    }
+def _kl(config: EvaluateConfig, prompts: Sequence[Prompt], before: Side, after: Side) -> dict[str, Any]:
+    """{"kl": …} of the new model to the old one on the new one's answers; {} for unlike vocabularies."""
+    (old, _), (new, encoder) = before.model.opened(), after.model.opened()
+    if not same_vocabulary(old.tokenizer, new.tokenizer):
+        return {}
+    asked = [encoder.prompt(prompt.prompt).tolist() for prompt in prompts]
+    said = [answer.ids for answer in after.sampled]
+    kl = kl_on_samples(
+        after.model.logprobs(asked, said),
+        before.model.logprobs(asked, said),
+        level=config.confidence,
+        replicates=config.bootstrap,
+        seed=config.seed,
+    )
+    row = {"before": 0.0, "after": kl.value, "after_interval": [kl.low, kl.high]}
+    return {"kl": {**row, "unit": "nats per answer", "higher_is_better": None}}
 
 
 def _write_samples(
-    run: Run,
-    prompts: Sequence[Prompt],
-    before: Side,
-    after: Side,
-    gold: tuple[list[float], list[float]] | None,
-    rewards: tuple[list[float], list[float]] | None,
+    run: Run, prompts: Sequence[Prompt], before: Side, after: Side, scores: Mapping[str, Measurement]
 ) -> None:
     run.rewind(-1)
     for i, prompt in enumerate(prompts):
@@ -218,8 +241,7 @@ def _write_samples(
             "completion_before": before.answers[i],
             "model": after.model.path,
         }
-        if gold is not None:
-            row |= {"gold_before": gold[0][i], "gold": gold[1][i]}
-        if rewards is not None:
-            row |= {"reward_before": rewards[0][i], "reward": rewards[1][i]}
+        for name, measured in scores.items():
+            old, new = measured.totals.values()
+            row |= {f"{name}_before": float(old[i]), name: float(new[i])}
         run.sample(**row)

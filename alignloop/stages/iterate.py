@@ -109,7 +109,7 @@ def sample_round(
         DataError: every prompt's answers are worth the same.
         KeyboardInterrupt: a stop was asked for; the unfinished answers are saved.
     """
-    with stop_requests() as stop:
+    with stop_requests("the next token") as stop:
         kept = Kept(run, pairs.with_name(f"{number + 1}-sampling"), config.rollout_save_s, stop)
         done = answers_of(config, prompts, model, number, kept)
 

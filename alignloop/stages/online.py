@@ -20,12 +20,12 @@ from alignloop.progress import Progress
 from alignloop.rl.guard import Reading
 from alignloop.rl.kl import Mismatch, beyond_rounding, mismatch
 from alignloop.rl.ptx import WEIGHT
-from alignloop.stages import common
 from alignloop.stages.checks import tell
 from alignloop.stages.online_save import Keeper, keep_best, restore, save, save_best, state_of
 from alignloop.stages.online_setup import Online, Place, Rollout, num_rollouts
 from alignloop.stages.rollouts import measure, sample_rollout, sample_rows
 from alignloop.stages.stopping import stop_requests
+from alignloop.stages.summaries import summary_of_steps
 from alignloop.training.distributed import any_rank, on_first_rank
 from alignloop.training.loop import train_step
 
@@ -82,7 +82,7 @@ def train_online(
             if stopped:
                 raise KeyboardInterrupt
     ended = {"ended_by": place.ended} if place.ended else {}
-    return {**common.summary(history, trainer.step), **ended, **keep_best(online)}
+    return {**summary_of_steps(history, trainer.step), **ended, **keep_best(online)}
 
 
 def agreed(metrics: dict[str, float]) -> dict[str, float]:

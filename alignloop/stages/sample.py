@@ -7,6 +7,7 @@ from typing import Any
 from alignloop.config import RowsConfig, SampleConfig, SamplingConfig
 from alignloop.data.columns import Dataset, read_records
 from alignloop.errors import DataError
+from alignloop.evaluation.bootstrap import mean_interval
 from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
 from alignloop.records import Prompt, Record, message_rows
@@ -35,7 +36,7 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     loaded = load_model(config.model_name_or_path, dtype=config.dtype, device=config.device, seed=config.seed)
     encoder = common.inference_encoder(loaded, config.template)
     params = sampling_params(config, config.seed)
-    with stop_requests() as stop:
+    with stop_requests("the next token") as stop:
         kept = Kept(run, run.path / "sampling", config.rollout_save_s, stop)
         answers = answer_all(
             loaded,
@@ -58,10 +59,16 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
             model=loaded.name,
         )
     words = [len(text.split()) for texts in answers for text in texts]
+    owners = [place for place, texts in enumerate(answers) for _ in texts]
+    interval = {}
+    if len(prompts) > 1:  # prompts are the sampled unit: answers to one prompt are alike
+        found = mean_interval(words, owners, seed=config.seed)
+        interval = {"mean_words_interval": [found.low, found.high]}
     return {
         "num_prompts": len(prompts),
         "num_answers": len(words),
         "mean_words": sum(words) / len(words),
+        **interval,
         "empty_answers": sum(count == 0 for count in words),
     }
 

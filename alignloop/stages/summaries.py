@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from alignloop.data.columns import Dataset
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Tokenized
@@ -44,3 +46,19 @@ def before_after(values: Sequence[Interval], unit: str, *, higher: bool | None) 
         "unit": unit,
         "higher_is_better": higher,
     }
+
+
+_NO_RESULT = frozenset({"step", "time_s", "epoch", "learning_rate"})
+
+
+def summary_of_steps(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
+    """Means over the last tenth of the steps of `history`, and the last evaluation.
+
+    A metric that was not finite is null in metrics.jsonl and counts in no mean.
+    """
+    history = [{n: v for n, v in row.items() if isinstance(v, int | float)} for row in history]
+    tail = history[-max(1, len(history) // 10) :]
+    names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}
+    means = {n: float(np.mean([m[n] for m in tail if n in m])) for n in sorted(names - _NO_RESULT)}
+    last = next((m for m in reversed(history) if "eval_loss" in m), {})
+    return {"num_steps": num_steps, **means, **{n: v for n, v in last.items() if n.startswith("eval_")}}

@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from alignloop.data.packing import Batch, Group, collate, pack
+from alignloop.data.packing import Batch, Group
 from alignloop.model.adapters import adapters_off
-from alignloop.model.packed import PackedModel
+from alignloop.model.infer import run_groups
+from alignloop.model.packed import Forward, PackedModel
 from alignloop.storage import new_file, writing
 from alignloop.training.loop import Reference
 
@@ -79,19 +80,15 @@ def with_reference_logprobs(
         flat = _cached(file, groups)
         if flat is not None:
             return _attach(groups, flat, name), True
-    model.eval()
-    by_group: dict[int, list[np.ndarray]] = {}
-    numbered = [replace(group, index=number) for number, group in enumerate(groups)]
-    with torch.no_grad():
-        for chunk in pack(numbered, token_budget):
-            logprobs = model(collate(chunk)).logprobs
-            assert logprobs is not None
-            table, row = logprobs.float().cpu().numpy(), 0
-            for group in chunk:
-                rows = [table[row + k, : len(c.ids)].copy() for k, c in enumerate(group.completions)]
-                by_group[group.index] = rows
-                row += len(rows)
-    flat = np.concatenate([part for number in range(len(groups)) for part in by_group[number]])
+
+    def read(out: Forward, batch: Batch, chunk: Sequence[Group]) -> list[list[np.ndarray]]:
+        assert out.logprobs is not None
+        rows = iter(out.logprobs.float().cpu().numpy())
+        return [[next(rows)[: len(c.ids)].copy() for c in group.completions] for group in chunk]
+
+    title = name.replace("_", " ").replace("logprobs", "log-probs")
+    rows = run_groups(model, groups, token_budget, model, read, title=title)
+    flat = np.concatenate([part for parts in rows for part in parts])
     if file is not None:
         _keep(file, flat)
     return _attach(groups, flat, name), False

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from alignloop.cli import app, doctor
-from alignloop.config import make_plan, read_recipe, stage_names
+from alignloop.config import Recipe, make_plan, parse_overrides, read_recipe, stage_names
+from alignloop.config.shipped import SHIPPED
 
 
 @pytest.fixture
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    return lambda *words: CliRunner().invoke(app, list(words))
+    return lambda *words, **options: CliRunner().invoke(app, list(words), **options)
 
 
 def test_init_writes_a_recipe_once(invoke) -> None:
@@ -30,10 +32,55 @@ def test_init_writes_a_recipe_once(invoke) -> None:
 
 
 def test_schema(invoke) -> None:
-    assert json.loads(invoke("schema", "best-of-n").stdout)["title"] == "best_of_n"
-    assert set(json.loads(invoke("schema").stdout)) == set(stage_names())
+    assert json.loads(invoke("schema", "best-of-n", "--json").stdout)["title"] == "best_of_n"
+    assert set(json.loads(invoke("schema", "--json").stdout)) == set(stage_names())
     assert "| `beta` | a number above 0 | `0.1` |" in invoke("schema", "dpo", "--markdown").stdout
     assert invoke("schema", "dop").exit_code == 2
+
+
+def test_schema_is_for_people_unless_json_is_asked_for(invoke) -> None:
+    listed = invoke("schema").stdout
+    assert [line.split()[0] for line in listed.partition("\n\n")[0].splitlines()] == stage_names()
+    shown = invoke("schema", "dpo").stdout
+    parts = [
+        line for line in shown.splitlines() if line in ("To be given", "Of the method", "With a default")
+    ]
+    assert parts == ["To be given", "Of the method", "With a default"]
+    needed, _, rest = shown.partition("Of the method")
+    assert "\ndataset " in needed
+    assert "learning_rate" not in needed
+    own, _, others = rest.partition("With a default")
+    assert "\nbeta " in own
+    assert "\nlearning_rate " in others
+    keys = set(json.loads(invoke("schema", "dpo", "--json").stdout)["properties"])
+    assert keys <= {word for line in shown.splitlines() for word in line.split()[:1]}
+
+
+def test_recipes_are_grouped_and_each_is_there_once(invoke) -> None:
+    listed = invoke("recipes").stdout
+    blocks = [block.splitlines() for block in listed.split("\n\n")[:-1]]
+    assert blocks[0][0] == "Start here"
+    assert blocks[0][1].split()[0] == "quickstart-tiny"
+    names = [line.split()[0] for block in blocks for line in block[1:]]
+    assert sorted(names) == sorted(file.stem for file in SHIPPED.glob("*.yaml"))
+    groups = {line.split()[0]: block[0] for block in blocks for line in block[1:]}
+    assert groups["kto"] == "Train on comparisons"
+    assert groups["full-loop"] == "Whole loops, several stages"
+    assert groups["ppo"] == "Train by reward"
+    assert groups["compare"] == "Evaluate"
+
+
+def test_the_help_of_train_names_keys_that_there_are(invoke) -> None:
+    shown = invoke("train", "--help", env={"COLUMNS": "100"}).stdout
+    usual = [line.strip() for line in shown.partition("The usual ones:")[2].splitlines()[1:11]]
+    keys = [key.strip(",") for line in usual for key in line.partition("  ")[0].split()]
+    known = set(json.loads(invoke("schema", "dpo", "--json").stdout)["properties"])
+    assert len(usual) == 10
+    assert set(keys) <= known
+    example = re.search(r"alignloop (train dpo .*)", shown)
+    assert example is not None
+    _, method, *settings = example[1].split()
+    make_plan(Recipe(), parse_overrides(settings), stage=method)  # raises for a key that is not there
 
 
 def test_recipes(invoke) -> None:

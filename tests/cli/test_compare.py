@@ -44,7 +44,7 @@ def test_two_models_alone_are_asked_held_out_instructions(tmp_path, monkeypatch)
     results = Run.open("둘/compare").record["results"]
     assert (results["models"], results["num_prompts"]) == (["tiny:1", "tiny:2"], {"instructions": 4})
     assert [row["judge"] for row in results["win_rates"]] == ["gold"]
-    assert "alignloop report 둘/compare" in done.output
+    assert "alignloop report '둘/compare'" in done.output
 
 
 def test_a_failed_requirement_is_exit_code_5(tmp_path, questions, monkeypatch):
@@ -100,5 +100,5 @@ def test_audit_says_its_verdict_and_where_the_report_comes_from(tmp_path, monkey
     assert done.output.startswith("The run learned to fool its reward")
     assert "ALARM    gold" in done.output
     assert "unknown  diversity" in done.output
-    assert done.output.rstrip().endswith("alignloop report " + str(tmp_path / "ppo-audit"))
+    assert f"alignloop report {tmp_path / 'ppo-audit'}" in done.output.rstrip().splitlines()[-1]
     assert call("audit", "gone").exit_code == 2

@@ -1,10 +1,13 @@
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from alignloop.cli.data import app
+from alignloop.config import make_plan, parse_overrides
+from alignloop.config.shipped import find_method
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 
@@ -51,7 +54,42 @@ def test_check_for_people(tmp_path):
         "  completions, characters   median 4, 95 % below 6, most 6  2|█ █|8",
         "  instructions: 1 verbs, 1 verb-object pairs; as varied as 1.0 equally frequent verbs",
         "    most frequent: write poem 2",
+        "next:",
+        f"  alignloop train dpo dataset={file} eval_fraction=0.1     # train the policy on them",
+        f"  alignloop train reward dataset={file} eval_fraction=0.1  # train a reward model on them",
     ]
+
+
+def test_what_follows_a_check_can_be_typed(tmp_path):
+    rows = {
+        "document": {"text": "a b"},
+        "demonstration": {"prompt": "p", "response": "r"},
+        "preference": {"prompt": "p", "chosen": "c", "rejected": "r"},
+        "label": {"prompt": "p", "completion": "c", "label": True},
+        "ranking": {"prompt": "p", "responses": ["a", "b"], "ranking": [1, 2]},
+        "rating": {"prompt": "p", "completion": "c", "score": 3},
+        "prompt": {"prompt": "p"},
+    }
+    for kind, row in rows.items():
+        file = put(tmp_path / f"{kind} rows.jsonl", row)
+        said = run("check", file)
+        assert said.startswith(f"{file}: {kind}, 1 usable of 1 rows")
+        commands = [line.partition("#")[0] for line in said.partition("next:")[2].splitlines() if line]
+        assert commands, kind
+        for command in commands:
+            program, verb, *words = shlex.split(command)
+            method = words.pop(0) if verb == "train" else verb
+            assert program == "alignloop"
+            assert words[0] == f"dataset={file}"
+            found = find_method(method, "")
+            make_plan(found.recipe, {**found.chosen, **parse_overrides(words)}, stage=found.stage)
+
+
+def test_columns_are_handed_on(tmp_path):
+    file = put(tmp_path / "p.jsonl", {"q": "p", "chosen": "c", "rejected": "r"})
+    said = run("check", file, "--column", "prompt=q", "--kind", "preference")
+    words = shlex.split(said.partition("next:")[2].splitlines()[1].partition("#")[0])
+    assert parse_overrides(words[3:])["columns"].value == {"prompt": "q"}
 
 
 def test_check_for_programs(tmp_path):
@@ -196,8 +234,9 @@ def test_filter_removes_and_says_what(tmp_path):
     exam = put(tmp_path / "exam.jsonl", {"prompt": "what is in the EXAM?"})
     out = tmp_path / "clean.jsonl"
     said = run("filter", file, "-o", out, "--without", exam, "--completion", ":50", "--contradictions")
-    assert said.splitlines()[-1] == f"{out}: 2 of 8 preference records"
-    assert [line.split(",")[0] for line in said.splitlines()[:-1]] == [
+    told = said.partition("next:")[0].splitlines()
+    assert told[-1] == f"{out}: 2 of 8 preference records"
+    assert [line.split(",")[0] for line in told[:-1]] == [
         "removed: 1 duplicate",
         "removed: 1 chosen_is_rejected",
         "removed: 2 contradiction",

@@ -56,6 +56,16 @@ def test_commands_without_a_module_are_not_offered() -> None:
         assert (f"│ {name} " in listed) == there, name
 
 
+def test_bare_it_shows_its_help() -> None:
+    done = call()
+    assert done.returncode == 0
+    assert done.stdout == call("--help").stdout
+    for group, command in (("data", "check"), ("label", "export")):
+        done = call(group)
+        assert done.returncode == 0
+        assert f" {command} " in done.stdout
+
+
 def test_a_mistyped_command() -> None:
     done = call("trian")
     assert done.returncode == 2
@@ -115,20 +125,26 @@ def toy(tmp_path: Path, *words: str, **environment: str) -> subprocess.Completed
     return call("run", "toy.yaml", *words, cwd=tmp_path, code=TOY_MAIN, **environment)
 
 
+def told(done: subprocess.CompletedProcess) -> list[str]:
+    """Lines on stderr without those that only a slow machine shows."""
+    return [line for line in done.stderr.splitlines() if not line.endswith("…")]
+
+
 def test_run_and_run_again(tmp_path: Path) -> None:
     done = toy(tmp_path, "steps=3")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "count: starts: runs/toy\n"
-    words = done.stdout.split()[:4]
-    assert [words[0], *words[2:]] == ["count", "steps", "3"]
-    assert re.fullmatch(r"\d+s", words[1])
+    assert told(done) == ["count: starts: runs/toy"]
+    lines = done.stdout.splitlines()
+    assert lines[0] == "steps 3"
+    assert re.fullmatch(r"run:    runs/toy \(\d+s\)", lines[2])
+    assert lines[3] == "report: runs/toy/report.html"
+    assert lines[4:] == ["next:", "  alignloop report runs/toy  # curves, samples and lineage as a page"]
     again = toy(tmp_path, "steps=3")
-    assert again.stdout.split()[:2] == ["count", "reused"]
+    assert "run:    runs/toy (reused)" in again.stdout.splitlines()
     other = toy(tmp_path, "steps=4")
     assert other.returncode == 2
     assert "error: runs/toy belongs to another run (steps: 3 -> 4)" in other.stderr
     assert toy(tmp_path, "steps=4", "--resume", "never").returncode == 0
-
     listed = call("runs", cwd=tmp_path).stdout.splitlines()
     assert [line.split()[:3] for line in listed[1:]] == [
         ["runs/toy", "count", "finished"],
@@ -137,6 +153,26 @@ def test_run_and_run_again(tmp_path: Path) -> None:
     found = call("runs", "list", "runs", "--stage", "sft", cwd=tmp_path)
     assert found.stdout == "no runs in runs that fit\n"
     assert '"steps": 4' in call("runs", "list", "--json", cwd=tmp_path).stdout
+
+
+def test_a_pipeline_ends_with_its_stages_a_verdict_and_a_report(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n", encoding="utf-8")
+    stages = "[{stage: count, name: first, steps: 2}, {stage: count, name: the-second, steps: 3}]"
+    (tmp_path / "p.yaml").write_text(
+        f"output_dir: out\ndataset: rows.jsonl\nstages: {stages}\n", encoding="utf-8"
+    )
+    done = call("run", "p.yaml", cwd=tmp_path, code=TOY_MAIN)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"first +\d+s  steps 2", lines[0])
+    assert re.fullmatch(r"the-second +\d+s  steps 3", lines[1])
+    assert lines[3].startswith("Verdict: none yet, because no stage compares the-second with its start")
+    assert lines[5:7] == ["run:    out", "report: out/report.html"]
+    assert lines[7:] == [
+        "next:",
+        "  alignloop report out/the-second  # curves, samples and lineage as a page",
+    ]
+    assert (tmp_path / "out/report.html").is_file()
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
@@ -151,7 +187,7 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
 def test_a_failure_of_the_engine_has_its_exit_code(tmp_path: Path) -> None:
     done = toy(tmp_path, "fail_at=2")
     assert done.returncode == 4
-    assert done.stderr.splitlines()[1:] == [
+    assert told(done)[1:] == [
         "error: failed at step 2",
         "  count failed. The same command goes on from here.",
     ]

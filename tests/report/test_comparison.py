@@ -124,3 +124,25 @@ def test_an_audit_draws_gains_and_both_fits_against_the_root_of_the_kl(tmp_path)
     assert "Gain against √KL from the start" in html
     assert 'data-x="√KL"' in html
     assert "d(α − β·ln d)" in html
+
+
+def test_many_models_are_rows_the_best_first(tmp_path):
+    names = [f"m{n}" for n in range(9)]
+    rates = {name: (0.3, 0.9, 0.5, 0.7, 0.1, 0.6, 0.4, 0.8)[n] for n, name in enumerate(names[1:])}
+    wins = [
+        {"set": "chat", "judge": "gold", "model": name, "against": "m0", "value": rate, "interval": [0, 1]}
+        for name, rate in rates.items()
+    ]
+    cells = {name: {"value": 0.5, "interval": [0.4, 0.6]} for name in names}
+    rows = [{"name": metric, "unit": "share", "higher_is_better": True, "models": cells, "num_prompts": 9}
+            for metric in ("exact", "chat.empty")]  # fmt: skip
+    results = {"models": names, "baseline": "m0", "comparison": rows, "win_rates": wins}
+    found = read_comparison(results)
+    best = ["m2", "m8", "m4", "m6", "m0", "m3", "m7", "m1", "m5"]  # the baseline's own rate is a half
+    assert [name for name, _, _ in found.lines] == best
+    assert [name for name, _ in found.head] == ["exact", "chat.empty"]
+    assert [line.split()[0] for line in as_text(results).split("\n\n")[0].splitlines()[1:]] == best
+    html = render(make_run(tmp_path / "c", stage="compare", results=results))
+    assert html.index('<th scope="row">m2</th>') < html.index('<th scope="row">m8</th>')
+    by_metric = read_comparison({**results, "win_rates": []})
+    assert [name for name, _, _ in by_metric.lines] == names  # equal values: as they were given

@@ -27,7 +27,7 @@ def test_chosen_and_rejected_share_a_plot_and_held_out_joins_its_metric() -> Non
 def test_unknown_metrics_are_lesser_and_texts_are_no_curves() -> None:
     main, lesser = plots([{"step": 1, "clip_fraction": 0.1, "eval_spread": 2, "note": "x", "flag": True}])
     assert main == []
-    assert [p.title for p in lesser] == ["clip fraction", "spread"]
+    assert [p.title for p in lesser] == ["clipped share", "spread"]
 
 
 def test_a_resumed_run_counts_the_later_row_of_a_step() -> None:

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -6,7 +7,9 @@ import yaml
 
 from alignloop.config.recipe_file import read_yaml
 from alignloop.report.folder import read_run
-from alignloop.report.lineage import Lineage, Node, columns, draw, holds_simulated, shortened, trace
+from alignloop.report.lineage import Lineage, Node, holds_simulated, trace
+from alignloop.report.lineage_picture import columns, draw
+from alignloop.report.plot import shortened
 from tests.report.fake_runs import make_pipeline, make_run
 
 
@@ -113,3 +116,20 @@ def test_a_foreign_recipe_with_aliases_fills_no_memory(tmp_path):
         read_yaml("\n".join(lines))
     with pytest.raises(yaml.YAMLError):
         read_yaml("!!python/object/apply:os.system [true]")
+
+
+def test_twenty_one_stages_are_a_list_that_can_be_read() -> None:
+    names = [f"stage-{n:02d}" for n in range(21)]
+    nodes = {name: Node(name, name, "dpo", "run", "c0ffee") for name in names}
+    graph = Lineage(nodes, [*pairwise(names), ("stage-00", "stage-20"), ("stage-03", "stage-12")])
+    root = ElementTree.fromstring(draw(graph, emphasised=["stage-20"]))
+    width, height = (float(v) for v in root.get("viewBox", "").split()[2:])
+    assert width < 900
+    assert height == 21 * 26
+    titles = [g.findall("text")[0] for g in root.findall("g")]
+    assert [text.text for text in titles] == names
+    heights = [float(text.get("y", 0)) for text in titles]
+    assert heights == sorted(heights)
+    assert min(b - a for a, b in pairwise(heights)) >= 13  # no line of text touches the next one
+    assert len(root.findall("path")) == len(graph.edges)
+    assert "stage-20 from stage-19, stage-00" in root.get("aria-label", "")

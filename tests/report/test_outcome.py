@@ -8,8 +8,11 @@ import typer.main
 
 from alignloop.cli import app
 from alignloop.config import STAGES
+from alignloop.report import folder
+from alignloop.report.figures import figures
 from alignloop.report.folder import RunFolder
-from alignloop.report.outcome import outcome
+from alignloop.report.outcome import outcome, outcome_of, overall
+from tests.report.fake_runs import make_run
 
 
 def run(stage, results, metrics=(), recipe="model_name_or_path: tiny\n"):
@@ -68,23 +71,117 @@ def test_an_evaluation_is_told_by_win_rates_and_changes():
     metrics = {
         "gold_pass_rate": {"before": 0.271, "after": 0.463, "unit": "share"},
         "kl": {"before": 0.0, "after": 4.6, "unit": "nats per answer"},
-        "odd": {"before": 0.0, "after": 4.6, "unit": "x"},
+        "length": {"before": 9.0, "after": 8.0, "unit": "words", "change_interval": [-3.0, 1.0]},
     }
     low = {**rate, "value": 0.4, "interval": [0.3, 0.49]}
     none = {**rate, "interval": [0.49, 0.7]}
-    said = lines(
-        "evaluate", {"metrics": metrics, "win_rate": rate, "win_rate_reward": low, "win_rate_j": none}
-    )
+    results = {"metrics": metrics, "win_rate": rate, "win_rate_reward": low, "win_rate_j": none}
+    said = lines("evaluate", results, recipe="before: runs/sft/model\nafter: 'runs/my dpo'\n")
     assert said == (
-        "Win rate against the start by gold: 60 % [55.0, 65.0] on 60 prompts: better.",
-        "Win rate against the start by the reward model: 40 % [30.0, 49.0] on 60 prompts: worse.",
-        "Win rate against the start by j: 60 % [49.0, 70.0] on 60 prompts: undecided.",
-        "Changes: gold pass rate 27.1 → 46.3 %; KL 0 → 4.6 nats per answer.",
+        "my dpo beats sft: it wins on 60 % [55.0, 65.0] of 60 prompts by gold.",
+        "my dpo loses to sft: it wins on 40 % [30.0, 49.0] of 60 prompts by the reward model.",
+        "Undecided: my dpo wins against sft on 60 % [49.0, 70.0] of 60 prompts by j.",
+        "Changes: KL from the start 4.6 nats per answer; gold pass rate 27.1 → 46.3 %.",
     )
+
+
+def test_a_comparison_is_told_by_its_best_model():
+    def row(model, value, interval):
+        told = {"set": "chat", "judge": "gold", "against": "sft", "num_prompts": 50}
+        return {"model": model, "value": value, "interval": interval, **told}
+
+    rows = [row("a", 0.52, [0.4, 0.6]), row("b", 0.7, [0.6, 0.8]), row("c", 0.2, [0.1, 0.3])]
+    said = lines("compare", {"models": ["sft", "a", "b", "c"], "win_rates": rows})
+    assert said == (
+        "b beats sft: it wins on 70 % [60.0, 80.0] of 50 prompts by gold on chat.",
+        "Undecided: a wins against sft on 52 % [40.0, 60.0] of 50 prompts by gold on chat.",
+        "c loses to sft: it wins on 20 % [10.0, 30.0] of 50 prompts by gold on chat.",
+    )
+
+
+def test_means_of_enough_steps_have_an_interval():
+    metrics = [{"reward": 1.0 + 0.1 * (at % 3)} for at in range(100)]
+    # values 0, 0.1, 0.2, … ten of them: mean 1.09, s = 0.0876, t(9) · s/√10 = 0.063
+    assert lines("ppo", {"num_steps": 100}, metrics)[0] == (
+        "Reward 1.09 [1.027, 1.153] → 1.09 [1.027, 1.153] (first and last tenth of 100 steps)."
+    )
+
+
+def test_every_stage_says_something_of_its_own_results():
+    told = {
+        "best_of_n": {"best_of_n": [{"n": 1, "reward": 0.1}, {"n": 8, "reward": 0.9}]},
+        "iterate": {"rounds": [{"reward": 0.1}, {"reward": 0.4}]},
+        "reward_bench": {"metrics": {"accuracy": {"after": 0.7, "after_interval": [0.6, 0.8]}}},
+        "constitution": {"num_demonstrations": 5, "num_prompts": 6},
+        "average_rewards": {"held_out": {"accuracy": 0.7, "accuracy_interval": [0.6, 0.8], "pairs": 40}},
+        "refusals": {"metrics": {"refusal_rate": {"before": 0.1, "after": 0.3, "unit": "share"}}},
+    }
+    said = {stage: lines(stage, results)[0] for stage, results in told.items()}
+    assert said == {
+        "best_of_n": "Reward of the best of 8 answers 0.9, of one 0.1.",
+        "iterate": "Reward of fresh answers 0.1 → 0.4 in 2 rounds.",
+        "reward_bench": "Accuracy 70 % [60.0, 80.0]: better than chance.",
+        "constitution": "5 demonstrations from 6 prompts, revised by principles.",
+        "average_rewards": "Held-out accuracy 70 % [60.0, 80.0] on 40 pairs: better than chance.",
+        "refusals": "Changes: refusals 10.0 → 30.0 %.",
+    }
+
+
+def test_a_pipeline_is_judged_by_its_last_evaluation():
+    held = {"accuracy": 0.7, "accuracy_interval": [0.6, 0.8], "pairs": 40}
+    rate = {"value": 0.6, "interval": [0.55, 0.65], "n": 60}
+    stages = [
+        ("rm", outcome(run("reward", {"held_out": held}))),
+        ("policy", outcome(run("dpo", {"num_steps": 3}))),
+    ]
+    assert overall(stages)[0].startswith("Verdict: none yet, because no stage compares policy with its start")
+    judged = [*stages, ("judged", outcome(run("evaluate", {"win_rate": rate})))]
+    assert overall(judged) == [
+        "Verdict (judged): the model beats the start: it wins on 60 % [55.0, 65.0] of 60 prompts by gold."
+    ]
+    assert overall([("answers", outcome(run("sample", {"num_answers": 3})))]) == []
+
+
+def test_only_the_files_that_are_needed_are_read(tmp_path, monkeypatch):
+    opened = []
+    original = folder._read_lines
+
+    def counting(file, problems):
+        opened.append(file.name)
+        return original(file, problems)
+
+    monkeypatch.setattr(folder, "_read_lines", counting)
+    rows = [{"step": 1, "loss": 0.7, "completion": "x"}] * 2
+    written = {"metrics": rows, "samples": rows, "fingerprint": "f", "work_sha256": "w"}
+    outcome_of(make_run(tmp_path / "a", stage="sample", **written))
+    assert opened == []
+    outcome_of(make_run(tmp_path / "b", stage="dpo", **written))
+    assert opened == ["metrics.jsonl"]
+
+
+def test_figures_have_their_intervals_and_names():
+    results = {
+        "held_out_accuracy": 0.7,
+        "held_out_accuracy_interval": [0.6, 0.8],
+        "win_rate": {"value": 0.6, "interval": [0.5, 0.7], "n": 9},
+        "metrics": {"length": {"before": 9, "after": 8, "after_interval": [7, 9], "unit": "words"}},
+        "eval_loss": 0.5,
+        "my_own": 2,
+        "rows": [1, 2],
+        "flag": True,
+    }
+    assert [(f.key, f.label, f.text) for f in figures(results)] == [
+        ("held_out_accuracy", "held-out accuracy", "70 % [60.0, 80.0]"),
+        ("win_rate", "win rate by gold", "60 % [50.0, 70.0]"),
+        ("metrics.length.before", "length, before", "9 words"),
+        ("metrics.length.after", "length, after", "8 [7, 9] words"),
+        ("eval_loss", "held-out loss", "0.5"),
+        ("my_own", "my own", "2"),
+    ]
 
 
 def test_a_stage_without_sentences_gives_its_first_numbers():
-    assert lines("mix", {"num_rows": 60, "content": "x", "share": 0.25}) == ("num_rows 60, share 0.25",)
+    assert lines("mix", {"num_rows": 60, "content": "x", "share": 0.25}) == ("rows 60, share 25 %",)
     assert lines("mix", {}) == ()
 
 

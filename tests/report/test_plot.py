@@ -65,7 +65,7 @@ def test_flat_tiny_and_huge_values_are_drawn(values: list[float]) -> None:
 def test_nothing_to_draw_is_nothing() -> None:
     assert line_plot([], title="x") == ""
     assert line_plot([Series("x", ((0.0, math.nan),))], title="x") == ""
-    assert interval_plot(None, None) == ""
+    assert interval_plot(None, None, title="x") == ""
 
 
 def test_a_rare_spike_is_cut_and_said() -> None:
@@ -81,7 +81,26 @@ def test_names_are_escaped_and_shown_for_several_lines() -> None:
     root = ElementTree.fromstring(svg)
     assert "<script" not in svg
     assert root.get("aria-label") == f"{evil}: {evil}, 한국어"
-    assert [text.text for text in root.findall("text") if text.get("class") == "label"] == [evil, "한국어"]
+    labels = [text for text in root.findall("text") if text.get("class") == "label"]
+    assert ["".join(text.itertext()) for text in labels] == [evil * 2, "한국어" * 2]  # its tooltip, and it
+
+
+def test_a_legend_that_is_too_long_goes_on_in_another_row_and_loses_nothing() -> None:
+    names = [f"model number {n} with a long name" for n in range(5)] + ["x" * 200]
+    svg = line_plot([Series(name, ((0.0, 1.0),)) for name in names], title="t")
+    root = ElementTree.fromstring(svg)
+    labels = [text for text in root.findall("text") if text.get("class") == "label"]
+    assert [text[0].text for text in labels] == names
+    places = {(text.get("x"), text.get("y")) for text in labels}
+    assert len(places) == 6
+    for text in labels:
+        shown = text[0].tail or ""
+        assert float(text.get("x", 0)) + text_width(shown, size=12) <= 460 - 16
+    lowest = max(float(text.get("y", 0)) for text in labels)
+    area = root.find("svg")
+    assert area is not None
+    assert float(area.get("y", 0)) > lowest
+    assert float(root.get("viewBox", "").split()[3]) == 230 + 16 * 5
 
 
 def test_korean_letters_are_wider() -> None:
@@ -91,7 +110,8 @@ def test_korean_letters_are_wider() -> None:
 
 def test_intervals_share_one_scale() -> None:
     # scale 0 … 4 on 6 … 114 pixels: 27 pixels a unit
-    svg = interval_plot((0.0, 1.0, 2.0), (2.0, 3.0, 4.0))
+    svg = interval_plot((0.0, 1.0, 2.0), (2.0, 3.0, 4.0), title="kl: before 1, after 3")
+    assert 'aria-label="kl: before 1, after 3"' in svg
     assert 'class="whisker before" d="M6.0 7H60.0"' in svg
     assert 'class="point after" cx="87.0" cy="17"' in svg
 

@@ -9,6 +9,8 @@ import pytest
 
 from alignloop.errors import RunError
 from alignloop.report import render, render_pipeline, render_run, write_report
+from alignloop.report.folder import read_run
+from alignloop.report.picture import metric_picture
 from alignloop.runs import Run
 from tests.report.fake_runs import EVALUATION, comparisons, curve, make_pipeline, make_run
 
@@ -52,7 +54,7 @@ def test_a_run_shows_what_was_done(tmp_path: Path) -> None:
         "1,234",
         "too long 56",
         "system: 친절한 도우미",
-        "guard.alarms",
+        "guard: alarms",
     ):
         assert expected in page.text, expected
     for title in (
@@ -157,8 +159,95 @@ def test_evaluation_is_judged_by_its_intervals(tmp_path: Path) -> None:
     assert re.search(
         r"gold pass rate 18.2 %13.2 % to 23.6 % 34.7 %28.5 % to 41.2 % \+16.5 points better", text
     )
-    assert re.search(r"held out perplexity .* intervals overlap repetition .* worse", text)
+    assert re.search(r"held out perplexity .* no difference shown repetition .* worse", text)
     assert not re.search(r"kl nats 0 2.31 \+2.31 (better|worse)", text)
+
+
+def test_a_paired_change_alone_decides_where_there_is_one(tmp_path: Path) -> None:
+    """Both intervals overlap, as those of paired answers do; the change's own is clear of 0."""
+    sides = {"before": 0.5, "before_interval": [0.4, 0.6], "after": 0.55, "after_interval": [0.45, 0.65]}
+    row = {**sides, "unit": "share", "higher_is_better": True, "change": 0.05}
+    metrics = {
+        "gold_pass_rate": {**row, "change_interval": [0.01, 0.09]},
+        "refusal_rate": {**row, "change_interval": [-0.01, 0.11]},
+        "unpaired": row,
+    }
+    run = make_run(tmp_path / "e", stage="evaluate", results={"metrics": metrics})
+    found = json.loads(render(run, format="json"))["runs"][0]["evaluation"]
+    assert [one["verdict"] for one in found.values()] == [
+        "better",
+        "no difference shown",
+        "no difference shown",
+    ]
+    assert "+5 points [+1, +9]" in " ".join(Page(render_run(run)).text.split())
+
+
+def test_the_head_says_who_won_and_what_to_do_next(tmp_path: Path) -> None:
+    folder = make_pipeline(tmp_path / "p", num_steps=30, num_samples=6)
+    for source in (folder, folder / "stages/evaluate"):
+        text = " ".join(Page(render(source)).text.partition("color-scheme")[2].split())
+        won = text.index("the model beats the start: it wins on 63.1 % [56.8, 69.2] of 208 prompts by gold.")
+        assert won < text.index("win rate against the start")
+    page = Page(render(folder / "stages/ppo"))
+    assert re.search(r"Talk to the model ?alignloop chat \S+/ppo", " ".join(page.text.split()))
+    titles = [
+        title for title in ("Reward of chosen", "KL from the reference", "Loss (nats)") if title in page.text
+    ]
+    assert sorted(titles, key=page.text.index) == ["Reward of chosen", "KL from the reference", "Loss (nats)"]
+    sft = Page(render(folder / "stages/dpo")).text
+    assert sft.index("Reward") < sft.index("Data flows")
+
+
+def test_a_held_out_figure_stands_there_once(tmp_path: Path) -> None:
+    held = {"accuracy": 0.7, "accuracy_interval": [0.6, 0.8], "pairs": 40}
+    results = {"held_out_accuracy": 0.7, "held_out_accuracy_interval": [0.6, 0.8], "held_out": held}
+    results |= {"eval_accuracy": 0.7, "eval_loss": 0.5}
+    text = Page(render_run(make_run(tmp_path / "r", stage="reward", results=results))).text
+    held_out = text.partition("On held-out rows")[2].partition("Next")[0]
+    assert held_out.count("accuracy") == 1
+    assert "70 % [60.0, 80.0]" in held_out
+    assert "40" in held_out
+
+
+def test_everything_but_the_story_is_folded(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", stage="dpo", metrics=curve(9), results={"eval_loss": 0.5, "margin": 1})
+    page = Page(render_run(run))
+    folded = [a for tag, a in page.tags if tag == "details" and a.get("class") == "fold"]
+    assert [a["id"] for a in folded] == ["run-results", "run-lineage", "run-recipe", "run-origin"]
+    assert not any("open" in a for a in folded)
+    targets = {(a["href"] or "").removeprefix("#") for tag, a in page.tags if tag == "a"}
+    assert targets <= {a.get("id") for _, a in page.tags}
+    assert {"run-held-out", "next", "run-curves"} <= targets
+
+
+def test_every_picture_has_a_name(tmp_path: Path) -> None:
+    folder = make_pipeline(tmp_path / "p", num_steps=30, num_samples=4)
+    sources = [folder, *(folder / "stages" / name for name in ("dpo", "evaluate", "best-of-n"))]
+    for source in sources:
+        drawn = [attributes for tag, attributes in Page(render(source)).tags if tag == "svg"]
+        assert drawn
+        assert [a for a in drawn if not (a.get("aria-label") or "").strip() or "aria-hidden" in a] == []
+    run = read_run(folder / "stages/dpo")
+    assert 'aria-label="loss · dpo"' in metric_picture([run], "loss")
+
+
+def test_names_are_those_of_people_each_explained_and_no_interval_is_a_list(tmp_path: Path) -> None:
+    results = {
+        "held_out_accuracy": 0.7,
+        "held_out_accuracy_interval": [0.6, 0.8],
+        "grad_norm": 3.5,
+        "win": {"value": 0.25, "interval": [0.125, 0.5]},
+        "notes": ["a", "b"],
+    }
+    page = Page(render_run(make_run(tmp_path / "r", stage="reward", results=results, metrics=curve(3))))
+    text = " ".join(page.text.split())
+    assert re.search(r"held-out accuracy ?70 % \[60.0, 80.0\]", text)
+    assert re.search(r"win ?0.25 \[0.125, 0.5\]", text)
+    for raw in ("grad_norm", "held_out", "interval", "[0.6, 0.8]"):
+        assert raw not in text.partition("Environment and code")[0].partition("Reward")[2], raw
+    tips = {a["title"] for tag, a in page.tags if tag == "dt" and a.get("title")}
+    assert "before clipping" in tips
+    assert "pairs ordered rightly that were not trained on" in tips
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,39 @@ def test_tool_calls_and_thoughts_of_a_prompt_are_shown() -> None:
         ("assistant", 'Hm.\n\n{"name": "tide", "arguments": {"at": "Busan"}}'),
         ("tool", "1.2 m"),
     ]
+
+
+def scored(before, after, text):
+    return {"prompt": text, "completion": f"{text} new", "completion_before": f"{text} old",
+            "gold_before": before, "gold": after}  # fmt: skip
+
+
+def test_the_first_examples_are_a_gain_a_loss_and_an_unchanged_one():
+    rows = [scored(1, 1, "a"), scored(0, 0.5, "b"), scored(1, 0, "c"), scored(0, 1, "d"), scored(0, 1, "e")]
+    found = choose_samples(rows, at_most=9, characters=10_000)
+    assert [(s.prompt[0].content, s.telling) for s in found.shown] == [
+        ("d", "largest gain by gold reward: 0 → 1"),
+        ("c", "largest loss by gold reward: 1 → 0"),
+        ("a", "unchanged by gold reward: 1 → 1"),
+        ("b", ""),
+        ("e", ""),
+    ]
+    assert found.rule.startswith("First the largest gain")
+
+
+def test_no_example_is_called_what_it_is_not():
+    found = choose_samples([scored(0, 1, "a"), scored(0, 0.5, "b")], at_most=9, characters=10_000)
+    assert [s.telling for s in found.shown] == ["largest gain by gold reward: 0 → 1", ""]
+    plain = [{"prompt": "p", "completion": "c", "reward": 1.0}]
+    assert choose_samples(plain, at_most=9, characters=10_000).rule == ""
+
+
+def test_a_verdict_is_a_score_of_both_sides():
+    rows = [{"prompt": p, "completion": p, "completion_before": "x", "win_by_gold": w} for p, w in
+            (("a", 0.5), ("b", 0.0), ("c", 1.0))]  # fmt: skip
+    found = choose_samples(rows, at_most=9, characters=10_000)
+    assert [s.telling for s in found.shown] == [
+        "largest gain by gold",
+        "largest loss by gold",
+        "unchanged by gold",
+    ]

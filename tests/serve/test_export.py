@@ -76,6 +76,7 @@ def test_the_card_tells_lineage_and_evaluation(trained: Path, tmp_path: Path) ->
     assert f"| feedback | feedback | dataset: rows.jsonl, 51 rows, sha256 `{'ab' * 6}` | 1 |" in body
     assert "| dpo | dpo | runs feedback | 2 |" in body
     assert "| beta | 0.25 |" in body
+    assert "## What came out\n\nloss 0.5\n" in body
     assert "**평가**, 40 prompts" in body
     assert "| reward | 1.5 [1, 2] | 2.25 [2, 2.5] | reward |" in body
     assert "| win_rate over before | – | 0.75 [0.6, 0.9] | share |" in body

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from alignloop import api
-from alignloop.config import EvaluateConfig
+from alignloop.config import CompareConfig, EvaluateConfig
 from alignloop.errors import DataError
 from alignloop.model.load import load_model
 from alignloop.records import Message
@@ -109,6 +109,39 @@ def test_a_model_against_itself_is_asked_once_and_differs_by_nothing(tmp_path, r
     assert results["metrics"]["kl"]["after"] == 0
     evaluated(tmp_path, "again", before="tiny:4")
     assert asked == [4]
+
+
+def test_it_says_what_a_comparison_of_the_two_says(tmp_path):
+    results = evaluated(tmp_path, "one", temperature=1.0)
+    sets = [{"kind": "prompts", "path": str(tmp_path / "prompts.jsonl")}]
+    keys = {"temperature": 1.0, "max_new_tokens": 12, "output_dir": str(tmp_path / "two")}
+    compared = api.run(CompareConfig(models=("tiny:3", "tiny:4"), sets=sets, **keys)).record["results"]
+    assert results["models"] == compared["models"] == ["tiny:3", "tiny:4"]
+    rows = {row["name"]: row["models"]["tiny:4"] for row in compared["comparison"]}
+    length = results["metrics"]["length"]
+    assert length["change"] == rows["prompts.length"]["difference"] == length["after"] - length["before"]
+    assert length["change_interval"] == rows["prompts.length"]["difference_interval"]
+    empty = results["metrics"]["empty"]
+    assert (empty["change_interval"], empty["verdict"]) == (
+        rows["prompts.empty"]["difference_interval"],
+        rows["prompts.empty"]["verdict"],
+    )
+    assert [row["name"] for row in results["comparison"]] == ["length", "empty"]
+
+
+def test_perplexity_is_compared_text_by_text(tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    rows = [{"text": f"{word} " * 9} for word in ("red", "green", "blue", "나무", "bird")]
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run = evaluated(tmp_path, "one", perplexity_dataset=str(texts), require=("perplexity.change < 1e9",))
+    row = run["metrics"]["perplexity"]
+    low, high = row["change_interval"]
+    assert row["change"] == pytest.approx(row["after"] / row["before"] - 1)
+    assert low <= row["change"] <= high
+    assert row["verdict"] == (
+        "no difference shown" if low <= 0 <= high else "better" if high < 0 else "worse"
+    )
+    assert run["requirements"] == [{**run["requirements"][0], "met": True}]
 
 
 def test_one_prompt_repeated_is_refused_before_an_answer(tmp_path):

@@ -58,6 +58,18 @@ def keys(pairs: Path, folder: Path, **more: object) -> dict[str, object]:
     }
 
 
+def test_rewards_are_centred_on_a_sample_that_the_seed_alone_draws() -> None:
+    groups = [Group(np.array([i], np.int32), (), i) for i in range(1000)]
+    one, again, other = (stage.sample_of(groups, 256, seed) for seed in (1, 1, 2))
+    places = [group.index for group in one]
+    assert places == [group.index for group in again]
+    assert places != [group.index for group in other]
+    assert len(set(places)) == 256
+    assert places == sorted(places)
+    assert max(places) > 900  # of the whole file, not its beginning
+    assert stage.sample_of(groups[:256], 256, 3) == groups[:256]
+
+
 def test_held_out_accuracy_is_in_the_results(pairs: Path, tmp_path: Path) -> None:
     run = run_stage("reward", keys(pairs, tmp_path / "r", eval_fraction=0.25, num_train_epochs=4))
     results = run.record["results"]
@@ -66,6 +78,7 @@ def test_held_out_accuracy_is_in_the_results(pairs: Path, tmp_path: Path) -> Non
     assert held["accuracy"] == pytest.approx(results["eval_accuracy"], abs=1e-6)
     low, high = held["accuracy_interval"]
     assert low < held["accuracy"] <= high
+    assert results["normalized_on_rows"] == 18  # three quarters of 24, fewer than the sample
     # the terminal shows the first numbers of the results
     assert next(iter(results.items())) == ("held_out_accuracy", held["accuracy"])
     table = results["held_out_by_length"]

@@ -1,18 +1,18 @@
-"""The wheel, installed where there is no pip: what is in it, and the quickstart's recipe made small."""
+"""The wheel, installed where there is no pip: what is in it, and the quickstart, which learns its task."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SMALL = "max_steps=1 num_rows=16 num_prompts=4 max_new_tokens=24 bootstrap=1000 num_threads=1 output_dir=out"
 
 
 def test_a_wheel_runs_the_loop_without_pip(tmp_path: Path) -> None:
-    words = ["run", "quickstart-tiny", *SMALL.split()]
+    words = ["quickstart", "--model", "tiny", "--output-dir", "out"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "try_wheel.py"), str(tmp_path), *words],
         capture_output=True,
@@ -29,5 +29,9 @@ def test_a_wheel_runs_the_loop_without_pip(tmp_path: Path) -> None:
     assert "Requires-Dist: transformers<6" in metadata
     written = [path for path in (tmp_path / "work" / "out").rglob("*") if path.is_file()]
     assert (tmp_path / "work" / "out" / "dpo" / "model" / "model.safetensors") in written
+    results = json.loads((tmp_path / "work/out/compare/run.json").read_text(encoding="utf-8"))["results"]
+    gold = {name: cell["value"] for name, cell in results["comparison"][0]["models"].items()}
+    assert gold["start"] == 0
+    assert gold["grpo"] >= 0.8
     hidden = {".lock"}
     assert {oct(path.stat().st_mode & 0o777) for path in written if path.name not in hidden} == {"0o644"}

@@ -15,11 +15,12 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from alignloop.config import Plan, StagePlan, may_change, path_values
+from alignloop.config.defaults import Decision, open_keys
 from alignloop.errors import AlignLoopError, RunError, UserError
 from alignloop.foreign import dump_yaml
 from alignloop.machine import release_memory
@@ -114,6 +115,9 @@ def _how_to_go_on(error: BaseException, where: str, is_pipeline: bool, some_done
 
 def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say) -> Outcome:
     folder = Path(stage.config.output_dir)
+    stage, decisions = settle_defaults(stage)
+    for key, one in decisions.items():
+        say(f"{where}: {key} {one.value:g}: {one.reason}")
     inputs, parents = stage_inputs(stage)
     work = work_sha256(stage.stage, stage.keys, inputs, parents)
     wanted = origin(stage.stage, stage.keys, inputs, parents)
@@ -133,6 +137,8 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
         writing(folder, only=FULL),
     ):
         run.track(stage.config.report_to)
+        if decisions:
+            run.set_decided({key: one._asdict() for key, one in decisions.items()})
         if isinstance(resume, Path):
             checkpoint = resume
             on_first_rank(lambda: _make_newest(checkpoint, run))
@@ -148,6 +154,54 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
         else:
             on_first_rank(do)
         return _outcome(stage, run, "finished")
+
+
+def settle_defaults(stage: StagePlan) -> tuple[StagePlan, Mapping[str, Decision]]:
+    """A stage with numbers in the place of `auto`, and what was decided.
+
+    A run of the same work that is there already keeps its own numbers, whatever this version would decide.
+
+    Args:
+        stage: as the recipe has it.
+
+    Returns:
+        The stage as it will run, and a decision for each key; unchanged where data or model cannot be read,
+        of which the stage itself tells.
+    """
+    from alignloop.stages.defaults import settled, with_decisions
+
+    if not open_keys(stage.config):
+        return stage, {}
+
+    def decide() -> dict[str, list[Any]]:
+        kept = _decided_before(stage)
+        if kept and _work(replace(stage, config=with_decisions(stage.config, kept))) == _recorded_work(stage):
+            return {key: list(one) for key, one in kept.items()}
+        try:
+            found = settled(stage.config, stage.objective, stage.given).decisions
+        except UserError:
+            return {}
+        return {key: list(one) for key, one in found.items()}
+
+    decisions = {key: Decision(*one) for key, one in on_first_rank(decide).items()}
+    return replace(stage, config=with_decisions(stage.config, decisions)), decisions
+
+
+def _decided_before(stage: StagePlan) -> dict[str, Decision]:
+    """What an earlier run in the stage's folder decided for the keys that are open now."""
+    folder, wanted = Path(stage.config.output_dir), open_keys(stage.config)
+    if not (folder / RUN_FILE).is_file():
+        return {}
+    decided = Run.open(folder).record.get("decided", {})
+    return {key: Decision(**decided[key]) for key in wanted} if set(wanted) <= set(decided) else {}
+
+
+def _recorded_work(stage: StagePlan) -> str:
+    return Run.open(stage.config.output_dir).record["work_sha256"]
+
+
+def _work(stage: StagePlan) -> str:
+    return work_sha256(stage.stage, stage.keys, *stage_inputs(stage))
 
 
 def stage_inputs(stage: StagePlan) -> tuple[dict[str, Input], list[Parent]]:

@@ -89,13 +89,16 @@ def print_stage(stage: StagePlan, plan: Plan) -> None:
         UserError: something of the stage cannot be read, or a model cannot be sampled from.
     """
 
-    from alignloop.pipeline import load_function
+    from alignloop.pipeline import load_function, settle_defaults
     from alignloop.stages.writers import check_writers
 
     if plan.is_pipeline:
         print(f"# {stage.name}")
-    print(dump_yaml(stage.keys), end="")
     waiting = paths_made_here(stage, plan)
+    stage, decisions = (stage, {}) if waiting else settle_defaults(stage)
+    print(dump_yaml(stage.keys), end="")
+    for key, one in decisions.items():
+        print(f"# {key}: {one.value:g}: {one.reason}")
     check_writers(stage.config, waiting=waiting)
     if waiting:
         print(f"# summary: not yet, {', '.join(waiting)} has to be made first")

@@ -105,7 +105,9 @@ def check_start(
     Raises:
         ConfigError: a trap that makes the training worthless.
     """
-    findings = lint_schedule(config, num_steps, done=done) + lint_weights(model)
+    size = sum(p.numel() for p in model.hf.parameters())
+    findings = lint_schedule(config, num_steps, done=done, objective=objective, num_parameters=size)
+    findings += lint_weights(model)
     if not done and model.head is not None and isinstance(config, RewardConfig):
         findings += lint_head(model.head, config.seed_of_head)
     own = getattr(config, "reference", "auto") in ("auto", "start")

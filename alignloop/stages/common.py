@@ -21,6 +21,7 @@ from alignloop.config import (
     may_change,
     path_values,
 )
+from alignloop.config.fields import fixed
 from alignloop.config.rl import IterateConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
@@ -328,7 +329,7 @@ def summary(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str,
 
 def data_order(config: TrainConfig, groups: Sequence[Group]) -> GroupStream:
     """The recipe's epochs over the groups."""
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    per_step = fixed(config.per_device_train_batch_size) * config.gradient_accumulation_steps
     return GroupStream(
         groups, per_step, config.num_train_epochs, config.max_steps, config.seed, config.shuffle
     )
@@ -337,7 +338,7 @@ def data_order(config: TrainConfig, groups: Sequence[Group]) -> GroupStream:
 def optimizer_settings(config: TrainConfig, num_steps: int) -> OptimizerSettings:
     """The recipe's optimizer keys; warm-up as steps."""
     return OptimizerSettings(
-        learning_rate=config.learning_rate,
+        learning_rate=fixed(config.learning_rate),
         lr_scheduler_type=config.lr_scheduler_type,
         warmup_steps=config.warmup_steps or round(config.warmup_ratio * num_steps),
         weight_decay=config.weight_decay,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -120,7 +121,9 @@ def _hardly_moves(
         f"{steps} of {rate:g} will hardly move this model: usual are {STEPS} steps or more of about {usual:g} "
         f"({'adapters' if lora else 'all weights'}, {num_parameters / 1e6:.3g} M parameters)"
     )
-    fix = "set learning_rate: auto and per_device_train_batch_size: auto, or raise num_train_epochs"
+    fix = f"raise num_train_epochs or max_steps {math.ceil(STEPS * usual / (num_steps * rate))}-fold, or add rows"
+    if rate < usual:
+        fix = "leave learning_rate and per_device_train_batch_size out (auto), or raise num_train_epochs"
     return [Finding("AL213", "warning", sentence, fix)]
 
 

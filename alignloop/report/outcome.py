@@ -267,8 +267,19 @@ def _compared(run: RunFolder, results: Results) -> list[str]:
 
 
 def _verdict(run: RunFolder, results: Results) -> list[str]:
-    said = text(results.get("text"))
-    return [said] if said else []
+    said, more = text(results.get("text")), results.get("sentences")
+    return [text(one) for one in more] if isinstance(more, list) else [said] if said else []
+
+
+def _divided(run: RunFolder, results: Results) -> list[str]:
+    rows, held, prompts = (_value(results, f"num_{n}") for n in ("rows", "held_out", "held_out_prompts"))
+    longer = _value(results, "chosen_longer")
+    if rows is None or longer is None:
+        return []
+    return [
+        f"{rounded(rows)} pairs to train on, {rounded(held)} held out ({rounded(prompts)} prompts); the chosen "
+        f"answer is the longer one in {100 * longer:.1f} %."
+    ]
 
 
 Next = list[tuple[str, str]]
@@ -309,6 +320,10 @@ def _to_train(run: RunFolder, folder: str) -> Next:
     ]
 
 
+def _to_people(run: RunFolder, folder: str) -> Next:
+    return [(f"alignloop label serve {folder}/label", "let people compare the answers"), *_report(run, folder)]
+
+
 _Told = Callable[[RunFolder, Results], list[str]]
 _STAGES: Mapping[str, tuple[_Told, Callable[[RunFolder, str], Next]]] = {
     "pretrain": (_imitation, _policy),
@@ -320,6 +335,8 @@ _STAGES: Mapping[str, tuple[_Told, Callable[[RunFolder, str], Next]]] = {
     "evaluate": (_evaluation, _report),
     "compare": (_compared, _report),
     "audit": (_verdict, _report),
+    "split": (_divided, _report),
+    "verdict": (_verdict, _to_people),
     **dict.fromkeys(
         ("ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"), (_online, _policy)
     ),

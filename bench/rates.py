@@ -7,7 +7,7 @@
 The task is the quickstart's: SmolLM2-135M answers instructions that a program can check, and the gold reward
 with seeded mistakes judges pairs of its answers. Both models train on the same pairs, each method in its own
 form; `small` is a byte-level Llama of about 2 million parameters, first trained on these texts. Every cell
-is one call of `alignloop.train` with the defaults but for the rate, the same number of steps, and the same held-out
+is one call of `alignloop.train` with the defaults but for the rate, the same steps, and the same held-out
 rows, whose prompts are in no training row. `docs/results/rates.json` holds a row for each finished cell.
 """
 
@@ -217,7 +217,9 @@ def _size(work: Path, name: str) -> int:
 
 def main() -> None:
     """Measure, or write the page of what is measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path("/tmp/rates"))
     parser.add_argument("--file", type=Path, default=FILE, help="where finished cells are kept")
     parser.add_argument("--models", nargs="+", default=[SMALL, SOURCE], choices=[SMALL, SOURCE])

@@ -35,7 +35,6 @@ def fixed(value: N | Literal["auto"]) -> N:
     return value
 
 
-
 def path_or(*words: str) -> FieldInfo:
     """Marks a text as a path, so that its content counts in a run's fingerprint; `words` are none."""
     extra: dict[str, JsonValue] = {"format": "path"}

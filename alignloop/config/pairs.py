@@ -1,4 +1,4 @@
-"""Keys of the stages that begin and end `my-pairs`: rows divided by prompt, and a verdict on what was learned."""
+"""Keys of the stages that begin and end `my-pairs`: rows divided by prompt, a verdict on what was learned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SplitConfig(StageConfig, RowsConfig):
 
 
 class VerdictConfig(StageConfig, RowsConfig):
-    """What a policy and a reward model learned from judged pairs, on pairs that neither trained on, in words."""
+    """What policy and reward model learned from judged pairs, on pairs that neither trained on, in words."""
 
     policy: ModelPath = Field(description="the trained model")
     reference: ModelPath = Field(description="the model that it was trained from")

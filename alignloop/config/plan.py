@@ -258,7 +258,9 @@ def _split_overrides(
     return own, everywhere
 
 
-def _link(entries: Entries, earlier: Mapping[str, Path | str], names: list[str], findings: Findings) -> Entries:
+def _link(
+    entries: Entries, earlier: Mapping[str, Path | str], names: list[str], findings: Findings
+) -> Entries:
     """`@name` replaced by the run folder of that earlier stage, at any depth."""
 
     def replace(value: Any, where: str, key: str) -> Any:

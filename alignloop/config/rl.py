@@ -181,7 +181,10 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     )
     learning_rate: AutoRate = Field(default=1e-6, description="highest learning rate")
     warmup_ratio: float = Field(
-        default=0.0, ge=0, lt=1, description="share of the steps spent warming up; 0 where warmup_steps is set"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the steps spent warming up; 0 where warmup_steps is set",
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         default="constant", description="shape of the decay after warm-up; linear and cosine end at 0"

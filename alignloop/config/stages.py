@@ -2,8 +2,8 @@
 
 Keys have the names TRL gives them. No default depends on another field; `null` is not a default of
 anything that could be a number. What data and model decide is `auto` and becomes a number before a run
-begins, in one place: `config.defaults`. Sections are combined by inheritance, so a key has one meaning and one
-description in all stages. An objective's own keys (`beta`, …) are not here: they come from its file.
+begins, in one place: `config.defaults`. Sections are combined by inheritance, so a key has one meaning
+and one description in all stages. An objective's own keys (`beta`, …) are not here: they come from its file.
 """
 
 from __future__ import annotations
@@ -160,11 +160,12 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
         default="cosine", description="shape of the decay after warm-up; linear and cosine end at 0"
     )
     warmup_ratio: float = Field(
-        default=0.1, ge=0, lt=1, description="share of the steps spent warming up; 0 where warmup_steps is set"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="share of the steps spent warming up; 0 where warmup_steps is set",
     )
-    warmup_steps: int = Field(
-        default=0, ge=0, description="steps spent warming up; excludes warmup_ratio"
-    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps spent warming up; excludes warmup_ratio")
     weight_decay: float = Field(
         default=0.0, ge=0, description="AdamW's decay of matrices, not of norms and biases"
     )

@@ -144,9 +144,13 @@ def sentences(policy: PairRate, reward: PairRate, wins: Wins | None, *, chosen_l
     found.append(f"Always preferring the longer answer would get {100 * chosen_longer:.1f} %.")
     for name, rate in (("reward model", reward), ("trained model", policy)):
         if rate.only_length:
-            found.append(f"The {name} may have learned length: at equal length it is not told apart from chance.")
+            found.append(
+                f"The {name} may have learned length: at equal length it is not told apart from chance."
+            )
     if wins is not None:
-        equal = "" if wins.at_equal_length is None else f", {100 * wins.at_equal_length:.1f} % at equal length"
+        equal = (
+            "" if wins.at_equal_length is None else f", {100 * wins.at_equal_length:.1f} % at equal length"
+        )
         found.append(
             f"The reward model, names hidden, prefers the new answers in {100 * wins.value:.1f} % "
             f"[{100 * wins.low:.1f}, {100 * wins.high:.1f}] of {wins.num_prompts} held-out prompts{equal}: "
@@ -171,8 +175,8 @@ def _verdict(policy: PairRate, reward: PairRate, wins: Wins | None) -> str:
         needed = pairs_needed(best)
         more = f"; at this accuracy about {needed} held-out pairs would decide" if needed else ""
         return (
-            f"nothing is shown to be learned: on {policy.num_pairs} held-out pairs neither the trained model nor "
-            f"the reward model is told apart from chance{more}."
+            f"nothing is shown to be learned: on {policy.num_pairs} held-out pairs neither the trained model "
+            f"nor the reward model is told apart from chance{more}."
         )
     if not reward.learned:
         return (
@@ -181,13 +185,12 @@ def _verdict(policy: PairRate, reward: PairRate, wins: Wins | None) -> str:
         )
     if not policy.learned:
         return (
-            "the judgements can be learned, as the reward model shows, but the trained model does not follow them "
-            "yet: train longer or at a higher rate."
+            "the judgements can be learned, as the reward model shows, but the trained model does not follow "
+            "them yet: train longer or at a higher rate."
         )
     if wins is None or wins.verdict == "undecided":
-        return (
-            "the judgements were learned and hold on new prompts; whether the new answers are better is undecided."
-        )
+        said = "the judgements were learned and hold on new prompts"
+        return f"{said}; whether the new answers are better is undecided."
     if wins.verdict == "better":
         return "the judgements were learned, hold on new prompts, and show in the answers."
     return "the judgements were learned, but the reward model finds the new answers worse: read them first."

@@ -277,8 +277,8 @@ def _divided(run: RunFolder, results: Results) -> list[str]:
     if rows is None or longer is None:
         return []
     return [
-        f"{rounded(rows)} pairs to train on, {rounded(held)} held out ({rounded(prompts)} prompts); the chosen "
-        f"answer is the longer one in {100 * longer:.1f} %."
+        f"{rounded(rows)} pairs to train on, {rounded(held)} held out ({rounded(prompts)} prompts); the "
+        f"chosen answer is the longer one in {100 * longer:.1f} %."
     ]
 
 
@@ -321,7 +321,10 @@ def _to_train(run: RunFolder, folder: str) -> Next:
 
 
 def _to_people(run: RunFolder, folder: str) -> Next:
-    return [(f"alignloop label serve {folder}/label", "let people compare the answers"), *_report(run, folder)]
+    return [
+        (f"alignloop label serve {folder}/label", "let people compare the answers"),
+        *_report(run, folder),
+    ]
 
 
 _Told = Callable[[RunFolder, Results], list[str]]

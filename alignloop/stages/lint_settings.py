@@ -103,7 +103,8 @@ def lint_schedule(
 
 
 _LEAST_REACH = 0.5
-"""Steps × rate, as a share of 60 steps at the usual rate, below which a run hardly changes a model."""
+"""Steps × rate, as a share of 60 steps at the usual rate, below which a run is warned of; below a fifth of it
+nothing is to be expected."""
 
 
 def _hardly_moves(
@@ -116,12 +117,14 @@ def _hardly_moves(
     usual = usual_rate(family(config, file_of(objective)), num_parameters, lora=lora)
     if num_steps * rate >= _LEAST_REACH * STEPS * usual:
         return []
+    reach = num_steps * rate / (STEPS * usual)
+    words = "will hardly move this model" if reach < _LEAST_REACH / 5 else "may be too few to move this model"
     steps = "1 step" if num_steps == 1 else f"{num_steps} steps"
     sentence = (
-        f"{steps} of {rate:g} will hardly move this model: usual are {STEPS} steps or more of about {usual:g} "
+        f"{steps} of {rate:g} {words}: usual are {STEPS} steps or more of about {usual:g} "
         f"({'adapters' if lora else 'all weights'}, {num_parameters / 1e6:.3g} M parameters)"
     )
-    fix = f"raise num_train_epochs or max_steps {math.ceil(STEPS * usual / (num_steps * rate))}-fold, or add rows"
+    fix = f"raise num_train_epochs or max_steps {math.ceil(1 / reach)}-fold, or add rows"
     if rate < usual:
         fix = "leave learning_rate and per_device_train_batch_size out (auto), or raise num_train_epochs"
     return [Finding("AL213", "warning", sentence, fix)]

@@ -1,4 +1,4 @@
-"""Judged pairs divided by prompt, so that policy and reward model train on the same rows and are measured on others."""
+"""Judged pairs divided by prompt: policy and reward model train on the same rows, measured on others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def split(config: SplitConfig, run: Run) -> dict[str, Any]:
             `held_out/prompts.jsonl` and `chosen/rows.jsonl` (demonstrations).
 
     Returns:
-        Results for run.json: rows and prompts of both parts, and how often the chosen answer is the longer one.
+        Results for run.json: rows and prompts of both parts, how often the chosen answer is the longer one.
 
     Raises:
         DataError: fewer than two different prompts.
@@ -74,11 +74,13 @@ def held_out_questions(questions: Sequence[str], config: SplitConfig) -> set[str
     distinct = set(questions)
     if len(distinct) < 2:
         raise DataError(
-            f"the {len(questions)} pairs have one prompt, and pairs of one prompt stay together: nothing could be "
+            f"the {len(questions)} pairs have one prompt, and pairs of one prompt stay together: none could be "
             "held out",
             reason="no_rows",
         )
-    count = min(max(1, round(config.held_out_fraction * len(distinct))), config.max_held_out, len(distinct) - 1)
+    count = min(
+        max(1, round(config.held_out_fraction * len(distinct))), config.max_held_out, len(distinct) - 1
+    )
     return set(sorted(distinct, key=lambda text: _place(text, config.seed))[:count])
 
 

@@ -1,4 +1,4 @@
-"""The end of `my-pairs`: what policy and reward model learned, measured on held-out pairs and said in words."""
+"""The end of `my-pairs`: what policy and reward model learned, measured on held-out pairs, said in words."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _GUIDELINES = "Two answers to the same prompt, from two versions of a model. Whi
 
 
 def verdict(config: VerdictConfig, run: Run) -> dict[str, Any]:
-    """Measure policy and reward model on held-out pairs, lay the answers out for people, and say what it means.
+    """Measure policy and reward model on held-out pairs, lay answers out for people, say what it means.
 
     Args:
         config: the recipe; `dataset` holds pairs that neither model trained on.
@@ -86,7 +86,7 @@ def decided(config: VerdictConfig, run: Run) -> list[Preference]:
 
 
 def policy_margins(config: VerdictConfig, pairs: Sequence[Preference]) -> list[float]:
-    """Implicit rewards of chosen minus rejected, over β: [log π − log π_ref](chosen) − the same of rejected."""
+    """Implicit rewards of chosen minus rejected, over β: [log π − log π_ref](chosen) − that of rejected."""
     questions = [Question(pair.prompt, (pair.chosen, pair.rejected), (True, False)) for pair in pairs]
     sums: list[list[float]] = []
     for name, path in (("policy", config.policy), ("reference", config.reference)):

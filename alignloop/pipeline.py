@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -115,7 +115,7 @@ def _how_to_go_on(error: BaseException, where: str, is_pipeline: bool, some_done
 
 def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Say) -> Outcome:
     folder = Path(stage.config.output_dir)
-    stage, decisions = settle_defaults(stage)
+    stage, decisions = settle_defaults(stage, resume)
     for key, one in decisions.items():
         say(f"{where}: {key} {one.value:g}: {one.reason}")
     inputs, parents = stage_inputs(stage)
@@ -156,13 +156,15 @@ def _run_stage(plan: Plan, stage: StagePlan, where: str, resume: Resume, say: Sa
         return _outcome(stage, run, "finished")
 
 
-def settle_defaults(stage: StagePlan) -> tuple[StagePlan, Mapping[str, Decision]]:
+def settle_defaults(stage: StagePlan, resume: Resume = "auto") -> tuple[StagePlan, Mapping[str, Decision]]:
     """A stage with numbers in the place of `auto`, and what was decided.
 
-    A run of the same work that is there already keeps its own numbers, whatever this version would decide.
+    A run of the same work that is there already keeps its own numbers, whatever this version would decide;
+    a run that goes on from another one's checkpoint takes that one's.
 
     Args:
         stage: as the recipe has it.
+        resume: see `run_plan`.
 
     Returns:
         The stage as it will run, and a decision for each key; unchanged where data or model cannot be read,
@@ -174,8 +176,10 @@ def settle_defaults(stage: StagePlan) -> tuple[StagePlan, Mapping[str, Decision]
         return stage, {}
 
     def decide() -> dict[str, list[Any]]:
-        kept = _decided_before(stage)
-        if kept and _work(replace(stage, config=with_decisions(stage.config, kept))) == _recorded_work(stage):
+        source = resume.parents[1] if isinstance(resume, Path) else Path(stage.config.output_dir)
+        kept = _decided_before(source, open_keys(stage.config))
+        own = replace(stage, config=with_decisions(stage.config, kept)) if kept else stage
+        if kept and (isinstance(resume, Path) or _work(own) == Run.open(source).record["work_sha256"]):
             return {key: list(one) for key, one in kept.items()}
         try:
             found = settled(stage.config, stage.objective, stage.given).decisions
@@ -187,17 +191,12 @@ def settle_defaults(stage: StagePlan) -> tuple[StagePlan, Mapping[str, Decision]
     return replace(stage, config=with_decisions(stage.config, decisions)), decisions
 
 
-def _decided_before(stage: StagePlan) -> dict[str, Decision]:
-    """What an earlier run in the stage's folder decided for the keys that are open now."""
-    folder, wanted = Path(stage.config.output_dir), open_keys(stage.config)
+def _decided_before(folder: Path, wanted: Sequence[str]) -> dict[str, Decision]:
+    """What an earlier run decided for the keys that are open now."""
     if not (folder / RUN_FILE).is_file():
         return {}
     decided = Run.open(folder).record.get("decided", {})
     return {key: Decision(**decided[key]) for key in wanted} if set(wanted) <= set(decided) else {}
-
-
-def _recorded_work(stage: StagePlan) -> str:
-    return Run.open(stage.config.output_dir).record["work_sha256"]
 
 
 def _work(stage: StagePlan) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,5 +220,11 @@ def test_a_run_keeps_its_numbers(pairs: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("alignloop.config.defaults.RATES", changed)
     second, _ = settle_defaults(plan.stages[0])
     assert second.config == first.config
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000004"
+    moved = plan.stages[0].config.model_copy(
+        update={"output_dir": str(tmp_path / "x"), "num_train_epochs": 9.0}
+    )
+    longer, _ = settle_defaults(replace(plan.stages[0], config=moved), checkpoint)
+    assert longer.config.learning_rate == first.config.learning_rate  # pyright: ignore
     elsewhere = plan.stages[0].config.model_copy(update={"output_dir": str(tmp_path / "new")})
     assert settled(elsewhere, DPO()).config.learning_rate == 2 * column.full  # pyright: ignore

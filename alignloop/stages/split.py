@@ -74,7 +74,7 @@ def held_out_questions(questions: Sequence[str], config: SplitConfig) -> set[str
     distinct = set(questions)
     if len(distinct) < 2:
         raise DataError(
-            f"the {len(questions)} pairs have one prompt, and pairs of one prompt stay together: none could be "
+            f"the {len(questions)} pairs have one prompt, and pairs of one prompt stay together: none can be "
             "held out",
             reason="no_rows",
         )

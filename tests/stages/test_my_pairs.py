@@ -92,7 +92,7 @@ KEYS: dict[str, Any] = {
     "max_new_tokens": 6,
     "num_threads": 1,
     "max_length": 128,
-    "dpo.learning_rate": 5e-3,
+    "temperature": 1.0,  # greedily it says nothing
 }
 
 

@@ -27,19 +27,20 @@ _FAMILIES = {
 
 _HEAD = """# Learning rates
 
-`learning_rate: auto`, the default of every stage that trains on rows, takes this table. Full fine-tuning, then LoRA
-(rank 16) in brackets. `python bench/rates.py` measures the cells below, `--write` writes this page.
+`learning_rate: auto`, the default of every stage that trains on rows, takes this table. Full
+fine-tuning, then LoRA (rank 16) in brackets. `python bench/rates.py` measures the cells below,
+`--write` writes this page.
 
 """
 
 _MEASURED = """
-**What is measured.** The second column's full rates are those of earlier runs on SmolLM2-135M, one rate each and no
-search: every offline objective at 2e-5, three seeds ([objectives.md](objectives.md)); DPO at 2e-5 and reward models
-at 1e-5, three seeds ([quickstart.md](quickstart.md)); a reward model on human judgements at 2e-5, one seed
-([hh_reward.md](hh_reward.md)); SFT, IPO and ORPO at 1e-5, KTO at 5e-6, one seed ([full_loop.md](full_loop.md)).
-Which rate is better than which is measured only in the cells below; the first column follows them. **Not measured
-here**: the last two columns (the papers' rates, kept low), LoRA on SmolLM2-135M unless there is a table of it below,
-and every cell that shows a dash.
+**What is measured.** The second column's full rates are those of earlier runs on SmolLM2-135M, one rate
+each and no search: every offline objective at 2e-5, three seeds ([objectives.md](objectives.md)); DPO
+at 2e-5 and reward models at 1e-5, three seeds ([quickstart.md](quickstart.md)); a reward model on human
+judgements at 2e-5, one seed ([hh_reward.md](hh_reward.md)); SFT, IPO and ORPO at 1e-5, KTO at 5e-6, one
+seed ([full_loop.md](full_loop.md)). Which rate is better than which is measured only in the cells
+below; the first column follows them. **Not measured here**: the last two columns (the papers' rates,
+kept low), LoRA on SmolLM2-135M unless there is a table of it below, and every cell that shows a dash.
 """
 
 _CELLS = """
@@ -47,17 +48,18 @@ _CELLS = """
 
 {task}
 
-Held-out loss, and accuracy on held-out pairs where the method has one; the lowest loss of a row is bold. {machine}
+Held-out loss, and accuracy on held-out pairs where the method has one; the lowest loss of a row is
+bold. {machine}
 
-Seeds: {seeds}. One seed tells rates apart that differ several-fold in their effect, nothing finer: {pairs}
-held-out rows give accuracy ± {error:.0f} points.
+Seeds: {seeds}. One seed tells rates apart that differ several-fold in their effect, nothing finer:
+{pairs} held-out rows give accuracy ± {error:.0f} points.
 """
 
-_TASK = """The quickstart's task: SmolLM2-135M answers instructions that a program can check, the gold reward with 5 %
-of mistakes judges pairs of its answers, and all methods train on the same pairs in their own form, held out by
-prompt. Steps of 4 pairs (KTO: 8 labels), cosine decay, a tenth of warm-up; {steps}. `small` has {small:.1f} M
-parameters and has read this task's own texts only, so it writes badly and its SFT loss hardly depends on the rate;
-it stands for models far below 20 M parameters."""
+_TASK = """The quickstart's task: SmolLM2-135M answers instructions that a program can check, the gold reward
+with 5 % of mistakes judges pairs of its answers, and all methods train on the same pairs in their own form,
+held out by prompt. Steps of 4 pairs (KTO: 8 labels), cosine decay, a tenth of warm-up; {steps}. `small`
+has {small:.1f} M parameters and has read this task's own texts only, so it writes badly and its SFT
+loss hardly depends on the rate; it stands for models far below 20 M parameters."""
 
 
 def write(found: dict[str, Any], file: Path) -> None:

@@ -82,5 +82,5 @@ def test_the_page_says_what_is_not_measured() -> None:
     found = {"rows": [row(1e-4, 0.7)], "machine": {"cpu": "x"}, "parameters": {SMALL: 2_000_000}}
     text = page(found)
     assert "Seeds: 1." in text
-    assert "50\nheld-out rows give accuracy ± 14 points" in text  # 98 / √50
+    assert "50 held-out rows give accuracy ± 14 points" in " ".join(text.split())  # 98 / √50
     assert "### small, all weights, float32" in text

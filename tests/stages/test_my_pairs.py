@@ -100,7 +100,7 @@ def test_pairs_become_a_verdict_and_a_killed_run_the_same_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write(tmp_path / "pairs.jsonl", rows(30))
-    done = alignloop.run("my-pairs", dataset=data, output_dir=str(tmp_path / "whole"), **KEYS)
+    alignloop.run("my-pairs", dataset=data, output_dir=str(tmp_path / "whole"), **KEYS)
     whole = Run.open(tmp_path / "whole" / "verdict").record["results"]
     assert whole["text"].startswith("Verdict: ")
     assert whole["policy"]["pairs"] == whole["reward"]["pairs"] == 6  # 0.2 of 30
@@ -113,7 +113,6 @@ def test_pairs_become_a_verdict_and_a_killed_run_the_same_one(
         project = store.project()
         assert (project.name, project.task) == ("answers", "pair")
         assert len(list(store.unjudged_items(project))) == whole["num_to_judge"] > 0
-    assert done.stages  # five runs
 
     real, calls = common.train_step, []
 

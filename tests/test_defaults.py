@@ -40,6 +40,8 @@ from alignloop.stages.defaults import settled
 from alignloop.stages.lint_settings import lint_schedule
 
 LARGE = 134_515_008
+LOSS: Any = DPO()
+MARKS: Any = KTO()
 
 
 def made(kind: Any = PreferenceConfig, **keys: Any) -> Any:
@@ -109,14 +111,14 @@ def test_a_key_that_is_still_auto_is_no_number() -> None:
 def test_the_trap_of_500_pairs() -> None:
     """8 steps at 1e-6 are 8e-6 of the 60 · 2e-5 = 1.2e-3 that are usual; 112 steps at 2e-5 are 2.2e-3."""
     old = made(learning_rate=1e-6)
-    (found,) = lint_schedule(old, 8, objective=DPO(), num_parameters=LARGE)
+    (found,) = lint_schedule(old, 8, objective=LOSS, num_parameters=LARGE)
     assert (found.code, found.severity) == ("AL213", "warning")
     assert found.sentence.startswith("8 steps of 1e-06 will hardly move this model: usual are 60 steps")
     new = made(learning_rate=2e-5)
-    assert lint_schedule(new, 112, objective=DPO(), num_parameters=LARGE) == []
-    assert lint_schedule(new, 30, objective=DPO(), num_parameters=LARGE) == []
-    assert [f.code for f in lint_schedule(new, 29, objective=DPO(), num_parameters=LARGE)] == ["AL213"]
-    assert [f.code for f in lint_schedule(new, 1, objective=KTO(), num_parameters=LARGE)] == ["AL213"]
+    assert lint_schedule(new, 112, objective=LOSS, num_parameters=LARGE) == []
+    assert lint_schedule(new, 30, objective=LOSS, num_parameters=LARGE) == []
+    assert [f.code for f in lint_schedule(new, 29, objective=LOSS, num_parameters=LARGE)] == ["AL213"]
+    assert [f.code for f in lint_schedule(new, 1, objective=MARKS, num_parameters=LARGE)] == ["AL213"]
 
 
 GIVEN: dict[str, Any] = {
@@ -227,4 +229,4 @@ def test_a_run_keeps_its_numbers(pairs: Path, tmp_path: Path, monkeypatch: pytes
     longer, _ = settle_defaults(replace(plan.stages[0], config=moved), checkpoint)
     assert longer.config.learning_rate == first.config.learning_rate  # pyright: ignore
     elsewhere = plan.stages[0].config.model_copy(update={"output_dir": str(tmp_path / "new")})
-    assert settled(elsewhere, DPO()).config.learning_rate == 2 * column.full  # pyright: ignore
+    assert settled(elsewhere, LOSS).config.learning_rate == 2 * column.full  # pyright: ignore

@@ -41,12 +41,12 @@ SIZES = (20_000_000, 500_000_000, 3_000_000_000)
 """Parameters that divide the columns of `RATES`."""
 RATES: Mapping[str, tuple[Rate, Rate, Rate, Rate]] = {
     "sft": (Rate(5e-4, 2e-3), Rate(2e-5, 2e-4), Rate(2e-5, 2e-4), Rate(1e-5, 1e-4)),
-    "reward": (Rate(5e-4, 2e-3), Rate(2e-5, 2e-4), Rate(1e-5, 1e-4), Rate(5e-6, 5e-5)),
-    "preference": (Rate(1e-4, 5e-4), Rate(2e-5, 1e-4), Rate(5e-6, 5e-5), Rate(1e-6, 1e-5)),
-    "orpo": (Rate(5e-4, 2e-3), Rate(2e-5, 2e-4), Rate(8e-6, 8e-5), Rate(5e-6, 5e-5)),
+    "preference": (Rate(5e-4, 1e-3), Rate(2e-5, 1e-4), Rate(5e-6, 5e-5), Rate(1e-6, 1e-5)),
+    "orpo": (Rate(5e-4, 2e-3), Rate(2e-5, 1e-4), Rate(8e-6, 8e-5), Rate(5e-6, 5e-5)),
+    "reward": (Rate(1e-4, 5e-4), Rate(2e-5, 1e-4), Rate(1e-5, 5e-5), Rate(5e-6, 2e-5)),
 }
-"""By method: models below 20 M parameters, below 500 M, below 3 B, and above. The first two columns are
-measured (docs/results/rates.md); the last two are the papers' rates, kept low, and not measured here."""
+"""By method: models below 20 M parameters, below 500 M, below 3 B, and above. docs/results/rates.md says which
+of these are measured; the last two columns are the papers' rates, kept low."""
 
 
 class Decision(NamedTuple):

@@ -42,7 +42,7 @@ from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
 from alignloop.runs import Run, find_inputs
 from alignloop.runs.continuation import refuse_other_origin
-from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
+from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell, tell_notes
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts
 from alignloop.stages.stopping import stop_requests
@@ -156,8 +156,7 @@ def read_data(config: TrainConfig, kind: str | Sequence[str], run: Run) -> tuple
         held_out = read_records(config.eval_dataset, data.kind, config.columns, config.strict)
         run.set_rows("eval_dataset", len(held_out.records))
     note_dropped(run, "dataset", data.dropped)
-    for note in data.notes:
-        tell(run, f"dataset: {note}")
+    tell_notes(run, "dataset", data.notes)
     return data, held_out
 
 

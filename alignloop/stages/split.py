@@ -13,7 +13,7 @@ from alignloop.errors import DataError
 from alignloop.records import Conversation, Demonstration, Preference, Prompt, Record
 from alignloop.runs import Run
 from alignloop.stages import common
-from alignloop.stages.checks import tell
+from alignloop.stages.checks import tell_notes
 from alignloop.stages.labels import label_table
 
 HELD_OUT_FILE, PROMPTS_FILE = "held_out/rows.jsonl", "held_out/prompts.jsonl"
@@ -40,8 +40,7 @@ def split(config: SplitConfig, run: Run) -> dict[str, Any]:
     data = read_records(config.dataset, "preference", config.columns, config.strict)
     run.set_rows("dataset", len(data.records))
     common.note_dropped(run, "dataset", data.dropped)
-    for note in data.notes:
-        tell(run, f"dataset: {note}")
+    tell_notes(run, "dataset", data.notes)
     pairs = [record for record in data.records if isinstance(record, Preference)]
     held = held_out_questions([question(pair) for pair in pairs], config)
     train = [pair for pair in pairs if question(pair) not in held]

@@ -146,6 +146,18 @@ def test_pairs_become_a_verdict_and_a_killed_run_the_same_one(
     assert Run.open(tmp_path / "killed" / "verdict").record["results"] == whole
 
 
+def test_columns_that_nobody_read_are_named_first(tmp_path: Path) -> None:
+    """By name, and with the key that reads them where a record comes out of it."""
+    made = [{**row, "annotator": "x", "margin_score": 2.0} for row in rows(4)]
+    data = write(tmp_path / "pairs.jsonl", made)
+    alignloop.run({"stage": "split", "output_dir": str(tmp_path / "out"), "dataset": data})
+    (told,) = Run.open(tmp_path / "out").record["warnings"]
+    assert (
+        told
+        == "dataset: columns that were not read: annotator, margin_score (columns={margin: margin_score})"
+    )
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [
@@ -162,14 +174,11 @@ def test_what_is_no_set_of_pairs_is_refused(tmp_path: Path, made: list[dict[str,
 def test_a_model_on_pairs_in_a_comparison(tmp_path: Path) -> None:
     """A model against itself raised neither answer: ½; likelier is the same for both."""
     data = write(tmp_path / "pairs.jsonl", [*rows(4), {**rows(1)[0], "chosen": "ok"}])
-    run = alignloop.run(
-        alignloop.CompareConfig(
-            models=[{"model": "tiny", "name": "one"}, {"model": "tiny", "name": "two"}],
-            sets=[{"kind": "preferences", "path": data}],
-            num_threads=1,
-            output_dir=str(tmp_path / "run"),
-        )
-    )
+    keys: dict[str, Any] = {
+        "models": [{"model": "tiny", "name": "one"}, {"model": "tiny", "name": "two"}],
+        "sets": [{"kind": "preferences", "path": data}],
+    }
+    run = alignloop.run(alignloop.CompareConfig(num_threads=1, output_dir=str(tmp_path / "run"), **keys))
     likelier, raised = run.results["comparison"]
     assert (likelier["name"], raised["name"]) == ("preferences.likelier", "preferences.raised")
     assert likelier["num_prompts"] == 4  # five pairs, two of one prompt

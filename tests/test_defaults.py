@@ -133,6 +133,7 @@ GIVEN: dict[str, Any] = {
     "after": "tiny",
     "run": "runs/ppo",
     "policy": "runs/dpo",
+    "reference": "tiny",
     "comparison": "runs/compare",
     "rewards": [{"verifier": "constraints"}],
     "judges": [{"model": "tiny"}],

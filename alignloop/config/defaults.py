@@ -45,8 +45,8 @@ RATES: Mapping[str, tuple[Rate, Rate, Rate, Rate]] = {
     "orpo": (Rate(5e-4, 2e-3), Rate(2e-5, 1e-4), Rate(8e-6, 8e-5), Rate(5e-6, 5e-5)),
     "reward": (Rate(1e-4, 5e-4), Rate(2e-5, 1e-4), Rate(1e-5, 5e-5), Rate(5e-6, 2e-5)),
 }
-"""By method: models below 20 M parameters, below 500 M, below 3 B, and above. docs/results/rates.md says which
-of these are measured; the last two columns are the papers' rates, kept low."""
+"""By method: models below 20 M parameters, below 500 M, below 3 B, and above. docs/results/rates.md says
+which are measured; the last two columns are the papers' rates, kept low."""
 
 
 class Decision(NamedTuple):

@@ -154,7 +154,7 @@ def test_columns_that_nobody_read_are_named_first(tmp_path: Path) -> None:
     (told,) = Run.open(tmp_path / "out").record["warnings"]
     assert (
         told
-        == "dataset: columns that were not read: annotator, margin_score (columns={margin: margin_score})"
+        == "dataset: columns that were not read: margin_score (columns={margin: margin_score})"
     )
 
 

@@ -152,10 +152,7 @@ def test_columns_that_nobody_read_are_named_first(tmp_path: Path) -> None:
     data = write(tmp_path / "pairs.jsonl", made)
     alignloop.run({"stage": "split", "output_dir": str(tmp_path / "out"), "dataset": data})
     (told,) = Run.open(tmp_path / "out").record["warnings"]
-    assert (
-        told
-        == "dataset: columns that were not read: margin_score (columns={margin: margin_score})"
-    )
+    assert told == "dataset: columns that were not read: margin_score (columns={margin: margin_score})"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@
 | `per_device_train_batch_size` | the largest power of two from 4 (KTO: 8) to 64 with which the rows that are left make 60 steps, over `gradient_accumulation_steps` |
 | `learning_rate` | `RATES` by method, size of the model and LoRA |
 
-A value in the recipe, on the command line or in a call always wins. `stages.defaults` counts rows and parameters
+Rows count before those that are longer than `max_length` are dropped. A value in the recipe, on the
+command line or in a call always wins. `stages.defaults` counts rows and parameters
 and says what was decided; the numbers stand in the run's recipe.yaml, the reasons in its run.json.
 """  # noqa: E501 - a table
 

@@ -14,12 +14,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from alignloop.config import Plan, StagePlan, may_change, path_values
+from alignloop.config.defaults import Decision, open_keys
 from alignloop.errors import AlignLoopError, RunError, UserError
 from alignloop.foreign import dump_yaml
 from alignloop.machine import release_memory
@@ -37,11 +38,11 @@ from alignloop.runs import (
     work_sha256,
     write_atomically,
 )
-from alignloop.runs.continuation import Origin, changes, origin, refuse_other_origin
+from alignloop.runs.continuation import origin
 from alignloop.runs.files import GIVEN, copy_given, saved_place
+from alignloop.runs.from_checkpoint import make_newest
 from alignloop.runs.hashing import content_sha256
-from alignloop.storage import FULL, has_shape, new_folder, writing
-from alignloop.training.checkpoint import read_manifest
+from alignloop.storage import FULL, writing
 from alignloop.training.distributed import is_first_rank, on_first_rank, start, wait_for_all
 
 PIPELINE_FILE = "pipeline.json"
@@ -129,8 +130,11 @@ def _run_stage(
 ) -> Outcome:
     folder = Path(stage.config.output_dir)
     with busy(f"{where}: looking at its inputs"):
+        stage, decisions = settle_defaults(stage, resume)
         inputs, parents = stage_inputs(stage)
         work = work_sha256(stage.stage, stage.keys, inputs, parents)
+    for key, one in decisions.items():
+        say(f"{where}: {key} {one.value:g}: {one.reason}")
     wanted = origin(stage.stage, stage.keys, inputs, parents)
     if on_first_rank(lambda: _reused(plan, stage, where, resume, overwrite, say, work, wanted)):
         return _outcome(stage, Run.open(folder), "reused")
@@ -148,9 +152,11 @@ def _run_stage(
         writing(folder, only=FULL),
     ):
         run.track(stage.config.report_to)
+        if decisions:
+            run.set_decided({key: one._asdict() for key, one in decisions.items()})
         if isinstance(resume, Path):
             checkpoint = resume
-            on_first_rank(lambda: _make_newest(checkpoint, run))
+            on_first_rank(lambda: make_newest(checkpoint, run))
         on_first_rank(lambda: copy_given(stage.given))
         say(f"{where}: {'goes on' if run.resumed else 'starts'}: {folder}")
 
@@ -163,6 +169,53 @@ def _run_stage(
         else:
             on_first_rank(do)
         return _outcome(stage, run, "finished")
+
+
+def settle_defaults(stage: StagePlan, resume: Resume = "auto") -> tuple[StagePlan, Mapping[str, Decision]]:
+    """A stage with numbers in the place of `auto`, and what was decided.
+
+    A run of the same work that is there already keeps its own numbers, whatever this version would decide;
+    a run that goes on from another one's checkpoint takes that one's.
+
+    Args:
+        stage: as the recipe has it.
+        resume: see `run_plan`.
+
+    Returns:
+        The stage as it will run, and a decision for each key; unchanged where data or model cannot be read,
+        of which the stage itself tells.
+    """
+    from alignloop.stages.defaults import settled, with_decisions
+
+    if not open_keys(stage.config):
+        return stage, {}
+
+    def decide() -> dict[str, list[Any]]:
+        source = resume.parents[1] if isinstance(resume, Path) else Path(stage.config.output_dir)
+        kept = _decided_before(source, open_keys(stage.config))
+        own = replace(stage, config=with_decisions(stage.config, kept)) if kept else stage
+        if kept and (isinstance(resume, Path) or _work(own) == Run.open(source).record["work_sha256"]):
+            return {key: list(one) for key, one in kept.items()}
+        try:
+            found = settled(stage.config, stage.objective, stage.given).decisions
+        except UserError:
+            return {}
+        return {key: list(one) for key, one in found.items()}
+
+    decisions = {key: Decision(*one) for key, one in on_first_rank(decide).items()}
+    return replace(stage, config=with_decisions(stage.config, decisions)), decisions
+
+
+def _decided_before(folder: Path, wanted: Sequence[str]) -> dict[str, Decision]:
+    """What an earlier run decided for the keys that are open now."""
+    if not (folder / RUN_FILE).is_file():
+        return {}
+    decided = Run.open(folder).record.get("decided", {})
+    return {key: Decision(**decided[key]) for key in wanted} if set(wanted) <= set(decided) else {}
+
+
+def _work(stage: StagePlan) -> str:
+    return work_sha256(stage.stage, stage.keys, *stage_inputs(stage))
 
 
 def stage_inputs(stage: StagePlan) -> tuple[dict[str, Input], list[Parent]]:
@@ -300,46 +353,6 @@ def _check_checkpoint(folder: Path, plan: Plan) -> None:
         raise RunError(f"--resume PATH: stage '{stage}' has no checkpoints to go on from; leave --resume out")
     if not folder.is_dir() or not _CHECKPOINT.fullmatch(folder.name):
         raise RunError(f"--resume {folder}: expected a checkpoint folder, such as checkpoints/step-00000100")
-
-
-def _make_newest(checkpoint: Path, run: Run) -> None:
-    """Make a checkpoint the newest of a run, so that its stage goes on from there.
-
-    One of another run is copied; later ones are moved to `checkpoints-unused/`.
-    """
-    target = run.checkpoints / checkpoint.name
-    if not target.exists():
-        _check_origin(checkpoint, run)
-    run.checkpoints.mkdir(exist_ok=True)
-    if not target.exists():
-        with new_folder(target) as made:
-            shutil.copytree(checkpoint, made, dirs_exist_ok=True)
-    elif not target.samefile(checkpoint):
-        raise RunError(f"--resume {checkpoint}: {target} exists already and is another one")
-    for later in sorted(run.checkpoints.glob("step-*")):
-        if int(later.name.removeprefix("step-")) > int(checkpoint.name.removeprefix("step-")):
-            unused = run.path / "checkpoints-unused"
-            unused.mkdir(exist_ok=True)
-            shutil.rmtree(unused / later.name, ignore_errors=True)
-            later.rename(unused / later.name)
-
-
-def _check_origin(checkpoint: Path, run: Run) -> None:
-    """Refuse a checkpoint of a run with other settings, before it is copied; note what may differ and does.
-
-    Raises:
-        RunError: naming what differs; the checkpoint is damaged or does not tell what it was trained with.
-    """
-    state = read_manifest(checkpoint)["state"]
-    if not has_shape(state.get("origin"), Origin):
-        raise RunError(
-            f"--resume {checkpoint}: it does not tell what it was trained with (an earlier version wrote "
-            "it); go on in its own run folder, or start from that run's weights by model_name_or_path"
-        )
-    refuse_other_origin(str(checkpoint), {"origin": state["origin"]}, {"origin": run.origin}, run.may_change)
-    longer = changes(state["origin"], run.origin, run.may_change)
-    if longer:
-        run.continue_from(str(checkpoint), longer)
 
 
 def _claim(plan: Plan) -> None:

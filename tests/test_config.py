@@ -133,7 +133,7 @@ dataset: 예시.jsonl
         "r.yaml:5: num_train_epochs: value [1, 2] is not accepted; expected a number above 0",
         "r.yaml:6: dtype: value 'fp99' is not accepted; expected one of auto, float32, bfloat16",
         "r.yaml:7: 'fp16' is not supported: float16 overflows in training; use dtype: bfloat16 or float32",
-        "r.yaml:8: learning_rate: value 'fast' is not accepted; expected a number above 0",
+        "r.yaml:8: learning_rate: value 'fast' is not accepted; expected a number above 0 or auto",
         "command line: max_length: value 3 is not accepted; expected a whole number of at least 8",
     ]
 

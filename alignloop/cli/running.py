@@ -94,13 +94,18 @@ def print_stage(stage: StagePlan, plan: Plan) -> None:
     Raises:
         UserError: something of the stage cannot be read, or a model cannot be sampled from.
     """
-    from alignloop.pipeline import load_function
+    from alignloop.pipeline import load_function, settle_defaults
     from alignloop.progress import busy
 
     if plan.is_pipeline:
-        print(f"# {stage.name}")
-    print(dump_yaml(stage.keys), end="", flush=True)
+        print(f"# {stage.name}", flush=True)
     waiting = paths_made_here(stage, plan)
+    with busy("looking at the rows and the model"):
+        stage, decisions = (stage, {}) if waiting else settle_defaults(stage)
+    print(dump_yaml(stage.keys), end="")
+    for key, one in decisions.items():
+        print(f"# {key}: {one.value:g}: {one.reason}")
+    sys.stdout.flush()
     with busy("loading PyTorch"):
         from alignloop.stages.writers import check_writers
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Required
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config.fields import conflict, free, path_or
+from alignloop.config.fields import AUTO, AutoRate, conflict, free, path_or
 from alignloop.config.section import ModelPath, TemplateConfig, TemplatePath
 from alignloop.config.stages import (
     DATASET,
@@ -193,10 +193,9 @@ class LoopConfig(TrainConfig, SamplingConfig):
         default="both",
         description="what is trained in a round, from the start model on all judgements so far",
     )
-    reward_learning_rate: float = Field(
-        default=1e-5, gt=0, description="highest learning rate of reward models"
+    reward_learning_rate: AutoRate = Field(
+        default=AUTO, description="highest learning rate of reward models; auto as in stage reward"
     )
-    learning_rate: float = Field(default=1e-6, gt=0, description="highest learning rate of policies")
     every: int = Field(default=50, ge=1, description="new judgements that start a round")
     rounds: int = free(0, ge=0, description="rounds after which the loop ends; 0 goes on until it is stopped")
     idle_s: float = free(

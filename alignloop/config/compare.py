@@ -25,6 +25,7 @@ SetKind = Literal[
     "multiple_choice",
     "exact",
     "perplexity",
+    "preferences",
     "lm_eval",
 ]
 SET_KINDS: tuple[str, ...] = get_args(SetKind)

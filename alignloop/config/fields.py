@@ -1,12 +1,38 @@
-"""How keys of a recipe are declared: paths, what a continuation may change, errors about two keys."""
+"""How keys of a recipe are declared: paths, `auto`, what a continuation may change, errors about two keys."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, JsonValue
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
+
+from alignloop.errors import ConfigError
+
+N = TypeVar("N", int, float)
+AUTO: Literal["auto"] = "auto"
+"""Value of a key that data and model decide before a run begins: see `config.defaults`."""
+AutoRate = Annotated[float, Field(gt=0)] | Literal["auto"]
+AutoSize = Annotated[int, Field(ge=1)] | Literal["auto"]
+AutoShare = Annotated[float, Field(ge=0, le=0.5)] | Literal["auto"]
+
+
+def fixed(value: N | Literal["auto"]) -> N:
+    """The number of a key that may be `auto`.
+
+    Args:
+        value: as the configuration has it.
+
+    Returns:
+        The number.
+
+    Raises:
+        ConfigError: it is still `auto`: the stage was called without `stages.defaults.settled`.
+    """
+    if value == AUTO:
+        raise ConfigError("a key is still 'auto'; give it a number, or run the stage by its recipe")
+    return value
 
 
 def path_or(*words: str) -> FieldInfo:

@@ -92,7 +92,7 @@ def make_plan(
     Args:
         recipe: as read from a file, or empty.
         overrides: `key=value` from the command line; `name.key` goes to one stage of a pipeline, a plain
-            key to all stages that know it.
+            key to all stages that know it and that do not take it from an earlier stage (`@name`).
         stage: the stage a recipe without `stage:` is for.
         output_dir: where to write if neither recipe nor overrides say it; a single stage's is runs/STAGE
             by default.
@@ -169,14 +169,15 @@ def _pipeline(
     used: set[str] = set()
     notices: list[str] = []
     plans: list[StagePlan] = []
-    earlier: dict[str, Path] = {}
+    earlier: dict[str, Path | str] = _values_named(shared, everywhere)
     for item in items:
         known = _with_aliases(
             known_keys(item.spec, {**shared, **item.entries, **everywhere, **own[item.name]})
         )
         used |= known
         defaults = {key: entry for key, entry in shared.items() if key in known}
-        general = {key: entry for key, entry in everywhere.items() if key in known}
+        linked = {key for key, entry in item.entries.items() if _is_link(entry.value)}
+        general = {key: entry for key, entry in everywhere.items() if key in known and key not in linked}
         layers = [defaults, item.entries, general, own[item.name]]
         entries = merge_layers(item.spec, layers, findings, notices.append)
         if "output_dir" in entries:
@@ -198,6 +199,16 @@ def _pipeline(
                     entry.where, f"unknown key '{key}': no stage has it; {_nearest(key, sorted(used))}"
                 )
     return Plan(recipe.file, root, tuple(plans), True, tuple(dict.fromkeys(notices)))
+
+
+def _values_named(shared: Entries, everywhere: Entries) -> dict[str, Path | str]:
+    """`@model_name_or_path` in a stage is the model of the whole recipe, as the command line has it."""
+    found = {**shared, **everywhere}.get("model_name_or_path")
+    return {"model_name_or_path": str(found.value)} if found is not None else {}
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
 
 
 def _with_aliases(known: set[str]) -> set[str]:
@@ -247,7 +258,9 @@ def _split_overrides(
     return own, everywhere
 
 
-def _link(entries: Entries, earlier: Mapping[str, Path], names: list[str], findings: Findings) -> Entries:
+def _link(
+    entries: Entries, earlier: Mapping[str, Path | str], names: list[str], findings: Findings
+) -> Entries:
     """`@name` replaced by the run folder of that earlier stage, at any depth."""
 
     def replace(value: Any, where: str, key: str) -> Any:

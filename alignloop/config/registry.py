@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
 from alignloop.config.compare import AuditConfig, CompareConfig
+from alignloop.config.pairs import SplitConfig, VerdictConfig
 from alignloop.config.reward_models import AverageRewardsConfig, RewardBenchConfig, RewardConfig
 from alignloop.config.rl import (
     DAPOConfig,
@@ -135,6 +136,8 @@ STAGES: Mapping[str, StageSpec] = {
     ),
     "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate", checkpoints=False),
     "compare": StageSpec(CompareConfig, "alignloop.stages.compare:compare", checkpoints=False),
+    "split": StageSpec(SplitConfig, "alignloop.stages.split:split", checkpoints=False),
+    "verdict": StageSpec(VerdictConfig, "alignloop.stages.verdict:verdict", checkpoints=False),
     "audit": StageSpec(AuditConfig, "alignloop.stages.audit:audit", checkpoints=False),
 }
 """Stages with a configuration of their own. A new one is one entry here."""

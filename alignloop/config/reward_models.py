@@ -37,7 +37,6 @@ class RewardConfig(TrainConfig):
         description="one reward from the members: mean, worst case, or mean − uwo_coefficient · variance",
     )
     uwo_coefficient: float = Field(default=0.5, ge=0, description="weight of the members' variance in uwo")
-    learning_rate: float = Field(default=1e-5, gt=0, description="highest learning rate")
 
     @model_validator(mode="after")
     def _adapters_or_frozen(self) -> RewardConfig:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config.fields import conflict, free, path_or
+from alignloop.config.fields import AUTO, AutoRate, AutoShare, AutoSize, conflict, fixed, free, path_or
 from alignloop.config.reward_names import PenaltyName, VerifierName
 from alignloop.config.section import Path, Section
 from alignloop.config.stages import (
@@ -175,7 +175,17 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     kl_horizon: int = Field(
         default=10_000, ge=1, description="completions over which it changes by about 20 %"
     )
-    learning_rate: float = Field(default=1e-6, gt=0, description="highest learning rate")
+    eval_fraction: AutoShare = Field(default=0.0, description="stages that sample hold nothing out: 0")
+    per_device_train_batch_size: AutoSize = Field(
+        default=8, description="prompts with all their completions per accumulation unit"
+    )
+    learning_rate: AutoRate = Field(default=1e-6, description="highest learning rate")
+    warmup_ratio: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the steps spent warming up; 0 where warmup_steps is set",
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         default="constant", description="shape of the decay after warm-up; linear and cosine end at 0"
     )
@@ -189,6 +199,9 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
 
     @model_validator(mode="after")
     def _samples_what_is_assumed(self) -> OnlineConfig:
+        for key in ("learning_rate", "per_device_train_batch_size"):
+            if getattr(self, key) == AUTO:
+                raise conflict(key, "auto is for stages that train on stored rows; give a number here")
         if self.temperature == 0:
             raise conflict("temperature", "0 explores nothing; RL needs a temperature above 0")
         for key in ("top_k", "top_p", "min_p", "repetition_penalty"):
@@ -224,7 +237,7 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     @property
     def prompts_per_step(self) -> int:
         """Prompts of an optimizer step."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return fixed(self.per_device_train_batch_size) * self.gradient_accumulation_steps
 
     def corrects_sampler(self, *, bfloat16: bool) -> bool:
         """Whether old log-probs are the trainer's; `bfloat16` are its matrix products."""
@@ -361,7 +374,7 @@ class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
     )
     max_prompts: int = Field(default=0, ge=0, description="prompts of a round; 0 uses all in every round")
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
-    learning_rate: float = Field(default=1e-6, gt=0, description="highest learning rate of each round")
+    eval_fraction: AutoShare = Field(default=0.0, description="rounds train on fresh samples: 0")
 
     @model_validator(mode="after")
     def _distinct_pairs(self) -> IterateConfig:

@@ -1,8 +1,9 @@
 """One pydantic model per stage; its fields are the keys of a recipe, each with a line of documentation.
 
 Keys have the names TRL gives them. No default depends on another field; `null` is not a default of
-anything that could be a number. Sections are combined by inheritance, so a key has one meaning and one
-description in all stages. An objective's own keys (`beta`, …) are not here: they come from its file.
+anything that could be a number. What data and model decide is `auto` and becomes a number before a run
+begins, in one place: `config.defaults`. Sections are combined by inheritance, so a key has one meaning
+and one description in all stages. An objective's own keys (`beta`, …) are not here: they come from its file.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Required
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config.fields import conflict, free, longer
+from alignloop.config.fields import AUTO, AutoRate, AutoShare, AutoSize, conflict, free, longer
 from alignloop.config.python_call import python_call
 from alignloop.config.section import (
     ModelPath,
@@ -122,8 +123,10 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     """Everything that trains: rows, lengths, batches, optimizer, LoRA, logging, checkpoints."""
 
     eval_dataset: Dataset | None = free(None, description=f"held-out rows: {DATASET}")
-    eval_fraction: float = Field(
-        default=0.0, ge=0, le=0.5, description="share of the prompts held out for evaluation"
+    eval_fraction: AutoShare = Field(
+        default=AUTO,
+        description="share of the prompts held out for evaluation; auto is a tenth, 500 rows at most, and 0 "
+        "with an eval_dataset or fewer than 20 prompts",
     )
     eval_steps: int = free(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
     shuffle: bool = Field(default=True, description="new order of the rows in every epoch, from the seed")
@@ -132,8 +135,10 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
         default="drop", description="what to do with a longer one; truncate cuts prompts from the left"
     )
 
-    per_device_train_batch_size: int = Field(
-        default=8, ge=1, description="prompts with all their completions per accumulation unit and device"
+    per_device_train_batch_size: AutoSize = Field(
+        default=AUTO,
+        description="prompts with all their completions per accumulation unit; auto is the largest power of "
+        "two, up to 64, with which the rows make 60 steps",
     )
     gradient_accumulation_steps: int = Field(
         default=1, ge=1, description="accumulation units per optimizer step"
@@ -146,11 +151,20 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     )
     num_train_epochs: float = longer(1.0, gt=0, description="passes over the rows, unless max_steps is set")
     max_steps: int = longer(-1, ge=-1, description="optimizer steps in all; -1 follows num_train_epochs")
-    learning_rate: float = Field(default=2e-5, gt=0, description="highest learning rate")
+    learning_rate: AutoRate = Field(
+        default=AUTO,
+        description="highest learning rate; auto follows method, size of the model and LoRA: "
+        "docs/results/rates.md",
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         default="cosine", description="shape of the decay after warm-up; linear and cosine end at 0"
     )
-    warmup_ratio: float = Field(default=0.0, ge=0, lt=1, description="share of the steps spent warming up")
+    warmup_ratio: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="share of the steps spent warming up; 0 where warmup_steps is set",
+    )
     warmup_steps: int = Field(default=0, ge=0, description="steps spent warming up; excludes warmup_ratio")
     weight_decay: float = Field(
         default=0.0, ge=0, description="AdamW's decay of matrices, not of norms and biases"
@@ -191,13 +205,20 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
         """
         return self.token_budget or (4096 if device_type == "cpu" else 16_384)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_in_the_place_of_a_share(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("warmup_steps") and "warmup_ratio" not in values:
+            return {**values, "warmup_ratio": 0.0}
+        return values
+
     @model_validator(mode="after")
     def _keys_that_exclude_each_other(self) -> TrainConfig:
         if self.max_steps == 0:
             raise conflict("max_steps", "0 would train nothing; -1 follows num_train_epochs")
         if self.warmup_ratio and self.warmup_steps:
             raise conflict("warmup_steps", "warmup_ratio is set too; keep one of them")
-        if self.eval_fraction and self.eval_dataset is not None:
+        if self.eval_fraction not in (AUTO, 0) and self.eval_dataset is not None:
             raise conflict("eval_fraction", "eval_dataset is set too; keep one of them")
         if not self.lora_r:
             for key in ("lora_alpha", "lora_dropout", "lora_target_modules"):
@@ -225,7 +246,19 @@ class SamplingConfig(Section):
 class PretrainConfig(TrainConfig):
     """Language modelling on documents."""
 
-    learning_rate: float = Field(default=3e-4, gt=0, description="highest learning rate")
+    model_name_or_path: ModelPath = Field(
+        default="tiny",
+        description="run folder, model or adapter folder, .gguf, hub id, `smollm2-135m-instruct` or `tiny`",
+    )
+    max_length: int = Field(default=512, ge=8, description="longest document, in tokens")
+    overlength: Literal["drop", "truncate", "error"] = Field(
+        default="truncate", description="what to do with a longer one; truncate cuts it into pieces"
+    )
+    learning_rate: AutoRate = Field(default=3e-4, description="highest learning rate")
+    weight_decay: float = Field(
+        default=0.1, ge=0, description="AdamW's decay of matrices, not of norms and biases"
+    )
+    adam_beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW's decay of the variance")
 
 
 class SFTConfig(TrainConfig):
@@ -289,7 +322,6 @@ class PreferenceConfig(TrainConfig):
     precompute_ref_log_probs: bool = Field(
         default=True, description="compute the reference's log-probs once and cache them by content"
     )
-    learning_rate: float = Field(default=1e-6, gt=0, description="highest learning rate")
 
 
 class BestOfNConfig(TrainConfig, SamplingConfig):
@@ -306,6 +338,7 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
     )
     max_prompts: int = Field(default=0, ge=0, description="prompts to answer; 0 answers all")
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
+    eval_fraction: AutoShare = Field(default=0.0, description="the best answers are all trained on: 0")
 
     @model_validator(mode="after")
     def _keeps_fewer_than_n(self) -> BestOfNConfig:

@@ -31,10 +31,12 @@ PROPOSED: Mapping[str, tuple[str, ...]] = {
     ),
     "chosen": (
         *("good", "better", "preferred", "winner", "accepted", "positive", "best", "win", "pos"),
+        *("good_answer", "better_answer", "preferred_answer", "good_response", "better_response"),
         *("좋은답변", "좋은_답변", "선호답변"),
     ),
     "rejected": (
         *("bad", "worse", "dispreferred", "loser", "declined", "negative", "worst", "lose", "neg"),
+        *("bad_answer", "worse_answer", "bad_response", "worse_response"),
         *("나쁜답변", "나쁜_답변", "비선호답변"),
     ),
     "label": ("liked", "thumbs", "is_good", "desirable", "feedback", "is_safe", "좋음"),

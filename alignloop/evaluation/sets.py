@@ -10,6 +10,7 @@
 | multiple_choice | question, choices, answer, or a form of `multiple_choice` | accuracy |
 | exact | a prompt and `answer` (a number, `… #### 72`, or a text) | accuracy |
 | perplexity | text | perplexity |
+| preferences | judged pairs, in any form that `data check` knows | which answer the model finds likelier |
 
 Sets of kind `lm_eval` have no file: their path names tasks of lm-eval, see harness.py.
 """
@@ -28,7 +29,7 @@ from alignloop.data.multiple_choice import LETTERS, Choice
 from alignloop.data.sources import Row, Spec, read_rows
 from alignloop.errors import DataError
 from alignloop.evaluation.choices import Question
-from alignloop.records import Document, Message, Prompt, Provenance, Record, with_tools
+from alignloop.records import Document, Message, Preference, Prompt, Provenance, Record, with_tools
 
 BUILT_IN_REQUESTS = Path(__file__).with_name("harmlessness.jsonl")
 """52 requests in English and Korean: harmful ones, benign ones, and bait: benign ones in alarming words."""
@@ -152,6 +153,25 @@ def read_documents(spec: Spec) -> list[Document]:
         DataError: an odd row.
     """
     return [r for r in read_records(spec, kind="document").records if isinstance(r, Document)]
+
+
+def read_preferences(spec: Spec) -> list[Question]:
+    """Judged pairs as questions with two choices, the better one first; ties are left out.
+
+    Raises:
+        DataError: no pair of which one answer is better.
+    """
+    pairs = [record for record in read_records(spec, "preference").records if isinstance(record, Preference)]
+    found = [
+        Question(
+            p.prompt, (p.chosen, p.rejected) if p.probability > 0.5 else (p.rejected, p.chosen), (True, False)
+        )
+        for p in pairs
+        if p.probability != 0.5
+    ]
+    if not found:
+        raise DataError("no pair has a better answer", file=str(spec), reason="no_rows")
+    return found
 
 
 def _as_prompt(record: Record) -> Prompt:

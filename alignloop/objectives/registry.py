@@ -37,6 +37,11 @@ def names() -> list[str]:
 
 
 @cache
+def file_of(objective: object) -> str:
+    """The file in objectives/ that an objective stands in, "" for none: `dpo` of `DPO(beta=0.1)`."""
+    return "" if objective is None else type(objective).__module__.rpartition(".")[2]
+
+
 def load(name: str) -> type[Any]:
     """The one objective class in `objectives/<name>.py`.
 

@@ -85,8 +85,8 @@ def overall(stages: Sequence[tuple[str, Outcome]]) -> list[str]:
     ]
 
 
-_VERDICTS = ("evaluate", "compare", "audit", "reward_bench")
-_WITHOUT_MODEL = ("sample", "feedback", "judge", "instructions", "mix", "constitution", *_VERDICTS)
+_VERDICTS = ("verdict", "evaluate", "compare", "audit", "reward_bench")
+_WITHOUT_MODEL = ("sample", "feedback", "judge", "instructions", "mix", "split", "constitution", *_VERDICTS)
 
 
 def _report(run: RunFolder, folder: str) -> Next:
@@ -146,6 +146,13 @@ def _compared(run: RunFolder, folder: str) -> Next:
     return [*_report(run, folder), *talk]
 
 
+def _to_people(run: RunFolder, folder: str) -> Next:
+    return [
+        (f"alignloop label serve {folder}/label", "let people compare the answers"),
+        *_report(run, folder),
+    ]
+
+
 _NEXT: Mapping[str, Callable[[RunFolder, str], Next]] = {
     **dict.fromkeys(("pretrain", "sft", "best_of_n", "iterate", "interpolate", "loop"), _policy),
     **dict.fromkeys(("ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"), _policy),
@@ -155,6 +162,7 @@ _NEXT: Mapping[str, Callable[[RunFolder, str], Next]] = {
     "constitution": _to_imitate,
     "instructions": _to_ask,
     "evaluate": _compared,
-    **dict.fromkeys(("compare", "audit", "reward_bench", "refusals"), _report),
+    "verdict": _to_people,
+    **dict.fromkeys(("compare", "audit", "reward_bench", "refusals", "split"), _report),
 }
 """Next commands of each stage that is not named after an objective of preferences."""

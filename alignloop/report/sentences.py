@@ -321,8 +321,19 @@ def _refused(run: RunFolder, results: Results) -> list[str]:
 
 
 def _verdict(run: RunFolder, results: Results) -> list[str]:
-    said = text(results.get("text"))
-    return [said] if said else []
+    said, more = text(results.get("text")), results.get("sentences")
+    return [text(one) for one in more] if isinstance(more, list) else [said] if said else []
+
+
+def _divided(run: RunFolder, results: Results) -> list[str]:
+    rows, held, prompts = (_value(results, f"num_{n}") for n in ("rows", "held_out", "held_out_prompts"))
+    longer = _value(results, "chosen_longer")
+    if rows is None or longer is None:
+        return []
+    return [
+        f"{rounded(rows)} pairs to train on, {rounded(held)} held out ({rounded(prompts)} prompts); the "
+        f"chosen answer is the longer one in {100 * longer:.1f} %."
+    ]
 
 
 def _list(value: Json) -> list[Json]:
@@ -345,6 +356,8 @@ _STAGES: Mapping[str, Callable[[RunFolder, Results], list[str]]] = {
     "evaluate": _evaluation,
     "compare": _compared,
     "audit": _verdict,
+    "verdict": _verdict,
+    "split": _divided,
     **dict.fromkeys(("instructions", "interpolate", "loop", "mix"), _first_numbers),
     **dict.fromkeys(("ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"), _online),
 }

@@ -287,6 +287,11 @@ class Run:
         self._record["environment"] |= plain(facts)
         self._write()
 
+    def set_decided(self, decisions: Mapping[str, Mapping[str, Any]]) -> None:
+        """Record what data and model decided in the place of `auto`: {key: {value, reason}}."""
+        self._record["decided"] = plain(dict(decisions))
+        self._write()
+
     def set_rows(self, name: str, rows: int) -> None:
         """Record how many rows of an input were used."""
         if name in self._record["inputs"]:

@@ -49,6 +49,13 @@ class ContinuesRow(TypedDict):
     changed: list[str]
 
 
+class DecidedRow(TypedDict):
+    """A number in the place of `auto`."""
+
+    value: float
+    reason: str
+
+
 class Record(TypedDict):
     """The keys of run.json that others rely on; a run may have further ones."""
 
@@ -72,6 +79,7 @@ class Record(TypedDict):
     results: NotRequired[dict[str, Any]]
     process: NotRequired[ProcessRow]
     continues: NotRequired[ContinuesRow]
+    decided: NotRequired[dict[str, DecidedRow]]
 
 
 def read_record(folder: Path) -> dict[str, Any]:

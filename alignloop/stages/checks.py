@@ -5,6 +5,7 @@ Errors stop a stage before its first step, warnings are told; docs/lint.md expla
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -37,6 +38,23 @@ def tell(run: Run, text: str) -> None:
     run.warn(text)
     if process_rank() == 0:
         print(f"warning: {text}", file=sys.stderr)
+
+
+def tell_notes(run: Run, name: str, notes: Sequence[str]) -> None:
+    """What was not read of a data set; columns are proposed as the recipe's key `columns` takes them.
+
+    `alignloop data check` has an option in its place: `--column chosen=good` is `columns={chosen: good}`.
+    """
+    for note in notes:
+        tell(run, f"{name}: {_COLUMN.sub(_as_key, note)}")
+
+
+_COLUMN = re.compile(r"--column (?:'([^'=]+)=([^']+)'|([^\s=]+)=([^\s)]+))")
+
+
+def _as_key(found: re.Match[str]) -> str:
+    field, column = (part for part in found.groups() if part)
+    return f"columns={{{field}: {column}}}"
 
 
 def check_settings(config: StageConfig, objective: Objective | None = None) -> None:
@@ -105,7 +123,9 @@ def check_start(
     Raises:
         ConfigError: a trap that makes the training worthless.
     """
-    findings = lint_schedule(config, num_steps, done=done) + lint_weights(model)
+    size = sum(p.numel() for p in model.hf.parameters())
+    findings = lint_schedule(config, num_steps, done=done, objective=objective, num_parameters=size)
+    findings += lint_weights(model)
     if not done and model.head is not None and isinstance(config, RewardConfig):
         findings += lint_head(model.head, config.seed_of_head)
     own = getattr(config, "reference", "auto") in ("auto", "start")

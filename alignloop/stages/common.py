@@ -22,6 +22,7 @@ from alignloop.config import (
     may_change,
     path_values,
 )
+from alignloop.config.fields import fixed
 from alignloop.config.rl import IterateConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
@@ -42,7 +43,7 @@ from alignloop.objectives.base import Objective
 from alignloop.progress import Progress, busy
 from alignloop.runs import Run, find_inputs
 from alignloop.runs.continuation import refuse_other_origin
-from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
+from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell, tell_notes
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts
 from alignloop.stages.stopping import stop_requests
@@ -166,8 +167,7 @@ def read_data(config: TrainConfig, kind: str | Sequence[str], run: Run) -> tuple
             held_out = read_records(config.eval_dataset, data.kind, config.columns, config.strict)
         run.set_rows("eval_dataset", len(held_out.records))
     note_dropped(run, "dataset", data.dropped)
-    for note in data.notes:
-        tell(run, f"dataset: {note}")
+    tell_notes(run, "dataset", data.notes)
     return data, held_out
 
 
@@ -328,7 +328,7 @@ def _trainer(config: TrainConfig, prepared: Prepared, num_steps: int, reference:
 
 def data_order(config: TrainConfig, groups: Sequence[Group]) -> GroupStream:
     """The recipe's epochs over the groups."""
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    per_step = fixed(config.per_device_train_batch_size) * config.gradient_accumulation_steps
     return GroupStream(
         groups, per_step, config.num_train_epochs, config.max_steps, config.seed, config.shuffle
     )
@@ -337,7 +337,7 @@ def data_order(config: TrainConfig, groups: Sequence[Group]) -> GroupStream:
 def optimizer_settings(config: TrainConfig, num_steps: int) -> OptimizerSettings:
     """The recipe's optimizer keys; warm-up as steps."""
     return OptimizerSettings(
-        learning_rate=config.learning_rate,
+        learning_rate=fixed(config.learning_rate),
         lr_scheduler_type=config.lr_scheduler_type,
         warmup_steps=config.warmup_steps or round(config.warmup_ratio * num_steps),
         weight_decay=config.weight_decay,

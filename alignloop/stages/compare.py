@@ -89,7 +89,7 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
         _candidate(config, entry, name, run) for entry, name in zip(config.models, names, strict=True)
     ]
     sets = [
-        read_set(entry, name, function(entry["scorer"]) if "scorer" in entry else None)
+        read_set(entry, name, function(entry["scorer"]) if "scorer" in entry else None, baseline)
         for entry, name in zip(config.sets, set_names(config.sets), strict=True)
     ]
     raw = _collect(candidates, sets)

@@ -34,12 +34,14 @@ class EvaluationSet:
         entry: from the recipe.
         rows: in the form its kind reads.
         scorer: replaces the lexical measure, None for that.
+        baseline: name of the model that others are compared with.
     """
 
     name: str
     entry: SetEntry
     rows: Sequence[Any]
     scorer: Component | None = None
+    baseline: str = ""
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -58,7 +60,7 @@ class Kind:
     answers: bool = True
 
 
-def read_set(entry: SetEntry, name: str, scorer: Component | None) -> EvaluationSet:
+def read_set(entry: SetEntry, name: str, scorer: Component | None, baseline: str = "") -> EvaluationSet:
     """Read a set's rows.
 
     Raises:
@@ -73,7 +75,7 @@ def read_set(entry: SetEntry, name: str, scorer: Component | None) -> Evaluation
     rows = kind.read(spec)
     if len(rows) < 2:
         raise DataError(f"set '{name}' needs at least 2 rows", file=entry["path"], value=len(rows))
-    found = EvaluationSet(name, entry, rows, scorer)
+    found = EvaluationSet(name, entry, rows, scorer, baseline)
     if entry["kind"] == "instructions":
         bare = next((p for p in found.prompts if not p.constraints), None)
         if bare is not None:
@@ -87,7 +89,7 @@ def read_set(entry: SetEntry, name: str, scorer: Component | None) -> Evaluation
 def collect(candidate: Candidate, one: EvaluationSet) -> Raw:
     """What a model gives for a set."""
     kind = one.entry["kind"]
-    if kind == "multiple_choice":
+    if kind in ("multiple_choice", "preferences"):
         return candidate.choices(one.rows)
     if kind == "truthfulness":
         both = [question for pair in one.rows for question in pair]
@@ -202,6 +204,45 @@ def _multiple_choice(one: EvaluationSet, raw: Mapping[str, Raw]) -> list[Measure
     return [measurement(one.name, values, unit="share", scale="rate", margin=margin, missing=missing)]
 
 
+def _preferences(one: EvaluationSet, raw: Mapping[str, Raw]) -> list[Measurement]:
+    """Which answer of each pair a model finds likelier per byte, and which one it raised more.
+
+    The second is the accuracy of implicit rewards against the baseline (arXiv 2305.18290, equation 5), which
+    itself has none.
+    """
+    done, missing = _split(raw)
+    sizes = np.asarray([[max(1, len(c.encode("utf-8", "replace"))) for c in q.choices] for q in one.rows])
+    sums = {model: np.asarray(rows, dtype=np.float64) for model, rows in done.items()}
+    likelier = {model: _prefers_first(found / sizes) for model, found in sums.items()}
+    prompts = list(dict.fromkeys(question.prompt for question in one.rows))
+    place = np.asarray([prompts.index(question.prompt) for question in one.rows])
+
+    def of(name: str, values: Mapping[str, np.ndarray], missing: Mapping[str, str], note: str) -> Measurement:
+        return measurement(
+            f"{one.name}.{name}",
+            {model: np.bincount(place, value, len(prompts)) for model, value in values.items()},
+            unit="share",
+            scale="rate",
+            sizes=np.bincount(place, minlength=len(prompts)),
+            margin=one.entry.get("margin"),
+            missing=missing,
+            note=note,
+        )
+
+    found = [of("likelier", likelier, missing, "chosen answer likelier per byte")]
+    if one.baseline in sums and len(sums) > 1:
+        base = sums[one.baseline]
+        raised = {m: _prefers_first(rows - base) for m, rows in sums.items() if m != one.baseline}
+        none = {**missing, one.baseline: "the others are measured against it"}
+        found.append(of("raised", raised, none, "chosen answer raised more than the rejected one"))
+    return found
+
+
+def _prefers_first(scores: np.ndarray) -> np.ndarray:
+    """(N, 2) → (N,): 1 where the first is higher, ½ where both are equal."""
+    return (1 + np.sign(scores[:, 0] - scores[:, 1])) / 2
+
+
 def _exact(one: EvaluationSet, raw: Mapping[str, Raw]) -> list[Measurement]:
     def right(answers: Sequence[str]) -> list[float]:
         return [is_correct(text, p.answer or "") for text, p in zip(answers, one.prompts, strict=True)]
@@ -305,6 +346,7 @@ KINDS: Mapping[str, Kind] = {
     "multiple_choice": Kind(sets.read_multiple_choice, _multiple_choice, answers=False),
     "exact": Kind(sets.read_exact, _exact),
     "perplexity": Kind(sets.read_documents, _perplexity, answers=False),
+    "preferences": Kind(sets.read_preferences, _preferences, answers=False),
     "lm_eval": Kind(_task_names, _lm_eval, answers=False),
 }
 """A new kind is one entry here, one reader in evaluation/sets.py and one name in config/compare.py."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from alignloop.config.defaults import STEPS, family, usual_rate
+from alignloop.config.fields import AUTO, fixed
 from alignloop.config.reward_models import RewardConfig
 from alignloop.config.rl import IterateConfig, OnlineConfig
 from alignloop.config.stages import PreferenceConfig, PretrainConfig, StageConfig, TrainConfig
@@ -15,6 +18,7 @@ from alignloop.data.packing import Group
 from alignloop.machine import bf16_is_native
 from alignloop.objectives.base import Objective
 from alignloop.objectives.kto import KTO, weight_advice
+from alignloop.objectives.registry import file_of
 from alignloop.stages.lint import Finding
 
 # Lowest and highest usual learning rate of full fine-tuning, with room to both sides. Adapters want
@@ -63,18 +67,27 @@ def lint_settings(
     return [finding for finding in found if finding is not None]
 
 
-def lint_schedule(config: TrainConfig, num_steps: int, *, done: int = 0) -> list[Finding]:
-    """Traps of the schedule: a warm-up that never ends, a resume with nothing left to do.
+def lint_schedule(
+    config: TrainConfig,
+    num_steps: int,
+    *,
+    done: int = 0,
+    objective: Objective | None = None,
+    num_parameters: int | None = None,
+) -> list[Finding]:
+    """Traps of the schedule: a warm-up that never ends, steps that move nothing, a resume with nothing to do.
 
     Args:
         config: the stage's settings.
         num_steps: optimizer steps in all.
         done: optimizer steps in the checkpoint that the run goes on from.
+        objective: the stage's loss, None for a stage without a choice.
+        num_parameters: of the model, None if it is not known.
 
     Returns:
         What was found.
     """
-    found = []
+    found = [] if num_parameters is None else _hardly_moves(config, num_steps, objective, num_parameters)
     warmup = config.warmup_steps or round(config.warmup_ratio * num_steps)
     if warmup >= num_steps > 1:
         sentence = f"the warm-up of {warmup} steps does not end within the {num_steps} steps of this run"
@@ -87,6 +100,34 @@ def lint_schedule(config: TrainConfig, num_steps: int, *, done: int = 0) -> list
         fix = "raise num_train_epochs or max_steps, or take a new output_dir; its model is saved as it is"
         found.append(Finding("AL211", "warning", sentence, fix))
     return found
+
+
+_LEAST_REACH = 0.5
+"""Steps × rate, as a share of 60 steps at the usual rate, below which a run is warned of; below a fifth of it
+nothing is to be expected."""
+
+
+def _hardly_moves(
+    config: TrainConfig, num_steps: int, objective: Objective | None, num_parameters: int
+) -> list[Finding]:
+    """AL213: steps and rate together are far below what moves a model of this size."""
+    if isinstance(config, OnlineConfig | PretrainConfig):
+        return []
+    lora, rate = config.lora_r > 0, fixed(config.learning_rate)
+    usual = usual_rate(family(config, file_of(objective)), num_parameters, lora=lora)
+    if num_steps * rate >= _LEAST_REACH * STEPS * usual:
+        return []
+    reach = num_steps * rate / (STEPS * usual)
+    words = "will hardly move this model" if reach < _LEAST_REACH / 5 else "may be too few to move this model"
+    steps = "1 step" if num_steps == 1 else f"{num_steps} steps"
+    sentence = (
+        f"{steps} of {rate:g} {words}: usual are {STEPS} steps or more of about {usual:g} "
+        f"({'adapters' if lora else 'all weights'}, {num_parameters / 1e6:.3g} M parameters)"
+    )
+    fix = f"raise num_train_epochs or max_steps {math.ceil(1 / reach)}-fold, or add rows"
+    if rate < usual:
+        fix = "leave learning_rate and per_device_train_batch_size out (auto), or raise num_train_epochs"
+    return [Finding("AL213", "warning", sentence, fix)]
 
 
 def lint_data_settings(
@@ -171,9 +212,11 @@ def _bfloat16(config: StageConfig) -> Finding | None:
 
 
 def _learning_rate(config: TrainConfig, num_parameters: int | None) -> Finding | None:
+    if config.learning_rate == AUTO:
+        return None
     method, low, high = next((name, a, b) for kind, name, a, b in _RATES if isinstance(config, kind))
     factor = _ADAPTER_FACTOR if config.lora_r else 1.0
-    rate = config.learning_rate
+    rate = fixed(config.learning_rate)
     if low <= rate <= high * factor:
         return None
     if rate > high * factor and (num_parameters is None or num_parameters < _SMALL):
@@ -209,7 +252,9 @@ def _no_reference(config: StageConfig, objective: Objective) -> Finding | None:
 def _batch_of_one(config: StageConfig, objective: Objective) -> Finding | None:
     if not isinstance(config, TrainConfig) or not isinstance(objective, KTO):
         return None
-    rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    if config.per_device_train_batch_size == AUTO:
+        return None
+    rows = fixed(config.per_device_train_batch_size) * config.gradient_accumulation_steps
     if rows > 1:
         return None
     sentence = "KTO's reference point is a mean over the step's rows, and a step has one row"

@@ -27,6 +27,7 @@ from alignloop.config import (
     path_values,
 )
 from alignloop.config.ai import LoopConfig
+from alignloop.config.fields import fixed
 from alignloop.config.stages import SamplingConfig, StageConfig
 from alignloop.data.columns import write_records
 from alignloop.errors import UserError
@@ -202,7 +203,7 @@ def one_round(
 def train_reward(config: LoopConfig, folder: Path) -> Run:
     """The round's reward model."""
     keys: dict[str, Any] = _train_keys(config, folder, "reward")
-    keys["learning_rate"] = config.reward_learning_rate
+    keys["learning_rate"] = fixed(config.reward_learning_rate)
     objective: Any = BradleyTerry()
     return part_run("reward", RewardConfig(**keys), lambda c, r: reward(c, r, objective))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from alignloop.config.fields import fixed
 from alignloop.config.rl import PPOConfig
 from alignloop.data.packing import Batch, Group
 from alignloop.data.tokenize import tokenize
@@ -53,7 +54,7 @@ def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
         {
             "params": roles.role_parameters()[1],
             "weight_decay": 0.0,
-            "scale": config.critic_learning_rate / config.learning_rate,
+            "scale": config.critic_learning_rate / fixed(config.learning_rate),
         }
     )
     demonstrations = read_demonstrations(config, run, prepared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignloop.config import PreferenceConfig
+from alignloop.config.fields import fixed
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import with_mismatched
 from alignloop.model.load import load_model, load_skeleton
@@ -42,7 +43,7 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
     data, held = common.read_data(config, objective.records, run)
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
-    groups, held_out = hold_out(result.groups, config.eval_fraction, config.seed)
+    groups, held_out = hold_out(result.groups, fixed(config.eval_fraction), config.seed)
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
     common.check_rows(config, objective, run, prepared, groups, held_out)

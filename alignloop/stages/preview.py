@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from alignloop.config import PreferenceConfig, RewardConfig, TrainConfig
+from alignloop.config.fields import fixed
 from alignloop.data.packing import Group, pack
 from alignloop.data.tokenize import attributes_of, with_mismatched
 from alignloop.model.adapters import LoraSettings, add_adapter
@@ -27,7 +28,7 @@ from alignloop.stages.common import (
     set_threads,
 )
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
-from alignloop.stages.recipe_check import StageRows, find_traps, read_stage
+from alignloop.stages.recipe_check import StageRows, find_traps, numbers, read_stage
 from alignloop.stages.summaries import counted_tokens
 from alignloop.training.loop import rows_of_passes
 from alignloop.training.pieces import split_group
@@ -116,6 +117,7 @@ def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
     Raises:
         UserError: data, model or template cannot be read.
     """
+    config = numbers(config, objective)
     made = make_preview(config, objective)
     return {
         **_about_data(config, made),
@@ -129,6 +131,7 @@ def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
 
 def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
     """Read, tokenize, count and estimate; see `preview`."""
+    config = numbers(config, objective)
     set_threads(config.num_threads)
     loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
     rows = read_stage(config, objective, loaded)
@@ -341,7 +344,7 @@ def _about_data(config: TrainConfig, made: Preview) -> dict[str, str]:
     completions = counted_tokens(rows.groups)
     prompts = sum(group.num_tokens for group in rows.groups) - completions
     longest = max(len(g.prompt_ids) + len(c.ids) for g in rows.groups for c in g.completions)
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    per_step = fixed(config.per_device_train_batch_size) * config.gradient_accumulation_steps
     return {
         "data": ", ".join(parts),
         "tokens": f"{prompts} in prompts, {completions} in completions, longest row {longest} "

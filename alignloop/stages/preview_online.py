@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from alignloop.config import BestOfNConfig, PPOConfig, TrainConfig
+from alignloop.config.fields import fixed
 from alignloop.config.rl import IterateConfig, OnlineConfig
 from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, completion
@@ -111,7 +112,7 @@ def preview(config: SampledConfig, objective: Objective | None) -> dict[str, str
     plan, work = made.plan, made.plan.work
     longest = max(len(ids) for ids in made.plan.prompts)
     dropped = f", {plan.num_dropped} dropped" if plan.num_dropped else ""
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    per_step = fixed(config.per_device_train_batch_size) * config.gradient_accumulation_steps
     word = "rollouts" if isinstance(config, OnlineConfig) else "rounds"
     return {
         "data": f"{plan.num_rows} rows, {len(plan.prompts)} prompts to answer{dropped}",

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from alignloop.config import BestOfNConfig, PreferenceConfig, PretrainConfig, SFTConfig, TrainConfig
+from alignloop.config.fields import fixed
 from alignloop.config.rl import IterateConfig, OnlineConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Encoder, Tokenized, attributes_of, tokenize, with_attributes
-from alignloop.errors import ConfigError, DataError
+from alignloop.errors import ConfigError, DataError, UserError
 from alignloop.model.load import LoadedModel, load_skeleton
 from alignloop.objectives.base import Objective
 from alignloop.stages.checks import agreed_template, lint_training
 from alignloop.stages.common import adds_embeddings, data_order
+from alignloop.stages.defaults import settled
 from alignloop.stages.held_out import hold_out
 from alignloop.stages.lint import Finding
 from alignloop.stages.lint_settings import lint_reference, lint_schedule, lint_settings
@@ -40,6 +42,7 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
     """
     if not read:
         return [str(finding) for finding in lint_settings(config, objective)]
+    config = numbers(config, objective)
     loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
     if isinstance(config, OnlineConfig | IterateConfig | BestOfNConfig):
         try:
@@ -55,6 +58,15 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
     except DataError as error:
         return [*(str(finding) for finding in lint_settings(config, objective)), str(error)]
     return list(find_traps(config, objective, loaded, rows))
+
+
+def numbers(config: TrainConfig, objective: Objective | None) -> TrainConfig:
+    """The configuration with numbers in the place of `auto`; unchanged where it cannot be read, of which
+    whoever reads next tells."""
+    try:
+        return cast(TrainConfig, settled(config, objective).config)
+    except UserError:
+        return config
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,7 @@ def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedM
     data = read_records(config.dataset, kinds, config.columns, config.strict)
     attributes = attributes_of(data.records)
     made = tokenize(with_attributes(data.records, attributes), encoder, **turns)
-    groups, held_out = hold_out(made.groups, config.eval_fraction, config.seed)
+    groups, held_out = hold_out(made.groups, fixed(config.eval_fraction), config.seed)
     if config.eval_dataset is not None:
         rows = read_records(config.eval_dataset, data.kind, config.columns, config.strict).records
         held_out = tokenize(with_attributes(rows, attributes), encoder, **turns).groups
@@ -108,7 +120,10 @@ def find_traps(
     """What the linter says of a stage's settings and rows."""
     findings = _reference(config, loaded) + lint_texts(rows.data.records, rows.encoder)
     findings += lint_training(config, objective, loaded, rows.template, rows.groups, rows.held_out)
-    findings += lint_schedule(config, data_order(config, rows.groups).num_steps)
+    size = sum(p.numel() for p in loaded.model.parameters())
+    findings += lint_schedule(
+        config, data_order(config, rows.groups).num_steps, objective=objective, num_parameters=size
+    )
     return tuple(str(finding) for finding in findings)
 
 

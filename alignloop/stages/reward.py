@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from alignloop.config import RewardConfig
+from alignloop.config.fields import fixed
 from alignloop.data.columns import Dataset
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Tokenized, attributes_of, tokenize, with_attributes
@@ -146,7 +147,7 @@ def tokenized_rows(
 ) -> Rows:
     """Training and held-out groups."""
     result = common.tokenized(config, prepared, run, data)
-    groups, held_out = hold_out(result.groups, config.eval_fraction, split_seed)
+    groups, held_out = hold_out(result.groups, fixed(config.eval_fraction), split_seed)
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
     return Rows(data, result, groups, held_out)
@@ -183,7 +184,7 @@ def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict
     data, held, _ = read_rows(config, objective, run)
     model = RewardModel(run.path, dtype=config.dtype, device=config.device)
     encoder = replace(model.encoder, max_length=config.max_length, overlength=config.overlength)
-    _, held_out = hold_out(tokenize(data.records, encoder).groups, config.eval_fraction, config.seed)
+    _, held_out = hold_out(tokenize(data.records, encoder).groups, fixed(config.eval_fraction), config.seed)
     if held is not None:
         held_out = tokenize(held.records, encoder).groups
     if held_out:

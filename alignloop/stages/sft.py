@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignloop.config import PretrainConfig, SFTConfig
+from alignloop.config.fields import fixed
 from alignloop.objectives.sft import SFT
 from alignloop.runs import Run
 from alignloop.stages import common
@@ -50,7 +51,7 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, Any]:
 
 
 def _train(config: Any, run: Run, prepared: Any, data: Any, held: Any, result: Any) -> dict[str, Any]:
-    groups, held_out = hold_out(result.groups, config.eval_fraction, config.seed)
+    groups, held_out = hold_out(result.groups, fixed(config.eval_fraction), config.seed)
     held_out = held_out if held is None else held
     objective: Any = SFT()
     common.check_rows(config, objective, run, prepared, groups, held_out)

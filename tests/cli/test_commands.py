@@ -209,8 +209,8 @@ def test_doctor_checks_a_recipe(invoke) -> None:
     row = {"prompt": "p", "chosen": "yes", "rejected": "no"}
     Path("a.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     words = ("doctor", "r.yaml", "dataset=a.jsonl", "model_name_or_path=tiny")
-    assert invoke(*words, "beta=1").stdout == "r.yaml: no problems found (dpo)\n"
-    trap = invoke(*words, "beta=7")
+    assert invoke(*words, "beta=1", "max_steps=60").stdout == "r.yaml: no problems found (dpo)\n"
+    trap = invoke(*words, "beta=7", "max_steps=60")
     assert trap.exit_code == 2
     assert trap.stdout.startswith("dpo: AL202 warning: beta: 7 is outside")
     assert json.loads(invoke("doctor", "r.yaml", "--json").stdout)["findings"]

@@ -15,7 +15,7 @@ from alignloop.model.packed import PackedModel
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.objectives.sft import SFT
-from alignloop.pipeline import call_runner
+from alignloop.pipeline import call_runner, settle_defaults
 from alignloop.records import Message
 from alignloop.runs import Run, find_inputs
 from alignloop.training.loop import Trainer, train_step
@@ -99,6 +99,7 @@ def run_stage(stage: str, keys: dict[str, object]) -> Run:
     """Run a stage in its folder; an unfinished run goes on."""
     resolved = resolve(stage, keys)
     plan = StagePlan(stage, stage, find_stage(stage), resolved.config, resolved.objective)
+    plan, _ = settle_defaults(plan)
     inputs, parents = find_inputs(path_values(resolved.config))
     made = Run.create(
         keys["output_dir"],

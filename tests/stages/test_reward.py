@@ -53,6 +53,7 @@ def keys(pairs: Path, folder: Path, **more: object) -> dict[str, object]:
         "output_dir": str(folder),
         "per_device_train_batch_size": 6,
         "learning_rate": 1e-3,
+        "eval_fraction": 0,
         "num_threads": 1,
         **more,
     }

@@ -234,8 +234,8 @@ def simulate_edits(rows: Sequence[Answered], annotator: Annotator) -> list[Demon
         good = [(text == answer, text) for text, answer in texts if text is not None]
         if good:
             kept, text = max(good, key=lambda one: one[0])
-            details = {"edited": not kept}
-            found.append(Demonstration(prompt.prompt, text, _provenance(prompt, annotator, details)))
+            provenance = _provenance(prompt, annotator, {"edited": not kept})
+            found.append(Demonstration(prompt.prompt, text, provenance))
     return found
 
 

@@ -59,9 +59,9 @@ def test_a_server_whose_lock_another_has_taken_ends(postgres, monkeypatch):
     with other.engine.connect() as rival:
 
         def serve() -> None:
-            with advisory_lock(store.engine, "busy", check_s=0.3, lost=lambda: fallen.append(1)):
-                killed(store)
-                assert rival.scalar(text(f"SELECT pg_try_advisory_lock({SERVING_LOCK})"))
+            with advisory_lock(store.engine, "busy", check_s=1.5, lost=lambda: fallen.append(1)):
+                killed(store)  # its lock is free a moment later
+                wait_for(lambda: rival.scalar(text(f"SELECT pg_try_advisory_lock({SERVING_LOCK})")))
                 wait_for(lambda: bool(fallen))
 
         with pytest.raises(UserError, match="busy"):

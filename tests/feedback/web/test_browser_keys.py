@@ -65,6 +65,7 @@ def test_enter_submits_after_any_click(server, visit):
         page.click(place)
         if place == "#skip":
             page.click("#skip-dialog form button")
+            page.locator("dialog[open]").wait_for(state="detached")
         pressed = page.get_attribute("#raw", "aria-pressed")
         press(page, "Enter")
         assert [row.action for row in rows(server.store)] == ["judge"] * number, place

@@ -46,6 +46,24 @@ def test_greedy_is_that_of_transformers(name: str) -> None:
             assert one.finish == ("eos" if one.ids[-1] == 2 else "length")
 
 
+def test_a_repetition_penalty_counts_prompt_and_answer() -> None:
+    """Divided where positive, multiplied where negative; rows beside it without one are as before."""
+    model, prompts = small_model(), some_prompts(5, 12)
+    params = SamplingParams(temperature=0, max_tokens=12, repetition_penalty=1.6, eos=NO_END)
+    plain = SamplingParams(temperature=0, max_tokens=12, eos=NO_END)
+    for prompt, (row,) in zip(prompts, generate(model, None, prompts, params), strict=True):
+        ids = list(prompt)
+        for token in row.ids:
+            with torch.no_grad():
+                logits = model(torch.tensor([ids])).logits[0, -1]
+            seen = torch.tensor(sorted(set(ids)))
+            values = logits[seen]
+            logits[seen] = torch.where(values > 0, values / 1.6, values * 1.6)
+            assert logits[token] > logits.max() - 1e-4
+            ids.append(token)
+    assert all_rows(generate(model, None, prompts, params)) != all_rows(generate(model, None, prompts, plain))
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "gpt2"])
 def test_logprobs_are_those_of_a_plain_forward_pass(name: str) -> None:
     model = small_model(name)

@@ -36,12 +36,12 @@ def names() -> list[str]:
     return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in _NOT_OBJECTIVES)
 
 
-@cache
 def file_of(objective: object) -> str:
     """The file in objectives/ that an objective stands in, "" for none: `dpo` of `DPO(beta=0.1)`."""
     return "" if objective is None else type(objective).__module__.rpartition(".")[2]
 
 
+@cache
 def load(name: str) -> type[Any]:
     """The one objective class in `objectives/<name>.py`.
 

@@ -15,8 +15,8 @@ def test_runs_share_one_picture(tmp_path: Path) -> None:
     target = tmp_path / "kl.svg"
     assert CliRunner().invoke(app, [*runs, "-m", "kl", "-o", str(target)]).output.strip() == str(target)
     root = ElementTree.fromstring(target.read_text(encoding="utf-8"))
-    labels = [text.text for text in root.iter(f"{SVG}text") if text.get("class") == "label"]
-    assert labels == ["첫째", "b<c"]
+    labels = [list(text.itertext()) for text in root.iter(f"{SVG}text") if text.get("class") == "label"]
+    assert labels == [["첫째", "첫째"], ["b<c", "b<c"]]  # the whole name as its tooltip
     assert len([p for p in root.iter(f"{SVG}path") if p.get("data-name")]) == 2
 
 

@@ -22,7 +22,7 @@ def test_once_shows_curves_and_the_latest_completion(tmp_path: Path) -> None:
         "Loss, held out",
         "Log-probability, rejected",
         "Memory",
-        "Completion  Lighthouses are",
+        "Completion  한국의 가을은",
     ):
         assert line in output, line
 

@@ -34,10 +34,10 @@ def keys_of(tmp_path: Path, name: str, **more: object) -> dict[str, object]:
     return {k: v for k, v in keys.items() if k not in ("rollout_prompts", "log_samples")}
 
 
-def within_sampling(folder: Path) -> Callable[[], bool]:
+def within_sampling(folder: Path) -> Callable[[int], bool]:
     """Whether a saved sampling has completions that have ended and others that have not."""
 
-    def moment() -> bool:
+    def moment(_: int) -> bool:
         try:
             file = next(folder.glob("step-*/checkpoint.json"))
             unfinished = json.loads(file.read_text(encoding="utf-8"))["state"]["unfinished"]
@@ -48,9 +48,9 @@ def within_sampling(folder: Path) -> Callable[[], bool]:
     return moment
 
 
-def within_training(folder: Path) -> Callable[[], bool]:
+def within_training(folder: Path) -> Callable[[int], bool]:
     """Whether a training has a checkpoint and has not ended."""
-    return lambda: any(folder.glob("checkpoints/step-*")) and Run.open(folder).status == "running"
+    return lambda _: any(folder.glob("checkpoints/step-*")) and Run.open(folder).status == "running"
 
 
 def test_a_killed_sample_goes_on_with_its_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

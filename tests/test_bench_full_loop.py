@@ -31,7 +31,7 @@ def test_page(tmp_path: Path) -> None:
     record = {"schema": 1, "recipe": "", "stages": [{"name": "compare", "stage": "compare", "path": name}]}
     write_json(folder / "pipeline.json", record)
     text = full_loop.page(folder, "full-loop")
-    assert "| start | 25.0 % [20.0 to 30.0] |" in text
+    assert "| start (baseline) | 25.0 % [20.0 to 30.0] |" in text
     assert "| dpo | 50.0 % [40.0 to 60.0] better |" in text
     assert "| all | 1 min | – | 2.5 GB |" in text
     write_lines(full_loop.cpu_file(folder), [{"t": 0.0, "cpu": 0.0}, {"t": 1.0, "cpu": 1.0}])

@@ -151,7 +151,7 @@ def test_ctrl_c_in_the_sampling_of_rejection_sampling(
         with pytest.raises(KeyboardInterrupt):
             run_stage("best_of_n", stopped)
     assert Run.open(tmp_path / "killed").status == "interrupted"
-    assert within_sampling(tmp_path / "killed/sampling")()
+    assert within_sampling(tmp_path / "killed/sampling")(0)
     run_stage("best_of_n", stopped)
     assert_same_runs(tmp_path)
     assert not (tmp_path / "killed/sampling").exists()

@@ -97,7 +97,9 @@ def fingerprint(work: str, code: str) -> str:
     return digest([work, code])
 
 
-def find_inputs(paths: Mapping[str, str]) -> tuple[dict[str, Input], list[Parent]]:
+def find_inputs(
+    paths: Mapping[str, str], *, within: Path | None = None
+) -> tuple[dict[str, Input], list[Parent]]:
     """Files, model folders and runs among the path values of a configuration.
 
     A path inside a run folder counts as both: the file by its content and the run as a parent. A
@@ -106,6 +108,8 @@ def find_inputs(paths: Mapping[str, str]) -> tuple[dict[str, Input], list[Parent
 
     Args:
         paths: by key, as `config.path_values` gives them.
+        within: folder of a part of another run. That run is no parent: it is not finished, its files count
+            by content, and its own check covers the rest.
 
     Returns:
         Inputs by the key that names them; parents in the order of the keys.
@@ -129,7 +133,9 @@ def find_inputs(paths: Mapping[str, str]) -> tuple[dict[str, Input], list[Parent
         elif fitting and fitting != [path]:
             content = digest([(file.name, content_sha256(file)) for file in fitting])
             inputs[name] = Input(str(path), content)
-    return inputs, list(parents.values())
+    part = None if within is None else within.resolve()
+    around = [p for p in parents if part is not None and part.is_relative_to(Path(p).resolve())]
+    return inputs, [parent for name, parent in parents.items() if name not in around]
 
 
 def split_rows(value: str) -> tuple[str, str]:

@@ -369,16 +369,14 @@ def part_of(folder: Path, *, stage: str, config: StageConfig, name: str = "") ->
     When it ends it is complete for every rank.
     """
     keys = config.model_dump(mode="json")
-    inputs, parents = find_inputs(path_values(config))
-    # Files of the run around it count by content: that run is not finished, its own check covers the rest.
-    around = folder.resolve()
+    inputs, parents = find_inputs(path_values(config), within=folder)
     with Run.create(
         folder,
         stage=stage,
         config=keys,
         seed=config.seed,
         inputs=inputs,
-        parents=[parent for parent in parents if not around.is_relative_to(Path(parent.path).resolve())],
+        parents=parents,
         name=name,
         may_change=may_change(type(config)),
     ) as part:

@@ -323,15 +323,14 @@ def part_run(stage: str, config: Any, work: Callable[[Any, Run], Any]) -> Run:
     folder = Path(config.output_dir)
     if (folder / RUN_FILE).is_file() and Run.open(folder).status == "finished":
         return Run.open(folder)
-    inputs, parents = find_inputs(path_values(config))
-    around = folder.resolve()  # files of the loop's own run count by content, as in `common.part_of`
+    inputs, parents = find_inputs(path_values(config), within=folder)
     with Run.create(
         folder,
         stage=stage,
         config={"stage": stage, **config.model_dump(mode="json")},
         seed=config.seed,
         inputs=inputs,
-        parents=[parent for parent in parents if not around.is_relative_to(Path(parent.path).resolve())],
+        parents=parents,
         may_change=may_change(type(config)),
     ) as part:
         part.finish(work(config, part))

@@ -6,6 +6,9 @@ import sys
 
 import typer
 
+from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, Manner
+from alignloop.cli.run import OVERRIDES
+from alignloop.cli.running import execute
 from alignloop.errors import ConfigError
 
 app = typer.Typer(add_completion=False)
@@ -19,33 +22,40 @@ RECIPES = {"smollm2-135m-instruct": "quickstart", "tiny": "quickstart-tiny"}
 
 @app.command()
 def quickstart(
+    overrides: list[str] = OVERRIDES,
     model: str = typer.Option(
         "smollm2-135m-instruct", help="smollm2-135m-instruct, or tiny (every stage within 3 minutes)."
     ),
     seed: int = typer.Option(42, help="Seed of data, sampling and training."),
     output_dir: str = typer.Option("", help="Where to write; runs/quickstart by default."),
-    resume: str = typer.Option("auto", help="auto goes on where it stopped; never starts anew."),
+    dry_run: bool = DRY_RUN,
+    resume: str = RESUME,
+    new: bool = NEW,
+    overwrite: bool = OVERWRITE,
 ) -> None:
-    """Run the whole loop: answers, judgements, reward model, DPO, evaluation, report.
+    """Run the whole loop: demonstrations, SFT, answers, judgements, reward model, DPO, comparison, report.
 
-    Judgements come from a simulated annotator and are marked as such everywhere.
+    Judgements come from a simulated annotator and are marked as such everywhere. A CPU that multiplies
+    bfloat16 fast is used so; dtype=float32 prevents it.
     """
     if model not in RECIPES:
         raise ConfigError(f"--model '{model}': accepted are {', '.join(RECIPES)}")
-    from alignloop.cli.running import print_ending
     from alignloop.config import make_plan, parse_overrides
     from alignloop.config.shipped import find_recipe, load_recipe
-    from alignloop.pipeline import run_plan
+    from alignloop.machine import bf16_is_native
 
-    if model == "tiny":
-        _say(TINY)
     name = RECIPES[model]
+    if model == "tiny":
+        print(TINY, file=sys.stderr)
     folder = output_dir or (f"runs/{name}" if seed == 42 else f"runs/{name}-seed{seed}")
-    overrides = parse_overrides([f"seed={seed}", f"output_dir={folder}"])
-    plan = make_plan(load_recipe(find_recipe(name)), overrides, output_dir=folder)
-    outcomes = run_plan(plan, resume="never" if resume == "never" else "auto", say=_say)
-    print_ending(outcomes, plan)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    words = [f"seed={seed}", f"output_dir={folder}"]
+    if model != "tiny" and bf16_is_native():
+        words.append("dtype=bfloat16")
+    execute(
+        lambda more: make_plan(
+            load_recipe(find_recipe(name)),
+            parse_overrides([*words, *(overrides or ()), *more]),
+            output_dir=folder,
+        ),
+        Manner(dry_run, resume, new, overwrite),
+    )

@@ -42,7 +42,7 @@ from alignloop.stages.candidates import (
 from alignloop.stages.compare_sets import EvaluationSet, Raw, asked, collect, measure, read_set
 from alignloop.stages.judging import account_row, open_comparing_judge
 from alignloop.stages.local import Local
-from alignloop.stages.reward import RewardModel
+from alignloop.stages.reward_model import RewardModel, reward_folder
 from alignloop.stages.sample import sampling_params
 from alignloop.user_functions import load_function
 
@@ -83,6 +83,9 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
     for text in config.require:
         gate.parse(text)
     judges = _judges(config, run)
+    labels = _labels(config)
+    if config.reward_model is not None:
+        reward_folder(config.reward_model)  # raises; the model itself is loaded when there are answers
     names = model_names(config.models)
     baseline = config.baseline or names[0]
     candidates = [
@@ -93,7 +96,7 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
         for entry, name in zip(config.sets, set_names(config.sets), strict=True)
     ]
     raw = _collect(candidates, sets)
-    measured, wins, rated, won = _compare_answers(config, sets, raw, names, baseline, judges, run)
+    measured, wins, rated, won = _compare_answers(config, sets, raw, names, baseline, judges, labels, run)
     cells = [(m, cells_of(config, m, baseline)) for m in measured]
     results = {
         "models": names,
@@ -135,6 +138,7 @@ def _compare_answers(
     names: Sequence[str],
     baseline: str,
     judges: Mapping[str, Comparing],
+    labels: Sequence[Preference] | None,
     run: Run,
 ) -> tuple[list[Measurement], list[dict[str, Any]], list[dict[str, Any]], Won]:
     """All metrics, rows of win rates and ratings, and who won on each prompt."""
@@ -144,7 +148,7 @@ def _compare_answers(
     won: Won = {}
     for one in sets:
         if one.entry["kind"] in _COMPARED:
-            more, verdicts = verdicts_on(config, one, raw[one.name], names, baseline, judges, run)
+            more, verdicts = verdicts_on(config, one, raw[one.name], names, baseline, judges, run, labels)
             measured += more
             for source, found in verdicts.items():
                 against = [v for v in found if v.second == baseline]
@@ -183,6 +187,13 @@ def _judges(config: CompareConfig, run: Run) -> dict[str, Comparing]:
     return found
 
 
+def _labels(config: CompareConfig) -> list[Preference] | None:
+    """People's judgements on the answers; None where the recipe names none."""
+    if config.labels is None:
+        return None
+    return [r for r in read_records(config.labels, kind="preference").records if isinstance(r, Preference)]
+
+
 def verdicts_on(
     config: CompareConfig,
     one: EvaluationSet,
@@ -191,6 +202,7 @@ def verdicts_on(
     baseline: str,
     judges: Mapping[str, Comparing],
     run: Run,
+    labels: Sequence[Preference] | None = None,
 ) -> tuple[list[Measurement], dict[str, list[Verdicts]]]:
     """Verdicts on a set's answers by what compares them, and the scores they rest on as metrics."""
     prompts = [prompt.prompt for prompt in one.prompts]
@@ -213,10 +225,7 @@ def verdicts_on(
         scores = {name: [row[i] for row in rows] for i, name in enumerate(answers)}
         measured.append(measurement(f"{one.name}.reward", scores, unit="reward"))
         found["reward"] = by_score(scores, every, answers)
-    if config.labels is not None:
-        labels = [
-            r for r in read_records(config.labels, kind="preference").records if isinstance(r, Preference)
-        ]
+    if labels is not None:
         found["labels"] = by_labels(labels, prompts, answers, every)
         contradictory = sum(v.contradictory for v in found["labels"])
         if contradictory:

@@ -23,6 +23,7 @@ from alignloop.stages import common
 from alignloop.stages.compare import cells_of, metric_row, verdicts_on, win_row
 from alignloop.stages.compare_sets import EvaluationSet, measure
 from alignloop.stages.local import Answer, Local
+from alignloop.stages.reward_model import reward_folder
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.summaries import before_after
 
@@ -69,12 +70,16 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         raise DataError(
             "an interval needs at least 2 different prompts; this is one", file=str(config.dataset)
         )
+    if config.reward_model is not None:
+        reward_folder(config.reward_model)  # raises; the model itself is loaded when there are answers
+    texts = _texts(config)
     before, after = _answers(config, [prompt.prompt for prompt in prompts])
     names = _names(config)
     raw = dict(zip(names, (before.answers, after.answers), strict=True))
     shared = preset(config, names)
     measured, wins, scores = _measured(config, shared, run, prompts, raw)
-    measured += _perplexity(config, dict(zip(names, (before, after), strict=True)))
+    if texts:
+        measured += _perplexity(texts, dict(zip(names, (before, after), strict=True)))
     cells = [(m, cells_of(shared, m, names[0])) for m in measured]
     results: dict[str, Any] = {
         "num_prompts": len(prompts),
@@ -153,12 +158,15 @@ def _measured(
     return measured, wins, {shown[m.name]: m for m in measured if m.name in shown}
 
 
-def _perplexity(config: EvaluateConfig, sides: Mapping[str, Side]) -> list[Measurement]:
-    """Perplexity of held-out text, where the recipe names some."""
+def _texts(config: EvaluateConfig) -> list[Document]:
+    """Held-out text for perplexity; none where the recipe names none."""
     if config.perplexity_dataset is None:
         return []
     read = read_records(config.perplexity_dataset, kind="document").records
-    texts = [record for record in read if isinstance(record, Document)]
+    return [record for record in read if isinstance(record, Document)]
+
+
+def _perplexity(texts: Sequence[Document], sides: Mapping[str, Side]) -> list[Measurement]:
     one = EvaluationSet("perplexity", {"kind": "perplexity", "path": "texts"}, texts)
     return measure(one, {name: side.model.likelihoods(texts) for name, side in sides.items()})
 

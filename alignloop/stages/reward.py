@@ -55,9 +55,9 @@ class Rows(NamedTuple):
 def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, Any]:
     """Train a reward model on comparisons (or rankings, or ratings with another objective).
 
-    After training, gain and bias are set so that rewards of the training completions (of 256 rows, drawn
-    with the seed) have mean 0 and standard deviation 1 (Stiennon et al. 2020): differences are all that is
-    identified.
+    After training, gain and bias are set so that rewards of the training completions (about 256 of them, in
+    rows drawn with the seed) have mean 0 and standard deviation 1 (Stiennon et al. 2020): differences are
+    all that is identified.
 
     Args:
         config: the recipe; all layers train unless `freeze_base` or `lora_r`.
@@ -123,10 +123,12 @@ def read_rows(
 
 
 def sample_of(groups: Sequence[Group], size: int, seed: int) -> list[Group]:
-    """At most `size` of the groups, drawn without replacement from the seed alone, in their order."""
-    if len(groups) <= size:
+    """Groups of about `size` completions, drawn without replacement from the seed alone, in their order."""
+    completions = sum(len(group.completions) for group in groups)
+    if completions <= size:
         return list(groups)
-    chosen = np.random.default_rng(seed).choice(len(groups), size, replace=False)
+    rows = max(1, size * len(groups) // completions)
+    chosen = np.random.default_rng(seed).choice(len(groups), rows, replace=False)
     return [groups[place] for place in sorted(chosen.tolist())]
 
 

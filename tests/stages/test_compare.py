@@ -9,7 +9,7 @@ import pytest
 from alignloop import api
 from alignloop.config import CompareConfig, EvaluateConfig, resolve
 from alignloop.data.columns import write_records
-from alignloop.errors import ConfigError, DataError, EngineError, ModelError, UserError
+from alignloop.errors import AlignLoopError, ConfigError, DataError, EngineError, ModelError, UserError
 from alignloop.evaluation.gate import RequirementError
 from alignloop.feedback.judge.adviser import Reply
 from alignloop.model.load import load_model
@@ -159,6 +159,14 @@ def test_a_missing_model_is_found_before_anything_is_sampled(place, tmp_path, mo
     for out, missing in (("a", "./gone"), ("b", str(tmp_path / "gone/deep/model"))):
         with pytest.raises(ModelError, match=r"no such file or folder|neither a folder nor"):
             api.run(config(place, tmp_path / out, ["tiny", missing], {"exact": "gsm8k.jsonl"}))
+
+
+@pytest.mark.parametrize(("key", "message"), [("reward_model", "is no reward model"), ("labels", "no such")])
+def test_a_wrong_judge_is_found_before_anything_is_sampled(place, tmp_path, monkeypatch, key, message):
+    monkeypatch.setattr(local, "generate", lambda *a, **k: pytest.fail("sampled"))
+    wrong = str(place if key == "reward_model" else tmp_path / "gone.jsonl")
+    with pytest.raises(AlignLoopError, match=message):
+        api.run(config(place, tmp_path / "c", ["tiny"], {"exact": "gsm8k.jsonl"}, **{key: wrong}))
 
 
 def test_recorded_answers_must_cover_the_same_prompts(place, tmp_path):

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from alignloop.config import resolve
 from alignloop.data.columns import read_records
-from alignloop.data.packing import Group, collate
+from alignloop.data.packing import Completion, Group, collate
 from alignloop.errors import ConfigError
 from alignloop.model import loading
 from alignloop.model.load import load_model
@@ -60,15 +60,16 @@ def keys(pairs: Path, folder: Path, **more: object) -> dict[str, object]:
 
 
 def test_rewards_are_centred_on_a_sample_that_the_seed_alone_draws() -> None:
-    groups = [Group(np.array([i], np.int32), (), i) for i in range(1000)]
+    answers = tuple(Completion(np.array([i], np.int32), np.array([True])) for i in (1, 2))
+    groups = [Group(np.array([i], np.int32), answers, i) for i in range(1000)]
     one, again, other = (stage.sample_of(groups, 256, seed) for seed in (1, 1, 2))
     places = [group.index for group in one]
     assert places == [group.index for group in again]
     assert places != [group.index for group in other]
-    assert len(set(places)) == 256
+    assert len(set(places)) == 128  # 256 completions
     assert places == sorted(places)
     assert max(places) > 900  # of the whole file, not its beginning
-    assert stage.sample_of(groups[:256], 256, 3) == groups[:256]
+    assert stage.sample_of(groups[:128], 256, 3) == groups[:128]
 
 
 def test_held_out_accuracy_is_in_the_results(pairs: Path, tmp_path: Path) -> None:

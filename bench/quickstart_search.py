@@ -26,13 +26,17 @@ from bench.quickstart import figures, run_json, seconds
 Changes = Mapping[str, Mapping[str, Any]]
 VARIANTS: Mapping[str, Changes] = {
     "base": {},
-    "beta-0.02": {"dpo": {"beta": 0.02}},
-    "beta-0.1": {"dpo": {"beta": 0.1}},
+    "beta-0.05": {"dpo": {"beta": 0.05}},
+    "beta-0.2": {"dpo": {"beta": 0.2}},
+    "dpo-1e-5": {"dpo": {"learning_rate": 1e-5}},
     "dpo-4e-5": {"dpo": {"learning_rate": 4e-5}},
-    "dpo-two-epochs": {"dpo": {"num_train_epochs": 2}},
+    "dpo-lora": {"dpo": {"learning_rate": 3e-4, "lora_r": 16}},
     "dpo-nll": {"dpo": {"rpo_alpha": 1.0}},
-    "reward-5e-5": {"reward": {"learning_rate": 5e-5}},
-    "reward-1e-4-lora": {"reward": {"learning_rate": 2e-4, "lora_r": 16}},
+    "sft-1e-5": {"sft": {"learning_rate": 1e-5}},
+    "sft-4e-5": {"sft": {"learning_rate": 4e-5}},
+    "sft-two-epochs": {"sft": {"num_train_epochs": 2}},
+    "reward-1e-3": {"reward": {"learning_rate": 1e-3}},
+    "reward-full": {"reward": {"learning_rate": 3e-5, "lora_r": 0}},
     "reward-from-sft": {"reward": {"model_name_or_path": "@sft"}},
     "reward-three-epochs": {"reward": {"num_train_epochs": 3}},
 }

@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alignloop.cli.ending import print_next
+from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, Manner
+from alignloop.cli.run import OVERRIDES
+from alignloop.cli.running import execute
+
+if TYPE_CHECKING:
+    from alignloop.config import Plan
+    from alignloop.pipeline import Outcome
 
 app = typer.Typer(add_completion=False)
+
+_MARKS = {"alarm": "ALARM", "notice": "notice", "fine": "fine", "unknown": "unknown"}
 
 
 @app.command()
 def audit(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run folder")],
+    overrides: list[str] = OVERRIDES,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="folder of the audit; RUN-audit if left out")
     ] = None,
     canaries: Annotated[bool, typer.Option(help="score fake answers with the run's own reward")] = True,
-    resume: Annotated[str, typer.Option(help="auto uses a finished audit again; never audits anew")] = "auto",
+    dry_run: bool = DRY_RUN,
+    resume: str = RESUME,
+    new: bool = NEW,
+    overwrite: bool = OVERWRITE,
 ) -> None:
     """Audit a run: gold against distance, length, variety, repetition, canaries, and a verdict."""
-    from alignloop.config import STAGES, Plan, StagePlan, resolve
-    from alignloop.pipeline import run_plan
-    from alignloop.runs import Run
+    from alignloop.config import make_plan, parse_overrides
+    from alignloop.config.recipe_file import located, parse_recipe
 
     folder = output or run.resolve().parent / f"{run.resolve().name}-audit"
     keys = {"output_dir": str(folder), "run": str(run), "canaries": canaries}
-    stage = StagePlan("audit", "audit", STAGES["audit"], resolve("audit", keys).config)
-    how = "never" if resume == "never" else "auto"
-    run_plan(Plan("", folder, (stage,), is_pipeline=False), resume=how, say=lambda text: None)
-    results = Run.open(folder).record["results"]
+    execute(
+        lambda more: make_plan(
+            parse_recipe("stage: audit", file="audit"),
+            {**located(keys), **parse_overrides([*(overrides or ()), *more])},
+            output_dir=str(folder),
+        ),
+        Manner(dry_run, resume, new, overwrite),
+        _print_findings,
+    )
+
+
+def _print_findings(outcomes: list[Outcome], plan: Plan) -> None:
+    results = outcomes[-1].results
     typer.echo(f"{results['text']}\n")
-    marks = {"alarm": "ALARM", "notice": "notice", "fine": "fine", "unknown": "unknown"}
     for finding in results["findings"]:
-        typer.echo(f"{marks[finding['level']]:8} {finding['name']:18} {finding['text']}")
+        typer.echo(f"{_MARKS[finding['level']]:8} {finding['name']:18} {finding['text']}")
     typer.echo()
+    folder = outcomes[-1].path
     print_next([(f"alignloop report {folder}", "curve, fits and the completions that disagree most")])

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 Make = Callable[[list[str]], "Plan"]
 """Makes the plan with more words such as `output_dir=runs/dpo-2`, which replace what was said before."""
+Ending = Callable[["list[Outcome]", "Plan"], None]
+"""Says what came out."""
 
 
-def execute(make: Make, manner: Manner) -> Plan:
+def execute(make: Make, manner: Manner, ending: Ending | None = None) -> Plan:
     """Print or run a plan, and say what came out.
 
     Args:
         make: gives the plan.
         manner: what the command's options say.
+        ending: says what came out; `print_ending` if left out.
 
     Returns:
         The plan that was run or printed.
@@ -59,7 +62,7 @@ def execute(make: Make, manner: Manner) -> Plan:
         error.add_note(_ways_out(Path(error.folder), manner.overwrite, error.is_run))
         raise
     if says:
-        print_ending(outcomes, plan)
+        (ending or print_ending)(outcomes, plan)
     return plan
 
 

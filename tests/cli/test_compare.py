@@ -100,5 +100,10 @@ def test_audit_says_its_verdict_and_where_the_report_comes_from(tmp_path, monkey
     assert done.output.startswith("The run learned to fool its reward")
     assert "ALARM    gold" in done.output
     assert "unknown  diversity" in done.output
-    assert f"alignloop report {tmp_path / 'ppo-audit'}" in done.output.rstrip().splitlines()[-1]
+    assert f"alignloop report {tmp_path / 'ppo-audit'}" in done.stdout.rstrip().splitlines()[-1]
     assert call("audit", "gone").exit_code == 2
+    other = call("audit", "ppo", "--no-canaries")
+    assert other.exit_code == 2
+    assert "ppo-audit-2 and keeps both; --overwrite deletes" in other.output
+    assert call("audit", "ppo", "--no-canaries", "--new").exit_code == 0
+    assert (tmp_path / "ppo-audit-2" / "run.json").is_file()

@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[])
     parser.add_argument("--dtypes", nargs="*", default=["bfloat16", "float32"])
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side, a thread each from 2 on")
+    parser.add_argument("--threads", type=int, default=0, help="of a run; 0: as many as cores")
     parser.add_argument("--timed", type=int, help="this seed alone, in a new folder, on all cores")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args(argv)
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         shutil.rmtree(given.work / f"{dtype}-{given.timed}", ignore_errors=True)
         _keep(found, "timed", one_run(given.work, given.timed, dtype, 0))
     jobs = [(seed, dtype) for seed in given.seeds for dtype in given.dtypes]
-    threads = 1 if given.at_once > 1 else 0
+    threads = 1 if given.at_once > 1 else given.threads
     with ThreadPoolExecutor(given.at_once) as pool:
         for row in pool.map(lambda job: one_run(given.work, *job, threads), jobs):
             _keep(found, "rows", row)

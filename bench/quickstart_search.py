@@ -29,6 +29,7 @@ VARIANTS: Mapping[str, Changes] = {
     "beta-0.05": {"dpo": {"beta": 0.05}},
     "beta-0.2": {"dpo": {"beta": 0.2}},
     "dpo-1e-5": {"dpo": {"learning_rate": 1e-5}},
+    "dpo-2e-5": {"dpo": {"learning_rate": 2e-5}},
     "dpo-4e-5": {"dpo": {"learning_rate": 4e-5}},
     "dpo-lora": {"dpo": {"learning_rate": 3e-4, "lora_r": 16}},
     "dpo-nll": {"dpo": {"rpo_alpha": 1.0}},

@@ -61,6 +61,38 @@ class Inputs:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def only_group(inputs: Inputs, number: int) -> Inputs:
+    """The rows of one group, and what belongs to it alone.
+
+    A tensor's first dimension is rows (B) or groups (P); where both are equal, each group has one row.
+
+    Args:
+        inputs: of several groups.
+        number: the group, counted as in `inputs.group`.
+
+    Returns:
+        The same fields; the group's number is 0.
+    """
+    rows, groups = inputs.group == number, int(inputs.group.max()) + 1
+
+    def part(value: Tensor | None) -> Tensor | None:
+        if value is None or value.dim() == 0:
+            return value
+        return value[number : number + 1] if len(value) == groups else value[rows]
+
+    return Inputs(
+        mask=inputs.mask[rows],
+        group=torch.zeros_like(inputs.group[rows]),
+        logprobs=part(inputs.logprobs),
+        reference_logprobs=part(inputs.reference_logprobs),
+        scores=part(inputs.scores),
+        values=part(inputs.values),
+        entropy=part(inputs.entropy),
+        prompt_logprob=part(inputs.prompt_logprob),
+        extras={name: found for name, value in inputs.extras.items() if (found := part(value)) is not None},
+    )
+
+
 class Mean(NamedTuple):
     """A metric as sum and count, so that it averages correctly over micro-batches and ranks."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ LESSER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Seconds per step", ("step_s",)),
 )
 NOT_DRAWN = frozenset({"step", "time_s", "epoch"})
+_ENDS = re.compile(r"eval_.+_(low|high)")  # of the intervals of held-out means
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def _lines(metrics: Sequence[Mapping[str, Json]]) -> dict[str, list[Point]]:
         x = step if step is not None and math.isfinite(step) else float(position)
         for name, value in row.items():
             y = number(value)
-            if y is not None and name not in NOT_DRAWN:
+            if y is not None and name not in NOT_DRAWN and not _ENDS.fullmatch(name):
                 lines.setdefault(name, []).append((x, y))
     return lines
 

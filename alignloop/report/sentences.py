@@ -98,7 +98,8 @@ def _imitation(run: RunFolder, results: Results) -> list[str]:
         perplexity = f" (perplexity {rounded(math.exp(held))})" if held < 50 else ""
         rows = _value(results, "eval_rows")
         on = f" on {rounded(rows)} rows" if rows is not None else ""
-        lines.append(f"Held-out loss {rounded(held)} nats per token{perplexity}{on}.")
+        shown = with_interval(held, ends_of(results.get("eval_loss_interval")))
+        lines.append(f"Held-out loss {shown} nats per token{perplexity}{on}.")
     moved = _first_and_last(run, "loss")
     if moved is not None:
         rows = _value(mapping(results.get("data")), "used")
@@ -116,13 +117,15 @@ def _preference(run: RunFolder, results: Results) -> list[str]:
     lines = []
     accuracy, held = _value(results, "eval_accuracy"), _value(results, "eval_loss")
     if accuracy is not None:
-        interval = _share(accuracy, _value(results, "eval_rows"))
-        lines.append(
-            f"Held-out accuracy {with_interval(accuracy, interval, percent=True)}"
-            f"{_against_chance(interval)}; margin {rounded(_value(results, 'eval_margin'))}."
+        by_prompt = ends_of(results.get("eval_accuracy_interval"))
+        interval = by_prompt or _share(accuracy, _value(results, "eval_rows"))
+        told = (
+            f"Held-out accuracy {with_interval(accuracy, interval, percent=True)}{_against_chance(interval)}"
         )
+        margin, ends = _value(results, "eval_margin"), ends_of(results.get("eval_margin_interval"))
+        lines.append(told + (f"; margin {with_interval(margin, ends)}." if margin is not None else "."))
     elif held is not None:
-        lines.append(f"Held-out loss {rounded(held)}.")
+        lines.append(f"Held-out loss {with_interval(held, ends_of(results.get('eval_loss_interval')))}.")
     moved = _first_and_last(run, "loss")
     if moved is not None:
         lines.append(f"Training loss {moved[0]} → {moved[1]} in {_steps(results)}.")

@@ -44,13 +44,15 @@ from alignloop.progress import Progress, busy
 from alignloop.runs import Run, find_inputs
 from alignloop.runs.continuation import refuse_other_origin
 from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell, tell_notes
+from alignloop.stages.held_out import held_out_intervals
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts
 from alignloop.stages.stopping import stop_requests
 from alignloop.stages.summaries import summary_of_steps
 from alignloop.training.checkpoint import Restored, load_checkpoint, save_checkpoint
 from alignloop.training.distributed import any_rank, on_first_rank, wait_for_all
-from alignloop.training.loop import Reference, Trainer, evaluate, train_step
+from alignloop.training.held_out import GroupMeans, evaluate
+from alignloop.training.loop import Reference, Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 from alignloop.training.stream import GroupStream, rows_digest
 
@@ -222,12 +224,12 @@ def fit(
     *,
     held_out: Sequence[Group] = (),
     reference: Reference | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train on groups with checkpoints, logs and a progress bar; resumes from the run's last checkpoint.
 
     Returns:
         Means of the last tenth of the logged steps, and `eval_*` of the held-out groups after the last
-        step with their number; read from metrics.jsonl, so they do not depend on where a run was interrupted.
+        step with number and intervals; read from metrics.jsonl, so they do not depend on where a run stopped.
 
     Raises:
         KeyboardInterrupt: after a checkpoint was written.
@@ -258,8 +260,10 @@ def fit(
             metrics = {**report.metrics, "epoch": stream.epoch(trainer.step)}
             last = trainer.step == stream.num_steps
             if held_out and (last or (config.eval_steps and trainer.step % config.eval_steps == 0)):
+                each: list[GroupMeans] = []
                 with progress.doing(f"evaluating {len(held_out)} held-out rows"):
-                    metrics |= evaluate(trainer, objective, held_out)
+                    metrics |= evaluate(trainer, objective, held_out, each)
+                metrics |= held_out_intervals(each, config.seed)
             if last or trainer.step % config.logging_steps == 0:
                 run.log(trainer.step, **metrics)
             progress.update(trainer.step, **metrics)

@@ -1,11 +1,50 @@
-"""Which rows are held out for evaluation."""
+"""Which rows are held out for evaluation, and how sure their means are."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from alignloop.data.packing import Group
 from alignloop.errors import DataError
+from alignloop.evaluation.bootstrap import resampling_weights, studentised, wilson
+from alignloop.training.held_out import GroupMeans
+
+_NAMED = ("loss", "margin", "accuracy")
+"""Means that get an interval."""
+_ENOUGH = 5
+"""Prompts from which on there is an interval."""
+
+
+def held_out_intervals(each: Sequence[GroupMeans], seed: int) -> dict[str, float]:
+    """Ends of 95 % intervals of held-out loss, margin and accuracy, prompts being the sampled unit.
+
+    Args:
+        each: what each held-out group gave.
+        seed: of the resampling.
+
+    Returns:
+        `eval_NAME_low` and `eval_NAME_high` of each mean there is; none of fewer than five prompts.
+    """
+    found: dict[str, float] = {}
+    questions = {
+        question: place for place, question in enumerate(dict.fromkeys(one.question for one in each))
+    }
+    for name in _NAMED:
+        sums = np.zeros((len(questions), 2))
+        for one in each:
+            sums[questions[one.question]] += one.means.get(name, (0.0, 0.0))
+        sums = sums[sums[:, 1] > 0]
+        if len(sums) < _ENOUGH or not np.isfinite(sums).all():
+            continue
+        totals, sizes = sums[:, :1], sums[:, 1]
+        if name == "accuracy":
+            low, high = wilson(totals, sizes)
+        else:
+            low, high = studentised(totals, sizes, resampling_weights(len(sizes), 2000, seed), 0.95)
+        found |= {f"eval_{name}_low": float(low[0]), f"eval_{name}_high": float(high[0])}
+    return found
 
 
 def hold_out(groups: list[Group], fraction: float, seed: int) -> tuple[list[Group], list[Group]]:

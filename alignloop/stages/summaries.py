@@ -51,8 +51,8 @@ def before_after(values: Sequence[Interval], unit: str, *, higher: bool | None) 
 _NO_RESULT = frozenset({"step", "time_s", "epoch", "learning_rate"})
 
 
-def summary_of_steps(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, float]:
-    """Means over the last tenth of the steps of `history`, and the last evaluation.
+def summary_of_steps(history: Sequence[Mapping[str, float]], num_steps: int) -> dict[str, Any]:
+    """Means over the last tenth of the steps of `history`, and the last evaluation with its intervals.
 
     A metric that was not finite is null in metrics.jsonl and counts in no mean.
     """
@@ -61,4 +61,15 @@ def summary_of_steps(history: Sequence[Mapping[str, float]], num_steps: int) -> 
     names = {name for metrics in tail for name in metrics if not name.startswith("eval_")}
     means = {n: float(np.mean([m[n] for m in tail if n in m])) for n in sorted(names - _NO_RESULT)}
     last = next((m for m in reversed(history) if "eval_loss" in m), {})
-    return {"num_steps": num_steps, **means, **{n: v for n, v in last.items() if n.startswith("eval_")}}
+    return {"num_steps": num_steps, **means, **_evaluation(last)}
+
+
+def _evaluation(last: Mapping[str, float]) -> dict[str, Any]:
+    """The `eval_*` of a logged row; ends of an interval, `eval_NAME_low` and `_high`, become one list."""
+    found: dict[str, Any] = {}
+    for name, value in last.items():
+        if name.startswith("eval_") and not name.endswith(("_low", "_high")):
+            found[name] = value
+            if f"{name}_low" in last:
+                found[f"{name}_interval"] = [last[f"{name}_low"], last[f"{name}_high"]]
+    return found

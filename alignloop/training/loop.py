@@ -104,15 +104,15 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     trainer.model.train()
     active, idle = without_idle(objective, share(groups))
     learning, informing = rows_of_passes(objective, active)
-    micro_batches = _micro_batches(trainer, learning)
-    units = _units(objective, [*micro_batches, *_micro_batches(trainer, idle)])
+    micro_batches = micro_batches_of(trainer, learning)
+    units = _units(objective, [*micro_batches, *micro_batches_of(trainer, idle)])
     denominator = units.clamp(min=1)
     # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
     alone = informing is learning and len(micro_batches) == 1 and not torch.distributed.is_initialized()
     statistics = {}
     if not alone:
-        others = micro_batches if informing is learning else _micro_batches(trainer, informing)
-        statistics = _statistics(trainer, objective, others)
+        others = micro_batches if informing is learning else micro_batches_of(trainer, informing)
+        statistics = statistics_over(trainer, objective, others)
     total: dict[str, Mean] = {}
     loss = torch.zeros(())
     for micro_batch, turn in product(micro_batches, turns_of(objective)):
@@ -137,7 +137,7 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     seconds = time.perf_counter() - started
     num_tokens = float(add_over_ranks(torch.tensor(float(sum(b.num_tokens for b in batches)))))
     rate = learning_rate(trainer.settings, trainer.step - 1, trainer.num_steps)
-    metrics = {"loss": loss, **_means(total), "learning_rate": rate, "grad_norm": grad_norm}
+    metrics = {"loss": loss, **means_of(total), "learning_rate": rate, "grad_norm": grad_norm}
     metrics |= {"tokens_per_s": num_tokens / seconds, "step_s": seconds, "memory_gb": memory_gb()}
     return StepReport(trainer.step, metrics, indices)
 
@@ -180,7 +180,7 @@ def _parted(groups: Sequence[Group], flags: Sequence[np.ndarray]) -> tuple[list[
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _MicroBatch:
+class MicroBatch:
     """The groups of one pass, packed, and what an objective may read of them before it."""
 
     groups: Sequence[Group]
@@ -188,15 +188,15 @@ class _MicroBatch:
     known: Inputs
 
 
-def _micro_batches(trainer: Trainer, groups: Sequence[Group]) -> list[_MicroBatch]:
+def micro_batches_of(trainer: Trainer, groups: Sequence[Group]) -> list[MicroBatch]:
     made = []
     for chunk in pack(groups, trainer.token_budget):
         batch = collate(chunk)
-        made.append(_MicroBatch(chunk, batch, _known_inputs(batch, trainer.model.device)))
+        made.append(MicroBatch(chunk, batch, _known_inputs(batch, trainer.model.device)))
     return made
 
 
-def _units(objective: Objective, micro_batches: Sequence[_MicroBatch]) -> Tensor:
+def _units(objective: Objective, micro_batches: Sequence[MicroBatch]) -> Tensor:
     """The units of the step, over all micro-batches and ranks."""
     counts = (objective.count(micro_batch.known).float() for micro_batch in micro_batches)
     return add_over_ranks(sum(counts, torch.zeros(())).cpu())  # a rank without a share has no device
@@ -209,7 +209,7 @@ def fill_inputs(trainer: Trainer, batch: Batch, known: Inputs, needs: frozenset[
 
 
 def _with_gradient(
-    trainer: Trainer, micro_batch: _MicroBatch, needs: frozenset[str]
+    trainer: Trainer, micro_batch: MicroBatch, needs: frozenset[str]
 ) -> tuple[Inputs, Callable[[], None]]:
     """`fill_inputs`, and what is left to do after the loss's backward; long groups run in pieces."""
     chunk, batch, known = micro_batch.groups, micro_batch.batch, micro_batch.known
@@ -267,8 +267,8 @@ def _known_inputs(batch: Batch, device: torch.device) -> Inputs:
     return Inputs(mask=batch.mask.to(device), group=batch.group.to(device), extras=extras)
 
 
-def _statistics(
-    trainer: Trainer, objective: Objective, micro_batches: Sequence[_MicroBatch]
+def statistics_over(
+    trainer: Trainer, objective: Objective, micro_batches: Sequence[MicroBatch]
 ) -> dict[str, Mean]:
     """The step's statistics over all micro-batches and ranks, in a pass without gradient."""
     if not isinstance(objective, StepObjective):
@@ -313,7 +313,7 @@ def _finish(trainer: Trainer, loss: float, indices: tuple[int, ...]) -> float:
     return norm
 
 
-def _means(total: Mapping[str, Mean]) -> dict[str, float]:
+def means_of(total: Mapping[str, Mean]) -> dict[str, float]:
     """Metrics as numbers, averaged over micro-batches and ranks; those of nothing are left out."""
     result = {}
     for name, mean in _of_all_ranks(total).items():
@@ -333,24 +333,6 @@ def _of_all_ranks(total: Mapping[str, Mean]) -> dict[str, Mean]:
         pair = torch.stack([mean.sum.detach().float().cpu(), mean.count.float().cpu()])
         added[name] = Mean(*add_over_ranks(pair).to(mean.sum.device))
     return added
-
-
-def evaluate(trainer: Trainer, objective: Objective, groups: Sequence[Group]) -> dict[str, float]:
-    """Loss and metrics of held-out groups without gradient, names prefixed `eval_`."""
-    trainer.model.eval()
-    learning, informing = rows_of_passes(objective, groups)
-    micro_batches = _micro_batches(trainer, learning)
-    denominator = sum((objective.count(m.known).float() for m in micro_batches), torch.zeros(()))
-    others = micro_batches if informing is learning else _micro_batches(trainer, informing)
-    statistics = _statistics(trainer, objective, others)
-    total, loss = {}, 0.0
-    with torch.no_grad():
-        for each in micro_batches:
-            filled = fill_inputs(trainer, each.batch, each.known, objective.needs)
-            output = objective(with_statistics(filled, statistics), denominator=denominator)
-            loss += float(output.loss)
-            total = add_means(total, output.metrics)
-    return {"eval_loss": loss, **{f"eval_{k}": v for k, v in _means(total).items()}}
 
 
 def memory_gb() -> float:

@@ -23,6 +23,7 @@ from alignloop.objectives.base import (
     Mean,
     StepObjective,
     add_means,
+    only_group,
     with_statistics,
 )
 
@@ -248,6 +249,15 @@ def test_accumulation_changes_nothing(objective, record):
     assert_same(once, one_by_one)
     uneven = step(objective, [collate(groups[:1]), collate(groups[1:])], groups)
     assert_same(once, uneven)
+
+
+@every_objective
+def test_groups_taken_out_one_by_one_add_up(objective, record):
+    groups = make_groups(record)
+    whole = collate(groups)
+    once = step(objective, [whole], groups)
+    alone = step(objective, [only_group(collate(groups), i) for i in range(len(groups))], groups)
+    assert_same(once, alone)
 
 
 @every_objective

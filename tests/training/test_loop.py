@@ -15,7 +15,8 @@ from alignloop.objectives.grpo import GRPO, PRESETS
 from alignloop.objectives.kto import KTO
 from alignloop.objectives.orpo import ORPO
 from alignloop.objectives.sft import SFT
-from alignloop.training.loop import evaluate, fill_inputs, train, train_step
+from alignloop.training.held_out import evaluate
+from alignloop.training.loop import fill_inputs, train, train_step
 from alignloop.training.reference import with_reference_logprobs
 from tests.training.helpers import make_trainer, pair_groups, weights
 

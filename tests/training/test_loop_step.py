@@ -21,7 +21,8 @@ from alignloop.objectives.grpo import PRESETS
 from alignloop.objectives.kto import KTO
 from alignloop.objectives.odin import Odin
 from alignloop.objectives.sft import SFT
-from alignloop.training.loop import Trainer, evaluate, fill_inputs, train, train_step
+from alignloop.training.held_out import evaluate
+from alignloop.training.loop import Trainer, fill_inputs, train, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 from alignloop.training.reference import with_reference_logprobs
 from tests.training.helpers import make_trainer, pair_groups, plain_descent, weights

@@ -37,7 +37,7 @@ COMMANDS: dict[str, Lazy] = {
     "best-of-n": Lazy("train", "Best of n answers by a reward model, and training on them.", "best_of_n_app"),
     "audit": Lazy("audit", "Did a run become better, or better at fooling its reward?"),
     "label": Lazy("label", "A page on which people judge answers."),
-    "judge": Lazy("judge", "Judge answers with a model."),
+    "judge": Lazy("train", "Judge answers with a model.", "judge_app"),
     "constitution": Lazy("constitution", "Critique and revise answers by principles."),
     "loop": Lazy("loop", "Train again whenever enough new labels have arrived."),
     "data": Lazy("data", "Check, show, convert, split and filter data files."),

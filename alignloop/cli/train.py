@@ -1,4 +1,4 @@
-"""`alignloop train METHOD [RECIPE] [key=value …]`; `sample`, `best-of-n` and `evaluate` run the same way."""
+"""`alignloop train METHOD [RECIPE] [key=value …]`, and the commands that run one stage the same way."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from alignloop.cli.running import execute
 from alignloop.cli.schema import complete_stage
 
 app = typer.Typer(add_completion=False)
-sample_app = typer.Typer(add_completion=False)
-best_of_n_app = typer.Typer(add_completion=False)
-evaluate_app = typer.Typer(add_completion=False)
-reward_bench_app = typer.Typer(add_completion=False)
 
 WORDS = typer.Argument(
     None,
@@ -55,52 +51,22 @@ def train(
     run_stage(method, words or [], Manner(dry_run, resume, new, overwrite))
 
 
-@sample_app.command()
-def sample(
-    words: list[str] = WORDS,
-    dry_run: bool = DRY_RUN,
-    resume: str = RESUME,
-    new: bool = NEW,
-    overwrite: bool = OVERWRITE,
-) -> None:
-    """Sample several answers per prompt. `alignloop schema sample` lists the settings."""
-    run_stage("sample", words or [], Manner(dry_run, resume, new, overwrite))
+def stage_app(stage: str, text: str, example: str = "") -> typer.Typer:
+    """A command that runs one stage: `[RECIPE] [key=value …]` and the options of every run."""
+    made = typer.Typer(add_completion=False)
+    shown = f"{text} `alignloop schema {stage}` lists the settings." + (f"\n\n{example}" if example else "")
 
+    @made.command(help=shown)
+    def command(
+        words: list[str] = WORDS,
+        dry_run: bool = DRY_RUN,
+        resume: str = RESUME,
+        new: bool = NEW,
+        overwrite: bool = OVERWRITE,
+    ) -> None:
+        run_stage(stage, words or [], Manner(dry_run, resume, new, overwrite))
 
-@best_of_n_app.command()
-def best_of_n(
-    words: list[str] = WORDS,
-    dry_run: bool = DRY_RUN,
-    resume: str = RESUME,
-    new: bool = NEW,
-    overwrite: bool = OVERWRITE,
-) -> None:
-    """Keep the best of n answers and train on them. `alignloop schema best_of_n` lists the settings."""
-    run_stage("best_of_n", words or [], Manner(dry_run, resume, new, overwrite))
-
-
-@evaluate_app.command()
-def evaluate(
-    words: list[str] = WORDS,
-    dry_run: bool = DRY_RUN,
-    resume: str = RESUME,
-    new: bool = NEW,
-    overwrite: bool = OVERWRITE,
-) -> None:
-    """Compare a model with the one it started from. `alignloop schema evaluate` lists the settings."""
-    run_stage("evaluate", words or [], Manner(dry_run, resume, new, overwrite))
-
-
-@reward_bench_app.command()
-def reward_bench(
-    words: list[str] = WORDS,
-    dry_run: bool = DRY_RUN,
-    resume: str = RESUME,
-    new: bool = NEW,
-    overwrite: bool = OVERWRITE,
-) -> None:
-    """Examine a reward model on judged rows. `alignloop schema reward_bench` lists the settings."""
-    run_stage("reward_bench", words or [], Manner(dry_run, resume, new, overwrite))
+    return made
 
 
 def run_stage(method: str, words: list[str], manner: Manner) -> None:
@@ -124,3 +90,14 @@ def run_stage(method: str, words: list[str], manner: Manner) -> None:
         ),
         manner,
     )
+
+
+sample_app = stage_app("sample", "Sample several answers per prompt.")
+best_of_n_app = stage_app("best_of_n", "Keep the best of n answers and train on them.")
+evaluate_app = stage_app("evaluate", "Compare a model with the one it started from.")
+reward_bench_app = stage_app("reward_bench", "Examine a reward model on judged rows.")
+judge_app = stage_app(
+    "judge",
+    "Let models compare the answers of a sample run.",
+    "For example: alignloop judge dataset=runs/sample judges='[{model: smollm2-135m-instruct}]'",
+)

@@ -98,7 +98,7 @@ SHAPE = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
 
 
 def phi(**more: Any) -> hf.PreTrainedConfig:
-    return hf.Phi3Config(**SHAPE, max_position_embeddings=256, rope_parameters=LONG, **more)
+    return hf.Phi3Config(**SHAPE, max_position_embeddings=256, rope_parameters=dict(LONG), **more)
 
 
 class Bare(hf.PreTrainedConfig):

@@ -65,6 +65,12 @@ def test_roles_of_one_base_share_it_and_of_their_own_do_not() -> None:
     assert lora_roles()[0].one_base
     assert not own_roles().one_base
     assert not lora_roles(critic=False)[0].one_base
+    policy = PackedModel(tiny_model(hidden_size=SIZE, num_layers=1)[0], autocast=torch.bfloat16)
+    roles = ActorCritic(policy)
+    assert (roles.device, roles.autocast) == (torch.device("cpu"), torch.bfloat16)
+    with roles.precision():
+        assert torch.is_autocast_enabled("cpu")
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_what_is_trained_of_each_role_under_lora() -> None:
@@ -133,6 +139,7 @@ def test_only_what_is_asked_for_is_read(batch: Batch) -> None:
     calls: list[str] = []
     roles.policy.register_forward_pre_hook(lambda *_: calls.append("policy"))
     roles.critic.register_forward_pre_hook(lambda *_: calls.append("critic"))
+    roles.critic._logprobs = None  # of which nobody asks
     asked = [
         ({}, ["policy"], ["logprobs"]),
         ({"entropy": True, "logprobs": False}, ["policy"], ["logprobs", "entropy"]),

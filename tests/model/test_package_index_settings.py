@@ -8,6 +8,7 @@ import os
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -245,6 +246,17 @@ def test_pips_own_index_is_read_from_its_source(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(package_index.importlib.util, "find_spec", lambda name: None)
     assert default_index() == "https://bundled.example/simple"
     monkeypatch.setattr(package_index.sysconfig, "get_config_var", lambda name: None)
+    assert default_index() == ""
+    made = tmp_path / "ensurepip" / "_bundled"  # the wheel that Python itself carries
+    made.mkdir(parents=True)
+    with zipfile.ZipFile(made / "pip-8.whl", "w") as archive:
+        archive.writestr("pip/_internal/models/index.py", source.replace("pypi", "python"))
+    found = SimpleNamespace(origin=str(made.parent / "__init__.py"))
+    monkeypatch.setattr(
+        package_index.importlib.util, "find_spec", lambda name: found if name == "ensurepip" else None
+    )
+    assert default_index() == "https://python.example/simple"
+    found.origin = None
     assert default_index() == ""
 
 

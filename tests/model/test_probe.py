@@ -329,3 +329,18 @@ def test_small_windows_give_other_numbers_of_the_same_rows() -> None:
     narrow = own_logprobs(model)
     assert narrow.windowed is None
     assert torch.allclose(narrow.logprobs, own.windowed, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [16, None])
+def test_a_model_that_looks_ahead_is_refused_by_rows_of_any_width(
+    width: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where rows cannot be continued, completions of one prompt are the tokens after it."""
+    model: Any = zoo.tiny("llama")
+    monkeypatch.setattr(probe, "_common_width", lambda *_: width)
+    assert own_logprobs(model).varies is None
+    model.model.layers[0].register_forward_hook(lambda _m, _i, out: out + 0.1 * out.mean(1, keepdim=True))
+    with pytest.raises(
+        ModelError, match="LlamaForCausalLM is not causal: its log-probs of a prompt change by"
+    ):
+        own_logprobs(model)

@@ -16,6 +16,7 @@ from alignloop.model.resume import load_state_dict, state_dict
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import Event, Request, Scheduler
 from alignloop.model.tiny import tiny_model
+from tests.helpers_models import assert_rows_same_but_for_ties
 from tests.model.helpers import NO_END, assert_own_logprobs, small_model, some_prompts
 
 POSITIONS = 256
@@ -283,3 +284,17 @@ def test_a_saved_request_keeps_all_that_it_wants() -> None:
         assert [event.token for event in events] == [event.token for event in expected]
         with pytest.raises(RunError, match="the scheduler already has requests"):
             load_state_dict(scheduler, meta, tensors)
+
+
+@pytest.mark.parametrize("budget", [1000, 35])
+def test_several_completions_do_not_follow_what_is_given(budget: int) -> None:
+    """Its keys are kept for a lone completion only; here all begin anew, beside or after each other."""
+    model, (prompt,) = small_model(), some_prompts(12)
+    setting = params(20, temperature=0.7)
+    plain = generate(model, None, [prompt], setting, n=3)
+    for number in range(3):
+        own = plain[0][number].ids
+        given = [*own[:7], 5 if own[7] != 5 else 6, 8]  # left after seven tokens
+        read = generate(model, None, [prompt], setting, n=3, given=[given], token_budget=budget)
+        assert_rows_same_but_for_ties(model, [prompt], setting, plain, read)
+        assert_own_logprobs(model, prompt, given, read[0][0].given)

@@ -228,7 +228,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return target / file
 
     def from_gguf(file: Path, dtype: torch.dtype) -> Any:
-        asked.append((file.read_text(), dtype))
+        asked.append((file.read_text(encoding="utf-8"), dtype))
         return tiny_model()[0]
 
     monkeypatch.setattr(smollm2, "cache_dir", lambda: tmp_path / "cache" / "deep")

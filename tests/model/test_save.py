@@ -47,7 +47,7 @@ def test_a_plain_model_an_adapter_and_what_is_written_besides(tmp_path: Path) ->
     model, tokenizer = tiny_model()
     wrapped = add_adapter(model, LoraSettings(r=2))
     model.generation_config = GenerationConfig(eos_token_id=[2, 7])
-    save_model(wrapped, tokenizer, tmp_path / "adapter", extra=lambda made: (made / "more").write_text("x"))
+    save_model(wrapped, tokenizer, tmp_path / "adapter", extra=_write)
     names = {file.name for file in (tmp_path / "adapter").iterdir()}
     assert {
         "adapter_model.safetensors",
@@ -55,7 +55,7 @@ def test_a_plain_model_an_adapter_and_what_is_written_besides(tmp_path: Path) ->
         "generation_config.json",
         "tokenizer.json",
     } <= names
-    assert (tmp_path / "adapter" / "more").read_text() == "x"
+    assert (tmp_path / "adapter" / "more").read_bytes() == b"x"
     assert GenerationConfig.from_pretrained(tmp_path / "adapter").eos_token_id == [2, 7]
     model.generation_config = None
     save_model(wrapped, tokenizer, tmp_path / "adapter")
@@ -69,3 +69,7 @@ def test_a_plain_model_an_adapter_and_what_is_written_besides(tmp_path: Path) ->
 
 def _fail(_: Path) -> None:
     raise RuntimeError("stop")
+
+
+def _write(made: Path) -> None:
+    (made / "more").write_bytes(b"x")

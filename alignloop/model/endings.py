@@ -163,11 +163,11 @@ def _savable(settings: GenerationConfig) -> GenerationConfig:
     """A copy that transformers will save: once changed it refuses settings of which it only warned before."""
     # older versions of transformers make settings marked so anew from config.json, which names one end
     given = {name: value for name, value in settings.to_dict().items() if name != "_from_model_config"}
-    made = GenerationConfig.from_dict(given)
-    if not made.do_sample:
-        for name in _SAMPLING:
-            setattr(made, name, None)
     try:
+        made = GenerationConfig.from_dict(given)
+        if not made.do_sample:
+            for name in _SAMPLING:
+                setattr(made, name, None)
         made.validate(strict=True)
     except ValueError:
         ids = {name: getattr(settings, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

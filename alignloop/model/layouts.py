@@ -204,5 +204,8 @@ def _joined(batch: Batch, parts: Sequence[tuple[Sequence[int], Tensor, Rows]]) -
         own = torch.arange(len(tokens), device=last.device) if rows.places is None else rows.places
         places[tokens] = own + first
         number = torch.tensor(kept, device=last.device)
-        predict[number], last[number] = rows.predict + first, rows.last + first
+        predict[number], last[number] = (
+            torch.where(batch.mask[number], rows.predict + first, 0),
+            rows.last + first,
+        )
     return Rows(torch.cat([rows.hidden for _, _, rows in parts]), predict, last, places)

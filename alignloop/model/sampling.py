@@ -213,7 +213,7 @@ def _draw(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     vocabulary = logits.shape[1]
     weights = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
     whole = vocabulary // BLOCK * BLOCK
-    sums = weights[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1) if whole else weights[:, :0]
+    sums = weights[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)
     if whole < vocabulary:
         sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], 1)
     cumulative = sums.double().cumsum(-1)

@@ -222,7 +222,7 @@ def test_a_template_tells_the_day_that_it_is_given() -> None:
 def test_names_of_a_namespace_and_reasons_of_a_template() -> None:
     with pytest.raises(template_render.FAULTS, match="names with an underscore in front are not allowed"):
         render("{% set n = namespace() %}{% set n._a = 2 %}")
-    with pytest.raises(template_render.FAULTS, match="^only users$"):
+    with pytest.raises(template_render.FAULTS, match=r"^only users$"):
         render("{{ raise_exception('only users') }}")
 
 

@@ -287,3 +287,51 @@ def test_one_row_has_no_partner() -> None:
         with pytest.raises(DataError, match="at least two rows") as caught:
             with_mismatched(labelled(number))
         assert caught.value.reason == "no_rows"
+
+
+def test_a_conversation_that_is_too_long_keeps_its_bos() -> None:
+    """Prompt and first turn have LONG tokens; the row keeps the first turn and what fits of the rest."""
+    talk = [Demonstration((*HI, Message("assistant", "yes"), *HI), "no")]
+    for most, prompt in ((LONG, [BOS, *CHAT]), (LONG - 1, [BOS, *CHAT[1:]]), (LONG - 5, [BOS, *CHAT[5:]])):
+        made = tokenize(talk, make_encoder(max_length=most))
+        (group,) = made.groups
+        assert (group.prompt_ids.tolist(), made.truncated, made.turns) == (prompt, 1, 2)
+        assert group.completions[0].ids.tolist() == ids("yes", END)
+        assert group.completions[0].mask.all()
+        assert group.question == np.asarray([BOS, *CHAT], np.int32).tobytes()
+    whole = tokenize(talk, make_encoder()).groups[0].completions[0]
+    assert whole.ids.tolist() == ids("yes", END, "\n", *CHAT, "no", END)
+    assert whole.mask.tolist() == [True] * 4 + [False] * (1 + len(CHAT)) + [True] * 3
+    asked = tokenize(talk, make_encoder(max_length=LONG), train_on_prompt=True).groups[0]
+    assert (asked.prompt_ids.tolist(), asked.completions[0].ids.tolist()) == (
+        [],
+        [BOS, *CHAT, *ids("yes", END)],
+    )
+    assert asked.question == np.asarray([BOS, *CHAT], np.int32).tobytes()
+
+
+def test_what_a_question_is_in_a_row_that_begins_with_a_greeting() -> None:
+    hello = Message("assistant", "hello")
+    made = tokenize([Demonstration((hello, *HI), "yes"), Demonstration((hello, *HI), "no")], make_encoder())
+    first, second = made.groups
+    assert first.question == second.question == first.prompt_ids.tobytes()
+    assert first.key == b""
+    called = (Message("system", "s"), hello, Message("tool", "1"))
+    (group,) = tokenize(
+        [Demonstration((*called, Message("assistant", "b"), *HI), "c")], make_encoder()
+    ).groups
+    assert group.question == make_encoder().prompt(called).tobytes()
+
+
+def test_a_turn_of_weight_0_is_left_out_of_a_prompt_that_is_trained() -> None:
+    excepted = Demonstration((*HI, Message("assistant", "yes", train=False), *HI), "no", train=None)
+    made = tokenize([excepted], make_encoder(), train_on_prompt=True)
+    (group,) = made.groups
+    counted = group.completions[0].ids[group.completions[0].mask].tolist()
+    assert counted == [BOS, *CHAT, *ids("\n"), *CHAT, *ids("no", END)]
+    # what follows the last counted token is left out
+    last = Demonstration((*HI, Message("assistant", "yes"), *HI), "no", train=False)
+    (group,) = tokenize([last], make_encoder(), train_on_prompt=True).groups
+    assert group.completions[0].ids.tolist()[-len(CHAT) :] == CHAT
+    with pytest.raises(DataError, match="train_on is last"):
+        tokenize([last], make_encoder(), train_on="last")

@@ -157,7 +157,8 @@ def test_constraints_are_objects() -> None:
     assert fault("prompt", wrong) == ("constraints[1]", "short", "wrong_type")
     pair = {"chosen": HH, "rejected": HH[:-1] + "b"}
     assert made("prompt", pair) == Prompt((Q,), provenance=Provenance("f", 1, "human"))
-    assert made("prompt", {**pair, "prompt": "q"}).prompt == (Q,)
+    assert made("prompt", {"prompt": "p", "chosen": "x", "rejected": "y"}).prompt[0].content == "p"
+    assert fault("prompt", {"chosen": "x"}) == ("prompt", None, "missing_field")
 
 
 @pytest.mark.parametrize(("label", "imitated"), [(1, True), ("sunny", True), (0, False), ("bad", False)])

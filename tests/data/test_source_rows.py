@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,12 @@ def test_lines_up_to_their_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 assert lines.whole(handle, "x") == "1234"
             else:
                 assert fault(lines.whole, handle, "x").reason == "too_large"
+
+
+def test_a_whole_file_may_be_one_long_line() -> None:
+    """Longer than a line of a file that is read line by line may be."""
+    text = b"[" + b" " * lines.MAX_LINE + b"]"
+    assert len(lines.whole(io.BytesIO(text), "x")) == len(text)
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:

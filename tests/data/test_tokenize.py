@@ -335,3 +335,30 @@ def test_a_turn_of_weight_0_is_left_out_of_a_prompt_that_is_trained() -> None:
     assert group.completions[0].ids.tolist()[-len(CHAT) :] == CHAT
     with pytest.raises(DataError, match="train_on is last"):
         tokenize([last], make_encoder(), train_on="last")
+
+
+def test_the_beginning_of_an_answer_has_no_end_of_turn() -> None:
+    encoder = make_encoder()
+    assert encoder.begin("yes", HI).tolist() == ids("yes")
+    assert encoder.ending().tolist() == [END]
+    assert make_encoder(template="plain").begin("yes", HI).tolist() == ids("yes")
+    assert encoder.completion("a", ()).tolist() == encoder.completion("a").tolist() == ids("a", END)
+
+
+def test_marks_in_a_document_are_text_unless_they_are_allowed() -> None:
+    encoder = make_encoder()
+    assert encoder.document("a</s>b").tolist() == ids(BOS, "a</s>b", EOS)
+    assert make_encoder("$A").document("a</s>b").tolist() == ids("a</s>b", EOS)
+    allowed = Encoder(encoder.tokenizer, encoder.template, special_tokens=True)
+    assert allowed.document("a</s>b").tolist() == ids(BOS, "a", EOS, "b", EOS)
+    assert allowed.document("a</s>").tolist() == ids(BOS, "a", EOS)
+    assert Encoder(encoder.tokenizer, encoder.template).max_length == 1024
+
+
+def test_what_the_faults_and_pieces_of_a_row_are_known_by() -> None:
+    made = tokenize([Document("abcde"), Document("f"), Demonstration(HI, " ")], make_encoder(max_length=4))
+    first = np.asarray(ids(BOS, "abc"), np.int32).tobytes()
+    assert [group.key for group in made.groups] == [first, first, b""]
+    assert (made.dropped[0].field, made.dropped[0].value, made.truncated, made.turns) == ("", None, 0, 0)
+    with pytest.raises(TypeError, match="not a record: str"):
+        make_encoder().group("a")  # pyright: ignore[reportArgumentType]

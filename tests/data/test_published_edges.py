@@ -279,13 +279,14 @@ def test_messages_that_are_in_no_tree_are_told() -> None:
         node("c", "d"),
         node("d", "c"),
         node("s", "s"),
+        node("e", "c"),
         {"prompt": "p"},
         node("a", "q", deleted=0),
     )
     assert [len(row["prompt"]["replies"]) for row in found] == [1]
     assert [fault[:2] for fault in faults] == [
-        *((2, "deleted"), (3, "deleted"), (4, "deleted"), (5, "no_parent")),
-        *((6, "no_parent"), (7, "no_parent"), (8, "no_parent"), (9, "other_kind")),
+        *((2, "deleted"), (3, "deleted"), (4, "deleted"), (5, "no_parent"), (6, "no_parent")),
+        *((7, "no_parent"), (8, "no_parent"), (9, "no_parent"), (10, "other_kind")),
     ]
     assert faults[0][2] == "the message was deleted"
     assert faults[1][2] == faults[2][2] == "answers a deleted message"

@@ -163,6 +163,8 @@ def test_the_last_question_of_a_dialogue_is_what_is_kept_out() -> None:
         ("주세요", ("주", "")),
         ("물 주세요 주세요", ("물", "")),
         ("을 보세요", ("을", "")),
+        ("시를 을 써 주세요", ("써", "시")),
+        ("보세요 주세요", ("보", "")),
         ("번역하자", ("번역", "")),
         ("문장을 글을 번역하시오", ("번역", "글")),
         ("오늘은 좋은 날이다. 내일도 좋다.", ("날이", "")),
@@ -175,6 +177,7 @@ def test_verbs_and_objects(instruction: str, found: tuple[str, str]) -> None:
 def test_only_the_beginning_of_an_instruction_is_looked_at() -> None:
     assert verb_object("please " * 200 + "write a poem") == ("", "")
     assert verb_object("please " * 140 + "write a poem") == ("write", "poem")
+    assert verb_object("please " * 142 + "abcdefg") == ("abcdef", "")
 
 
 def test_counts_of_instructions_and_lengths() -> None:

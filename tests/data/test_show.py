@@ -150,6 +150,7 @@ def test_marks_in_messages_are_kept_apart_from_the_templates(record):
         assert bare.hidden == {}
         text = "".join(piece.text for piece in row.pieces)
         assert "a\ue000b" in text
+        assert not any(part in text for part in (f"a{TURN}b", f"c{TURN}d", f"e{TURN}f"))
         assert revealed(text, row.hidden) == "".join(piece.text for piece in bare.pieces)
         assert [piece.trained for piece in row.pieces] == [piece.trained for piece in bare.pieces]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import hashlib
 import io
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from alignloop.data import hints, lines, source_files, source_records, sources
+from alignloop.data import hints, lines, source_files, sources
 from alignloop.data.columns import read_records, record_to_row, write_records
 from alignloop.data.source_records import Reading, SourceRecords, no_usable_row, read_source
 from alignloop.errors import DataError
@@ -148,6 +149,12 @@ def test_lines_up_to_their_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 assert lines.whole(handle, "x") == "1234"
             else:
                 assert fault(lines.whole, handle, "x").reason == "too_large"
+
+
+def test_a_small_packed_file_may_unpack_to_many_times_its_size(tmp_path: Path) -> None:
+    text = b" " * 1_000_000 + b'\n{"a": 1}\n'
+    (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress(text))
+    assert read(str(tmp_path / "r.jsonl.gz")) == ([(A, 2)], [])
 
 
 def test_a_whole_file_may_be_one_long_line() -> None:
@@ -292,7 +299,10 @@ def test_what_is_said_of_a_source_without_a_record(tmp_path: Path, monkeypatch: 
     assert "; the rows look like preference records; try: alignloop data convert r.jsonl --to label" in str(
         fault(read_records, "r.jsonl", "label")
     )
-    assert source_records.HEAD == 100
+    # the command would not read the second row, which fits two kinds, so it would find no pair
+    put(tmp_path / "r.jsonl", {**ONE, "label": 1}, {**ONE, "response": "b", "label": 0, "score": 1})
+    found = fault(read_records, "r.jsonl", "preference")
+    assert found.message.endswith("; the rows look like label records")
 
 
 def test_what_a_written_row_holds(tmp_path: Path) -> None:

@@ -90,7 +90,6 @@ def test_every_answer_of_a_ranking_is_a_row():
     assert found == [("rank 1", "Sea?\n\n[Blue.<eos>]"), ("rank 2", "Sea?\n\n[Red.<eos>]")]
 
 
-PLAIN = load_template("plain")
 ASKED = (U1,)
 
 
@@ -108,7 +107,9 @@ ASKED = (U1,)
 )
 def test_every_kind_of_record(record, found):
     asked = isinstance(record, Document | Prompt)
-    assert rows(record, PLAIN) == [(n, t if asked else f"Sea?\n\n[{t}<eos>]") for n, t in found]
+    assert rows(record, load_template("plain")) == [
+        (n, t if asked else f"Sea?\n\n[{t}<eos>]") for n, t in found
+    ]
 
 
 def test_turns_are_named_where_a_conversation_makes_several_rows(thinks):
@@ -158,15 +159,15 @@ def test_marks_in_messages_are_kept_apart_from_the_templates(record):
 def test_answers_by_name_where_the_template_cannot_render_tools():
     called = Message("assistant", "", tool_calls=(ToolCall("tide"),))
     prompt = (U2, called, Message("tool", "1.2 m"))
-    (row,) = shown(Preference(prompt, "High.", "Low."), PLAIN)
+    (row,) = shown(Preference(prompt, "High.", "Low."), load_template("plain"))
     assert row.name == ""
     assert "".join(f"[{p.text}]" if p.trained else p.text for p in row.pieces) == (
         'user: Tide?\nassistant: {"name": "tide", "arguments": {}}\ntool: 1.2 m\n'
         "chosen: [High.]\nrejected: [Low.]\n"
     )
-    (row,) = shown(Prompt(prompt), PLAIN)
+    (row,) = shown(Prompt(prompt), load_template("plain"))
     assert not any(piece.trained for piece in row.pieces)
-    (row,) = shown(Demonstration(prompt, "High."), PLAIN, train_on="last")
+    (row,) = shown(Demonstration(prompt, "High."), load_template("plain"), train_on="last")
     assert [p.text for p in row.pieces if p.trained] == ["High."]
-    (row,) = shown(Rating(prompt, "High.", {"s": 1.0}), PLAIN)
+    (row,) = shown(Rating(prompt, "High.", {"s": 1.0}), load_template("plain"))
     assert row.pieces[-3].text == "assistant: "

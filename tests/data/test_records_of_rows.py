@@ -194,6 +194,7 @@ def test_questions_that_nobody_answered_are_left_out() -> None:
     assert made("demonstration", {"messages": [USER, more], "answer": "b"}).completion == "b"
     assert fault("demonstration", {"messages": [USER]}) == ("completion", None, "missing_field")
     assert fault("demonstration", {"text": "t", "answer": "b"}) == ("prompt", None, "missing_field")
+    assert fault("demonstration", {"text": "t"}) == ("completion", None, "missing_field")
     weighted = [USER, {**BOT, "weight": 0}]
     assert fault("demonstration", {"대화": weighted}) == ("대화", None, "nothing_to_train")
     assert fault("label", {"messages": weighted, "label": 1}) == ("messages", None, "nothing_to_train")

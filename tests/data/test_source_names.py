@@ -102,6 +102,7 @@ def test_a_range_of_scores_is_two_numbers() -> None:
     ("item", "named"),
     [
         *((item, True) for item in ("a.jsonl", Path("a"), {"path": "a"}, {"path": "a", "weight": 2})),
+        (dict.fromkeys(sources._KEYS), True),
         *((item, False) for item in ({"path": "a", "text": "t"}, {"weight": 2}, {}, 3, None, ["a"])),
     ],
 )

@@ -148,6 +148,11 @@ def test_files_of_a_version_that_knew_no_arguments(tmp_path: Path) -> None:
         "\n",
     )
     assert found.render_completion("a", [USER]) == "a<|im_end|>"
+    # the end is what that version found, whatever the probes of this one show
+    parts[3] = "<e>"
+    other = {**content, "end": "<e>", "fingerprint": hashlib.sha256(json.dumps(parts).encode()).hexdigest()}
+    (tmp_path / FILE).write_text(json.dumps(other), encoding="utf-8")
+    assert load_saved(tmp_path).end == "<e>"
     (tmp_path / FILE).write_text(json.dumps({**content, "end": "<e>"}), encoding="utf-8")
     with pytest.raises(ModelError, match="was changed after it was saved"):
         load_saved(tmp_path)

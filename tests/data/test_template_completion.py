@@ -62,6 +62,8 @@ def renders(turn: Message) -> str:
         ({"lead": "> "}, bot("So."), "> So.<e>"),
         ({"lead": "> ", "thought": ("", "")}, bot("So."), "> So.<e>"),
         ({"lead": "<think></think>"}, bot("So."), "So.<e>"),
+        ({"lead": "<think>"}, bot("So."), "So.<e>"),
+        ({"lead": "so</think>"}, bot("So."), "So.<e>"),
         ({}, bot("So.<e> <e>\n"), "So.<e>"),
     ],
 )

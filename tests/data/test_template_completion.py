@@ -114,6 +114,11 @@ def test_a_rendering_without_the_thoughts_is_taken_only_after_a_prompt_that_clos
         more = {"closes": True, "takes_thinking": bool(turn.thinking)}
         answer = "SO<e>" if turn.thinking else "So.<e>"
         assert template_turn.completion(found(**more), turn, GIVEN, only_without) == answer
+
+    def loud(turn: Message) -> str:
+        return refuses(turn) if "<think>" in turn.content else f"{GIVEN}{turn.content.upper()}<e>\n"
+
+    assert template_turn.completion(found(closes=True), bot(THOUGHT), GIVEN, loud) == "SO.<e>"
     # a prompt that begins thoughts: they are closed at once where the whole has only that form
     opened = found(opening=OPENING)
 

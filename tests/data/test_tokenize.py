@@ -301,6 +301,7 @@ def test_a_conversation_that_is_too_long_keeps_its_bos() -> None:
         assert group.question == np.asarray([BOS, *CHAT], np.int32).tobytes()
     whole = tokenize(talk, make_encoder()).groups[0].completions[0]
     assert whole.ids.tolist() == ids("yes", END, "\n", *CHAT, "no", END)
+    assert whole.mask.dtype == np.bool_
     assert whole.mask.tolist() == [True] * 4 + [False] * (1 + len(CHAT)) + [True] * 3
     asked = tokenize(talk, make_encoder(max_length=LONG), train_on_prompt=True).groups[0]
     assert (asked.prompt_ids.tolist(), asked.completions[0].ids.tolist()) == (

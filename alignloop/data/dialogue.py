@@ -79,13 +79,15 @@ def render_turns(
     for place, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        given = template.render_prompt(messages[:place], tools) if place else ""
-        written = template.render_completion(message, messages[:place], tools, given=given) if place else ""
+        if place == 0:  # a greeting: there is no prompt that the model could have been given
+            turns.append(_none(place))
+            continue
+        given = template.render_prompt(messages[:place], tools)
+        written = template.render_completion(message, messages[:place], tools, given=given)
         if place == len(messages) - 1:  # the last turn is what training gives, whatever the whole looks like
-            before = whole
-            whole = given + written if place else whole
-            turns = [t if t.exact and whole.startswith(before[: t.stop]) else _none(t.place) for t in turns]
-        exact = bool(place) and whole.startswith(given + written)
+            before, whole = whole, given + written
+            turns = [t if whole.startswith(before[: t.stop]) else _none(t.place) for t in turns]
+        exact = whole.startswith(given + written)
         stop = len(given) + len(written)
         turns.append(Turn(place, len(given), stop, True) if exact else _none(place))
     return whole, tuple(turns)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from alignloop.data import builders, forms, published
-from alignloop.data.convert import Options, convert, targets
+from alignloop.data.convert import Options, convert
 from alignloop.data.source_files import Row
 from alignloop.data.sources import Source
 from alignloop.errors import DataError
@@ -153,11 +153,10 @@ def mapped(source: Source, row: Row, kinds: Sequence[str]) -> str:
 
 def told_answer(source: Source, row: Row, column: str, kinds: Sequence[str]) -> str:
     """The command that takes an object for the reference answer; empty if none does."""
-    for name in (column, "reward_model.ground_truth"):
-        if _records(row, "prompt", {"answer": name}):
-            kind = f" --kind {kinds[0]}" if len(kinds) == 1 else ""
-            return command(source, f"check {option('answer', name)}{kind}")
-    return ""
+    if not _records(row, "prompt", {"answer": column}):
+        return ""
+    kind = f" --kind {kinds[0]}" if len(kinds) == 1 else ""
+    return command(source, f"check {option('answer', column)}{kind}")
 
 
 def _mapping(row: Row, needed: Sequence[str]) -> dict[str, str]:
@@ -174,22 +173,20 @@ def _mapping(row: Row, needed: Sequence[str]) -> dict[str, str]:
 def converted(source: Source, records: Sequence[Record], wanted: Sequence[str]) -> str:
     """The command that makes records of a wanted kind out of these; empty if none can be made."""
     for kind in wanted:
-        for options, words in _ways(records, kind):
-            with suppress(DataError):
-                if convert(records, kind, options)[0]:
-                    return command(source, f"convert --to {kind}{words} -o {_free_name(source.path, kind)}")
+        options, words = _conversion(records, kind)
+        with suppress(DataError):
+            if convert(records, kind, options)[0]:
+                return command(source, f"convert --to {kind}{words} -o {_free_name(source.path, kind)}")
     return ""
 
 
-def _ways(records: Sequence[Record], kind: str) -> Iterator[tuple[Options, str]]:
-    """Options of a conversion, the plain one first."""
-    if kind not in targets(records):
-        return
+def _conversion(records: Sequence[Record], kind: str) -> tuple[Options, str]:
+    """The options that a conversion needs, and as they are typed."""
     names = next((list(r.scores) for r in records if isinstance(r, Rating)), [])
     attribute = names[0] if len(names) > 1 else ""
     said = f" --attribute {shlex.quote(attribute)}" if attribute else ""
     least = 3.0 if kind in ("label", "demonstration") and names else None
-    yield Options(attribute=attribute, min_score=least), said + (" --min-score 3" if least else "")
+    return Options(attribute=attribute, min_score=least), said + (" --min-score 3" if least else "")
 
 
 def _free_name(path: str, kind: str) -> str:

@@ -128,7 +128,7 @@ def _from_right(prompt: list[int], kept: int, bos_token_id: int | None) -> list[
     """The last `kept` tokens; a BOS at the start counts as one of them and stays in front."""
     if kept == len(prompt):
         return prompt
-    if prompt and prompt[0] == bos_token_id:
+    if prompt[0] == bos_token_id:
         rest = prompt[len(prompt) - (kept - 1) :]
         return rest if rest[:1] == [bos_token_id] else [prompt[0], *rest]  # never two in a row
     return prompt[len(prompt) - kept :]

@@ -328,7 +328,7 @@ def read_row(row: RowValues, kind: str) -> Read:
     seen |= set(taken(made))
     found = [unseen(value, name, seen) for name, value in nested.items()]
     unread = tuple(path for paths, looked in found if looked for path in paths)
-    heads = {name if name in row else name.partition(".")[0] for name in form.needs} | {*form.uses} | seen
+    heads = {*form.needs, *form.uses} | seen
     rest = {k: v for k, v in row.items() if k not in heads}
     if kind == "prompt":  # each question once, however many answers the row has
         made = list({repr((one.get("prompt"), one.get("messages"))): one for one in reversed(made)}.values())

@@ -239,7 +239,7 @@ def _way_on(source: sources.Source, part: SourceRecords, reading: Reading) -> st
     if first.reason == "object_answer" and row is not None:
         return hints.told_answer(source, row, first.field, reading.kinds)
     if part.looks_like not in ("", part.kind):
-        other = _read(source, replace(reading, kinds=(part.looks_like,), guess=False))
+        other = _read(source, replace(reading, kinds=(part.looks_like,), guess=True))
         way = hints.converted(source, other.records, reading.kinds) if other.records else ""
         if way:
             return way

@@ -23,6 +23,7 @@ import difflib
 import glob
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -167,7 +168,7 @@ def score_range(value: object, file: str = "") -> tuple[float, float]:
         DataError: no two finite numbers, the lower one first.
     """
     items = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-    numbers = [float(v) for v in items if isinstance(v, int | float) and not isinstance(v, bool)]
+    numbers = [v for v in items if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(items) != 2 or len(numbers) != 2 or not -1e9 < numbers[0] < numbers[1] < 1e9:
         raise DataError(
             "expected the lowest and the highest score, such as [1, 10]",
@@ -175,7 +176,7 @@ def score_range(value: object, file: str = "") -> tuple[float, float]:
             field="score_range",
             value=value,
         )
-    return numbers[0], numbers[1]
+    return float(numbers[0]), float(numbers[1])
 
 
 def _expand_name(name: str, split: str = "", data_dir: str = "") -> list[Source]:
@@ -286,7 +287,7 @@ def read_source(source: Source, *, on_fault: OnFault | None = None) -> Iterator[
     """
     report = on_fault or _raise
     rows = _hub(source) if source.split is not None else read_file(Path(source.path), report)
-    return islice(rows, source.rows)
+    return rows if source.rows is None else islice(rows, min(source.rows, sys.maxsize))
 
 
 def _raise(fault: DataError) -> None:

@@ -158,7 +158,7 @@ def _thought(source: str, render: Render) -> tuple[tuple[str, str], str, bool]:
     before, found, after = whole.partition(_THOUGHT)
     between, _, _ = after.partition(PROBE)
     opening, closing = _LAST_MARK.search(before), _FIRST_MARK.match(between)
-    if found and opening and closing and closing[0].strip() == between.strip():
+    if opening and closing and closing[0].strip() == between.strip():
         return (opening[1], closing[1]), between.partition(closing[1])[2], True
     known = next((pair for pair in _PAIRS if pair[1] in source), ("", ""))
     return known, "\n\n", bool(found)

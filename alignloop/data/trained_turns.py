@@ -97,7 +97,7 @@ def demonstration_groups(
     turn = messages[last]
     if not turn.content.strip() and not turn.tool_calls:
         raise DataError("the completion is empty", reason="empty_completion")
-    excepted = {k for k, m in enumerate(messages) if m.role == "assistant" and m.train is False}
+    excepted = {k for k, m in enumerate(messages) if m.train is False}
     if train_on_prompt:
         parts = [_everything(encoder, messages, excepted)]
     elif trained == [last]:
@@ -205,12 +205,12 @@ def _fitted(encoder: ConversationEncoder, part: _Part) -> _Part:
     else:
         fitted = fit(part.prompt.tolist(), [part.ids.tolist()], *arguments, bos_token_id=bos)
     prompt, ids = (np.asarray(x, dtype=np.int32) for x in (fitted.prompt_ids, fitted.completions[0]))
-    return _trimmed(_Part(prompt, ids, part.mask[: len(ids)], min(part.first, len(ids))))
+    return _trimmed(replace(part, prompt=prompt, ids=ids, mask=part.mask[: len(ids)]))
 
 
 def _trimmed(part: _Part) -> _Part:
     """The part without what follows its last counted token: nothing is learned from that."""
-    stop = int(np.flatnonzero(part.mask)[-1]) + 1 if part.mask.any() else len(part.mask)
+    stop = int(np.flatnonzero(part.mask)[-1]) + 1
     return replace(part, ids=part.ids[:stop], mask=part.mask[:stop])
 
 

@@ -5,7 +5,6 @@ Every function raises DataError without file and line; the reader adds them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from alignloop.errors import DataError
@@ -69,7 +68,7 @@ def number(value: object, field: str, low: float, high: float) -> float:
         raise DataError(
             f"{expected}, found {type_name(value)}", field=field, value=value, reason="wrong_type"
         )
-    if not math.isfinite(value) or not low <= value <= high:
+    if not low <= value <= high:  # which NaN is not, either
         raise DataError(expected, field=field, value=value, reason="out_of_range")
     return float(value)
 

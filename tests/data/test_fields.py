@@ -139,3 +139,82 @@ def test_a_prompt_says_something_besides_the_system():
         with pytest.raises(DataError) as caught:
             read.check_prompt(bad, "prompt")
         assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("value", "first", "found"),
+    [
+        *(
+            (value, 0, side)
+            for value, side in ((0, "a"), (1, "b"), (0.5, "tie"), ("0.5", "tie"), (" 1 ", "b"))
+        ),
+        *((value, 1, side) for value, side in ((1, "a"), (2, "b"), (1.5, "tie"), ("2.0", "b"))),
+        *((value, 1, side) for value, side in (("A", "a"), ("[[B]]", "b"), ("[c]", "unknown_label"))),
+        *((value, 0, "counts_from_1") for value in (2, "2", 2.0)),
+        *((value, 1, "two_counts") for value in (0, "0", 0.0)),
+        *((value, 0, "unknown_label") for value in (3, -1, 1.5, 0.25, True, False, None, [0], "2x", 10**400)),
+        *((value, 1, "unknown_label") for value in (3, -1, 0.5, True, "1e999", "nan")),
+    ],
+)
+def test_votes_are_counted_from_0_or_from_1(value, first, found):
+    if found in ("a", "b", "tie"):
+        assert read.side(value, "preference", first) == found
+        assert first or read.side(value, "preference") == found
+        return
+    with pytest.raises(DataError, match="expected A, B or tie") as caught:
+        read.side(value, "vote", first)
+    assert (caught.value.field, caught.value.value, caught.value.reason) == ("vote", value, found)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((value, True) for value in (True, 1, 1.0, "true", " TRUE ", "1", "1.0")),
+        *((value, False) for value in (False, 0, 2, None, "", "yes", "false", [True])),
+    ],
+)
+def test_flags(value, expected):
+    assert read.is_true(value) is expected
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        *((None, "nothing"), (True, "true/false"), (1, "a number"), (1.5, "a number"), ("a", "text")),
+        *(([1], "a list"), ({"a": 1}, "an object"), ((1,), "other"), (b"a", "other")),
+    ],
+)
+def test_what_a_value_is_called(value, name):
+    assert read.type_name(value) == name
+
+
+def test_text_is_text_that_can_be_written():
+    assert read.text(" \n", "x") == " \n"
+    assert read.completion_text("한글 😀", "x") == "한글 😀"
+    for value, reason in ((" \n", "empty_completion"), ("a\ud800", "invalid_unicode"), (5, "wrong_type")):
+        with pytest.raises(DataError) as caught:
+            read.completion_text(value, "x")
+        shown = None if reason == "invalid_unicode" else value
+        assert (caught.value.field, caught.value.value, caught.value.reason) == ("x", shown, reason)
+
+
+def test_a_number_is_finite_and_its_bounds_are_told():
+    assert read.number("1e3", "x", 0, 1e6) == 1000.0
+    for value, reason in ((10**400, "out_of_range"), ("x", "wrong_type"), ("1e999", "out_of_range")):
+        with pytest.raises(DataError, match=r"expected a number from -0.5 to 1e\+06") as caught:
+            read.number(value, "x", -0.5, 1e6)
+        assert (caught.value.field, caught.value.reason) == ("x", reason)
+
+
+def test_at_least_two_responses():
+    assert read.texts(["a", "b"], "r") == ("a", "b")
+    assert read.texts('["a", "b", "c"]', "r") == ("a", "b", "c")
+    for value, field, reason in (
+        (["a"], "r", "too_few_responses"),
+        ([], "r", "too_few_responses"),
+        (["a", " "], "r[1]", "empty_completion"),
+        (["a", "b", 3], "r[2]", "wrong_type"),
+    ):
+        with pytest.raises(DataError) as caught:
+            read.texts(value, "r")
+        assert (caught.value.field, caught.value.reason) == (field, reason)

@@ -94,3 +94,15 @@ def test_unlike_items_share_no_bucket():
         assert not compared
         assert first_similar([*texts, texts[0]], 0.8)[-1] == 0
     assert compared
+
+
+def test_factors_are_odd_and_distinct():
+    """An even one maps two sets of hashes to one, so that unlike texts would share a bucket."""
+    seen = []
+    plain = minhash.signature
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(minhash, "signature", lambda h, factors: (seen.append(factors), plain(h, factors))[1])
+        first_similar([["some text"]], 0.8)
+    (factors,) = seen
+    assert len(set(factors.tolist())) == len(factors) == 25 * 5
+    assert (factors % np.uint64(2) == 1).all()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignloop.data.packing import Group, collate, completion, pack
+from alignloop.data.packing import Group, collate, completion, pack, with_completions
 
 
 def group(index: int, prompt: list[int], *completions: list[int]) -> Group:
@@ -151,3 +151,104 @@ def test_a_batch_moves_with_all_its_tensors() -> None:
     assert {value.device.type for value in tensors.values() if isinstance(value, torch.Tensor)} == {"meta"}
     assert {value.device.type for value in moved.extras.values()} == {"meta"}
     assert (moved.indices, moved.num_tokens) == (batch.indices, batch.num_tokens)
+
+
+def test_what_rows_with_the_same_question_share() -> None:
+    """Their prompt, or a key where that was cut; a row without a prompt is known by its text."""
+    made = group(3, [1, 2], [3])
+    assert made.question == np.array([1, 2], dtype=np.int32).tobytes()
+    assert Group(made.prompt_ids, made.completions, key=b"k").question == b"k"
+    assert group(0, [], [3], [4]).question == np.array([3, 4], dtype=np.int32).tobytes()
+    assert made.num_tokens == 3
+
+
+def test_values_become_tensors_of_32_bits() -> None:
+    made = Group(
+        np.array([1, 2, 3], dtype=np.int32),
+        (completion([2, 5], old=np.array([0.5, 1.5])), completion([3], old=np.array([2.5]))),
+        values={"margin": 2.0, "ranks": np.array([1, 2]), "pair": np.array([[1.0, 2.0], [3.0, 4.0]])},
+    )
+    batch = collate([made])
+    assert {name: (tuple(v.shape), v.dtype) for name, v in batch.extras.items()} == {
+        "prompt_tokens": ((1,), torch.float32),
+        "margin": ((1,), torch.float32),
+        "ranks": ((2,), torch.float32),
+        "pair": ((2, 2), torch.float32),
+        "old": ((2, 2), torch.float32),
+    }
+    assert batch.extras["prompt_tokens"].tolist() == [2.0]
+    assert collate([group(0, [], [5, 6])]).extras["prompt_tokens"].tolist() == [0.0]
+    for name in (
+        "input_ids",
+        "position_ids",
+        "predict_index",
+        "target_ids",
+        "last_index",
+        "lengths",
+        "group",
+    ):
+        assert getattr(batch, name).dtype == torch.int64
+    assert {t.dtype for t in (batch.segments.group, batch.segments.branch, batch.segments.position)} == {
+        torch.int32
+    }
+    moved = batch.segments.to(torch.device("meta"))
+    assert moved.spans == batch.segments.spans
+    assert {t.device.type for t in (moved.group, moved.branch, moved.position)} == {"meta"}
+
+
+def test_some_completions_of_a_group_with_their_values() -> None:
+    made = Group(
+        np.array([1], dtype=np.int32),
+        (completion([2]), completion([3]), completion([4])),
+        7,
+        {"margin": 2.0, "ranks": [1.0, 2.0, 3.0], "desirable": np.array([True, False, True])},
+        b"k",
+    )
+    kept = with_completions(made, np.array([True, False, True]))
+    assert [item.ids.tolist() for item in kept.completions] == [[2], [4]]
+    assert (kept.index, kept.key, kept.values["margin"]) == (7, b"k", 2.0)
+    assert np.asarray(kept.values["ranks"]).tolist() == [1.0, 3.0]
+    assert np.asarray(kept.values["desirable"]).tolist() == [True, True]
+
+
+def test_a_completion_counts_unless_a_mask_says_otherwise() -> None:
+    plain = completion([1, 2])
+    assert (plain.ids.dtype, plain.mask.dtype, plain.mask.tolist()) == (np.int32, np.bool_, [True, True])
+    masked = completion([1, 2], [1, 0], old=np.array([0.5, 1.0]))  # pyright: ignore[reportArgumentType]
+    assert (masked.mask.dtype, masked.mask.tolist(), list(masked.values)) == (
+        np.bool_,
+        [True, False],
+        ["old"],
+    )
+
+
+def test_uncounted_tokens_are_predicted_by_nothing() -> None:
+    """A completion of which the middle counts, behind a group of its own."""
+    second = Group(np.array([4, 5], dtype=np.int32), (completion([6, 7, 8], [False, True, False]),))
+    batch = collate([group(0, [1], [2]), second])
+    assert batch.predict_index.tolist() == [[0, 0, 0], [0, 4, 0]]
+    assert batch.target_ids.tolist() == [[2, 0, 0], [6, 7, 8]]
+    assert batch.mask.tolist() == [[True, False, False], [False, True, False]]
+    assert second.completions[0].mask.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "budget", "expected"),
+    [
+        ([5, 5], 10, [[0, 1]]),
+        ([6, 5], 10, [[0], [1]]),
+        ([12, 3], 10, [[0], [1]]),
+        ([3, 12], 10, [[0], [1]]),
+        ([2, 2, 2, 2, 2], 4, [[0, 1], [2, 3], [4]]),
+        ([], 10, []),
+    ],
+)
+def test_micro_batches_in_the_order_of_their_first_group(
+    sizes: list[int], budget: int, expected: list[list[int]]
+) -> None:
+    groups = [group(i, [1] * (size - 1), [2]) for i, size in enumerate(sizes)]
+    found = [[g.index for g in chunk] for chunk in pack(groups, budget)]
+    assert sorted(map(len, found)) == sorted(map(len, expected))
+    assert [chunk[0] for chunk in found] == sorted(chunk[0] for chunk in found)
+    if sizes != [2] * 5:
+        assert found == expected

@@ -234,6 +234,7 @@ def test_a_join_counts_rounds_items_and_separators() -> None:
     # two items of 2 and 1 characters and 8 each, and a separator for each
     assert least(lambda: run(context, iter(["ab", "c"]), ", ")) == 3 + 2 * 8 + 2 * 2
     assert cost(lambda: run(context, iter(["ab", "c"]), ", ")) == len("ab, c")
+    assert least(lambda: run(context, ["ab", "c"])) == 3 + 2 * 8
 
 
 def test_each_round_is_a_step() -> None:

@@ -287,3 +287,79 @@ def test_one_row_has_no_partner() -> None:
         with pytest.raises(DataError, match="at least two rows") as caught:
             with_mismatched(labelled(number))
         assert caught.value.reason == "no_rows"
+
+
+def test_a_conversation_that_is_too_long_keeps_its_bos() -> None:
+    """Prompt and first turn have LONG tokens; the row keeps the first turn and what fits of the rest."""
+    talk = [Demonstration((*HI, Message("assistant", "yes"), *HI), "no")]
+    for most, prompt in ((LONG, [BOS, *CHAT]), (LONG - 1, [BOS, *CHAT[1:]]), (LONG - 5, [BOS, *CHAT[5:]])):
+        made = tokenize(talk, make_encoder(max_length=most))
+        (group,) = made.groups
+        assert (group.prompt_ids.tolist(), made.truncated, made.turns) == (prompt, 1, 2)
+        assert group.completions[0].ids.tolist() == ids("yes", END)
+        assert group.completions[0].mask.all()
+        assert group.question == np.asarray([BOS, *CHAT], np.int32).tobytes()
+    whole = tokenize(talk, make_encoder()).groups[0].completions[0]
+    assert whole.ids.tolist() == ids("yes", END, "\n", *CHAT, "no", END)
+    assert whole.mask.dtype == np.bool_
+    assert whole.mask.tolist() == [True] * 4 + [False] * (1 + len(CHAT)) + [True] * 3
+    asked = tokenize(talk, make_encoder(max_length=LONG), train_on_prompt=True).groups[0]
+    assert (asked.prompt_ids.tolist(), asked.completions[0].ids.tolist()) == (
+        [],
+        [BOS, *CHAT, *ids("yes", END)],
+    )
+    assert asked.question == np.asarray([BOS, *CHAT], np.int32).tobytes()
+
+
+def test_what_a_question_is_in_a_row_that_begins_with_a_greeting() -> None:
+    hello = Message("assistant", "hello")
+    made = tokenize([Demonstration((hello, *HI), "yes"), Demonstration((hello, *HI), "no")], make_encoder())
+    first, second = made.groups
+    assert first.question == second.question == first.prompt_ids.tobytes()
+    assert first.key == b""
+    called = (Message("system", "s"), hello, Message("tool", "1"))
+    (group,) = tokenize(
+        [Demonstration((*called, Message("assistant", "b"), *HI), "c")], make_encoder()
+    ).groups
+    assert group.question == make_encoder().prompt(called).tobytes()
+
+
+def test_a_turn_of_weight_0_is_left_out_of_a_prompt_that_is_trained() -> None:
+    excepted = Demonstration((*HI, Message("assistant", "yes", train=False), *HI), "no", train=None)
+    made = tokenize([excepted], make_encoder(), train_on_prompt=True)
+    (group,) = made.groups
+    counted = group.completions[0].ids[group.completions[0].mask].tolist()
+    assert counted == [BOS, *CHAT, *ids("\n"), *CHAT, *ids("no", END)]
+    # what follows the last counted token is left out
+    last = Demonstration((*HI, Message("assistant", "yes"), *HI), "no", train=False)
+    (group,) = tokenize([last], make_encoder(), train_on_prompt=True).groups
+    assert group.completions[0].ids.tolist()[-len(CHAT) :] == CHAT
+    with pytest.raises(DataError, match="train_on is last"):
+        tokenize([last], make_encoder(), train_on="last")
+
+
+def test_the_beginning_of_an_answer_has_no_end_of_turn() -> None:
+    encoder = make_encoder()
+    assert encoder.begin("yes", HI).tolist() == ids("yes")
+    assert encoder.ending().tolist() == [END]
+    assert make_encoder(template="plain").begin("yes", HI).tolist() == ids("yes")
+    assert encoder.completion("a", ()).tolist() == encoder.completion("a").tolist() == ids("a", END)
+
+
+def test_marks_in_a_document_are_text_unless_they_are_allowed() -> None:
+    encoder = make_encoder()
+    assert encoder.document("a</s>b").tolist() == ids(BOS, "a</s>b", EOS)
+    assert make_encoder("$A").document("a</s>b").tolist() == ids("a</s>b", EOS)
+    allowed = Encoder(encoder.tokenizer, encoder.template, special_tokens=True)
+    assert allowed.document("a</s>b").tolist() == ids(BOS, "a", EOS, "b", EOS)
+    assert allowed.document("a</s>").tolist() == ids(BOS, "a", EOS)
+    assert Encoder(encoder.tokenizer, encoder.template).max_length == 1024
+
+
+def test_what_the_faults_and_pieces_of_a_row_are_known_by() -> None:
+    made = tokenize([Document("abcde"), Document("f"), Demonstration(HI, " ")], make_encoder(max_length=4))
+    first = np.asarray(ids(BOS, "abc"), np.int32).tobytes()
+    assert [group.key for group in made.groups] == [first, first, b""]
+    assert (made.dropped[0].field, made.dropped[0].value, made.truncated, made.turns) == ("", None, 0, 0)
+    with pytest.raises(TypeError, match="not a record: str"):
+        make_encoder().group("a")  # pyright: ignore[reportArgumentType]

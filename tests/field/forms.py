@@ -171,7 +171,9 @@ PAIRS = {
         [PAIR, (ASK, GOOD, "Eh.", 1.0, 0.0), (ASK, GOOD, "Hm.", 1.0, 0.0)]),
     "AlpacaEval, annotations": Case(
         [{"instruction": ASK, "output_1": GOOD, "output_2": BAD, "preference": 1.0},
-         {"instruction": ASK, "output_1": BAD, "output_2": GOOD, "preference": 2.0}], [PAIR, PAIR]),
+         {"instruction": ASK, "output_1": BAD, "output_2": GOOD, "preference": 2.0},
+         {"instruction": ASK, "output_1": GOOD, "output_2": BAD, "preference": 1.5}],
+        [PAIR, PAIR, (ASK, GOOD, BAD, 0.5, 0.0)]),
     "votes 0 and 1": Case(
         [{"prompt": ASK, "response_a": GOOD, "response_b": BAD, "preference": 0},
          {"prompt": ASK, "response_a": BAD, "response_b": GOOD, "preference": 1}], [PAIR, PAIR]),

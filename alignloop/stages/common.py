@@ -44,14 +44,13 @@ from alignloop.progress import Progress, busy
 from alignloop.runs import Run, find_inputs
 from alignloop.runs.continuation import refuse_other_origin
 from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell, tell_notes
-from alignloop.stages.held_out import held_out_intervals
+from alignloop.stages.held_out import measure_held_out
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts
 from alignloop.stages.stopping import stop_requests
 from alignloop.stages.summaries import summary_of_steps
 from alignloop.training.checkpoint import Restored, load_checkpoint, save_checkpoint
 from alignloop.training.distributed import any_rank, on_first_rank, wait_for_all
-from alignloop.training.held_out import GroupMeans, evaluate
 from alignloop.training.loop import Reference, Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 from alignloop.training.stream import GroupStream, rows_digest
@@ -260,10 +259,8 @@ def fit(
             metrics = {**report.metrics, "epoch": stream.epoch(trainer.step)}
             last = trainer.step == stream.num_steps
             if held_out and (last or (config.eval_steps and trainer.step % config.eval_steps == 0)):
-                each: list[GroupMeans] = []
                 with progress.doing(f"evaluating {len(held_out)} held-out rows"):
-                    metrics |= evaluate(trainer, objective, held_out, each)
-                metrics |= held_out_intervals(each, config.seed)
+                    metrics |= measure_held_out(trainer, objective, held_out, config.seed)
             if last or trainer.step % config.logging_steps == 0:
                 run.log(trainer.step, **metrics)
             progress.update(trainer.step, **metrics)

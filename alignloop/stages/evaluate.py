@@ -65,11 +65,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     common.set_threads(config.num_threads)
     for text in config.require:
         gate.parse(text)
-    prompts = read_prompts(config, config.num_prompts, run)
-    if len({prompt.prompt for prompt in prompts}) < 2:
-        raise DataError(
-            "an interval needs at least 2 different prompts; this is one", file=str(config.dataset)
-        )
+    prompts = _prompts(config, run)
     if config.reward_model is not None:
         reward_folder(config.reward_model)  # raises; the model itself is loaded when there are answers
     texts = _texts(config)
@@ -106,6 +102,15 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
 
 _WIN_RATES = {"gold": "win_rate", "reward": "win_rate_reward"}
 _SHORT = {"prompts.length": "length", "prompts.empty": "empty", "prompts.reward": "reward_model_score"}
+
+
+def _prompts(config: EvaluateConfig, run: Run) -> list[Prompt]:
+    prompts = read_prompts(config, config.num_prompts, run)
+    if len({prompt.prompt for prompt in prompts}) < 2:
+        raise DataError(
+            "an interval needs at least 2 different prompts; this is one", file=str(config.dataset)
+        )
+    return prompts
 
 
 def _names(config: EvaluateConfig) -> tuple[str, str]:

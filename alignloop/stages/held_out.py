@@ -9,12 +9,22 @@ import numpy as np
 from alignloop.data.packing import Group
 from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import resampling_weights, studentised, wilson
-from alignloop.training.held_out import GroupMeans
+from alignloop.objectives.base import Objective
+from alignloop.training.held_out import GroupMeans, evaluate
+from alignloop.training.loop import Trainer
 
 _NAMED = ("loss", "margin", "accuracy")
 """Means that get an interval."""
 _ENOUGH = 5
 """Prompts from which on there is an interval."""
+
+
+def measure_held_out(
+    trainer: Trainer, objective: Objective, groups: Sequence[Group], seed: int
+) -> dict[str, float]:
+    """Loss and metrics of held-out groups, `eval_NAME`, with the intervals of `held_out_intervals`."""
+    each: list[GroupMeans] = []
+    return {**evaluate(trainer, objective, groups, each), **held_out_intervals(each, seed)}
 
 
 def held_out_intervals(each: Sequence[GroupMeans], seed: int) -> dict[str, float]:

@@ -83,7 +83,14 @@ def one_run(work: Path, seed: int, dtype: str, threads: int) -> Row:
     with log.open("w") as out:
         subprocess.run(command, check=True, stdout=out, stderr=out, cwd=work, env=_environment(threads))
     wall = time.perf_counter() - start
-    return {"seed": seed, "dtype": dtype, "wall_s": wall, "stages": seconds(folder), **figures(folder)}
+    return {
+        "seed": seed,
+        "dtype": dtype,
+        "threads": threads,
+        "wall_s": wall,
+        "stages": seconds(folder),
+        **figures(folder),
+    }
 
 
 def _environment(threads: int) -> dict[str, str]:

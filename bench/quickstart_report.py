@@ -8,7 +8,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-_HEAD = """# Quickstart, five seeds in both types
+_HEAD = """# Quickstart, by seed and type
 
 ```
 scripts/quickstart --seed 42            # and 1, 2, 3, 4; dtype=float32 where bfloat16 is fast
@@ -69,7 +69,16 @@ def _summary(rows: Sequence[Row]) -> str:
         f"The win rate's interval lies above one half in {above} of {len(rows)}, the reward model's in "
         f"{learned} of {len(rows)}. Median gain {100 * median(row['gain'][0] for row in rows):.1f} points, "
         f"median win rate {median(row['win'][0] for row in rows):.3f}; held-out perplexity changes by "
-        f"{min(rises):+.1f} to {max(rises):+.1f} %.\n"
+        f"{min(rises):+.1f} to {max(rises):+.1f} %. {_spent(rows)}\n"
+    )
+
+
+def _spent(rows: Sequence[Row]) -> str:
+    times = [row["wall_s"] for row in rows if row["threads"] == 1]
+    if not times:
+        return ""
+    return (
+        f"With one thread beside other work a run took {min(times):.0f} to {max(times):.0f} s, all included."
     )
 
 

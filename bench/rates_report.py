@@ -36,8 +36,8 @@ fine-tuning, then LoRA (rank 16) in brackets. `python bench/rates.py` measures t
 _MEASURED = """
 **What is measured.** Full fine-tuning of SmolLM2-135M (second column) at 2e-5, one rate and no search:
 SFT, DPO, IPO, KTO, ORPO, SimPO, rankings and reward models, three seeds of 21 steps, all of whose win
-rates but SimPO's lie above one half ([objectives.md](objectives.md)); DPO, three seeds
-([quickstart.md](quickstart.md)); a reward model on human judgements, one seed
+rates but SimPO's lie above one half ([objectives.md](objectives.md)); SFT, and DPO at 1.5e-5, three
+seeds ([quickstart.md](quickstart.md)); a reward model on human judgements, one seed
 ([hh_reward.md](hh_reward.md)). That another rate would be worse is not shown by these. The first column
 follows the cells below, the lowest loss of each row (DPO with LoRA: between two cells that differ by
 less than their error). **Not measured here**: the last two columns (the papers' rates, kept low), LoRA

@@ -86,7 +86,8 @@ def test_a_clean_recipe_gives_no_alarm(name, data):
         keys["eval_dataset"] = None  # an earlier stage makes it
     config = stage.config.model_copy(update=keys)
     found = lint_recipe(config, stage.objective)
-    assert [one for one in found if not one.startswith("AL213")] == []  # 24 rows are few
+    of_these_rows = ("AL213", "AL114")  # few, and half desirable where the recipe has a fifth
+    assert [one for one in found if not one.startswith(of_these_rows)] == []
     assert lint_recipe(stage.config, stage.objective, read=False) == []
 
 

@@ -76,13 +76,14 @@ def seconds(run: Path) -> dict[str, float]:
 def one_run(work: Path, seed: int, dtype: str, threads: int) -> Row:
     """Run the quickstart (a finished one is read again) and read it."""
     folder = work / f"{dtype}-{seed}"
+    whole = not folder.exists()
     command = [sys.executable, "-m", "alignloop", "quickstart", "--seed", str(seed), f"dtype={dtype}"]
     command += [f"output_dir={folder}", f"num_threads={threads}"]
     start = time.perf_counter()
     log = work / f"{dtype}-{seed}.log"
     with log.open("w") as out:
         subprocess.run(command, check=True, stdout=out, stderr=out, cwd=work, env=_environment(threads))
-    wall = time.perf_counter() - start
+    wall = time.perf_counter() - start if whole else None  # stages used again take no time
     return {
         "seed": seed,
         "dtype": dtype,
@@ -109,17 +110,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--timed", type=int, help="this seed alone, in a new folder, on all cores")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args(argv)
-    found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {"rows": [], "timed": []}
+    found: dict[str, Any] = (
+        json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {"rows": [], "timed": []}
+    )
     if given.work:
         given.work.mkdir(parents=True, exist_ok=True)
         found["machine"] = machine(os.cpu_count() or 1)
-    for dtype in given.dtypes if given.timed is not None else ():
-        shutil.rmtree(given.work / f"{dtype}-{given.timed}", ignore_errors=True)
-        _keep(found, "timed", one_run(given.work, given.timed, dtype, 0))
+    if given.timed is not None:
+        for dtype in given.dtypes:
+            shutil.rmtree(given.work / f"{dtype}-{given.timed}", ignore_errors=True)
+            _keep(found, "timed", one_run(given.work, given.timed, dtype, 0))
     jobs = [(seed, dtype) for seed in given.seeds for dtype in given.dtypes]
     threads = 1 if given.at_once > 1 else given.threads
     with ThreadPoolExecutor(given.at_once) as pool:
-        for row in pool.map(lambda job: one_run(given.work, *job, threads), jobs):
+        for row in pool.map(lambda job: one_run(given.work, job[0], job[1], threads), jobs):
             _keep(found, "rows", row)
     if given.write:
         write_whole(FILE.with_suffix(".md"), [page(found)])

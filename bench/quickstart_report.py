@@ -74,7 +74,7 @@ def _summary(rows: Sequence[Row]) -> str:
 
 
 def _spent(rows: Sequence[Row]) -> str:
-    times = [row["wall_s"] for row in rows if row["threads"] == 1]
+    times = [row["wall_s"] for row in rows if row["threads"] == 1 and row["wall_s"] is not None]
     if not times:
         return ""
     return (

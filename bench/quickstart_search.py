@@ -36,8 +36,8 @@ VARIANTS: Mapping[str, Changes] = {
     "sft-1e-5": {"sft": {"learning_rate": 1e-5}},
     "sft-4e-5": {"sft": {"learning_rate": 4e-5}},
     "sft-two-epochs": {"sft": {"num_train_epochs": 2}},
-    "reward-1e-3": {"reward": {"learning_rate": 1e-3}},
-    "reward-full": {"reward": {"learning_rate": 3e-5, "lora_r": 0}},
+    "reward-3e-5": {"reward": {"learning_rate": 3e-5}},
+    "reward-lora": {"reward": {"learning_rate": 3e-4, "lora_r": 16}},
     "reward-from-sft": {"reward": {"model_name_or_path": "@sft"}},
     "reward-three-epochs": {"reward": {"num_train_epochs": 3}},
 }

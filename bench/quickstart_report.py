@@ -39,7 +39,7 @@ def page(found: dict[str, Any]) -> str:
         text += f"## {dtype}\n\n{_COLUMNS}" + "".join(map(_line, rows)) + "\n" + _summary(rows) + "\n"
     text += _times(found)
     about = ", ".join(f"{name} {value}" for name, value in found["machine"].items() if name != "load_average")
-    return text + f"\nThe figures are of: {about}.\n"
+    return text + f"The figures are of: {about}.\n"
 
 
 def _line(row: Row) -> str:
@@ -69,7 +69,7 @@ def _summary(rows: Sequence[Row]) -> str:
         f"The win rate's interval lies above one half in {above} of {len(rows)}, the reward model's in "
         f"{learned} of {len(rows)}. Median gain {100 * median(row['gain'][0] for row in rows):.1f} points, "
         f"median win rate {median(row['win'][0] for row in rows):.3f}; held-out perplexity changes by "
-        f"{min(rises):+.1f} to {max(rises):+.1f} %. {_spent(rows)}\n"
+        f"{min(rises):+.1f} to {max(rises):+.1f} %.{_spent(rows)}\n"
     )
 
 

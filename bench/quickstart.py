@@ -67,7 +67,7 @@ def figures(run: Path, model: str = "dpo", reward: str = "reward", sft: str = "s
 
 
 def seconds(run: Path) -> dict[str, float]:
-    """Duration and peak memory of each stage that takes a second or more."""
+    """Duration of each stage that takes a second or more, in their order."""
     stages = [run_json(file.parent) for file in run.glob("*/run.json")]
     stages.sort(key=lambda one: one["started"])
     return {one["name"]: one["duration_s"] for one in stages if one["duration_s"] >= 1}
@@ -88,6 +88,7 @@ def one_run(work: Path, seed: int, dtype: str, threads: int) -> Row:
         "seed": seed,
         "dtype": dtype,
         "threads": threads,
+        "machine": machine(threads or os.cpu_count() or 1),
         "wall_s": wall,
         "stages": seconds(folder),
         **figures(folder),
@@ -115,7 +116,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if given.work:
         given.work.mkdir(parents=True, exist_ok=True)
-        found["machine"] = machine(os.cpu_count() or 1)
     if given.timed is not None:
         for dtype in given.dtypes:
             shutil.rmtree(given.work / f"{dtype}-{given.timed}", ignore_errors=True)

@@ -38,8 +38,12 @@ def page(found: dict[str, Any]) -> str:
         rows = [row for row in found["rows"] if row["dtype"] == dtype]
         text += f"## {dtype}\n\n{_COLUMNS}" + "".join(map(_line, rows)) + "\n" + _summary(rows) + "\n"
     text += _times(found)
-    about = ", ".join(f"{name} {value}" for name, value in found["machine"].items() if name != "load_average")
-    return text + f"The figures are of: {about}.\n"
+    machines = dict.fromkeys(_machine(row) for row in (*found["rows"], *found["timed"]))
+    return text + "".join(f"The figures are of: {one}.\n" for one in machines)
+
+
+def _machine(row: Row) -> str:
+    return ", ".join(f"{name} {value}" for name, value in row["machine"].items() if name != "load_average")
 
 
 def _line(row: Row) -> str:

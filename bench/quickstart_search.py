@@ -1,6 +1,6 @@
 """Which recipe makes the quickstart learn: variants of the shipped one beside it, over seeds.
 
-    python bench/quickstart_search.py --work /tmp/search --seed 1 --variants base beta-0.02 two-epochs
+    python bench/quickstart_search.py --work /tmp/search --seed 1 --variants base beta-0.2 sft-two-epochs
 
 A variant changes keys of stages; the stages that follow from those are repeated under another name, all
 others are shared, and one comparison holds all final models. What is finished is kept, so variants can be

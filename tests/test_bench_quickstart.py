@@ -80,11 +80,12 @@ def test_the_page_gives_each_run_and_what_they_have_in_common(tmp_path: Path) ->
         "seed": 3,
         "dtype": "bfloat16",
         "threads": 1,
+        "machine": {"cpu": "a processor", "load_average": 1.0},
         "wall_s": 500.0,
         "stages": {"sft": 60.2},
         **figures(tmp_path),
     }
-    text = page({"rows": [row], "timed": [row], "machine": {"cpu": "a processor", "load_average": 1.0}})
+    text = page({"rows": [row], "timed": [row]})
     assert (
         "| 3 | 25.0 % | 40.0 % | 55.0 % | +30.0 [+20.0, +40.0] | 0.650 [0.600, 0.700] | 0.550 [0.450, 0.650] "
         "| 0.660 [0.490, 0.750] (206) | 40.0 | 40.2 | 41.0 |"

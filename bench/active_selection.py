@@ -5,7 +5,7 @@
 Prompts have two answers with D features each; the true reward is linear in them, heavy-tailed over
 prompts, so that many comparisons are near ties and some are plain. A reward model is an ensemble of
 Bradley-Terry models (ridge logistic regressions of the feature difference) on bootstrap resamples of the
-labels. Each round chooses a batch with `feedback.select.choose` (its random arm included), has it judged
+labels. Each round chooses a batch with `labels.select.choose` (its random arm included), has it judged
 and trains again. Labels needed: the first count at which accuracy on unseen prompts, averaged over
 seeds and interpolated, reaches what random selection reaches with all its labels.
 """
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alignloop.feedback.select import Strategy, choose
+from alignloop.labels.select import Strategy, choose
 
 Array = NDArray[np.float64]
 MEMBERS = 5

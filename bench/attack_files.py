@@ -82,8 +82,8 @@ def line(quick: bool) -> list[Found]:
 
 def deep(quick: bool) -> list[Found]:
     """Lists within lists, in files and in requests."""
-    from alignloop.feedback.faults import Rejected
-    from alignloop.feedback.web.annotate import json_object
+    from alignloop.labels.faults import Rejected
+    from alignloop.labels.web.annotate import json_object
     from alignloop.serve.protocol import ApiError, ChatRequest, read_body
 
     levels, rows = 5_000 if quick else 1_000_000, []
@@ -220,7 +220,7 @@ def links(quick: bool) -> list[Found]:
     """Links, pipes and devices where files are expected."""
     from alignloop.data.sources import read_rows
     from alignloop.errors import DiskError, UserError
-    from alignloop.feedback.web.secrets import session_secret
+    from alignloop.labels.web.secrets import session_secret
     from alignloop.report.folder import read_run
     from alignloop.runs.files import append_line
 
@@ -270,7 +270,7 @@ def links(quick: bool) -> list[Found]:
 
 
 def _static() -> Found:
-    from alignloop.feedback.web.site import static_files
+    from alignloop.labels.web.site import static_files
 
     names = static_files()
     held = not any(".." in name or name.startswith("/") for name in names)  # KaTeX's are in a folder

@@ -18,13 +18,13 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from alignloop.errors import UserError
-from alignloop.feedback import export, people
-from alignloop.feedback.desk import Desk
-from alignloop.feedback.exchange import Session, Submission
-from alignloop.feedback.faults import StoreUnavailable
-from alignloop.feedback.project import Answer, NewItem, Settings
-from alignloop.feedback.schema import items
-from alignloop.feedback.store import Store
+from alignloop.labels import export, people
+from alignloop.labels.faults import StoreUnavailable
+from alignloop.labels.judging import Desk
+from alignloop.labels.messages import Session, Submission
+from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.schema import items
+from alignloop.labels.store import Store
 from alignloop.records import Message
 from alignloop.web.server import listen
 from bench.attack_tools import Found, child, mib_of
@@ -182,8 +182,8 @@ def _judge_many(store: Store, count: int) -> None:
 
 EXPORT = """
 import sys
-from alignloop.feedback import export
-from alignloop.feedback.store import Store
+from alignloop.labels import export
+from alignloop.labels.store import Store
 store = Store(sys.argv[1])
 print(len(export.records(store, store.project()).records))
 """

@@ -12,13 +12,13 @@ from unittest.mock import patch
 
 from starlette.testclient import TestClient
 
-from alignloop.feedback import people
-from alignloop.feedback.desk import Desk
-from alignloop.feedback.exchange import Receipt, Session, Submission
-from alignloop.feedback.project import Answer, NewItem, Project, Settings
-from alignloop.feedback.store import Store
-from alignloop.feedback.web.app import create_app
-from alignloop.feedback.web.security import SESSION_COOKIE, RateLimit
+from alignloop.labels import people
+from alignloop.labels.judging import Desk
+from alignloop.labels.messages import Receipt, Session, Submission
+from alignloop.labels.project import Answer, NewItem, Project, Settings
+from alignloop.labels.store import Store
+from alignloop.labels.web.app import create_app
+from alignloop.labels.web.security import SESSION_COOKIE, RateLimit
 from alignloop.records import Message
 from bench.attack_tools import Found
 
@@ -127,7 +127,7 @@ def _judge(desk: Desk, session: Session, task_id: int, key: str) -> Receipt:
 def _votes(store: Store) -> tuple[list[str], list[float]]:
     from sqlalchemy import select
 
-    from alignloop.feedback.schema import judgements
+    from alignloop.labels.schema import judgements
 
     with store.reading() as connection:
         rows = connection.execute(select(judgements).order_by(judgements.c.id)).all()

@@ -51,7 +51,7 @@ def write_rows(folder: Path, options: argparse.Namespace) -> None:
     """Training and held-out rows in every method's form, and prompts."""
     from alignloop.data.columns import read_records, write_records
     from alignloop.data.instructions import instruction_prompts
-    from alignloop.feedback.edits import demonstrations
+    from alignloop.judges.edits import demonstrations
     from alignloop.records import Demonstration, Label, Preference
 
     if options.pairs:

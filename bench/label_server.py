@@ -32,10 +32,10 @@ from sqlalchemy import func, select
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alignloop.feedback import people
-from alignloop.feedback.project import Answer, NewItem, Settings
-from alignloop.feedback.schema import judgements
-from alignloop.feedback.store import Store
+from alignloop.labels import people
+from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.schema import judgements
+from alignloop.labels.store import Store
 from alignloop.records import Message
 from bench.label_client import Client, serving
 from bench.postgres import fresh_database, private_server

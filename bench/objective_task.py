@@ -20,7 +20,7 @@ from alignloop.data.files import write_whole
 from alignloop.data.instructions import instruction_prompts
 from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, tokenize, with_mismatched
-from alignloop.feedback.simulated import (
+from alignloop.judges.simulated import (
     Annotator,
     simulate_preferences,
     simulate_rankings,

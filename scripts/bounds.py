@@ -34,7 +34,7 @@ TESTS = (
     "tests/data",
     "tests/serve/test_app.py",
     "tests/test_config.py",
-    "tests/feedback/test_store.py",
+    "tests/labels/test_store.py",
     "tests/stages/test_loop_of_stages.py",
 )
 

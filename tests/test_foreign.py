@@ -17,7 +17,7 @@ from alignloop.config.recipe_file import parse_recipe, read_recipe
 from alignloop.data import lines
 from alignloop.data.sources import read_rows
 from alignloop.errors import ConfigError, DataError, DiskError, RunError
-from alignloop.feedback.judge.texts import read_texts
+from alignloop.judges.prompt_files import read_texts
 from alignloop.report.folder import read_pipeline, read_run
 from alignloop.runs.files import append_line, read_lines
 from alignloop.storage import read_mapping, read_state

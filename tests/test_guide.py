@@ -16,7 +16,7 @@ from alignloop.config import stage_names
 from alignloop.config.schema import stage_schema
 from alignloop.data.columns import write_records
 from alignloop.data.instructions import documents, instruction_prompts
-from alignloop.feedback.edits import demonstrations
+from alignloop.judges.edits import demonstrations
 from alignloop.records import Preference
 from tests import helpers_docs
 

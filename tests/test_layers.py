@@ -20,13 +20,15 @@ LAYERS = (
     ("rl",),
     ("training",),
     ("runs", "config", "web"),
-    ("feedback", "evaluation"),
+    ("labels", "judges", "evaluation"),
     ("stages",),
     ("pipeline",),
     ("report",),
     ("api",),
     ("serve", "cli"),
 )
+# Two of one line that know nothing of each other: judgements by people, and judgements by models.
+APART = ("labels", "judges")
 # The package's own namespace: offers names of every layer lazily, so only its module level counts.
 NAMESPACE = (PACKAGE, f"{PACKAGE}.__main__")
 
@@ -124,6 +126,18 @@ def test_imports_only_own_or_earlier_layers(module: str) -> None:
         if target not in NAMESPACE and layer_of(target) > layer_of(module)
     }
     assert not late, f"{module} imports from a later layer: {', '.join(sorted(late))}"
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in FILES if name.split(".")[1:2] and name.split(".")[1] in APART]
+)
+def test_people_and_models_judge_apart(module: str) -> None:
+    room = module.split(".")[1]
+    (other,) = set(APART) - {room}
+    source = FILES[module].read_text(encoding="utf-8")
+    seen = imported_modules(module, source, set(FILES), into_functions=True)
+    across = sorted(target for target in seen if target.split(".")[1:2] == [other])
+    assert not across, f"{module} imports {', '.join(across)}"
 
 
 def test_no_circles() -> None:

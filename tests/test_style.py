@@ -16,7 +16,7 @@ MAX_FUNCTION_LINES = 60
 # Files that may catch everything, each with its reason. The last resort of a process, nothing else.
 BROAD_EXCEPT = {
     "bench/attack_models.py": "it looks for falls of any kind",
-    "alignloop/feedback/writer.py": "one thread writes for all; it must outlive a defect in one operation",
+    "alignloop/labels/writer.py": "one thread writes for all; it must outlive a defect in one operation",
     "alignloop/rl/rewards.py": "a reward function of the user may raise anything; it becomes an EngineError",
     "alignloop/user_functions.py": "a user's file may raise anything on import; it becomes a UserError",
 }

@@ -23,7 +23,7 @@ def constitution(
     if not show:
         run_stage("constitution", words or [], Manner(dry_run, resume, new, overwrite))
         return
-    from alignloop.feedback.constitution.principles import load_constitution
+    from alignloop.judges.constitution.principles import load_constitution
 
     book = load_constitution(show)
     print(f"{book.name}: {len(book.principles)} principles in {', '.join(book.languages)}")

@@ -15,7 +15,7 @@ from alignloop.cli.label_submit import submit
 from alignloop.cli.options import help_if_bare
 
 if TYPE_CHECKING:
-    from alignloop.feedback.cost import LearningCurve
+    from alignloop.labels.cost import LearningCurve
 
 app = typer.Typer(
     name="label",
@@ -61,7 +61,7 @@ def serve(
     database: Database = None,
 ) -> None:
     """Serve the labelling page; prints the owner's link."""
-    from alignloop.feedback.web import server
+    from alignloop.labels.web import server
 
     place = server.prepare(
         path,
@@ -95,7 +95,7 @@ def import_(
     database: Database = None,
 ) -> None:
     """Queue prompts and answers to be judged."""
-    from alignloop.feedback.web import server
+    from alignloop.labels.web import server
 
     text, columns = _text_of(guidelines), mapping(column)
     with server.opened(folder, database, create=True) as store:
@@ -108,7 +108,7 @@ def import_(
 def adopt(folder: Folder, database: Database = None) -> None:
     """Take an outside database over into this folder, when the folder it belonged to is lost."""
     from alignloop.errors import UserError
-    from alignloop.feedback.folder import opened
+    from alignloop.labels.label_folder import opened
 
     if database is None:
         raise UserError("give the database to take over: --database postgresql://…")
@@ -144,8 +144,8 @@ def export(
     """Write judgements as records for training."""
     from alignloop.data.columns import write_records
     from alignloop.errors import UserError
-    from alignloop.feedback import export as exporting
-    from alignloop.feedback.web import server
+    from alignloop.labels import export as exporting
+    from alignloop.labels.web import server
 
     if votes not in ("each", "mean"):
         raise UserError(f"--votes is each or mean, not '{votes}'")
@@ -194,8 +194,8 @@ def invite(
 ) -> None:
     """Print an invitation link; asking again for the same name replaces it."""
     from alignloop.errors import UserError
-    from alignloop.feedback import people
-    from alignloop.feedback.web import addresses, server
+    from alignloop.labels import people
+    from alignloop.labels.web import addresses, server
 
     if language not in ("", "en", "ko"):
         raise UserError(f"--language is en or ko, not '{language}'")
@@ -227,8 +227,8 @@ def choose(
     from typing import cast, get_args
 
     from alignloop.errors import UserError
-    from alignloop.feedback.select import Strategy
-    from alignloop.feedback.web import server
+    from alignloop.labels.select import Strategy
+    from alignloop.labels.web import server
     from alignloop.stages.choosing import choose_next
 
     if strategy not in get_args(Strategy):
@@ -258,8 +258,8 @@ def status(
     import json as json_module
     from dataclasses import asdict
 
-    from alignloop.feedback.overview import overview
-    from alignloop.feedback.web import server
+    from alignloop.labels.overview import overview
+    from alignloop.labels.web import server
 
     with server.opened(folder, database) as store:
         found = store.project(project)
@@ -309,9 +309,9 @@ def plan(
     """What a budget buys: demonstrations, pairs, overlap, expected reward-model accuracy."""
     from dataclasses import replace
 
-    from alignloop.feedback import cost
-    from alignloop.feedback.project import Settings
-    from alignloop.feedback.web import server
+    from alignloop.labels import cost
+    from alignloop.labels.project import Settings
+    from alignloop.labels.web import server
 
     settings, points, done = Settings(), [_point(text) for text in curve or ()], 0
     if folder is not None:
@@ -343,7 +343,7 @@ def plan(
 
 
 def _accuracy_line(accuracy: float | None, fitted: LearningCurve | None, known: int, num_points: int) -> str:
-    from alignloop.feedback.cost import MIN_POINTS
+    from alignloop.labels.cost import MIN_POINTS
 
     if fitted is None or accuracy is None:
         return (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from alignloop.feedback.submit import Sent
+    from alignloop.labels.submit import Sent
 
 MOST_PLACES = 3
 """Rows named for each reason."""
@@ -34,9 +34,9 @@ def submit(
     """Send judgements of a project's items that were made elsewhere; again: only what is missing."""
     from alignloop.cli.data import mapping
     from alignloop.errors import UserError
-    from alignloop.feedback import submit as submitting
-    from alignloop.feedback.folder import opened
-    from alignloop.feedback.submit_http import RemoteDesk
+    from alignloop.labels import submit as submitting
+    from alignloop.labels.label_folder import opened
+    from alignloop.labels.remote_submit import RemoteDesk
 
     task, judgements = submitting.read_judgements(file, columns=mapping(column))
     if "://" in to:

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from alignloop.feedback.web.security import host_name
+from alignloop.labels.web.security import host_name
 from alignloop.serve.protocol import ApiError
 
 _HEADERS = {

@@ -20,15 +20,15 @@ from sqlalchemy import Connection, Row, select
 
 from alignloop.data.columns import record_to_row
 from alignloop.errors import DataError, EngineError, UserError
-from alignloop.feedback import ledger
-from alignloop.feedback.database import insert_new
-from alignloop.feedback.exchange import Submission
-from alignloop.feedback.folder import DATABASE, opened
-from alignloop.feedback.people import invite, list_annotators
-from alignloop.feedback.project import Answer, NewItem, Project, clean, item_row
-from alignloop.feedback.schema import assignments, items
-from alignloop.feedback.store import Store, touch
-from alignloop.feedback.web.server import project_for
+from alignloop.labels import judgements
+from alignloop.labels.database import insert_new
+from alignloop.labels.label_folder import DATABASE, opened
+from alignloop.labels.messages import Submission
+from alignloop.labels.people import invite, list_annotators
+from alignloop.labels.project import Answer, NewItem, Project, clean, item_row
+from alignloop.labels.schema import assignments, items
+from alignloop.labels.store import Store, touch
+from alignloop.labels.web.server import project_for
 from alignloop.records import Conversation, Label, Message, Preference, Provenance, Record
 
 Verdict = Literal["a", "b", "tie", "both_bad"]
@@ -222,11 +222,11 @@ def _judge(
         number = connection.scalar(
             select(assignments.c.seq).where(mine[0]).order_by(assignments.c.seq.desc())
         )
-        assignment_id = ledger.open_assignment(
+        assignment_id = judgements.open_assignment(
             connection, project.id, annotator_id, item_id, "item", 0, (number or 0) + 1, order
         )
-    found: Row = connection.execute(ledger.ASSIGNMENT_BY_ID, {"assignment_id": assignment_id}).one()
+    found: Row = connection.execute(judgements.ASSIGNMENT_BY_ID, {"assignment_id": assignment_id}).one()
     key = secrets.token_hex(16)
-    fields = ledger.checked(found, Submission(assignment_id, key, answer=said))
-    ledger.append(connection, found, key=key, **fields)
+    fields = judgements.checked(found, Submission(assignment_id, key, answer=said))
+    judgements.append(connection, found, key=key, **fields)
     touch(connection, project.id)

@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from alignloop.errors import UserError
-from alignloop.feedback.project import Project
-from alignloop.feedback.schema import assignments, items
-from alignloop.feedback.select import Strategy, choose, text_features
-from alignloop.feedback.store import Store
+from alignloop.labels.project import Project
+from alignloop.labels.schema import assignments, items
+from alignloop.labels.select import Strategy, choose, text_features
+from alignloop.labels.store import Store
 from alignloop.records import conversation_of
 from alignloop.stages.reward_model import RewardModel
 

@@ -25,7 +25,7 @@ from alignloop.evaluation.comparisons import (
     win_rates,
 )
 from alignloop.evaluation.memory import JsonMemory
-from alignloop.feedback.judge.adviser import Adviser
+from alignloop.judges.adviser import Adviser
 from alignloop.records import Preference, message_rows
 from alignloop.rl.rewards import function
 from alignloop.rl.verifiers import instruction_reward

@@ -7,7 +7,7 @@ from typing import Any
 from alignloop.config import FeedbackConfig
 from alignloop.data.columns import write_records
 from alignloop.errors import DataError
-from alignloop.feedback.simulated import (
+from alignloop.judges.simulated import (
     Annotator,
     simulate_edits,
     simulate_labels,

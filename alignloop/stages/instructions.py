@@ -7,7 +7,7 @@ from typing import Any
 from alignloop.config import InstructionsConfig
 from alignloop.data.columns import write_records
 from alignloop.data.instructions import documents, instruction_prompts
-from alignloop.feedback.edits import demonstrations
+from alignloop.judges.edits import demonstrations
 from alignloop.runs import Run
 from alignloop.stages.answers import ANSWERS_FILE
 

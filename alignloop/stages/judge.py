@@ -13,12 +13,12 @@ from alignloop.config.ai import JudgeConfig
 from alignloop.data.columns import read_records, write_records
 from alignloop.data.files import write_whole
 from alignloop.errors import DataError
-from alignloop.feedback.constitution.principles import load_constitution
-from alignloop.feedback.judge.adviser import Adviser
-from alignloop.feedback.judge.certify import Certificate, Thresholds, certify, refuse_unless_passed
-from alignloop.feedback.judge.compare import Manner, Pair, Verdict, check_faults, coin, judge_pairs
-from alignloop.feedback.judge.panel import agreement, joint
-from alignloop.feedback.judge.rubric import Rubric, load_rubric
+from alignloop.judges.adviser import Adviser
+from alignloop.judges.certify import Certificate, Thresholds, certify, refuse_unless_passed
+from alignloop.judges.constitution.principles import load_constitution
+from alignloop.judges.pairwise import Manner, Pair, Verdict, check_faults, coin, judge_pairs
+from alignloop.judges.panel import agreement, joint
+from alignloop.judges.rubric import Rubric, load_rubric
 from alignloop.records import Preference, Prompt, Provenance, message_rows
 from alignloop.rl.scores import unique_names
 from alignloop.runs import Run

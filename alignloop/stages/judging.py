@@ -20,13 +20,13 @@ from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError, EngineError, RunError
 from alignloop.evaluation.comparisons import Pair as Shown
 from alignloop.evaluation.comparisons import PairJudge
-from alignloop.feedback.judge.adviser import Account, Adviser
-from alignloop.feedback.judge.cache import Cached
-from alignloop.feedback.judge.certify import Certificate, Measure
-from alignloop.feedback.judge.compare import Manner, Pair, ask_as_shown, first_better, grade, side
-from alignloop.feedback.judge.endpoint import EndpointAdviser, EndpointSettings, read_key
-from alignloop.feedback.judge.local import LocalAdviser
-from alignloop.feedback.judge.rubric import Rubric, load_rubric
+from alignloop.judges.adviser import Account, Adviser
+from alignloop.judges.certify import Certificate, Measure
+from alignloop.judges.endpoint import EndpointAdviser, EndpointSettings, read_key
+from alignloop.judges.local_model import LocalAdviser
+from alignloop.judges.pairwise import Manner, Pair, ask_as_shown, first_better, grade, side
+from alignloop.judges.reply_cache import Cached
+from alignloop.judges.rubric import Rubric, load_rubric
 from alignloop.machine import cache_dir
 from alignloop.model.load import TINY, LoadedModel, load_model
 from alignloop.model.save import fingerprint

@@ -31,14 +31,14 @@ from alignloop.config.fields import fixed
 from alignloop.config.stages import SamplingConfig, StageConfig
 from alignloop.data.columns import write_records
 from alignloop.errors import UserError
-from alignloop.feedback.export import Filters, records
-from alignloop.feedback.faults import StoreUnavailable
-from alignloop.feedback.folder import opened
-from alignloop.feedback.importing import read_items
-from alignloop.feedback.numbers import ranges
-from alignloop.feedback.project import NewItem
-from alignloop.feedback.select import choose, text_features
-from alignloop.feedback.store import Store
+from alignloop.labels.export import Filters, records
+from alignloop.labels.faults import StoreUnavailable
+from alignloop.labels.importing import read_items
+from alignloop.labels.label_folder import opened
+from alignloop.labels.numbers import ranges
+from alignloop.labels.project import NewItem
+from alignloop.labels.select import choose, text_features
+from alignloop.labels.store import Store
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.records import Prompt
 from alignloop.runs import RUN_FILE, Run, find_inputs, write_atomically

@@ -13,7 +13,7 @@ from alignloop.config.ai import MixConfig
 from alignloop.data.columns import read_records, write_records
 from alignloop.data.sources import repeat
 from alignloop.errors import DataError
-from alignloop.feedback.agreement import cohen_kappa
+from alignloop.evaluation.agreement import cohen_kappa
 from alignloop.records import Conversation, Preference, plain_rows
 from alignloop.runs import Run
 from alignloop.stages import common

@@ -7,7 +7,7 @@ from typing import Any
 from alignloop.config.ai import RefusalsConfig
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
-from alignloop.feedback.constitution.principles import benign_prompts
+from alignloop.judges.constitution.principles import benign_prompts
 from alignloop.model.load import load_model
 from alignloop.records import Message, Prompt, message_rows
 from alignloop.runs import Run

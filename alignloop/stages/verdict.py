@@ -12,8 +12,8 @@ from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 from alignloop.evaluation.choices import Question
 from alignloop.evaluation.pair_verdict import PairRate, as_row, pair_rate, sentences, wins_of
-from alignloop.feedback.folder import opened
-from alignloop.feedback.project import Answer, NewItem
+from alignloop.labels.label_folder import opened
+from alignloop.labels.project import Answer, NewItem
 from alignloop.machine import release_memory
 from alignloop.model.sampling import SamplingParams
 from alignloop.records import Preference, conversation_of

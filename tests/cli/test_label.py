@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from alignloop.cli.label import app
 from alignloop.data.columns import read_records
 from alignloop.errors import UserError
-from alignloop.feedback.desk import Desk
-from alignloop.feedback.exchange import Session, Submission
-from alignloop.feedback.store import Store
+from alignloop.labels.judging import Desk
+from alignloop.labels.messages import Session, Submission
+from alignloop.labels.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +56,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def judge_everything(folder: Path, token: str) -> None:
-    from alignloop.feedback import people
+    from alignloop.labels import people
 
     store = Store(folder / "labels.sqlite")
     annotator = people.by_token(store, token)
@@ -192,7 +192,7 @@ def test_serving_a_data_file_makes_a_folder_with_private_secrets(tmp_path, data)
 
 
 def test_colleagues_get_addresses_and_links_that_they_can_open(tmp_path, data, monkeypatch):
-    from alignloop.feedback.web import addresses, server
+    from alignloop.labels.web import addresses, server
     from alignloop.web.server import listen
 
     monkeypatch.setattr(addresses, "machine_addresses", lambda: ["10.1.2.3"])

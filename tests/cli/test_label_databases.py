@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from alignloop.feedback.store import Store
+from alignloop.labels.store import Store
 from bench.postgres import fresh_database
 from tests.cli.test_label import answers_file, fails, run, start
 
@@ -72,7 +72,7 @@ def test_a_sample_run_is_data_also_with_an_outside_database(tmp_path, data, url,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / "data").mkdir(parents=True)
     data.rename(tmp_path / "run" / "data" / "rows.jsonl")
-    from alignloop.feedback.web import server
+    from alignloop.labels.web import server
 
     said: list[str] = []
     place, database = server.prepare(

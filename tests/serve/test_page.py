@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from alignloop.data.columns import read_records
-from alignloop.feedback.project import clean
+from alignloop.labels.project import clean
 from alignloop.records import Label, Message, Preference
 from alignloop.serve.app import create_app
 from alignloop.serve.votes import VoteFiles

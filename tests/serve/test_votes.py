@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from alignloop.cli import app
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError, EngineError, UserError
-from alignloop.feedback import export as exporting
-from alignloop.feedback.folder import opened
+from alignloop.labels import export as exporting
+from alignloop.labels.label_folder import opened
 from alignloop.records import Label, Message, Preference
 from alignloop.serve.votes import Comparison, Thumb, VoteFiles, VoteStore, open_votes
 

@@ -2,7 +2,7 @@ import pytest
 
 from alignloop.data.columns import write_records
 from alignloop.data.instructions import instruction_prompts
-from alignloop.feedback.edits import demonstrations
+from alignloop.judges.edits import demonstrations
 from alignloop.stages import local
 
 EASY = ("lowercase", "no_commas", "quoted", "ends_with_question")

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from alignloop.cli.label import app
 from alignloop.errors import ModelError, UserError
-from alignloop.feedback.folder import DATABASE
-from alignloop.feedback.project import Answer, NewItem, Project
-from alignloop.feedback.schema import items
-from alignloop.feedback.store import Store
+from alignloop.labels.label_folder import DATABASE
+from alignloop.labels.project import Answer, NewItem, Project
+from alignloop.labels.schema import items
+from alignloop.labels.store import Store
 from alignloop.records import Message
 from alignloop.stages.choosing import choose_next
 from alignloop.stages.reward import RewardModel

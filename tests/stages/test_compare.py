@@ -11,7 +11,7 @@ from alignloop.config import CompareConfig, EvaluateConfig, resolve
 from alignloop.data.columns import write_records
 from alignloop.errors import AlignLoopError, ConfigError, DataError, EngineError, ModelError, UserError
 from alignloop.evaluation.gate import RequirementError
-from alignloop.feedback.judge.adviser import Reply
+from alignloop.judges.adviser import Reply
 from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.save import save_model
@@ -19,7 +19,7 @@ from alignloop.model.tiny import tiny_model
 from alignloop.records import Demonstration, Message
 from alignloop.runs import Run
 from alignloop.stages import candidates, judging, local
-from tests.feedback.judge.scripted import Scripted, by_taste
+from tests.judges.scripted import Scripted, by_taste
 
 
 def write(path, rows):

@@ -20,13 +20,13 @@ from alignloop.config import (
 from alignloop.config.shipped import find_recipe, load_recipe
 from alignloop.data.columns import read_records, write_records
 from alignloop.errors import ConfigError, DataError, EngineError, RunError, UserError
-from alignloop.feedback.judge.adviser import Ask, Reply
+from alignloop.judges.adviser import Ask, Reply
 from alignloop.pipeline import run_plan
 from alignloop.records import Message, Preference, Provenance
 from alignloop.report import write_report
 from alignloop.stages import judge as judge_stage
 from alignloop.stages import judging
-from tests.feedback.judge.scripted import Scripted, by_taste
+from tests.judges.scripted import Scripted, by_taste
 from tests.stages.task import recipe, run_stage
 
 ALL = ("swap_consistency", "length_preference", "kappa", "null_win_rate")
@@ -156,7 +156,7 @@ def test_a_stopped_stage_asks_only_what_is_missing(tmp_path, answers, monkeypatc
             raise EngineError("down")
         return good.answer(ask)
 
-    from alignloop.feedback.judge.cache import Cached
+    from alignloop.judges.reply_cache import Cached
 
     use(monkeypatch, Cached(Scripted(dies, "brief"), tmp_path / "replies"))
     keys = {"override": ALL, "certify_pairs": 4}
@@ -314,7 +314,7 @@ def test_a_judge_as_reward_needs_a_certificate_of_its_own(tmp_path, monkeypatch)
 
 
 def test_completions_without_a_grade_get_the_mean_of_the_others() -> None:
-    from alignloop.feedback.judge.rubric import load_rubric
+    from alignloop.judges.rubric import load_rubric
     from alignloop.records import Prompt
     from alignloop.rl.rewards import Sample
 

@@ -16,14 +16,14 @@ import pytest
 from sqlalchemy import select
 
 from alignloop.errors import ConfigError, UserError
-from alignloop.feedback import people
-from alignloop.feedback.desk import Desk
-from alignloop.feedback.exchange import Session, Submission
-from alignloop.feedback.folder import DATABASE
-from alignloop.feedback.overview import overview
-from alignloop.feedback.project import Answer, NewItem, Settings
-from alignloop.feedback.schema import items
-from alignloop.feedback.store import Store
+from alignloop.labels import people
+from alignloop.labels.judging import Desk
+from alignloop.labels.label_folder import DATABASE
+from alignloop.labels.messages import Session, Submission
+from alignloop.labels.overview import overview
+from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.schema import items
+from alignloop.labels.store import Store
 from alignloop.records import Message
 from alignloop.runs import Run
 from alignloop.stages import live_loop
@@ -202,7 +202,7 @@ def test_people_who_left_and_items_withdrawn(tmp_path, labels):
     people.remove(store, sam.id)
     mine = store.new_labels_since(project)
     with store.reading() as connection:
-        from alignloop.feedback.votes import live_votes
+        from alignloop.labels.votes import live_votes
 
         withdrawn = live_votes(connection, project.id)[0].item_id
     store.withdraw(project, [withdrawn], reason="broken")

@@ -12,7 +12,7 @@ import alignloop
 from alignloop.config.pairs import SplitConfig
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
-from alignloop.feedback.folder import opened
+from alignloop.labels.label_folder import opened
 from alignloop.model.save import fingerprint
 from alignloop.records import Message, Preference
 from alignloop.runs import Run

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from alignloop.feedback.web.texts import LANGUAGES, preferred
 from alignloop.foreign import loads
+from alignloop.labels.web.texts import LANGUAGES, preferred
 from alignloop.records import Conversation, Message, written
 from alignloop.serve.protocol import Strict, fault
 from alignloop.serve.votes import Comparison, Thumb, Vote
@@ -101,7 +101,7 @@ class Page:
             )
             for language in LANGUAGES
         }
-        shared = files("alignloop.feedback.web").joinpath("static")
+        shared = files("alignloop.labels.web").joinpath("static")
         own = files("alignloop.serve.web").joinpath("static")
         self._files = _read([*(shared.joinpath(name) for name in _SHARED), *own.iterdir()])
 

@@ -1,1 +1,0 @@
-"""Judgements by language models: local ones or any OpenAI-compatible endpoint."""

@@ -1,0 +1,1 @@
+"""Judgements by models and programs: advisers, rubrics, certificates, constitutions, simulated people."""

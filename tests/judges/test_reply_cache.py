@@ -1,0 +1,92 @@
+"""The cache: what was asked once is not asked again, and damage only costs a question."""
+
+import json
+
+import pytest
+
+from alignloop.errors import EngineError
+from alignloop.judges.adviser import Ask, Reply
+from alignloop.judges.reply_cache import Cached, ask_key
+from alignloop.records import Message
+from tests.judges.scripted import Scripted
+
+
+def question(text: str, **more) -> Ask:
+    return Ask((Message("user", text),), **more)
+
+
+def echo(ask: Ask) -> Reply:
+    return Reply(f"답 {ask.messages[-1].content}", (), "", 3, 2)
+
+
+def test_known_replies_are_not_asked_again(tmp_path):
+    inner = Scripted(echo)
+    asks = [question("가"), question("b")]
+    first = Cached(inner, tmp_path).ask(asks)
+    again = Cached(inner, tmp_path).ask([*asks, question("c")])
+    assert [r.text for r in again] == ["답 가", "답 b", "답 c"]
+    assert again[:2] == first
+    assert [a.messages[0].content for a in inner.asked] == ["가", "b", "c"]
+    assert inner.account.num_cached == 2
+
+
+def test_what_changes_the_answer_changes_the_key():
+    base = question("a")
+    keys = {
+        ask_key("x", one)
+        for one in (
+            base,
+            question("b"),
+            question("a", choices=("A", "B")),
+            question("a", max_tokens=3),
+            question("a", temperature=0.5),
+            question("a", seed=1),
+            question("a", top_p=0.9),
+            question("a", stop=("b",)),
+            Ask((Message("system", "a"),)),
+        )
+    }
+    assert len(keys | {ask_key("y", base)}) == 10
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "binary", "edited", "no object"])
+def test_a_damaged_file_is_asked_again(tmp_path, damage):
+    inner = Scripted(echo)
+    cached = Cached(inner, tmp_path)
+    cached.ask([question("a"), question("b")])
+    file = next(f for f in tmp_path.rglob("*.json") if "답 a" in f.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    content = {
+        "cut": text[: len(text) // 2].encode(),
+        "empty": b"",
+        "binary": b"\xff\xfe\x00",
+        "edited": text.replace("답 a", "답 z").encode(),
+        "no object": json.dumps([1]).encode(),
+    }[damage]
+    file.write_bytes(content)
+    assert [r.text for r in cached.ask([question("a"), question("b")])] == ["답 a", "답 b"]
+    assert cached.account.num_damaged == 1
+    assert len(inner.asked) == 3
+    assert "답 a" in file.read_text(encoding="utf-8")
+
+
+def test_what_came_before_a_failure_is_kept(tmp_path):
+    def fails_at_c(ask: Ask) -> Reply:
+        if ask.messages[0].content == "c":
+            raise EngineError("down")
+        return echo(ask)
+
+    asks = [question(text) for text in "abcd"]
+    with pytest.raises(EngineError):
+        Cached(Scripted(fails_at_c), tmp_path).ask(asks)
+    later = Scripted(echo)
+    assert [r.text for r in Cached(later, tmp_path).ask(asks)] == [f"답 {text}" for text in "abcd"]
+    assert [a.messages[0].content for a in later.asked] == ["c", "d"]
+
+
+def test_faults_are_asked_again(tmp_path):
+    inner = Scripted(lambda ask: Reply(fault="refused"))
+    cached = Cached(inner, tmp_path)
+    cached.ask([question("a")])
+    assert cached.ask([question("a")])[0].fault == "refused"
+    assert len(inner.asked) == 2

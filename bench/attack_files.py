@@ -220,7 +220,7 @@ def links(quick: bool) -> list[Found]:
     """Links, pipes and devices where files are expected."""
     from alignloop.data.sources import read_rows
     from alignloop.errors import DiskError, UserError
-    from alignloop.labels.web.secrets import session_secret
+    from alignloop.labels.web.server import session_secret
     from alignloop.report.folder import read_run
     from alignloop.runs.files import append_line
 
@@ -270,9 +270,9 @@ def links(quick: bool) -> list[Found]:
 
 
 def _static() -> Found:
-    from alignloop.labels.web.site import static_files
+    from alignloop.web.pages import static_files
 
-    names = static_files()
+    names = static_files("alignloop.labels.web")
     held = not any(".." in name or name.startswith("/") for name in names)  # KaTeX's are in a folder
     return Found(
         "links and paths in served files", "names such as ../app.py, %2e%2e, links beside the page's files",

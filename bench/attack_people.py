@@ -18,7 +18,7 @@ from alignloop.labels.messages import Receipt, Session, Submission
 from alignloop.labels.project import Answer, NewItem, Project, Settings
 from alignloop.labels.store import Store
 from alignloop.labels.web.app import create_app
-from alignloop.labels.web.security import SESSION_COOKIE, RateLimit
+from alignloop.labels.web.sessions import SESSION_COOKIE, RateLimit
 from alignloop.records import Message
 from bench.attack_tools import Found
 

@@ -44,10 +44,10 @@ def serve(
     from pathlib import Path
 
     from alignloop.errors import UserError
-    from alignloop.serve.app import LOCAL_HOSTS, create_app
+    from alignloop.serve.app import create_app
     from alignloop.serve.served import Limits, open_policy
     from alignloop.serve.votes import open_votes
-    from alignloop.web.server import listen, run
+    from alignloop.web.server import LOCAL_HOSTS, answered_hosts, listen, run, url_of
 
     choice = template_choice(chat_template, chat_template_kwargs)
     names = name or [Path(model).resolve().name for model in models]
@@ -61,12 +61,9 @@ def serve(
         for model, one in zip(models, names, strict=True)
     ]
     limits = Limits(max_tokens, max_choices, max_open, max_body, timeout, token_budget)
-    everywhere = host in ("0.0.0.0", "::") and not allow_host
-    hosts = ["*"] if everywhere else [*LOCAL_HOSTS, host, *(allow_host or ())]
     if host not in LOCAL_HOSTS and api_key is None:
         print("Anybody who can reach this address can use it; set --api-key.", file=sys.stderr)
+    hosts = answered_hosts(host, allow_host or ())
     application = create_app(policies, limits=limits, api_key=api_key, allowed_hosts=hosts, votes=box)
-    place, used = listening.getsockname()[:2]
-    address = f"http://{f'[{place}]' if ':' in place else place}:{used}/v1"
-    print(f"{', '.join(names)}: listening on {address}", flush=True)
+    print(f"{', '.join(names)}: listening on {url_of(*listening.getsockname()[:2])}/v1", flush=True)
     run(application, listening, body_s=limits.seconds)

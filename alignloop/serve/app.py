@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,8 +25,7 @@ from alignloop.errors import EngineError, UserError
 from alignloop.model.scheduler import Request as EngineRequest
 from alignloop.serve.answer import Answer
 from alignloop.serve.engine import Engine
-from alignloop.serve.exchange import CLIENT_GONE, EventStream, Exchange, JsonResponse, Whole
-from alignloop.serve.guard import Guard
+from alignloop.serve.exchange import EventStream, Exchange, Whole
 from alignloop.serve.metrics import Metrics
 from alignloop.serve.protocol import (
     ApiError,
@@ -38,9 +37,10 @@ from alignloop.serve.protocol import (
 )
 from alignloop.serve.served import Limits, Policy, Served
 from alignloop.serve.votes import VoteBox
-from alignloop.serve.web.page import Page, VoteRequest
-
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+from alignloop.serve.web.page import PACKAGE, Page, VoteRequest
+from alignloop.web.pages import static_route
+from alignloop.web.server import LOCAL_HOSTS
+from alignloop.web.shell import CLIENT_GONE, Refused, Shell
 
 
 def create_app(
@@ -80,7 +80,9 @@ def create_app(
         lifespan=engines,
         middleware=[
             Middleware(Counting, metrics=metrics, paths=frozenset(route.path for route in routes)),
-            Middleware(Guard, allowed_hosts=allowed_hosts),
+            Middleware(
+                Shell, allowed_hosts=allowed_hosts, refuse=_not_here, max_body=lambda _: limits.body_bytes
+            ),
         ],
         exception_handlers={ApiError: _refused, HTTPException: _not_here, Exception: _broken},
     )
@@ -139,23 +141,23 @@ class Api:
             raise ApiError(422, str(error)) from error
         except EngineError as error:
             raise ApiError(503, str(error)) from error
-        return JsonResponse({"kept": self.votes.place})
+        return JSONResponse({"kept": self.votes.place})
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
         self._check_key(request)
-        return JsonResponse({"object": "list", "data": [_described(one) for one in self.served]})
+        return JSONResponse({"object": "list", "data": [_described(one) for one in self.served]})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/NAME."""
         self._check_key(request)
-        return JsonResponse(_described(self._model(request.path_params["name"])))
+        return JSONResponse(_described(self._model(request.path_params["name"])))
 
     async def health(self, _: Request) -> Response:
         """GET /health: 200 while every engine runs."""
         dead = [one.policy.name for one in self.served if not one.engine.alive]
         status = {"status": "ok"} if not dead else {"status": "failed", "engines": dead}
-        return JsonResponse(status, status_code=503 if dead else 200)
+        return JSONResponse(status, status_code=503 if dead else 200)
 
     async def metrics_page(self, request: Request) -> Response:
         """GET /metrics."""
@@ -187,18 +189,14 @@ class Api:
 
     async def _body(self, request: Request, kind: type[Body]) -> Body:
         self._check_key(request)
-        data = bytearray()
         try:
             async with asyncio.timeout(self.limits.seconds):
-                async for piece in request.stream():
-                    data += piece
-                    if len(data) > self.limits.body_bytes:
-                        raise ApiError(413, f"the body is larger than {self.limits.body_bytes} bytes")
+                data = await request.body()
         except ClientDisconnect:
             raise ApiError(CLIENT_GONE, "the client has gone") from None
         except TimeoutError:
             raise ApiError(408, f"the body took longer than {self.limits.seconds:g} s") from None
-        return read_body(bytes(data), kind)
+        return read_body(data, kind)
 
     def _model(self, name: str | None) -> Served:
         found = next((one for one in self.served if name in (None, one.policy.name)), None)
@@ -226,7 +224,7 @@ def _routes(api: Api, chat: Page) -> list[Route]:
         Route("/health", api.health),
         Route("/metrics", api.metrics_page),
         Route("/", chat.page),
-        Route("/static/{name}", chat.file),
+        static_route(PACKAGE),
         Route("/api/vote", api.vote, methods=["POST"]),
     ]
 
@@ -261,18 +259,20 @@ def _described(served: Served) -> dict[str, object]:
     return {"id": policy.name, "object": "model", "created": policy.created, "owned_by": "alignloop"}
 
 
-def _refused(_: Request, error: Exception) -> Response:
+async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}}.get(error.status)
-    return JsonResponse(error.body, status_code=error.status, headers=headers)
+    return JSONResponse(error.body, status_code=error.status, headers=headers)
 
 
-def _not_here(request: Request, error: Exception) -> Response:
+async def _not_here(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _refused(
-        request, ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
-    )
+    if isinstance(error, Refused):
+        code = "foreign_origin" if error.reason == "forged" else None
+        return await _refused(request, ApiError(error.status_code, error.detail, code=code))
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    return await _refused(request, ApiError(error.status_code, message))
 
 
-def _broken(request: Request, _: Exception) -> Response:
-    return _refused(request, ApiError(500, "the server failed at this request; its log tells why"))
+async def _broken(request: Request, _: Exception) -> Response:
+    return await _refused(request, ApiError(500, "the server failed at this request; its log tells why"))

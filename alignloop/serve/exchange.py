@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from alignloop.errors import AlignLoopError, UserError
@@ -20,8 +20,8 @@ from alignloop.serve.engine import Busy
 from alignloop.serve.metrics import Metrics
 from alignloop.serve.protocol import ApiError
 from alignloop.serve.served import Served
+from alignloop.web.shell import CLIENT_GONE
 
-CLIENT_GONE = 499
 Item = tuple[int, Event | AlignLoopError | None]
 """Number of the engine request and what came of it; None: the client has gone."""
 
@@ -133,7 +133,7 @@ class Whole(Response):
             return
         except TimeoutError:
             raise exchange.time_is_up() from None
-        await JsonResponse(exchange.answer.whole())(scope, receive, send)
+        await JSONResponse(exchange.answer.whole())(scope, receive, send)
 
 
 class EventStream(Response):
@@ -192,16 +192,6 @@ class EventStream(Response):
             raise exchange.time_is_up() from None
         if self.usage:
             await say(answer.closing())
-
-
-class JsonResponse(Response):
-    """JSON in UTF-8, Unicode as it is."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        """The body's bytes."""
-        return _json(content).encode("utf-8")
 
 
 def _json(content: Any) -> str:

@@ -20,6 +20,28 @@ FILES = 128
 """Descriptors kept for what is no connection: database, log, models."""
 
 
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+EVERY_ADDRESS = ("0.0.0.0", "::")
+
+
+def answered_hosts(host: str, more: Sequence[str] = ()) -> list[str]:
+    """Host names a server answers to. Listening on every address, any name may be the right one.
+
+    Args:
+        host: address that it listens on.
+        more: further names, which its owner gave.
+
+    Returns:
+        Names, or `*` for any.
+    """
+    return ["*"] if host in EVERY_ADDRESS and not more else [*LOCAL_HOSTS, host, *more]
+
+
+def url_of(host: str, port: int) -> str:
+    """`http://HOST:PORT`, an IPv6 address in brackets."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket bound to an address; port 0 takes a free one.
 

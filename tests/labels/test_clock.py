@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import Request
 
 from alignloop.labels import export
-from alignloop.labels.web.security import SESSION_COOKIE, SESSION_S, RateLimit, Sessions
+from alignloop.labels.web.sessions import SESSION_COOKIE, SESSION_S, RateLimit, Sessions
 from tests.labels.test_judging import judge, open_next, rows
 
 HOUR = 3600.0

@@ -13,7 +13,7 @@ from alignloop.labels import label_folder as folders
 from alignloop.labels import serving_lock
 from alignloop.labels.label_folder import DATABASE, IDENTITY, opened, served_alone
 from alignloop.labels.store import Store
-from alignloop.labels.web.secrets import owner_token
+from alignloop.labels.web.server import owner_token
 
 
 def names(folder: Path | None, url: str) -> list[str]:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from alignloop.foreign import loads
 from alignloop.runs.files import write_atomically
+from alignloop.web.server import EVERY_ADDRESS, LOCAL_HOSTS, url_of
 
 ADDRESSES = "addresses.json"
 """File of a label folder with the addresses at which it was served last."""
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-EVERY_ADDRESS = ("0.0.0.0", "::")
 _SIOCGIFADDR = 0x8915
 _INNER = ("lo", "docker", "br-", "veth", "virbr", "cni", "flannel")
 """Beginnings of the names of network interfaces that lead to this machine only."""
@@ -70,11 +69,11 @@ def addresses_of(host: str, port: int, names: Sequence[str] = ()) -> list[str]:
     """
     if host not in EVERY_ADDRESS:
         hosts = [host, *names]
-    elif names:  # only these names are answered, see server.serve
+    elif names:  # only these names are answered, see web.server.answered_hosts
         hosts = ["127.0.0.1", *names]
     else:
         hosts = ["127.0.0.1", *machine_addresses()]
-    return [f"http://{f'[{name}]' if ':' in name else name}:{port}" for name in dict.fromkeys(hosts)]
+    return [url_of(name, port) for name in dict.fromkeys(hosts)]
 
 
 def is_local(address: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -16,10 +17,19 @@ from alignloop.labels.faults import StoreUnavailable
 from alignloop.labels.judging import Desk
 from alignloop.labels.store import Store
 from alignloop.labels.web import annotate, manage, owner
-from alignloop.labels.web.addresses import LOCAL_HOSTS
-from alignloop.labels.web.security import Guard, Guesses, Sessions
-from alignloop.labels.web.site import Site, make_templates, on_fault, static_files
+from alignloop.labels.web.sessions import Guesses, Sessions
+from alignloop.labels.web.site import PACKAGE, Site, on_fault
 from alignloop.labels.writer import Writer
+from alignloop.web.pages import page_templates, static_route
+from alignloop.web.server import LOCAL_HOSTS
+from alignloop.web.shell import CLIENT_GONE, Shell
+
+MAX_BODY = 512 * 1024
+"""Largest request body, in bytes: an edited answer of MAX_TEXT Korean characters fits."""
+
+MAX_UPLOAD = 64 * 1024 * 1024
+"""Largest body with which the owner imports a data file, in bytes."""
+_UPLOAD = re.compile(r"/owner/[0-9]+/import")
 
 
 def create_app(
@@ -29,7 +39,7 @@ def create_app(
     allowed_hosts: Sequence[str] = LOCAL_HOSTS,
     guesses: Guesses | None = None,
     addresses: Sequence[str] = (),
-) -> Guard:
+) -> Shell:
     """The application over an open store.
 
     Args:
@@ -44,16 +54,6 @@ def create_app(
     """
     if len(secret) < 32:
         raise ValueError("the session key needs 32 bytes")
-    files = static_files()
-
-    async def static(request: Request) -> Response:
-        if request.path_params["name"] not in files:
-            return PlainTextResponse("not found", 404)
-        content, kind = files[request.path_params["name"]]
-        # KaTeX lies in a folder that names its version, so that its content never changes.
-        lasting = request.path_params["name"].startswith("katex-")
-        cache = "public, max-age=31536000, immutable" if lasting else "no-cache"
-        return Response(content, media_type=kind, headers={"Cache-Control": cache})
 
     async def health(request: Request) -> Response:
         return PlainTextResponse("ok")
@@ -65,12 +65,18 @@ def create_app(
             desk.warm()
         writer = Writer(desk)
         app.state.site = Site(
-            store, desk, writer, Sessions(secret), guesses or Guesses(), make_templates(), tuple(addresses)
+            store,
+            desk,
+            writer,
+            Sessions(secret),
+            guesses or Guesses(),
+            page_templates(PACKAGE),
+            tuple(addresses),
         )
         yield
         await writer.close()
 
-    fixed = [Route("/static/{name:path}", static), Route("/health", health)]
+    fixed = [static_route(PACKAGE), Route("/health", health)]
     app = Starlette(
         routes=[*annotate.ROUTES, *owner.ROUTES, *manage.ROUTES, *fixed],
         lifespan=lifespan,
@@ -81,9 +87,13 @@ def create_app(
             ClientDisconnect: _gone,
         },
     )
-    return Guard(app, allowed_hosts=allowed_hosts)
+    return Shell(app, allowed_hosts=allowed_hosts, refuse=on_fault, max_body=_max_body)
+
+
+def _max_body(path: str) -> int:
+    return MAX_UPLOAD if _UPLOAD.fullmatch(path) else MAX_BODY
 
 
 async def _gone(request: Request, error: Exception) -> Response:
     """Nobody reads the answer to a request that was broken off; it is no defect to be logged."""
-    return Response(status_code=499)
+    return Response(status_code=CLIENT_GONE)

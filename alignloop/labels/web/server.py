@@ -6,26 +6,25 @@ The folder holds `labels.sqlite` (or `database.id` where a database URL is given
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 from alignloop.errors import UserError
+from alignloop.labels import people
 from alignloop.labels.importing import Pairs, Say, add, holds_samples
 from alignloop.labels.label_folder import is_label_folder, opened, served_alone
 from alignloop.labels.project import Project
 from alignloop.labels.store import Store
-from alignloop.labels.web.addresses import (
-    EVERY_ADDRESS,
-    LOCAL_HOSTS,
-    addresses_of,
-    is_local,
-    remember,
-)
+from alignloop.labels.web.addresses import addresses_of, is_local, remember
 from alignloop.labels.web.app import create_app
-from alignloop.labels.web.secrets import owner_token, session_secret
-from alignloop.web.server import listen, run
+from alignloop.web.server import LOCAL_HOSTS, answered_hosts, listen, run
 
 __all__ = ["add", "opened", "prepare", "project_for", "serve"]
+
+OWNER = "owner"
+"""Name of the owner's first invitation."""
 
 
 def project_for(store: Store, name: str, *, task: str | None, guidelines: str = "") -> Project:
@@ -111,7 +110,7 @@ def serve(
         app = create_app(
             store,
             secret=session_secret(folder),
-            allowed_hosts=_hosts(host, allow_hosts),
+            allowed_hosts=answered_hosts(host, allow_hosts),
             addresses=addresses,
         )
         say(f"owner:  {addresses[0]}/invite/{owner_token(store, folder)}")
@@ -126,8 +125,39 @@ def serve(
         run(app, listening, proxy=proxy, date_header=False)
 
 
-def _hosts(host: str, more: Sequence[str]) -> list[str]:
-    """Host names the page answers to. Listening on every address, any name may be the right one."""
-    if host in EVERY_ADDRESS and not more:
-        return ["*"]
-    return [*LOCAL_HOSTS, host, *more]
+def session_secret(folder: Path) -> bytes:
+    """Key of the session cookies, made the first time."""
+    path = folder / "session.key"
+    known = path.read_bytes() if path.exists() else b""
+    if len(known) < 32:
+        known = secrets.token_bytes(32)
+        _write(path, known)
+    return known
+
+
+def owner_token(store: Store, folder: Path) -> str:
+    """The owner's token; a new one if the file is gone or no longer fits the database."""
+    path = folder / "owner.token"
+    token = path.read_text("utf-8").strip() if path.exists() else ""
+    known = people.by_token(store, token) if token else None
+    if known is not None and known.role == "owner":
+        return token
+    owner = next((a for a in people.list_annotators(store) if a.role == "owner"), None)
+    if owner is None:
+        _, token = people.invite(store, None, OWNER, role="owner")
+    else:
+        token = people.new_link(store, owner.id)
+    _write(path, token.encode())
+    return token
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)  # left by a kill, or a link that leads elsewhere
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import wraps
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, QueryParams
 from starlette.exceptions import HTTPException
@@ -23,9 +20,14 @@ from alignloop.labels.messages import Receipt, Session, Task
 from alignloop.labels.project import Annotator
 from alignloop.labels.store import Store
 from alignloop.labels.web.render import block_html, blocks, render
-from alignloop.labels.web.security import Guesses, Sessions, Visitor, check_csrf
-from alignloop.labels.web.texts import LANGUAGES, TEXTS, preferred
+from alignloop.labels.web.sessions import Guesses, Sessions, Visitor, check_csrf
 from alignloop.labels.writer import Writer
+from alignloop.web.pages import LANGUAGES, page_texts, preferred_language
+from alignloop.web.shell import Refused
+
+PACKAGE = "alignloop.labels.web"
+"""Where words, templates and files of the page lie."""
+TEXTS = page_texts(PACKAGE)
 
 _THREADED_RENDER = 4000
 """Texts longer than this are rendered off the event loop, in characters."""
@@ -42,44 +44,6 @@ class Site:
     guesses: Guesses
     templates: Environment
     addresses: tuple[str, ...] = ()
-
-
-def make_templates() -> Environment:
-    """Templates that escape everything and know no undefined names."""
-    environment = Environment(
-        loader=PackageLoader("alignloop.labels.web"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["when"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
-    return environment
-
-
-def static_files() -> dict[str, tuple[bytes, str]]:
-    """Name → (content, media type), read once: a request chooses among these names and opens no path.
-
-    Files in a folder are named `folder/file`.
-    """
-    kinds = {
-        "js": "text/javascript",
-        "css": "text/css",
-        "svg": "image/svg+xml",
-        "woff2": "font/woff2",
-    }
-    found: dict[str, tuple[bytes, str]] = {}
-
-    def read(folder: Traversable, prefix: str) -> None:
-        for entry in folder.iterdir():
-            kind = kinds.get(entry.name.rsplit(".", 1)[-1])
-            if entry.is_dir():
-                read(entry, f"{prefix}{entry.name}/")
-            elif kind is not None:
-                found[prefix + entry.name] = (entry.read_bytes(), kind)
-
-    read(files("alignloop.labels.web").joinpath("static"), "")
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +80,7 @@ def language_of(request: Request, asker: Asker | None = None) -> str:
     """Language of the page: the address, the cookie, the annotator's own, the browser's."""
     chosen = request.query_params.get("lang") or request.cookies.get("lang")
     own = None if asker is None else asker.annotator.language
-    return preferred(chosen, own, request.headers.get("accept-language"))
+    return preferred_language(chosen, own, request.headers.get("accept-language"))
 
 
 def page(
@@ -162,8 +126,8 @@ def wants_json(request: Request) -> bool:
 async def on_fault(request: Request, error: Exception) -> Response:
     """Answer a refused or failed request: JSON for scripts, a page for people."""
     if isinstance(error, HTTPException):
-        status, reason = error.status_code, "missing" if error.status_code == 404 else "invalid"
-        message, headers = str(error.detail), dict(error.headers or {})
+        status, message, headers = error.status_code, str(error.detail), dict(error.headers or {})
+        reason = error.reason if isinstance(error, Refused) else "missing" if status == 404 else "invalid"
     elif isinstance(error, Rejected | StoreUnavailable):
         status, reason, message, headers = error.status, error.reason, str(error), {}
     else:  # a UserError: what was asked for does not fit

@@ -1,35 +1,24 @@
-"""Routes of the chat page: the page itself, its files, and votes.
+"""The chat page and the votes it sends.
 
 Everything else it does goes through the same /v1 routes that programs use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from alignloop.foreign import loads
-from alignloop.labels.web.texts import LANGUAGES, preferred
 from alignloop.records import Conversation, Message, written
 from alignloop.serve.protocol import Strict, fault
 from alignloop.serve.votes import Comparison, Thumb, Vote
+from alignloop.web.pages import LANGUAGES, page_templates, page_texts, preferred_language
 
-_KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-_SHARED = ("base.css", "theme.js", "icon.svg")
-"""Files of the labelling page that this one uses too."""
-TEXTS: Mapping[str, Mapping[str, str]] = {
-    language: loads(
-        files("alignloop.serve.web").joinpath("texts", f"{language}.json").read_text(encoding="utf-8")
-    )
-    for language in LANGUAGES
-}
+PACKAGE = "alignloop.serve.web"
+"""Where words, template and files of the page lie."""
+TEXTS = page_texts(PACKAGE)
 
 
 class Turn(Strict):
@@ -84,44 +73,22 @@ class VoteRequest(Strict):
 
 
 class Page:
-    """The page's files, read once: no request ever names a path.
+    """The page, written once in each language.
 
     Arguments:
         votes: where votes go, shown to the reader; None if they are not kept.
     """
 
     def __init__(self, votes: str | None) -> None:
-        environment = Environment(
-            loader=PackageLoader("alignloop.serve.web"), autoescape=True, undefined=StrictUndefined
-        )
-        template = environment.get_template("chat.html")
+        template = page_templates(PACKAGE).get_template("chat.html")
         self._pages = {
             language: template.render(
                 t=TEXTS[language], language=language, languages=LANGUAGES, votes=votes or ""
             )
             for language in LANGUAGES
         }
-        shared = files("alignloop.labels.web").joinpath("static")
-        own = files("alignloop.serve.web").joinpath("static")
-        self._files = _read([*(shared.joinpath(name) for name in _SHARED), *own.iterdir()])
 
     async def page(self, request: Request) -> Response:
         """GET /: the page in the reader's language."""
         wishes = request.query_params.get("lang"), request.headers.get("accept-language")
-        return HTMLResponse(self._pages[preferred(*wishes)], headers={"vary": "accept-language"})
-
-    async def file(self, request: Request) -> Response:
-        """GET /static/NAME."""
-        found = self._files.get(request.path_params["name"])
-        if found is None:
-            return Response("not found", 404)
-        return Response(found[0], media_type=found[1], headers={"cache-control": "no-cache"})
-
-
-def _read(entries: list[Traversable]) -> dict[str, tuple[bytes, str]]:
-    found = {}
-    for entry in entries:
-        kind = _KINDS.get("." + entry.name.rsplit(".", 1)[-1])
-        if kind is not None:
-            found[entry.name] = (entry.read_bytes(), kind)
-    return found
+        return HTMLResponse(self._pages[preferred_language(*wishes)], headers={"vary": "accept-language"})

@@ -16,7 +16,7 @@ from alignloop.labels import people
 from alignloop.labels.project import Project
 from alignloop.labels.store import Store
 from alignloop.labels.web.app import create_app
-from alignloop.labels.web.security import Guesses, RateLimit
+from alignloop.labels.web.sessions import Guesses, RateLimit
 from tests.labels.web.browsing import READY
 
 SECRET = b"k" * 32

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from alignloop.labels.votes import item_rows
-from alignloop.labels.web.security import MAX_BODY
+from alignloop.labels.web.app import MAX_BODY
 from tests.labels.web.browsing import press, project_of, rows
 
 ROWS = [{"prompt": f"질문 {n}", "responses": [f"답 {n} {k}" for k in range(3)]} for n in range(4)]

@@ -11,8 +11,8 @@ import pytest
 from alignloop.labels.project import Answer, NewItem, Settings
 from alignloop.labels.web.maths import MAX_FORMULA
 from alignloop.labels.web.render import MAX_RENDERED, render
-from alignloop.labels.web.site import static_files
 from alignloop.records import Message
+from alignloop.web.pages import static_files
 from tests.labels.web.browsing import PLAIN, READY, press
 
 KATEX = "katex-0.19.1"
@@ -74,7 +74,7 @@ def test_a_formula_beyond_the_limit_stays_text():
 
 def test_katex_is_complete():
     """Every font that its stylesheet names first is there, with its licence."""
-    static = static_files()
+    static = static_files("alignloop.labels.web")
     css = static[f"{KATEX}/katex.min.css"][0].decode()
     fonts = re.findall(r"url\((fonts/[\w-]+\.woff2)\)", css)
     assert len(fonts) == 20

@@ -17,8 +17,9 @@ from alignloop.labels.judging import LOCK_ATTEMPTS
 from alignloop.labels.project import Answer, NewItem
 from alignloop.labels.schema import judgements
 from alignloop.labels.store import Store
-from alignloop.labels.web.texts import TEXTS, preferred
+from alignloop.labels.web.site import TEXTS
 from alignloop.records import Message, ToolCall
+from alignloop.web.pages import preferred_language
 from tests.labels.web.conftest import Server
 
 
@@ -36,7 +37,11 @@ def test_languages_have_the_same_words():
     assert all(text for texts in TEXTS.values() for text in texts.values())
     hangul = [key for key, text in TEXTS["ko"].items() if re.search("[가-힣]", text)]
     assert len(hangul) > 0.97 * len(TEXTS["ko"])
-    assert [preferred(None, "ko-KR,en;q=0.8"), preferred("fr", None), preferred("xx", "ko")] == [
+    assert [
+        preferred_language(None, "ko-KR,en;q=0.8"),
+        preferred_language("fr", None),
+        preferred_language("xx", "ko"),
+    ] == [
         "ko",
         "en",
         "ko",

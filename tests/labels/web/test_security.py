@@ -14,9 +14,10 @@ from alignloop.labels.schema import judgements, metadata
 from alignloop.labels.web import annotate
 from alignloop.labels.web import owner as owner_routes
 from alignloop.labels.web.render import render
-from alignloop.labels.web.security import RateLimit, host_name
+from alignloop.labels.web.sessions import RateLimit
 from alignloop.records import Message
 from alignloop.web.connections import network_of
+from alignloop.web.shell import host_name
 
 
 def body_for(task: dict, verdict: str = "a", key: str = "k1") -> dict:

@@ -1,101 +1,20 @@
-"""Between the network and the pages: headers, hosts, sizes, sessions, forged requests, guesses."""
+"""Who sends a request: sessions in signed cookies, forged forms, guessed invitations."""
 
 from __future__ import annotations
 
 import hmac
-import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from itsdangerous import BadData, URLSafeTimedSerializer
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alignloop.labels.faults import Rejected
 
 SESSION_COOKIE = "alignloop_label"
 SESSION_S = 30 * 24 * 3600
-MAX_BODY = 512 * 1024
-"""Largest request body, in bytes: an edited answer of MAX_TEXT Korean characters fits."""
-
-MAX_UPLOAD = 64 * 1024 * 1024
-"""Largest body with which the owner imports a data file, in bytes."""
-_UPLOAD = re.compile(r"/owner/[0-9]+/import")
-
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "font-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    # An invitation's address holds its token and must not travel to other sites. (`no-referrer` would
-    # also make browsers send `Origin: null` with this site's own forms.)
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-}
-
-
-class Guard:
-    """ASGI wrapper: known hosts only (DNS rebinding), bounded bodies, security headers on every answer."""
-
-    def __init__(self, app: ASGIApp, *, allowed_hosts: Sequence[str], max_body: int = MAX_BODY) -> None:
-        self.app, self.allowed_hosts, self.max_body = app, frozenset(allowed_hosts), max_body
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(_HEADERS)
-                headers.setdefault("Cache-Control", "no-store")
-            await send(message)
-
-        headers = Headers(scope=scope)
-        most = max(self.max_body, MAX_UPLOAD) if _UPLOAD.fullmatch(scope["path"]) else self.max_body
-        refusal = self._refusal(headers, most)
-        if refusal is not None:
-            await refusal(scope, receive, send_guarded)
-            return
-        received = 0
-
-        async def receive_bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > most:
-                raise Rejected("the request is too large", status=413, reason="size")
-            return message
-
-        await self.app(scope, receive_bounded, send_guarded)
-
-    def _refusal(self, headers: Headers, most: int) -> PlainTextResponse | JSONResponse | None:
-        if "*" not in self.allowed_hosts and host_name(headers.get("host", "")) not in self.allowed_hosts:
-            return PlainTextResponse("unknown host name; start the server with --host", status_code=400)
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > most:
-            message = {"error": "the request is too large", "reason": "size"}
-            return JSONResponse(message, status_code=413)
-        return None
-
-
-def host_name(host: str) -> str:
-    """Host header without its port: `127.0.0.1:80` → `127.0.0.1`, `[::1]:80` → `::1`."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,28 +53,12 @@ class Sessions:
         return Visitor(annotator_id, epoch, csrf)
 
 
-def check_same_origin(request: Request) -> None:
-    """Refuse a writing request that another site made the browser send.
-
-    Raises:
-        Rejected: 403.
-    """
-    site = request.headers.get("sec-fetch-site")
-    origin = request.headers.get("origin")
-    foreign = site is not None and site not in ("same-origin", "none")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        foreign = True
-    if foreign:
-        raise Rejected("this request came from another site", status=403, reason="forged")
-
-
 def check_csrf(request: Request, visitor: Visitor, token: str | None = None) -> None:
     """Refuse a writing request without the session's own token (header X-CSRF-Token, or a form's field).
 
     Raises:
         Rejected: 403.
     """
-    check_same_origin(request)
     sent = token if token is not None else request.headers.get("x-csrf-token", "")
     if not hmac.compare_digest(sent.encode("utf-8", "replace"), visitor.csrf.encode()):
         raise Rejected("the form has expired; reload the page", status=403, reason="forged")

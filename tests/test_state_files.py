@@ -18,7 +18,6 @@ from torch import nn
 
 from alignloop.data.chat import load_saved, load_template
 from alignloop.errors import AlignLoopError, UserError
-from alignloop.evaluation.memory import JsonMemory
 from alignloop.judges.adviser import Account, Ask, Reply
 from alignloop.judges.certify import Certificate, Measure
 from alignloop.judges.reply_cache import Cached
@@ -30,6 +29,7 @@ from alignloop.report import render_run
 from alignloop.report.folder import read_pipeline
 from alignloop.runs import Run, find_inputs, lineage, tags
 from alignloop.runs.record import result_of
+from alignloop.runs.value_cache import ValueCache
 from alignloop.stages.judging import read_certificates, write_certificate
 from alignloop.stages.live_loop import one_round
 from alignloop.stages.reward_model import REWARD_FILE, read_combination
@@ -163,12 +163,12 @@ def _template(folder: Path) -> Path:
 
 
 def _memory(folder: Path) -> Path:
-    JsonMemory(folder / "memory.jsonl").put("key", {"text": "a", "ids": [1]})
+    ValueCache(folder / "memory.jsonl").put("key", {"text": "a", "ids": [1]})
     return folder / "memory.jsonl"
 
 
 def _read_memory(file: Path) -> None:
-    assert JsonMemory(file).get("key") in (None, {"text": "a", "ids": [1]})
+    assert ValueCache(file).get("key") in (None, {"text": "a", "ids": [1]})
 
 
 class _Nobody:
@@ -189,11 +189,11 @@ def _ask(folder: Path) -> list[Reply]:
 
 def _reply(folder: Path) -> Path:
     _ask(folder)
-    return next(folder.rglob("*.json"))
+    return next(folder.glob("*.jsonl"))
 
 
 def _ask_again(file: Path) -> None:
-    assert _ask(file.parents[1])[0].text == "yes"
+    assert _ask(file.parent)[0].text == "yes"
 
 
 def _round(name: str) -> Callable[[Path], object]:

@@ -19,12 +19,12 @@ from typing_extensions import TypedDict
 from alignloop import storage
 from alignloop.data.files import write_whole
 from alignloop.errors import DiskError, ModelError, RunError
-from alignloop.evaluation.memory import JsonMemory
 from alignloop.model.packed import ScalarHead
 from alignloop.model.save import save_model
 from alignloop.model.scorer import save_head
 from alignloop.model.tiny import tiny_model
 from alignloop.runs import Run, write_atomically
+from alignloop.runs.value_cache import ValueCache
 from alignloop.storage import read_mapping, read_state, replace_folder, writing
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.reference import _keep  # pyright: ignore[reportPrivateUsage]
@@ -149,7 +149,7 @@ WRITERS: dict[str, Callable[[Path, int], object]] = {
     "model": _model,
     "head": _head,
     "reference": lambda folder, step: _keep(folder / "x.safetensors", np.full(3, step, np.float32)),
-    "memory": lambda folder, step: JsonMemory(folder / "m.jsonl").put("key", step),
+    "memory": lambda folder, step: ValueCache(folder / "m.jsonl").put("key", step),
 }
 
 
@@ -239,7 +239,7 @@ def test_a_disk_that_is_really_full(small_disk: Path, name: str, leave: int) -> 
     filler.unlink()
     write(folder, 2)
     if name == "memory":
-        assert JsonMemory(folder / "m.jsonl").get("key") == 2
+        assert ValueCache(folder / "m.jsonl").get("key") == 2
     if name == "checkpoint":
         model = nn.Linear(2, 2)
         assert load_checkpoint(folder, modules={"model": model}, optimizers={}) is not None

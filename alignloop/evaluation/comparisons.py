@@ -1,6 +1,6 @@
 """Win rates and ratings of any number of models from pairs of answers to the same prompts.
 
-What compares is a `PairJudge`: rewards, people's labels and judge models all become scores of pairs.
+Rewards, people's labels and the verdicts of judges all become scores of pairs.
 """
 
 from __future__ import annotations
@@ -9,44 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
-from typing import Protocol
 
 import numpy as np
 
-from alignloop.errors import DataError, EngineError
+from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import Interval, cluster_sums, score_z
 from alignloop.evaluation.normals import agreeing, correlation_of, largest_normal, p_of_largest
 from alignloop.evaluation.planner import prompts_for_win_rate
 from alignloop.evaluation.ratings import Comparison, ModelRating, bradley_terry
 from alignloop.evaluation.winrate import LengthControlled, length_controlled_win_rate, win_rate
+from alignloop.judges.pairwise import AnswerPair, PairVerdict
 from alignloop.records import Conversation, Preference
 
-_PORTION = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two answers to one prompt in the order in which they are shown."""
-
-    prompt: Conversation
-    first: str
-    second: str
-
-
-class PairJudge(Protocol):
-    """Anything that compares answers: a judge model, a function, a person at the terminal."""
-
-    def __call__(self, pairs: Sequence[Pair], /) -> Sequence[float | None]:
-        """1 if the first is better, ½ for a tie, 0 if the second is, None if there is no verdict."""
-        ...
-
-
-class Memory(Protocol):
-    """Where verdicts are kept as they come, so that a judge that fails midway is not asked again."""
-
-    def get(self, key: object, /) -> float | None: ...
-
-    def put(self, key: object, value: float, /) -> None: ...
+PairJudge = Callable[[Sequence[AnswerPair]], Sequence[PairVerdict]]
+"""Judges pairs in both orders, as `judges.pairwise` does with a model or a function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,31 +74,26 @@ def ask(
     prompts: Sequence[Conversation],
     answers: Mapping[str, Sequence[str]],
     pairs: Sequence[tuple[str, str]],
-    *,
-    memory: Memory | None = None,
 ) -> list[Verdicts]:
-    """Verdicts of a judge on pairs of models, each pair of answers in both orders.
-
-    Orders that disagree are a tie. Equal answers tie and an empty answer loses to any other, unasked.
+    """Verdicts of a judge on pairs of models.
 
     Args:
-        judge: what compares.
+        judge: what compares each pair of answers, in both orders.
         prompts: P conversations.
         answers: (P,) by model.
         pairs: names of the models to compare.
-        memory: keeps each order's verdict.
 
     Returns:
         Verdicts by pair of models.
 
     Raises:
         DataError: models with unequal numbers of answers.
-        EngineError: the judge returned something else than scores, or fails; what it said is in memory.
+        EngineError: the judge fails.
     """
     for name, texts in answers.items():
         if len(texts) != len(prompts):
             raise DataError(f"{len(prompts)} prompts, but {name} answered {len(texts)}", field="answers")
-    return [_ask_pair(judge, prompts, answers, first, second, memory) for first, second in pairs]
+    return [_ask_pair(judge, prompts, answers, first, second) for first, second in pairs]
 
 
 def by_score(
@@ -309,57 +280,19 @@ def _ask_pair(
     answers: Mapping[str, Sequence[str]],
     first: str,
     second: str,
-    memory: Memory | None,
 ) -> Verdicts:
-    pairs = [Pair(p, a, b) for p, a, b in zip(prompts, answers[first], answers[second], strict=True)]
-    known = [_without_judge(pair) for pair in pairs]
-    asked = [pair for pair, score in zip(pairs, known, strict=True) if score is None]
-    swapped = [Pair(pair.prompt, pair.second, pair.first) for pair in asked]
-    one, two = (iter(_remembered(judge, shown, memory)) for shown in (asked, swapped))
-    scores, places, same, silent = [], [], [], 0
-    for place, score in enumerate(known):
-        if score is None:
-            shown_first, shown_second = next(one), next(two)
-            if shown_first is None or shown_second is None:
-                silent += 1
-                continue
-            same.append(shown_first == 1 - shown_second)
-            score = shown_first if same[-1] else 0.5
-        scores.append(score)
-        places.append(place)
-    consistency = float(np.mean(same)) if same else None
-    return Verdicts(first, second, tuple(scores), tuple(places), consistency, silent)
-
-
-def _without_judge(pair: Pair) -> float | None:
-    if pair.first == pair.second:
-        return 0.5
-    if not pair.first.strip() or not pair.second.strip():
-        return 0.5 + 0.5 * (bool(pair.first.strip()) - bool(pair.second.strip()))
-    return None
-
-
-def _remembered(judge: PairJudge, pairs: Sequence[Pair], memory: Memory | None) -> list[float | None]:
-    found: list[float | None] = [None if memory is None else memory.get(pair) for pair in pairs]
-    waiting = [i for i, score in enumerate(found) if score is None]
-    for start in range(0, len(waiting), _PORTION):
-        portion = waiting[start : start + _PORTION]
-        for i, score in zip(portion, _checked(judge, [pairs[i] for i in portion]), strict=True):
-            found[i] = score
-            if memory is not None and score is not None:
-                memory.put(pairs[i], score)
-    return found
-
-
-def _checked(
-    judge: Callable[[Sequence[Pair]], Sequence[float | None]], pairs: Sequence[Pair]
-) -> list[float | None]:
-    scores = list(judge(pairs))
-    if len(scores) != len(pairs) or not all(score in (None, 0, 0.5, 1) for score in scores):
-        raise EngineError(
-            f"the judge gave {scores!r:.80} for {len(pairs)} pairs; it has to give 1, 0.5, 0 or None for each"
-        )
-    return [None if score is None else float(score) for score in scores]
+    pairs = [AnswerPair(p, a, b) for p, a, b in zip(prompts, answers[first], answers[second], strict=True)]
+    found = judge(pairs)
+    given = [(place, verdict) for place, verdict in enumerate(found) if not verdict.fault]
+    consistent = [verdict.consistent for _, verdict in given if verdict.asked]
+    return Verdicts(
+        first,
+        second,
+        tuple((verdict.side + 1) / 2 for _, verdict in given),
+        tuple(place for place, _ in given),
+        float(np.mean(consistent)) if consistent else None,
+        len(found) - len(given),
+    )
 
 
 def _by_prompt(verdicts: Verdicts, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Win rates: both orders, ties ½, prompts as the sampled unit, with and without length control.
+"""Win rates: ties ½, prompts as the sampled unit, with and without length control.
 
 N judged comparisons of a model against a baseline; a score is 1 for a win, ½ for a tie, 0 for a loss.
 """
@@ -16,42 +16,6 @@ from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import Interval, Method, mean_interval
 
 Array = NDArray[np.float64]
-
-
-def both_orders(shown_first: ArrayLike, shown_second: ArrayLike) -> Array:
-    """One score per comparison from its two presentation orders; orders that disagree are a tie.
-
-    Args:
-        shown_first: (N,) scores of the model when its answer was shown first.
-        shown_second: (N,) scores of the model, again from its own side, when shown second.
-
-    Returns:
-        Scores (N,), each 1, ½ or 0.
-
-    Raises:
-        DataError: unequal lengths, or a score other than 0, ½, 1.
-    """
-    first, second = _scores(shown_first), _scores(shown_second)
-    if first.shape != second.shape:
-        raise DataError(f"{len(first)} comparisons in one order, {len(second)} in the other", field="scores")
-    return np.where(first == second, first, 0.5)
-
-
-def position_consistency(shown_first: ArrayLike, shown_second: ArrayLike) -> float:
-    """Share of comparisons with the same verdict in both orders (N,), (N,).
-
-    Args:
-        shown_first: (N,) scores of the model when its answer was shown first.
-        shown_second: (N,) scores of the model when shown second.
-
-    Returns:
-        Share, 0 to 1.
-
-    Raises:
-        DataError: as `both_orders`.
-    """
-    both_orders(shown_first, shown_second)
-    return float(np.mean(_scores(shown_first) == _scores(shown_second)))
 
 
 def win_rate(
@@ -137,13 +101,6 @@ def length_controlled_win_rate(
     ends = [float(_sigmoid(np.array(b0 + side * z * error))) for side in (-1, 0, 1)]
     interval = Interval(ends[1], ends[0], ends[2], level, raw.num_clusters, "length-controlled")
     return LengthControlled(interval, float(coefficients[1]) if spread > 0 else 0.0, raw)
-
-
-def _scores(values: ArrayLike) -> Array:
-    scores = np.asarray(values, dtype=np.float64)
-    if scores.ndim != 1 or not np.isin(scores, (0.0, 0.5, 1.0)).all():
-        raise DataError("a score is 1 (win), 0.5 (tie) or 0 (loss)", field="scores")
-    return scores
 
 
 def _sigmoid(x: Array) -> Array:

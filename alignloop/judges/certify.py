@@ -20,7 +20,7 @@ from alignloop.errors import UserError
 from alignloop.evaluation.agreement import cohen_kappa
 from alignloop.evaluation.bootstrap import rate_interval
 from alignloop.judges.adviser import Adviser
-from alignloop.judges.pairwise import Manner, Pair, Verdict, coin, judge_pairs
+from alignloop.judges.pairwise import AnswerPair, JudgeSettings, PairVerdict, coin, judge_pairs
 from alignloop.judges.prompt_files import language_of
 from alignloop.judges.rubric import Rubric
 from alignloop.records import Preference
@@ -74,7 +74,7 @@ class Certificate:
 
     Attributes:
         judge: its name.
-        identity: of judge, rubric and manner together.
+        identity: of judge, rubric and settings together.
         measures: all four.
         overridden: failed measures that were overridden by name.
     """
@@ -96,16 +96,16 @@ class Certificate:
         ]
 
 
-def judge_identity(adviser: Adviser, rubric: Rubric, manner: Manner) -> str:
+def judge_identity(adviser: Adviser, rubric: Rubric, settings: JudgeSettings) -> str:
     """What a certificate holds for."""
-    return f"{adviser.identity}|{rubric.identity}|{manner.language}|{manner.reasons}"
+    return f"{adviser.identity}|{rubric.identity}|{settings.language}|{settings.reasons}"
 
 
 def certify(
     adviser: Adviser,
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnswerPair],
     rubric: Rubric,
-    manner: Manner,
+    settings: JudgeSettings,
     *,
     human: Sequence[Preference] = (),
     thresholds: Thresholds | None = None,
@@ -117,7 +117,7 @@ def certify(
         adviser: the judge.
         pairs: answers as it will judge them.
         rubric: the questions.
-        manner: how they are put.
+        settings: how they are put.
         human: pairs judged by people; without them κ cannot be measured.
         thresholds: what it has to reach.
         override: measures that need not pass.
@@ -132,11 +132,11 @@ def certify(
     # Which answer stands first must not tell what people chose, or κ would be undefined.
     turned = [coin(*(m.content for m in r.prompt), *sorted((r.chosen, r.rejected))) for r in human]
     known = [
-        Pair(r.prompt, *((r.rejected, r.chosen) if swap else (r.chosen, r.rejected)))
+        AnswerPair(r.prompt, *((r.rejected, r.chosen) if swap else (r.chosen, r.rejected)))
         for r, swap in zip(human, turned, strict=True)
     ]
-    null = [Pair(p.prompt, null_answer(p, k), p.a) for k, p in enumerate(pairs)]
-    everything = judge_pairs(adviser, [*pairs, *known, *null], rubric, manner)
+    null = [AnswerPair(p.prompt, null_answer(p, k), p.first) for k, p in enumerate(pairs)]
+    everything = judge_pairs(adviser, [*pairs, *known, *null], rubric, settings)
     n, m = len(pairs), len(known)
     usual = _given([*pairs, *known], everything[: n + m])
     said = [
@@ -145,14 +145,14 @@ def certify(
         if not v.fault
     ]
     found = {
-        "swap_consistency": _rate([(p, float(v.consistent)) for p, v in usual if p.a.strip() != p.b.strip()]),
+        "swap_consistency": _rate([(p, float(v.consistent)) for p, v in usual if v.asked]),
         "length_preference": _rate(longer_wins(usual)),
         "kappa": _kappa(said),
         "null_win_rate": _rate([(p, (v.side + 1) / 2) for p, v in _given(null, everything[n + m :])]),
     }
     measures = tuple(_measure(name, *values, asdict(thresholds)[name]) for name, values in found.items())
     overridden = tuple(x.name for x in measures if not x.passed and x.name in override)
-    return Certificate(adviser.name, judge_identity(adviser, rubric, manner), measures, overridden)
+    return Certificate(adviser.name, judge_identity(adviser, rubric, settings), measures, overridden)
 
 
 def refuse_unless_passed(certificate: Certificate) -> None:
@@ -178,21 +178,23 @@ def refuse_unless_passed(certificate: Certificate) -> None:
     )
 
 
-def null_answer(pair: Pair, number: int) -> str:
+def null_answer(pair: AnswerPair, number: int) -> str:
     """A constant answer in the prompt's language; the two of a language take turns."""
     return NULL_ANSWERS[language_of(" ".join(m.content for m in pair.prompt), NULL_ANSWERS)][number % 2]
 
 
-def longer_wins(judged: Sequence[tuple[Pair, Verdict]]) -> list[tuple[Pair, float]]:
+def longer_wins(judged: Sequence[tuple[AnswerPair, PairVerdict]]) -> list[tuple[AnswerPair, float]]:
     """1 where the longer answer won, 0 where the shorter did; ties and equal lengths are left out."""
     return [
-        (p, float((v.side > 0) == (len(p.a) > len(p.b))))
+        (p, float((v.side > 0) == (len(p.first) > len(p.second))))
         for p, v in judged
-        if v.side != 0 and len(p.a) != len(p.b)
+        if v.side != 0 and len(p.first) != len(p.second)
     ]
 
 
-def _given(pairs: Sequence[Pair], verdicts: Sequence[Verdict]) -> list[tuple[Pair, Verdict]]:
+def _given(
+    pairs: Sequence[AnswerPair], verdicts: Sequence[PairVerdict]
+) -> list[tuple[AnswerPair, PairVerdict]]:
     return [(p, v) for p, v in zip(pairs, verdicts, strict=True) if not v.fault]
 
 
@@ -204,7 +206,7 @@ def _human_side(record: Preference, swapped: bool) -> int:
 Values = tuple[float | None, float | None, float | None, int]
 
 
-def _rate(values: Sequence[tuple[Pair, float]]) -> Values:
+def _rate(values: Sequence[tuple[AnswerPair, float]]) -> Values:
     prompts = [pair.prompt for pair, _ in values]
     if len(set(prompts)) < 2:
         return None, None, None, len(values)

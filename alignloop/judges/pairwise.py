@@ -1,6 +1,6 @@
 """Verdicts on pairs of answers: always in both orders; orders that disagree are a tie.
 
-P(a better) of an order is the label's probability plus half that of a tie; the verdict's is the mean of
+P(first better) of an order is the label's probability plus half that of a tie; the verdict's is the mean of
 both orders (RLAIF, arXiv 2309.00267, sections 2.1 and 3.3), and ½ where they do not agree, if the mean is
 not asked for there too.
 """
@@ -10,49 +10,60 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, Protocol
 
 from alignloop.errors import EngineError
 from alignloop.judges.adviser import Adviser, Ask, Reply
 from alignloop.judges.rubric import Rubric
 from alignloop.records import Conversation, Message
+from alignloop.runs.value_cache import ValueCache
 
 LABEL_TOKENS = 8
 """Longest reply in which an endpoint's label is looked for."""
+_PORTION = 16
+"""Pairs for which a function is called at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Two answers to judge; `principle` (name, text) stands in place of the rubric's criteria."""
+class AnswerPair:
+    """Two answers to one prompt in the order in which they are shown.
+
+    Attributes:
+        prompt: what was asked.
+        first, second: the answers.
+        principle: (name, text) that stands in place of the rubric's criteria; ("", "") for none.
+    """
 
     prompt: Conversation
-    a: str
-    b: str
+    first: str
+    second: str
     principle: tuple[str, str] = ("", "")
 
     @property
-    def swapped(self) -> Pair:
+    def swapped(self) -> AnswerPair:
         """The same answers the other way round."""
-        return replace(self, a=self.b, b=self.a)
+        return replace(self, first=self.second, second=self.first)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PairVerdict:
     """What a judge says about a pair.
 
     Attributes:
-        probability: that `a` is better; ½ a tie.
-        orders: that `a` is better when it was shown first, and when second.
+        probability: that the first answer is better; ½ a tie.
+        orders: the same, by what was said when it was shown first, and when second.
         reasons: what the judge said before it decided, in both orders.
         fault: why there is no verdict, "" if there is one.
+        asked: whether the judge was asked; equal and empty answers decide themselves.
     """
 
     probability: float = 0.5
     orders: tuple[float, float] = (0.5, 0.5)
     reasons: tuple[str, str] = ("", "")
     fault: str = ""
+    asked: bool = True
 
     @property
     def consistent(self) -> bool:
@@ -61,12 +72,12 @@ class Verdict:
 
     @property
     def side(self) -> int:
-        """1 where `a` is better, −1 where `b` is, 0 for a tie."""
+        """1 where the first answer is better, −1 where the second is, 0 for a tie."""
         return side(self.probability)
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class JudgeSettings:
     """How a judge is asked.
 
     Attributes:
@@ -86,16 +97,24 @@ class Manner:
     disagreement: Literal["tie", "average"] = "tie"
 
 
+class PairFunction(Protocol):
+    """A user's function that compares answers, or a person at the terminal."""
+
+    def __call__(self, pairs: Sequence[AnswerPair], /) -> Sequence[float | None]:
+        """1 if the first is better, ½ for a tie, 0 if the second is, None if there is no verdict."""
+        ...
+
+
 def judge_pairs(
-    adviser: Adviser, pairs: Sequence[Pair], rubric: Rubric, manner: Manner | None = None
-) -> list[Verdict]:
-    """A verdict on each pair, two questions each.
+    adviser: Adviser, pairs: Sequence[AnswerPair], rubric: Rubric, settings: JudgeSettings | None = None
+) -> list[PairVerdict]:
+    """A model's verdict on each pair, two questions each.
 
     Args:
         adviser: who judges.
-        pairs: what; two equal answers are a tie without being asked about.
+        pairs: what. Equal answers tie and an empty one loses to any other, unasked.
         rubric: the questions.
-        manner: how they are put.
+        settings: how they are put.
 
     Returns:
         Verdicts in order; one with a fault has probability ½.
@@ -103,30 +122,92 @@ def judge_pairs(
     Raises:
         EngineError: the adviser cannot be reached.
     """
-    manner = manner or Manner()
-    asked = [number for number, pair in enumerate(pairs) if pair.a.strip() != pair.b.strip()]
-    shown = [one for number in asked for one in (pairs[number], pairs[number].swapped)]
-    replies = ask_as_shown(adviser, shown, rubric, manner)
-    verdicts = [Verdict(1 / 2, (0.5, 0.5))] * len(pairs)
-    for place, number in enumerate(asked):
-        verdicts[number] = _verdict(replies[2 * place], replies[2 * place + 1], manner)
-    return verdicts
+    settings = settings or JudgeSettings()
+    return _in_both_orders(pairs, lambda shown: _ask_as_shown(adviser, shown, rubric, settings), settings)
 
 
-def ask_as_shown(adviser: Adviser, shown: Sequence[Pair], rubric: Rubric, manner: Manner) -> list[Reply]:
-    """One question about each pair, `a` shown first; each reply's text is what was said for reasons.
+def judge_pairs_by(
+    function: PairFunction, pairs: Sequence[AnswerPair], *, cache: ValueCache | None = None
+) -> list[PairVerdict]:
+    """A function's verdict on each pair, called for both orders.
+
+    Args:
+        function: what compares.
+        pairs: what. Equal answers tie and an empty one loses to any other, without a call.
+        cache: keeps what was said of each order as it comes, so that a function that fails midway is not
+            called again.
+
+    Returns:
+        Verdicts in order; one with a fault has probability ½.
 
     Raises:
-        EngineError: the adviser cannot be reached.
+        EngineError: the function returned something else than scores, or fails.
     """
+
+    def ask(shown: Sequence[AnswerPair]) -> list[Reply]:
+        scores = _cached_scores(function, shown, cache)
+        return [Reply(fault="silent") if s is None else Reply("", (s, 1 - s)) for s in scores]
+
+    return _in_both_orders(pairs, ask, JudgeSettings())
+
+
+def _in_both_orders(
+    pairs: Sequence[AnswerPair],
+    ask: Callable[[Sequence[AnswerPair]], Sequence[Reply]],
+    settings: JudgeSettings,
+) -> list[PairVerdict]:
+    found = [_decided(pair) for pair in pairs]
+    shown = [one for p, v in zip(pairs, found, strict=True) if v is None for one in (p, p.swapped)]
+    replies = iter(ask(shown))
+    return [_verdict(next(replies), next(replies), settings) if v is None else v for v in found]
+
+
+def _decided(pair: AnswerPair) -> PairVerdict | None:
+    """The verdict on a pair that no judge needs to see."""
+    first, second = pair.first.strip(), pair.second.strip()
+    if first and second and first != second:
+        return None
+    probability = 0.5 + 0.5 * (bool(first) - bool(second))
+    return PairVerdict(probability, (probability, probability), asked=False)
+
+
+def _verdict(shown_first: Reply, shown_second: Reply, settings: JudgeSettings) -> PairVerdict:
+    """Of the replies with the pair's first answer shown first and shown second."""
+    reasons, fault = (shown_first.text, shown_second.text), shown_first.fault or shown_second.fault
+    if fault:
+        return PairVerdict(reasons=reasons, fault=fault)
+    orders = _first_better(shown_first), 1 - _first_better(shown_second)
+    counts = settings.disagreement == "average" or side(orders[0]) == side(orders[1])
+    probability = sum(orders) / 2 if counts else 0.5
+    probability = min(max(probability, 0.5 - settings.clamp), 0.5 + settings.clamp)
+    return PairVerdict(probability, orders, reasons)
+
+
+def _first_better(reply: Reply) -> float:
+    """P(the first answer shown is better), half a tie's."""
+    first, _second, *tie = reply.probabilities
+    return min(1.0, max(0.0, first + sum(tie) / 2))
+
+
+def side(probability: float) -> int:
+    """1 above ½, −1 below, 0 at ½."""
+    return (probability > 0.5 + 1e-9) - (probability < 0.5 - 1e-9)
+
+
+def _ask_as_shown(
+    adviser: Adviser, shown: Sequence[AnswerPair], rubric: Rubric, settings: JudgeSettings
+) -> list[Reply]:
+    """One question about each pair in the order given; each reply's text is what was said for reasons."""
     questions = [
-        rubric.question(pair.prompt, pair.a, pair.b, language=manner.language, criteria=pair.principle[1])
+        rubric.question(
+            pair.prompt, pair.first, pair.second, language=settings.language, criteria=pair.principle[1]
+        )
         for pair in shown
     ]
-    words = [rubric.wording(pair.prompt, manner.language) for pair in shown]
-    if manner.reasons:
+    words = [rubric.wording(pair.prompt, settings.language) for pair in shown]
+    if settings.reasons:
         thinking = [(q[0], _with(q[1], w.think)) for q, w in zip(questions, words, strict=True)]
-        reasons = adviser.ask([Ask(t, max_tokens=manner.max_reason_tokens) for t in thinking])
+        reasons = adviser.ask([Ask(t, max_tokens=settings.max_reason_tokens) for t in thinking])
         final = [
             (*t, Message("assistant", reason.text), Message("user", w.decide))
             for t, reason, w in zip(thinking, reasons, words, strict=True)
@@ -146,30 +227,31 @@ def _with(message: Message, more: str) -> Message:
     return replace(message, content=f"{message.content}\n\n{more}")
 
 
-def _verdict(first: Reply, second: Reply, manner: Manner) -> Verdict:
-    """Of the replies with `a` shown first and with `a` shown second."""
-    fault = first.fault or second.fault
-    if fault:
-        return Verdict(reasons=(first.text, second.text), fault=fault)
-    orders = first_better(first), 1 - first_better(second)
-    counts = manner.disagreement == "average" or side(orders[0]) == side(orders[1])
-    probability = sum(orders) / 2 if counts else 0.5
-    probability = min(max(probability, 0.5 - manner.clamp), 0.5 + manner.clamp)
-    return Verdict(probability, orders, (first.text, second.text))
+def _cached_scores(
+    function: PairFunction, shown: Sequence[AnswerPair], cache: ValueCache | None
+) -> list[float | None]:
+    keys = [{k: v for k, v in asdict(pair).items() if k != "principle"} for pair in shown]
+    found: list[float | None] = [None if cache is None else cache.get(key) for key in keys]
+    waiting = [i for i, score in enumerate(found) if score is None]
+    for start in range(0, len(waiting), _PORTION):
+        portion = waiting[start : start + _PORTION]
+        for i, score in zip(portion, _checked_scores(function, [shown[i] for i in portion]), strict=True):
+            found[i] = score
+            if cache is not None and score is not None:
+                cache.put(keys[i], score)
+    return found
 
 
-def first_better(reply: Reply) -> float:
-    """P(the first answer shown is better), half a tie's."""
-    first, _second, *tie = reply.probabilities
-    return min(1.0, max(0.0, first + sum(tie) / 2))
+def _checked_scores(function: PairFunction, pairs: Sequence[AnswerPair]) -> list[float | None]:
+    scores = list(function(pairs))
+    if len(scores) != len(pairs) or not all(score in (None, 0, 0.5, 1) for score in scores):
+        raise EngineError(
+            f"the judge gave {scores!r:.80} for {len(pairs)} pairs; it has to give 1, 0.5, 0 or None for each"
+        )
+    return [None if score is None else float(score) for score in scores]
 
 
-def side(probability: float) -> int:
-    """1 above ½, −1 below, 0 at ½."""
-    return (probability > 0.5 + 1e-9) - (probability < 0.5 - 1e-9)
-
-
-def check_faults(verdicts: Sequence[Verdict], most: float, name: str) -> Counter[str]:
+def check_faults(verdicts: Sequence[PairVerdict], most: float, name: str) -> Counter[str]:
     """Faults by reason.
 
     Raises:

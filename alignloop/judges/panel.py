@@ -9,12 +9,12 @@ from itertools import combinations
 from typing import Any
 
 from alignloop.evaluation.agreement import Agreement, cohen_kappa, gwet_ac1, krippendorff_alpha
-from alignloop.judges.pairwise import Verdict
+from alignloop.judges.pairwise import PairVerdict
 
 SIDES = (-1, 0, 1)
 
 
-def joint(verdicts: Sequence[Verdict]) -> Verdict:
+def joint(verdicts: Sequence[PairVerdict]) -> PairVerdict:
     """The mean of the judges that gave a verdict; a fault if none did."""
     given = [verdict for verdict in verdicts if not verdict.fault]
     if not given:
@@ -28,7 +28,7 @@ def joint(verdicts: Sequence[Verdict]) -> Verdict:
     return replace(given[0], probability=sum(v.probability for v in given) / len(given), orders=orders)
 
 
-def agreement(verdicts: Mapping[str, Sequence[Verdict]]) -> list[dict[str, Any]]:
+def agreement(verdicts: Mapping[str, Sequence[PairVerdict]]) -> list[dict[str, Any]]:
     """Agreement of all judges together and of every two, over pairs that are won, tied or lost.
 
     Args:

@@ -1,22 +1,22 @@
 """Replies kept on disk by the content of the question, so that nothing is asked or paid twice.
 
-One small file for each reply, written whole or not at all, with a checksum inside. A file that is damaged
-is counted, removed and asked again. Faults (refusals, nonsense) are not kept: they are asked again.
+A line that is damaged is counted, and its question asked again. Faults (refusals, nonsense) are not kept:
+they are asked again.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from alignloop.data.files import write_whole
 from alignloop.foreign import loads, read_text
 from alignloop.judges.adviser import Account, Adviser, Ask, OnReply, Reply
 from alignloop.progress import Progress
 from alignloop.records import plain_rows
 from alignloop.runs.hashing import digest
+from alignloop.runs.value_cache import ValueCache
 
 
 class Cached:
@@ -24,12 +24,13 @@ class Cached:
 
     Attributes:
         inner: who is asked what the cache does not know.
-        folder: where the replies lie; shared by all advisers, runs and processes.
+        folder: where the replies lie, one file for each adviser; shared by all runs and processes.
     """
 
     def __init__(self, inner: Adviser, folder: Path) -> None:
         self.inner, self.folder = inner, folder
         self.name, self.identity = inner.name, inner.identity
+        self._cache: ValueCache | None = None
 
     @property
     def account(self) -> Account:
@@ -38,24 +39,25 @@ class Cached:
 
     def ask(self, asks: Sequence[Ask], *, on_reply: OnReply | None = None) -> list[Reply]:
         """Known replies from disk, the others from the adviser; errors as the adviser's."""
+        if not asks:
+            return []
+        cache = self._open()
         keys = [ask_key(self.identity, ask) for ask in asks]
         replies: dict[int, Reply] = {}
         for number, key in enumerate(keys):
-            known = self._read(key)
+            known = _as_reply(cache.get(key) or self._kept_before(key))
             if known is not None:
                 replies[number] = known
                 self.account.num_cached += 1
                 if on_reply is not None:
                     on_reply(number, known)
-        if not asks:
-            return []
         missing = [number for number in range(len(asks)) if number not in replies]
 
         def keep(place: int, reply: Reply) -> None:
             number = missing[place]
             replies[number] = reply
             if not reply.fault:
-                self._write(keys[number], reply)
+                cache.put(keys[number], asdict(reply))
             progress.update(progress.step + 1)
             if on_reply is not None:
                 on_reply(number, reply)
@@ -65,28 +67,26 @@ class Cached:
                 self.inner.ask([asks[number] for number in missing], on_reply=keep)
         return [replies[number] for number in range(len(asks))]
 
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key[2:]}.json"
+    def _open(self) -> ValueCache:
+        if self._cache is None:
+            self._cache = ValueCache(self.folder / f"{digest(self.identity)[:24]}.jsonl")
+            self.account.num_damaged += self._cache.num_damaged
+        return self._cache
 
-    def _read(self, key: str) -> Reply | None:
-        path = self._path(key)
+    def _kept_before(self, key: str) -> Any:
+        """A reply in a file of its own, as versions up to 0.2.0 kept them."""
         try:
-            content = loads(read_text(path))
-            body = content["reply"]
-            if content["sha256"] != digest([key, body]):
-                raise ValueError("checksum")
-            return Reply(**body | {"probabilities": tuple(body["probabilities"])})
-        except FileNotFoundError:
-            return None
+            content = loads(read_text(self.folder / key[:2] / f"{key[2:]}.json"))
+            return content["reply"] if content["sha256"] == digest([key, content["reply"]]) else None
         except (OSError, ValueError, KeyError, TypeError):
-            self.account.num_damaged += 1
-            path.unlink(missing_ok=True)
             return None
 
-    def _write(self, key: str, reply: Reply) -> None:
-        body = asdict(reply) | {"probabilities": list(reply.probabilities)}
-        content = {"reply": body, "sha256": digest([key, body])}
-        write_whole(self._path(key), [json.dumps(content, ensure_ascii=False) + "\n"])
+
+def _as_reply(value: Any) -> Reply | None:
+    try:
+        return None if value is None else Reply(**value | {"probabilities": tuple(value["probabilities"])})
+    except (KeyError, TypeError):
+        return None
 
 
 def ask_key(identity: str, ask: Ask) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 from alignloop.config import CompareConfig
@@ -24,12 +25,13 @@ from alignloop.evaluation.comparisons import (
     ratings,
     win_rates,
 )
-from alignloop.evaluation.memory import JsonMemory
 from alignloop.judges.adviser import Adviser
+from alignloop.judges.pairwise import judge_pairs_by
 from alignloop.records import Preference, message_rows
 from alignloop.rl.rewards import function
 from alignloop.rl.verifiers import instruction_reward
 from alignloop.runs import Run
+from alignloop.runs.value_cache import ValueCache
 from alignloop.stages import common
 from alignloop.stages.candidates import (
     Candidate,
@@ -55,10 +57,9 @@ Won = dict[tuple[str, str], tuple[str, dict[int, float]]]
 
 
 class Comparing(NamedTuple):
-    """A judge, what remembers its verdicts (a model's replies are cached already), and its account."""
+    """A judge, and the model behind it for its account."""
 
     judge: PairJudge
-    memory: JsonMemory | None
     adviser: Adviser | None = None
 
 
@@ -177,11 +178,11 @@ def _judges(config: CompareConfig, run: Run) -> dict[str, Comparing]:
     """What compares answers besides scores and labels, by its name in the results."""
     found = {}
     if config.judge is not None:
-        memory = JsonMemory(run.path / "verdicts.jsonl", scope=config.judge)
-        found["judge"] = Comparing(load_function(config.judge, "judge"), memory)
+        cache = ValueCache(run.path / "verdicts.jsonl", scope=config.judge)
+        found["judge"] = Comparing(partial(judge_pairs_by, load_function(config.judge, "judge"), cache=cache))
     if config.judge_model is not None:
         judge, adviser = open_comparing_judge(config.judge_model, config, config.token_budget)
-        found["judge_model"] = Comparing(judge, None, adviser)
+        found["judge_model"] = Comparing(judge, adviser)
         if config.judge_model["certificate"] == "none":
             common.tell(run, f"judge '{adviser.name}' compares without having been examined")
     return found
@@ -231,7 +232,7 @@ def verdicts_on(
         if contradictory:
             common.tell(run, f"{one.name}: labels contradict one another on {contradictory} pairs of answers")
     for source, comparing in judges.items():
-        found[source] = ask(comparing.judge, prompts, answers, asked_pairs, memory=comparing.memory)
+        found[source] = ask(comparing.judge, prompts, answers, asked_pairs)
         silent = sum(v.without_verdict for v in found[source])
         if silent:
             common.tell(run, f"{one.name}: the judge gave no verdict on {silent} pairs, which are left out")

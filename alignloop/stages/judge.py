@@ -16,7 +16,7 @@ from alignloop.errors import DataError
 from alignloop.judges.adviser import Adviser
 from alignloop.judges.certify import Certificate, Thresholds, certify, refuse_unless_passed
 from alignloop.judges.constitution.principles import load_constitution
-from alignloop.judges.pairwise import Manner, Pair, Verdict, check_faults, coin, judge_pairs
+from alignloop.judges.pairwise import AnswerPair, JudgeSettings, PairVerdict, check_faults, coin, judge_pairs
 from alignloop.judges.panel import agreement, joint
 from alignloop.judges.rubric import Rubric, load_rubric
 from alignloop.records import Preference, Prompt, Provenance, message_rows
@@ -34,7 +34,7 @@ class Task(NamedTuple):
     """A pair with the row of data it comes from."""
 
     source: Prompt
-    pair: Pair
+    pair: AnswerPair
 
 
 def judge(config: JudgeConfig, run: Run) -> dict[str, Any]:
@@ -59,11 +59,11 @@ def judge(config: JudgeConfig, run: Run) -> dict[str, Any]:
     common.set_threads(config.num_threads)
     rubric = load_rubric(config.rubric)
     tasks = make_tasks(read_answers(config.dataset), config)
-    manner = Manner(
+    settings = JudgeSettings(
         config.language, config.reasons, config.max_reason_tokens, config.clamp, config.disagreement
     )
     judges = open_judges(config)
-    certificates = [examine(adviser, tasks, rubric, manner, config) for adviser in judges.values()]
+    certificates = [examine(adviser, tasks, rubric, settings, config) for adviser in judges.values()]
     write_certificate(certificates, run.path)
     for certificate in certificates:
         refuse_unless_passed(certificate)
@@ -71,7 +71,7 @@ def judge(config: JudgeConfig, run: Run) -> dict[str, Any]:
             names = ", ".join(certificate.overridden)
             common.tell(run, f"judge '{certificate.judge}' is used although it did not pass: {names}")
     pairs = [task.pair for task in tasks]
-    verdicts = {name: judge_pairs(adviser, pairs, rubric, manner) for name, adviser in judges.items()}
+    verdicts = {name: judge_pairs(adviser, pairs, rubric, settings) for name, adviser in judges.items()}
     faults = {name: check_faults(found, config.max_fault_share, name) for name, found in verdicts.items()}
     joined = [joint(row) for row in zip(*verdicts.values(), strict=True)]
     write_verdicts(run, tasks, verdicts)
@@ -119,7 +119,7 @@ def open_judges(config: JudgeConfig) -> dict[str, Adviser]:
 
 
 def examine(
-    adviser: Adviser, tasks: Sequence[Task], rubric: Rubric, manner: Manner, config: JudgeConfig
+    adviser: Adviser, tasks: Sequence[Task], rubric: Rubric, settings: JudgeSettings, config: JudgeConfig
 ) -> Certificate:
     """The certificate of a judge on a seeded part of the pairs it is going to judge."""
     order = np.random.default_rng(config.seed).permutation(len(tasks))[: config.certify_pairs]
@@ -130,7 +130,7 @@ def examine(
         adviser,
         [tasks[k].pair for k in sorted(order.tolist())],
         rubric,
-        manner,
+        settings,
         human=human,
         thresholds=Thresholds(
             config.min_swap_consistency,
@@ -163,7 +163,7 @@ def make_tasks(rows: Sequence[Answered], config: JudgeConfig) -> list[Task]:
             if book is not None and principle is not None:
                 language = book.language(source.prompt, config.language)
                 named = (principle.name, principle.wordings[language].prefer)
-            tasks.append(Task(source, Pair(source.prompt, texts[i], texts[j], named)))
+            tasks.append(Task(source, AnswerPair(source.prompt, texts[i], texts[j], named)))
     if not tasks:
         raise DataError(
             f"none of {len(rows)} prompts has two different answers to compare",
@@ -175,17 +175,21 @@ def make_tasks(rows: Sequence[Answered], config: JudgeConfig) -> list[Task]:
 
 def make_records(
     tasks: Sequence[Task],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[PairVerdict],
     rubric: Rubric,
     config: JudgeConfig,
-    by_judge: Mapping[str, Sequence[Verdict]],
+    by_judge: Mapping[str, Sequence[PairVerdict]],
 ) -> list[Preference]:
     """Preferences of the pairs that got a verdict; ties as the recipe says."""
     records = []
     for number, ((source, pair), verdict) in enumerate(zip(tasks, verdicts, strict=True)):
         if verdict.fault or (verdict.side == 0 and config.ties == "drop"):
             continue
-        first = verdict.side > 0 if verdict.side else coin(*(m.content for m in pair.prompt), pair.a, pair.b)
+        first = (
+            verdict.side > 0
+            if verdict.side
+            else coin(*(m.content for m in pair.prompt), pair.first, pair.second)
+        )
         chance = max(verdict.probability, 1 - verdict.probability)
         details: dict[str, str | int | float | bool] = {
             **source.provenance.details,
@@ -204,8 +208,8 @@ def make_records(
         records.append(
             Preference(
                 pair.prompt,
-                pair.a if first else pair.b,
-                pair.b if first else pair.a,
+                pair.first if first else pair.second,
+                pair.second if first else pair.first,
                 (chance if verdict.side else 0.5) if config.soft_labels else hard,
                 provenance=Provenance(where.file, where.line, "ai", details),
             )
@@ -213,14 +217,14 @@ def make_records(
     return records
 
 
-def write_verdicts(run: Run, tasks: Sequence[Task], verdicts: Mapping[str, Sequence[Verdict]]) -> None:
+def write_verdicts(run: Run, tasks: Sequence[Task], verdicts: Mapping[str, Sequence[PairVerdict]]) -> None:
     """Every judge's verdict on every pair, reasons included."""
     lines = []
     for number, (_, pair) in enumerate(tasks):
         row = {
             "prompt": message_rows(pair.prompt),
-            "a": pair.a,
-            "b": pair.b,
+            "a": pair.first,
+            "b": pair.second,
             "principle": pair.principle[0],
             "verdicts": {
                 name: {
@@ -236,7 +240,7 @@ def write_verdicts(run: Run, tasks: Sequence[Task], verdicts: Mapping[str, Seque
     write_whole(run.path / VERDICTS_FILE, lines)
 
 
-def summary(verdicts: Sequence[Verdict], records: Sequence[Preference]) -> dict[str, Any]:
+def summary(verdicts: Sequence[PairVerdict], records: Sequence[Preference]) -> dict[str, Any]:
     """Counts and shares of all verdicts."""
     given = [verdict for verdict in verdicts if not verdict.fault]
     return {

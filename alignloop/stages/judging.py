@@ -18,13 +18,12 @@ from alignloop.config.rl import RewardTerm
 from alignloop.config.stages import StageConfig
 from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError, EngineError, RunError
-from alignloop.evaluation.comparisons import Pair as Shown
 from alignloop.evaluation.comparisons import PairJudge
 from alignloop.judges.adviser import Account, Adviser
 from alignloop.judges.certify import Certificate, Measure
 from alignloop.judges.endpoint import EndpointAdviser, EndpointSettings, read_key
 from alignloop.judges.local_model import LocalAdviser
-from alignloop.judges.pairwise import Manner, Pair, ask_as_shown, first_better, grade, side
+from alignloop.judges.pairwise import grade, judge_pairs
 from alignloop.judges.reply_cache import Cached
 from alignloop.judges.rubric import Rubric, load_rubric
 from alignloop.machine import cache_dir
@@ -207,20 +206,7 @@ def open_comparing_judge(
     )
     rubric = load_rubric(entry.get("rubric", "default"))
     check_certificate(adviser, rubric, entry["certificate"], key="judge_model")
-    return judge_of_pairs(adviser, rubric), adviser
-
-
-def judge_of_pairs(adviser: Adviser, rubric: Rubric) -> PairJudge:
-    """A function that says who wins as two answers are shown; `comparisons.ask` shows both orders."""
-
-    def judge(pairs: Sequence[Shown]) -> list[float | None]:
-        shown = [Pair(pair.prompt, pair.first, pair.second) for pair in pairs]
-        return [
-            None if reply.fault else (side(first_better(reply)) + 1) / 2
-            for reply in ask_as_shown(adviser, shown, rubric, Manner())
-        ]
-
-    return judge
+    return lambda pairs: judge_pairs(adviser, pairs, rubric), adviser
 
 
 def grader(adviser: Adviser, rubric: Rubric) -> Callable[[Sequence[Sample]], list[float]]:

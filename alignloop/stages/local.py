@@ -24,7 +24,6 @@ from alignloop.data.tokenize import Encoder, tokenize
 from alignloop.evaluation.choices import Question, choice_logprobs
 from alignloop.evaluation.harness import run_tasks
 from alignloop.evaluation.likelihood import sequence_logprobs
-from alignloop.evaluation.memory import JsonMemory
 from alignloop.machine import cache_dir
 from alignloop.model.adapter_load import base_name
 from alignloop.model.generate import generate
@@ -35,6 +34,7 @@ from alignloop.model.save import fingerprint
 from alignloop.model.scheduler import Sampled
 from alignloop.progress import SamplingProgress
 from alignloop.records import Conversation, Document, plain_rows
+from alignloop.runs.value_cache import ValueCache
 from alignloop.stages import common
 
 Unmeasured = str
@@ -69,7 +69,7 @@ class Local:
     token_budget: int = 8192
     _loaded: LoadedModel | None = None
     _packed: PackedModel | None = None
-    _memory: JsonMemory | None = None
+    _memory: ValueCache | None = None
     _encoder: Encoder | None = field(default=None, repr=False)
 
     def answers(self, prompts: Sequence[Conversation]) -> list[str]:
@@ -121,7 +121,7 @@ class Local:
         return [Answer(**memory.get(key)) for key in keys]
 
     def _keep_logprobs(
-        self, memory: JsonMemory, prompt: Sequence[int], sampled: Sampled, other: Sequence[int] | None
+        self, memory: ValueCache, prompt: Sequence[int], sampled: Sampled, other: Sequence[int] | None
     ) -> None:
         """What sampling tells of the model's own log-probs: of what was read, and where drawing changed
         nothing about the distribution of what was drawn."""
@@ -194,14 +194,14 @@ class Local:
                 memory.put(keys[i], value)
         return [memory.get(key) for key in keys]
 
-    def _open(self) -> JsonMemory:
+    def _open(self) -> ValueCache:
         if self._memory is None:
             if is_hub_id(self.path) and identity(self.path) == self.path:
                 self.opened()  # its revision is known once the hub's cache holds it
             scope = [identity(self.path, self.params.seed), *self._template(), self.dtype, self.device]
             scope += [_settings(self.params), code_of_answers()]
             name = sha256(repr(scope).encode("utf-8")).hexdigest()[:32]
-            self._memory = JsonMemory(cache_dir() / "answers" / f"{name}.jsonl", scope=scope)
+            self._memory = ValueCache(cache_dir() / "answers" / f"{name}.jsonl", scope=scope)
         return self._memory
 
     def _template(self) -> list[object]:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,8 +14,9 @@ from alignloop.evaluation.comparisons import (
     simultaneous_win_rates,
     win_rates,
 )
-from alignloop.evaluation.memory import JsonMemory
+from alignloop.judges.pairwise import judge_pairs_by
 from alignloop.records import Message, Preference
+from alignloop.runs.value_cache import ValueCache
 
 PROMPTS = [(Message("user", f"질문 {i}"),) for i in range(40)]
 
@@ -24,10 +27,12 @@ def longer(pairs):
 
 def test_a_judge_is_asked_in_both_orders_and_disagreement_is_a_tie():
     answers = {"new": ["long answer"] * 40, "old": ["short"] * 40}
-    (fair,) = ask(longer, PROMPTS, answers, [("new", "old")])
+    (fair,) = ask(partial(judge_pairs_by, longer), PROMPTS, answers, [("new", "old")])
     assert fair.scores == (1.0,) * 40
     assert fair.consistency == 1.0
-    (biased,) = ask(lambda pairs: [1.0] * len(pairs), PROMPTS, answers, [("new", "old")])
+    (biased,) = ask(
+        partial(judge_pairs_by, lambda pairs: [1.0] * len(pairs)), PROMPTS, answers, [("new", "old")]
+    )
     assert biased.scores == (0.5,) * 40
     assert biased.consistency == 0.0
 
@@ -40,7 +45,7 @@ def test_empty_and_equal_answers_are_decided_without_asking():
         return [1.0] * len(pairs)
 
     answers = {"new": ["", "a", " ", "same"], "old": ["b", "", "", "same"]}
-    (found,) = ask(judge, PROMPTS[:4], answers, [("new", "old")])
+    (found,) = ask(partial(judge_pairs_by, judge), PROMPTS[:4], answers, [("new", "old")])
     assert found.scores == (0.0, 1.0, 0.5, 0.5)
     assert seen == []
     assert found.consistency is None
@@ -58,8 +63,8 @@ def test_a_judge_that_fails_midway_goes_on_where_it_was(tmp_path):
 
     file = tmp_path / "verdicts.jsonl"
     with pytest.raises(EngineError, match="no answer"):
-        ask(judge, PROMPTS, answers, [("new", "old")], memory=JsonMemory(file))
-    (found,) = ask(judge, PROMPTS, answers, [("new", "old")], memory=JsonMemory(file))
+        ask(partial(judge_pairs_by, judge, cache=ValueCache(file)), PROMPTS, answers, [("new", "old")])
+    (found,) = ask(partial(judge_pairs_by, judge, cache=ValueCache(file)), PROMPTS, answers, [("new", "old")])
     assert found.scores == (1.0,) * 40
     assert sum(calls) - calls[1] == 80  # every pair in both orders, once
 
@@ -70,13 +75,15 @@ def test_pairs_without_verdict_are_left_out_and_counted():
     def judge(pairs):
         return [None if p.prompt == PROMPTS[3] else 1.0 if p.first.startswith("a") else 0.0 for p in pairs]
 
-    (found,) = ask(judge, PROMPTS, answers, [("new", "old")])
+    (found,) = ask(partial(judge_pairs_by, judge), PROMPTS, answers, [("new", "old")])
     assert (found.without_verdict, len(found.scores)) == (1, 39)
     assert 3 not in found.prompts
     with pytest.raises(EngineError, match=r"1, 0\.5, 0 or None for each"):
-        ask(lambda pairs: [0.7] * len(pairs), PROMPTS, answers, [("new", "old")])
+        ask(partial(judge_pairs_by, lambda pairs: [0.7] * len(pairs)), PROMPTS, answers, [("new", "old")])
     with pytest.raises(DataError, match="40 prompts, but new answered 39"):
-        ask(judge, PROMPTS, {**answers, "new": answers["new"][:39]}, [("new", "old")])
+        ask(
+            partial(judge_pairs_by, judge), PROMPTS, {**answers, "new": answers["new"][:39]}, [("new", "old")]
+        )
 
 
 def test_labels_are_found_by_their_texts_and_contradictions_average_to_a_tie():

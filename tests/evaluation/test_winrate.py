@@ -7,24 +7,9 @@ import statsmodels.api as sm
 from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import rate_interval
 from alignloop.evaluation.winrate import (
-    both_orders,
     length_controlled_win_rate,
-    position_consistency,
     win_rate,
 )
-
-
-def test_orders_that_disagree_are_a_tie():
-    first, second = [1, 1, 0, 0.5, 0.5, 0], [1, 0, 1, 0.5, 1, 0]
-    assert both_orders(first, second).tolist() == [1, 0.5, 0.5, 0.5, 0.5, 0]
-    assert position_consistency(first, second) == 3 / 6
-
-
-def test_a_judge_that_always_likes_the_first_answer_gives_one_half():
-    scores = both_orders(np.ones(40), np.zeros(40))
-    found = win_rate(scores)
-    assert found.value == 0.5
-    assert found.low < 0.5 < found.high
 
 
 def test_win_rate_counts_ties_half_and_is_clustered():
@@ -109,8 +94,6 @@ def test_length_controlled_interval_covers_with_several_judgements_per_prompt():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: both_orders([1], [1, 0]), "1 comparisons in one order, 2 in the other"),
-        (lambda: both_orders([0.7], [1]), "1 \\(win\\)"),
         (lambda: win_rate([]), "at least one value"),
         (lambda: win_rate([1, 2]), "between 0 and 1"),
         (lambda: length_controlled_win_rate([1, 0, 1], [1.0, 2.0]), "finite length difference"),

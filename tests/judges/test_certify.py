@@ -7,7 +7,7 @@ import pytest
 from alignloop.errors import UserError
 from alignloop.judges.adviser import Ask, Reply
 from alignloop.judges.certify import NULL_ANSWERS, certify, refuse_unless_passed
-from alignloop.judges.pairwise import Manner, Pair
+from alignloop.judges.pairwise import AnswerPair, JudgeSettings
 from alignloop.judges.rubric import load_rubric
 from alignloop.records import Message, Preference
 from tests.judges.scripted import Scripted, by_taste, shown
@@ -27,14 +27,16 @@ def value(text: str) -> float:
 
 # Longer and shorter answers win equally often: the filler goes to the better one of every second pair.
 PAIRS = [
-    Pair(asked(k), "word " * (10 if k % 2 else 1) + f"{k % 7 + 1}", "word " * (1 if k % 2 else 10) + "0")
+    AnswerPair(
+        asked(k), "word " * (10 if k % 2 else 1) + f"{k % 7 + 1}", "word " * (1 if k % 2 else 10) + "0"
+    )
     for k in range(80)
 ]
 HUMAN = [Preference(p.prompt, *sorted((p.a, p.b), key=value, reverse=True)) for p in PAIRS]
 
 
 def test_a_perfect_judge_passes_in_everything() -> None:
-    certificate = certify(by_taste(value), PAIRS, RUBRIC, Manner(), human=HUMAN)
+    certificate = certify(by_taste(value), PAIRS, RUBRIC, JudgeSettings(), human=HUMAN)
     found = {m.name: m for m in certificate.measures}
     assert found["swap_consistency"].value == 1
     assert found["length_preference"].value == 0.5
@@ -47,7 +49,7 @@ def test_a_perfect_judge_passes_in_everything() -> None:
 
 def test_a_judge_that_takes_the_first_answer_fails() -> None:
     judge = Scripted(lambda ask: Reply("", (0.9, 0.1, 0.0)))
-    certificate = certify(judge, PAIRS, RUBRIC, Manner(), human=HUMAN)
+    certificate = certify(judge, PAIRS, RUBRIC, JudgeSettings(), human=HUMAN)
     found = {m.name: m for m in certificate.measures}
     assert found["swap_consistency"].value == 0
     assert found["null_win_rate"].value == 0.5  # all ties
@@ -58,7 +60,7 @@ def test_a_judge_that_takes_the_first_answer_fails() -> None:
 
 
 def test_a_judge_that_likes_long_answers_fails_in_that() -> None:
-    certificate = certify(by_taste(len), PAIRS, RUBRIC, Manner(), human=HUMAN)
+    certificate = certify(by_taste(len), PAIRS, RUBRIC, JudgeSettings(), human=HUMAN)
     found = {m.name: m for m in certificate.measures}
     assert found["length_preference"].value == 1
     assert found["swap_consistency"].value == 1
@@ -69,17 +71,17 @@ def test_a_judge_that_likes_long_answers_fails_in_that() -> None:
 
 def test_a_judge_that_falls_for_a_constant_answer_fails_in_that() -> None:
     certificate = certify(
-        by_taste(lambda t: 99.0 if t in NULLS else value(t)), PAIRS, RUBRIC, Manner(), human=HUMAN
+        by_taste(lambda t: 99.0 if t in NULLS else value(t)), PAIRS, RUBRIC, JudgeSettings(), human=HUMAN
     )
     assert certificate.failed == ("null_win_rate",)
 
 
 def test_kappa_needs_people_or_an_override() -> None:
-    without = certify(by_taste(value), PAIRS, RUBRIC, Manner())
+    without = certify(by_taste(value), PAIRS, RUBRIC, JudgeSettings())
     assert without.failed == ("kappa",)
     with pytest.raises(UserError, match="needs human labels: human_dataset"):
         refuse_unless_passed(without)
-    overridden = certify(by_taste(value), PAIRS, RUBRIC, Manner(), override=["kappa", "null_win_rate"])
+    overridden = certify(by_taste(value), PAIRS, RUBRIC, JudgeSettings(), override=["kappa", "null_win_rate"])
     refuse_unless_passed(overridden)
     assert overridden.overridden == ("kappa",)  # what passed needs no override
 
@@ -93,7 +95,7 @@ def test_where_people_put_their_choice_says_nothing() -> None:
         return Reply("", (float(first > second), float(first < second), 0.0))
 
     judge = Scripted(answer)
-    certificate = certify(judge, PAIRS, RUBRIC, Manner(), human=HUMAN)
+    certificate = certify(judge, PAIRS, RUBRIC, JudgeSettings(), human=HUMAN)
     kappa = next(m for m in certificate.measures if m.name == "kappa")
     assert kappa.value is not None
     assert abs(kappa.value) < 0.25

@@ -25,7 +25,7 @@ from alignloop.judges.endpoint import (
     request_body,
     retry_after,
 )
-from alignloop.judges.pairwise import Manner, Pair, judge_pairs
+from alignloop.judges.pairwise import AnswerPair, JudgeSettings, judge_pairs
 from alignloop.judges.reply_cache import Cached
 from alignloop.judges.rubric import load_rubric
 from alignloop.records import Message
@@ -120,7 +120,7 @@ def test_a_judge_behind_an_endpoint() -> None:
 
     with server(likes_blue) as url:
         judge = adviser(url, price_input=3.0, price_output=15.0)
-        pair = Pair((Message("user", "Name a colour."),), "red", "blue")
+        pair = AnswerPair((Message("user", "Name a colour."),), "red", "blue")
         (verdict,) = judge_pairs(judge, [pair], load_rubric("default"))
     assert (verdict.probability, verdict.orders) == (0.0, (0.0, 0.0))
     # two calls of 10 and 2 tokens: 2·(10·3 + 2·15)/10⁶
@@ -379,7 +379,7 @@ def test_reasons_through_an_endpoint() -> None:
         return 200, said("C"), {}
 
     with server(thinks) as url:
-        pair = Pair((Message("user", "색깔 하나만 말해 줘."),), "파랑", "빨강")
-        (verdict,) = judge_pairs(adviser(url), [pair], load_rubric("default"), Manner(reasons=True))
+        pair = AnswerPair((Message("user", "색깔 하나만 말해 줘."),), "파랑", "빨강")
+        (verdict,) = judge_pairs(adviser(url), [pair], load_rubric("default"), JudgeSettings(reasons=True))
     assert verdict.probability == 0.5
     assert verdict.reasons == ("둘 다 짧다.", "둘 다 짧다.")

@@ -1,6 +1,7 @@
 """The cache: what was asked once is not asked again, and damage only costs a question."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -8,6 +9,7 @@ from alignloop.errors import EngineError
 from alignloop.judges.adviser import Ask, Reply
 from alignloop.judges.reply_cache import Cached, ask_key
 from alignloop.records import Message
+from alignloop.runs.hashing import digest
 from tests.judges.scripted import Scripted
 
 
@@ -50,24 +52,40 @@ def test_what_changes_the_answer_changes_the_key():
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "binary", "edited", "no object"])
-def test_a_damaged_file_is_asked_again(tmp_path, damage):
+def test_a_damaged_line_is_asked_again(tmp_path, damage):
     inner = Scripted(echo)
-    cached = Cached(inner, tmp_path)
-    cached.ask([question("a"), question("b")])
-    file = next(f for f in tmp_path.rglob("*.json") if "답 a" in f.read_text(encoding="utf-8"))
-    text = file.read_text(encoding="utf-8")
-    content = {
-        "cut": text[: len(text) // 2].encode(),
-        "empty": b"",
-        "binary": b"\xff\xfe\x00",
-        "edited": text.replace("답 a", "답 z").encode(),
-        "no object": json.dumps([1]).encode(),
+    asks = [question("a"), question("b")]
+    Cached(inner, tmp_path).ask(asks)
+    (file,) = tmp_path.iterdir()
+    line, *others = file.read_bytes().splitlines(keepends=True)
+    assert "답 a".encode() in line
+    spoilt = {
+        "cut": line[: len(line) // 2] + b"\n",
+        "empty": b"{}\n",
+        "binary": b"\xff\xfe\x00\n",
+        "edited": line.replace("답 a".encode(), "답 z".encode()),
+        "no object": json.dumps([1]).encode() + b"\n",
     }[damage]
-    file.write_bytes(content)
-    assert [r.text for r in cached.ask([question("a"), question("b")])] == ["답 a", "답 b"]
-    assert cached.account.num_damaged == 1
+    file.write_bytes(spoilt + b"".join(others))
+    again = Cached(inner, tmp_path)
+    assert [r.text for r in again.ask(asks)] == ["답 a", "답 b"]
+    assert again.account.num_damaged == 1
     assert len(inner.asked) == 3
-    assert "답 a" in file.read_text(encoding="utf-8")
+    assert Cached(inner, tmp_path).ask(asks)[0].text == "답 a"
+    assert len(inner.asked) == 3
+
+
+def test_replies_in_files_of_their_own_are_known(tmp_path):
+    """As earlier versions kept them: `ab/cdef….json` under the key, with a checksum inside."""
+    inner, ask = Scripted(echo), question("a")
+    key, reply = ask_key(inner.identity, ask), asdict(echo(ask)) | {"probabilities": []}
+    for name, text in ((key, "답 a"), (ask_key(inner.identity, question("b")), "spoilt")):
+        file = tmp_path / name[:2] / f"{name[2:]}.json"
+        file.parent.mkdir(exist_ok=True)
+        content = {"reply": reply | {"text": text}, "sha256": digest([key, reply])}
+        file.write_text(json.dumps(content), encoding="utf-8")
+    assert [r.text for r in Cached(inner, tmp_path).ask([ask, question("b")])] == ["답 a", "답 b"]
+    assert [a.messages[0].content for a in inner.asked] == ["b"]
 
 
 def test_what_came_before_a_failure_is_kept(tmp_path):

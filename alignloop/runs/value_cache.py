@@ -1,4 +1,4 @@
-"""What was computed once, on disk: one JSON value per line under the hash of what it depends on.
+"""A cache on disk: one JSON value per line under the hash of what it depends on.
 
 Lines are appended as values come, so a kill loses the line being written at most; a torn line, one whose
 checksum does not fit and a second value of a key are harmless. Several processes may append to one file.
@@ -9,30 +9,43 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from alignloop.runs.files import read_lines
+from alignloop.foreign import lines_of, loads, opened
 from alignloop.runs.hashing import digest
 from alignloop.storage import writing
 
 
-class JsonMemory:
+class ValueCache:
     """Values by content.
 
     Attributes:
         path: the file, made with the first value.
-        scope: what all values of this memory depend on; part of each key.
+        scope: what all values of this cache depend on; part of each key.
+        num_damaged: lines of the file that could not be read or do not fit their checksum.
     """
 
     def __init__(self, path: Path, *, scope: object = "") -> None:
         self.path = path
         self.scope = scope
+        self.num_damaged = 0
         self._values: dict[str, Any] = {}
-        for row in read_lines(path):
-            key, value = row.get("key"), row.get("value")
-            if isinstance(key, str) and row.get("check") == _check(key, value):
-                self._values[key] = value
+        with suppress(FileNotFoundError), opened(path) as file:
+            for line in lines_of(file):
+                if line is None or line.strip():
+                    self._read(line or b"")
+
+    def _read(self, line: bytes) -> None:
+        try:
+            row = loads(line.decode("utf-8"))
+            key, value = row["key"], row["value"]
+            if row["check"] != _check(key, value):
+                raise ValueError("checksum")
+            self._values[key] = value
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self.num_damaged += 1
 
     def get(self, key: object, /) -> Any:
         """The value of a key, None if there is none."""

@@ -22,7 +22,7 @@ from alignloop.labels import export, people
 from alignloop.labels.faults import StoreUnavailable
 from alignloop.labels.judging import Desk
 from alignloop.labels.messages import Session, Submission
-from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Settings
 from alignloop.labels.schema import items
 from alignloop.labels.store import Store
 from alignloop.records import Message
@@ -151,7 +151,7 @@ def _fill_many(folder: Path, url: str | None, count: int) -> str:
         (
             NewItem(
                 (Message("user", f"question {k} {shared[k % 200]}"),),
-                (Answer(f"{k} {shared[k % 199]}", "m0"), Answer(f"{shared[k % 197]} {k}", "m1")),
+                (ItemAnswer(f"{k} {shared[k % 199]}", "m0"), ItemAnswer(f"{shared[k % 197]} {k}", "m1")),
             )
             for k in range(count)
         ),
@@ -330,7 +330,8 @@ def formulas(quick: bool) -> list[Found]:
         store = Store(Path(name) / "labels.sqlite")
         project = store.create_project("=cmd", task="pair")
         store.add_items(
-            project, [NewItem((Message("user", c),), (Answer(c + "a"), Answer(c + "b"))) for c in cells]
+            project,
+            [NewItem((Message("user", c),), (ItemAnswer(c + "a"), ItemAnswer(c + "b"))) for c in cells],
         )
         _judge_some(store, len(cells))
         made = export.records(store, store.project()).records

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from alignloop.labels import people
 from alignloop.labels.judging import Desk
 from alignloop.labels.messages import Receipt, Session, Submission
-from alignloop.labels.project import Answer, NewItem, Project, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Project, Settings
 from alignloop.labels.store import Store
 from alignloop.labels.web.app import create_app
 from alignloop.labels.web.sessions import SESSION_COOKIE, RateLimit
@@ -33,7 +33,10 @@ def _project(**settings: float) -> Iterator[tuple[Store, Project]]:
         project = store.create_project("p", task="pair", settings=Settings(**(plain | settings)))  # pyright: ignore
         store.add_items(
             project,
-            [NewItem((Message("user", f"q{k}"),), (Answer(f"a{k}"), Answer(f"b{k}"))) for k in range(4)],
+            [
+                NewItem((Message("user", f"q{k}"),), (ItemAnswer(f"a{k}"), ItemAnswer(f"b{k}")))
+                for k in range(4)
+            ],
         )
         yield store, store.project(project.id)
         store.close()

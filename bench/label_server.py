@@ -33,7 +33,7 @@ from sqlalchemy import func, select
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.labels import people
-from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Settings
 from alignloop.labels.schema import judgements
 from alignloop.labels.store import Store
 from alignloop.records import Message
@@ -60,7 +60,8 @@ def fill(store: Store, *, num_items: int, num_annotators: int) -> list[str]:
         project,
         (
             NewItem(
-                (Message("user", f"{n} {text(rng, 30)}"),), (Answer(text(rng, 120)), Answer(text(rng, 120)))
+                (Message("user", f"{n} {text(rng, 30)}"),),
+                (ItemAnswer(text(rng, 120)), ItemAnswer(text(rng, 120))),
             )
             for n in range(num_items)
         ),

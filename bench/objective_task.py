@@ -21,7 +21,7 @@ from alignloop.data.instructions import instruction_prompts
 from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, tokenize, with_mismatched
 from alignloop.judges.simulated import (
-    Annotator,
+    SimulatedAnnotator,
     simulate_preferences,
     simulate_rankings,
     simulate_ratings,
@@ -108,7 +108,7 @@ def judged(kind: str, rows: Answered, sizes: Sizes) -> list[Record]:
         same pairs.
     """
     filled = [(prompt, [text or "…" for text in texts]) for prompt, texts in rows]
-    annotator = Annotator(flip=sizes.noise, ties=sizes.ties)  # pyright: ignore[reportArgumentType]
+    annotator = SimulatedAnnotator(flip=sizes.noise, ties=sizes.ties)  # pyright: ignore[reportArgumentType]
     pairs: list[Preference] = simulate_preferences(filled, annotator, max_pairs=sizes.pairs_per_prompt)
     if kind == "preference":
         return list(pairs)

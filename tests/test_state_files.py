@@ -19,7 +19,7 @@ from torch import nn
 from alignloop.data.chat import load_saved, load_template
 from alignloop.errors import AlignLoopError, UserError
 from alignloop.judges.adviser import Account, Ask, Reply
-from alignloop.judges.certify import Certificate, Measure
+from alignloop.judges.certify import Certificate, CertificateMeasure
 from alignloop.judges.reply_cache import Cached
 from alignloop.model.adapter_load import base_name
 from alignloop.model.generate import Unfinished
@@ -153,7 +153,9 @@ def _write(name: str, content: Any) -> Callable[[Path], Path]:
 
 
 def _certificates(folder: Path) -> Path:
-    write_certificate([Certificate("j", "i", (Measure("m", 0.5, None, 1.0, 3, 0.2, True),), ("m",))], folder)
+    write_certificate(
+        [Certificate("j", "i", (CertificateMeasure("m", 0.5, None, 1.0, 3, 0.2, True),), ("m",))], folder
+    )
     return folder / "certificate.json"
 
 

@@ -45,7 +45,7 @@ def serve(
 
     from alignloop.errors import UserError
     from alignloop.serve.app import create_app
-    from alignloop.serve.served import Limits, open_policy
+    from alignloop.serve.served import RequestLimits, open_policy
     from alignloop.serve.votes import open_votes
     from alignloop.web.server import LOCAL_HOSTS, answered_hosts, listen, run, url_of
 
@@ -60,7 +60,7 @@ def serve(
         open_policy(model, name=one, chat_template=choice, dtype=dtype, device=device)
         for model, one in zip(models, names, strict=True)
     ]
-    limits = Limits(max_tokens, max_choices, max_open, max_body, timeout, token_budget)
+    limits = RequestLimits(max_tokens, max_choices, max_open, max_body, timeout, token_budget)
     if host not in LOCAL_HOSTS and api_key is None:
         print("Anybody who can reach this address can use it; set --api-key.", file=sys.stderr)
     hosts = answered_hosts(host, allow_host or ())

@@ -48,7 +48,7 @@ class Verdicts:
 
 
 @dataclass(frozen=True, slots=True)
-class WinRate:
+class ModelWinRate:
     """A model against another, with intervals of all models holding at once.
 
     Attributes:
@@ -181,7 +181,7 @@ def win_rates(
     *,
     level: float = 0.95,
     seed: int = 0,
-) -> list[WinRate]:
+) -> list[ModelWinRate]:
     """Win rates of all pairs with Wilson intervals and p-values that hold for all of them at once.
 
     Args:
@@ -196,7 +196,9 @@ def win_rates(
     usable = [v for v in verdicts if len(set(v.prompts)) >= 2]
     found = simultaneous_win_rates(usable, level=level, seed=seed)
     return [
-        WinRate(v.first, v.second, interval, p, _length_controlled(v, answers, level), v, _needed(v, level))
+        ModelWinRate(
+            v.first, v.second, interval, p, _length_controlled(v, answers, level), v, _needed(v, level)
+        )
         for v, (interval, p) in zip(usable, found, strict=True)
     ]
 

@@ -56,7 +56,7 @@ _AT_LEAST = {"swap_consistency": True, "length_preference": False, "kappa": True
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class CertificateMeasure:
     """One measure; value and interval are None where it could not be taken, `n` counts its pairs."""
 
     name: str
@@ -81,7 +81,7 @@ class Certificate:
 
     judge: str
     identity: str
-    measures: tuple[Measure, ...]
+    measures: tuple[CertificateMeasure, ...]
     overridden: tuple[str, ...] = ()
 
     @property
@@ -225,11 +225,11 @@ def _kappa(said: Sequence[tuple[int, int]]) -> Values:
 
 def _measure(
     name: str, value: float | None, low: float | None, high: float | None, n: int, threshold: float
-) -> Measure:
+) -> CertificateMeasure:
     worst = low if _AT_LEAST[name] else high
     passed = worst is not None and (worst >= threshold if _AT_LEAST[name] else worst <= threshold)
-    return Measure(name, value, low, high, n, threshold, passed)
+    return CertificateMeasure(name, value, low, high, n, threshold, passed)
 
 
-def _bound(measure: Measure) -> str:
+def _bound(measure: CertificateMeasure) -> str:
     return "a low end of at least" if _AT_LEAST[measure.name] else "a high end of at most"

@@ -24,13 +24,13 @@ _TAG = re.compile(r"<(?=/?\w*(conversation|answer))", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class TextNode:
     """A value of a YAML file and where it stands (`file.yaml:12`)."""
 
     value: Any
     where: str
 
-    def items(self) -> dict[str, Node]:
+    def items(self) -> dict[str, TextNode]:
         """Entries of a mapping.
 
         Raises:
@@ -40,7 +40,7 @@ class Node:
             raise ConfigError(f"{self.where}: expected keys with values, found {_kind(self.value)}")
         return self.value
 
-    def list(self) -> Sequence[Node]:
+    def list(self) -> Sequence[TextNode]:
         """Items of a list.
 
         Raises:
@@ -74,7 +74,7 @@ class Node:
                 raise ConfigError(f"{self.where}: the placeholder '{{{name}}}' is missing")
         return self.value.strip()
 
-    def fields(self, *, needed: Collection[str], optional: Collection[str] = ()) -> dict[str, Node]:
+    def fields(self, *, needed: Collection[str], optional: Collection[str] = ()) -> dict[str, TextNode]:
         """Entries of a mapping whose keys are known.
 
         Raises:
@@ -92,7 +92,7 @@ class Node:
         return entries
 
 
-def read_texts(path: Path) -> Node:
+def read_texts(path: Path) -> TextNode:
     """A YAML file as nodes.
 
     Raises:
@@ -114,20 +114,20 @@ def read_texts(path: Path) -> Node:
     return _node(tree, path.name)
 
 
-def _node(tree: yaml.Node, file: str) -> Node:
+def _node(tree: yaml.Node, file: str) -> TextNode:
     where = f"{file}:{tree.start_mark.line + 1}"
     if isinstance(tree, yaml.MappingNode):
-        entries: dict[str, Node] = {}
+        entries: dict[str, TextNode] = {}
         for key, value in tree.value:
             place = f"{file}:{key.start_mark.line + 1}"
             name = str(getattr(key, "value", ""))
             if name in entries:
                 raise ConfigError(f"{place}: '{name}' is there twice")
-            entries[name] = Node(_node(value, file).value, place)
-        return Node(entries, where)
+            entries[name] = TextNode(_node(value, file).value, place)
+        return TextNode(entries, where)
     if isinstance(tree, yaml.SequenceNode):
-        return Node([_node(item, file) for item in tree.value], where)
-    return Node(str(tree.value), where)
+        return TextNode([_node(item, file) for item in tree.value], where)
+    return TextNode(str(tree.value), where)
 
 
 def _kind(value: object) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignloop.errors import ConfigError
-from alignloop.judges.prompt_files import LANGUAGES, Node, fill, harmless, language_of, read_texts
+from alignloop.judges.prompt_files import LANGUAGES, TextNode, fill, harmless, language_of, read_texts
 from alignloop.records import Conversation, Message, written
 from alignloop.runs.hashing import digest
 
@@ -16,7 +16,7 @@ _WORDS = {"en": ("User", "Assistant", "System"), "ko": ("사용자", "도우미"
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
+class RubricTexts:
     """The texts of one language.
 
     Attributes:
@@ -59,7 +59,7 @@ class Rubric:
     name: str
     labels: tuple[str, ...]
     grades: tuple[str, ...]
-    wordings: Mapping[str, Wording]
+    wordings: Mapping[str, RubricTexts]
 
     @property
     def identity(self) -> str:
@@ -67,7 +67,7 @@ class Rubric:
         words = {lang: [getattr(w, f) for f in _FIELDS] for lang, w in self.wordings.items()}
         return digest([self.labels, self.grades, words])
 
-    def wording(self, prompt: Conversation, language: str) -> Wording:
+    def wording(self, prompt: Conversation, language: str) -> RubricTexts:
         """The texts in `language`; `auto` takes the prompt's."""
         if language == "auto":
             language = language_of(" ".join(m.content for m in prompt), self.wordings)
@@ -98,7 +98,7 @@ class Rubric:
         asked = f"{fill(words.grade, values)}\n\n{words.decide_grade}"
         return (Message("system", words.system), Message("user", asked))
 
-    def _language(self, words: Wording) -> str:
+    def _language(self, words: RubricTexts) -> str:
         return next(lang for lang, found in self.wordings.items() if found is words)
 
 
@@ -130,14 +130,14 @@ def load_rubric(name: str) -> Rubric:
     return Rubric(top["name"].text(), labels, grades, wordings)
 
 
-def _languages(node: Node) -> Mapping[str, Node]:
+def _languages(node: TextNode) -> Mapping[str, TextNode]:
     found = node.fields(needed=(), optional=LANGUAGES)
     if not found:
         raise ConfigError(f"{node.where}: texts in at least one of {', '.join(LANGUAGES)} are needed")
     return found
 
 
-def _wording(node: Node) -> Wording:
+def _wording(node: TextNode) -> RubricTexts:
     entries = node.fields(needed=_FIELDS)
     texts = {
         name: entries[name].text(
@@ -145,4 +145,4 @@ def _wording(node: Node) -> Wording:
         )
         for name in _FIELDS
     }
-    return Wording(**texts)
+    return RubricTexts(**texts)

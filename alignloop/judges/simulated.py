@@ -38,7 +38,7 @@ Ties = Literal["skip", "tie", "length"]
 
 
 @dataclass(frozen=True, slots=True)
-class Annotator:
+class SimulatedAnnotator:
     """How the simulated annotator judges.
 
     Attributes:
@@ -70,7 +70,7 @@ class Annotator:
 
 
 def simulate_preferences(
-    rows: Sequence[Answered], annotator: Annotator, *, max_pairs: int = 1
+    rows: Sequence[Answered], annotator: SimulatedAnnotator, *, max_pairs: int = 1
 ) -> list[Preference]:
     """Judged pairs of each prompt's answers.
 
@@ -100,7 +100,7 @@ def simulate_preferences(
     return found
 
 
-def simulate_rankings(rows: Sequence[Answered], annotator: Annotator) -> list[Ranking]:
+def simulate_rankings(rows: Sequence[Answered], annotator: SimulatedAnnotator) -> list[Ranking]:
     """A ranking of each prompt's answers by gold + noise; equal ones share a rank (1, 2, 2, 4).
 
     Noise: logistic noise of `scale` on each answer, then each neighbouring pair of the resulting order
@@ -150,7 +150,7 @@ def simulate_rankings(rows: Sequence[Answered], annotator: Annotator) -> list[Ra
 
 
 def simulate_ratings(
-    rows: Sequence[Answered], annotator: Annotator, *, attribute: str = "overall"
+    rows: Sequence[Answered], annotator: SimulatedAnnotator, *, attribute: str = "overall"
 ) -> list[Rating]:
     """A whole-number score from 0 to 5 for every answer: 5·(gold + logistic noise), rounded, cut to 0…5.
 
@@ -188,7 +188,9 @@ def simulate_ratings(
     return found
 
 
-def simulate_labels(rows: Sequence[Answered], annotator: Annotator, *, threshold: float = 1.0) -> list[Label]:
+def simulate_labels(
+    rows: Sequence[Answered], annotator: SimulatedAnnotator, *, threshold: float = 1.0
+) -> list[Label]:
     """Every answer marked good if gold + logistic noise ≥ `threshold`, then flipped with `flip`.
 
     Args:
@@ -216,7 +218,7 @@ def simulate_labels(rows: Sequence[Answered], annotator: Annotator, *, threshold
     return found
 
 
-def simulate_edits(rows: Sequence[Answered], annotator: Annotator) -> list[Demonstration]:
+def simulate_edits(rows: Sequence[Answered], annotator: SimulatedAnnotator) -> list[Demonstration]:
     """Demonstrations: an answer of each prompt, corrected until it obeys (`feedback.edits`).
 
     An answer that needs no correction goes before one that does; those that cannot be corrected make none.
@@ -240,7 +242,7 @@ def simulate_edits(rows: Sequence[Answered], annotator: Annotator) -> list[Demon
 
 
 def _judge(
-    prompt: Prompt, answers: Sequence[str], annotator: Annotator, *, minimum: int = 2
+    prompt: Prompt, answers: Sequence[str], annotator: SimulatedAnnotator, *, minimum: int = 2
 ) -> tuple[np.random.Generator, list[float]]:
     """The prompt's own random generator and the gold reward of each answer."""
     if len(answers) < minimum:
@@ -255,7 +257,7 @@ def _judge(
 
 
 def _pairs(
-    answers: Sequence[str], gold: Sequence[float], annotator: Annotator, rng: np.random.Generator
+    answers: Sequence[str], gold: Sequence[float], annotator: SimulatedAnnotator, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
     """All pairs worth judging, better one first, in the order of `simulate_preferences`."""
     closeness = _length_closeness(answers)
@@ -289,7 +291,7 @@ def _preference(
     answers: Sequence[str],
     gold: Sequence[float],
     pair: tuple[int, int],
-    annotator: Annotator,
+    annotator: SimulatedAnnotator,
     rng: np.random.Generator,
 ) -> Preference:
     """The noisy verdict on a pair given better one first."""
@@ -323,7 +325,7 @@ def _length_closeness(answers: Sequence[str]) -> list[float]:
 
 
 def _provenance(
-    prompt: Prompt, annotator: Annotator, details: dict[str, str | int | float | bool]
+    prompt: Prompt, annotator: SimulatedAnnotator, details: dict[str, str | int | float | bool]
 ) -> Provenance:
     """The prompt's provenance with the annotator's on top; the origin is always "simulated"."""
     ours = {

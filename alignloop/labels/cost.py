@@ -43,7 +43,7 @@ class LearningCurve:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CostPlan:
     """What a budget buys.
 
     Attributes:
@@ -121,7 +121,7 @@ def plan(
     kappa_half_width: float = 0.1,
     curve: LearningCurve | None = None,
     labels_so_far: int = 0,
-) -> Plan:
+) -> CostPlan:
     """Split a budget into demonstrations, pairs, and pairs judged more than once.
 
     A second judgement of a pair teaches the reward model less than a new pair, so overlap is bought only
@@ -148,11 +148,11 @@ def plan(
     _check_prices(settings, demonstrations_per_pair)
     wanted = math.ceil(0.1875 * (2 * NORMAL_975 / kappa_half_width) ** 2)
 
-    def bought(pairs: int) -> Plan:
+    def bought(pairs: int) -> CostPlan:
         demonstrations, overlapped = int(demonstrations_per_pair * pairs), min(wanted, int(0.2 * pairs))
         paid_twice = overlapped * (max(settings.overlap, 2) - 1)
         judgements = math.ceil((pairs + paid_twice) / (1 - settings.gold_share - settings.repeat_share))
-        return Plan(
+        return CostPlan(
             demonstrations=demonstrations,
             pairs=pairs,
             overlap_items=overlapped,

@@ -36,7 +36,7 @@ MAX_START = 160
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundItem:
     """An item that a search found.
 
     Attributes:
@@ -76,7 +76,7 @@ def find_items(
     person: int | None = None,
     offset: int = 0,
     limit: int = 50,
-) -> tuple[list[Found], int]:
+) -> tuple[list[FoundItem], int]:
     """Search a project's items, oldest first.
 
     Args:
@@ -100,7 +100,7 @@ def find_items(
             f"unknown state '{state}'; it is one of {', '.join(STATES)}", status=422, reason="search"
         )
     wanted = [_folded(word) for word in words.split()]
-    found: list[Found] = []
+    found: list[FoundItem] = []
     total = 0
     with store.reading() as connection:
         histories = _histories(connection, project)
@@ -117,7 +117,9 @@ def find_items(
             if offset < total <= offset + limit:
                 shown = tuple(name for name in STATES if name in marks)
                 comments = tuple(history.comments)
-                found.append(Found(row.id, _start(row.prompt), history.num_votes, shown, comments, row.arm))
+                found.append(
+                    FoundItem(row.id, _start(row.prompt), history.num_votes, shown, comments, row.arm)
+                )
     return found, total
 
 

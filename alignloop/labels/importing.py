@@ -14,7 +14,7 @@ from alignloop.data.columns import read_records
 from alignloop.data.sources import Row, read_rows
 from alignloop.errors import DataError, UserError
 from alignloop.labels.assign import mix
-from alignloop.labels.project import Answer, NewItem, Project
+from alignloop.labels.project import ItemAnswer, NewItem, Project
 from alignloop.labels.store import Store
 from alignloop.labels.tasks import ANSWER_COUNTS
 from alignloop.records import (
@@ -214,7 +214,7 @@ def _has_answers(row: Mapping[str, object], columns: Mapping[str, str]) -> bool:
 
 
 def _from_rows(rows: Iterable[Row], columns: Mapping[str, str]) -> Iterator[NewItem]:
-    gathered: dict[Conversation, tuple[list[Answer], Provenance]] = {}
+    gathered: dict[Conversation, tuple[list[ItemAnswer], Provenance]] = {}
     for row in rows:
         try:
             fields = forms.fields_of(row.values, columns)
@@ -237,14 +237,14 @@ def _from_rows(rows: Iterable[Row], columns: Mapping[str, str]) -> Iterator[NewI
         yield NewItem(prompt, tuple(answers), provenance=source)
 
 
-def _answer(entry: object, model: str, row: Row) -> Answer:
+def _answer(entry: object, model: str, row: Row) -> ItemAnswer:
     if isinstance(entry, str):
-        return Answer(entry, model)
+        return ItemAnswer(entry, model)
     text = entry.get("text", entry.get("content")) if isinstance(entry, dict) else None
     if isinstance(entry, dict) and isinstance(text, str):
         rest = {k: v for k, v in entry.items() if k not in ("text", "content", "role", "model")}
         details = {k: v for k, v in rest.items() if isinstance(v, str | int | float)}
-        return Answer(text, str(entry.get("model", model)), details)
+        return ItemAnswer(text, str(entry.get("model", model)), details)
     raise DataError(
         "expected a text or {text, model}", file=row.file, line=row.line, field="answers", value=entry
     )
@@ -261,11 +261,11 @@ def from_records(records: Iterable[Record], task: str, gold: bool) -> Iterator[N
             case Preference():
                 if record.probability != 0.5:
                     known = _ranked((1, 2) if record.probability > 0.5 else (2, 1), task)
-                answers = (Answer(record.chosen, model), Answer(record.rejected, model))
+                answers = (ItemAnswer(record.chosen, model), ItemAnswer(record.rejected, model))
                 yield NewItem(record.prompt, answers, gold=known if gold else None, provenance=source)
             case Ranking():
                 known = _ranked(record.ranks, task)
-                answers = tuple(Answer(text, model) for text in record.completions)
+                answers = tuple(ItemAnswer(text, model) for text in record.completions)
                 yield NewItem(record.prompt, answers, gold=known if gold else None, provenance=source)
             case Prompt():
                 singles.setdefault(record.prompt, [])
@@ -277,7 +277,7 @@ def from_records(records: Iterable[Record], task: str, gold: bool) -> Iterator[N
                 raise UserError("documents have no prompt and cannot be judged")
     for prompt, found in singles.items():
         answers = tuple(
-            Answer(
+            ItemAnswer(
                 r.text if isinstance(r, Demonstration) else r.completion,
                 str(r.provenance.details.get("model", "")),
             )

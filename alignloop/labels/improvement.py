@@ -17,7 +17,7 @@ from alignloop.labels.votes import Vote
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class TrainedModel:
     """A model made from judgements; `accuracy` is a reward model's on held-out ones, 0–1."""
 
     kind: str
@@ -61,10 +61,12 @@ class Duel:
     won: Share
 
 
-def made_models(rows: Iterable[Row]) -> list[Made]:
+def made_models(rows: Iterable[Row]) -> list[TrainedModel]:
     """Rows of the models table, oldest first, each naming its judgements."""
     return [
-        Made(row.kind, row.path, len(row.judgement_ids), ranges(row.judgement_ids), row.accuracy, row.created)
+        TrainedModel(
+            row.kind, row.path, len(row.judgement_ids), ranges(row.judgement_ids), row.accuracy, row.created
+        )
         for row in rows
     ]
 
@@ -80,7 +82,7 @@ def learned(connection: Connection, project_id: int) -> Learned | None:
 
 
 def answering_models(
-    task: str, votes: Sequence[Vote], rows: Mapping[int, Row], made: Sequence[Made]
+    task: str, votes: Sequence[Vote], rows: Mapping[int, Row], made: Sequence[TrainedModel]
 ) -> tuple[list[Answering], list[Duel]]:
     """What was said of each model's answers, and who won against whom.
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from alignloop.labels.faults import Rejected
-from alignloop.labels.messages import Session, Submission, Task
+from alignloop.labels.messages import LabelTask, Session, Submission
 from alignloop.labels.schema import annotators, assignments, drafts, items, judgements, projects
 from alignloop.labels.tasks import SKIP_REASONS, canonical, displayed
 
@@ -213,11 +213,11 @@ def superseded(connection: Connection, judgement_id: int) -> Row:
     return connection.execute(select(judgements).where(judgements.c.id == earlier)).one()
 
 
-def shown(connection: Connection, row: Row) -> Task:
+def shown(connection: Connection, row: Row) -> LabelTask:
     before, previous = _before(connection, row), None
     if before is not None and before.answer is not None:
         previous = displayed(row.task, before.answer, order=row.display_order)
-    return Task(
+    return LabelTask(
         id=row.id,
         item_id=row.item_id,
         kind=row.task,

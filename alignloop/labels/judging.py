@@ -18,7 +18,7 @@ from alignloop.labels import judgements
 from alignloop.labels.assign import Queue, display_order
 from alignloop.labels.database import unavailable
 from alignloop.labels.faults import Rejected
-from alignloop.labels.messages import Opened, Progress, Receipt, Session, Submission, Task
+from alignloop.labels.messages import AnnotatorProgress, LabelTask, Opened, Receipt, Session, Submission
 from alignloop.labels.project import Project, Settings, item_keys
 from alignloop.labels.schema import assignments, drafts, items
 from alignloop.labels.store import Store, log
@@ -154,7 +154,7 @@ class Desk:
             connection.execute(delete(drafts).where(drafts.c.assignment_id == row.id))
         if queue is None or state is None:
             log(connection, "adjudicated", actor=who.name, project_id=row.project_id, item=row.item_id)
-            return Receipt(judgement_id, None, Progress())
+            return Receipt(judgement_id, None, AnnotatorProgress())
         if row.kind == "item" and row.version is None and fields["action"] == "judge":
             state.history.append(row.item_id)
         _count(queue, connection, row, skipped=fields["action"] == "skip", sign=1)
@@ -217,7 +217,7 @@ class Desk:
         else:
             connection.execute(update(drafts).where(drafts.c.assignment_id == row.id).values(values))
 
-    def adjudicate(self, connection: Connection, session: Session, item_id: int) -> Task:
+    def adjudicate(self, connection: Connection, session: Session, item_id: int) -> LabelTask:
         """Open an item for the owner's deciding judgement; one already made is shown as `previous`.
 
         It stays in force until another one is submitted.
@@ -259,7 +259,7 @@ class Desk:
         advance: bool = True,
     ) -> Receipt:
         if queue is None:
-            return Receipt(judgement_id, None, Progress())
+            return Receipt(judgement_id, None, AnnotatorProgress())
         row = None
         if advance:
             row = connection.execute(judgements.OPEN_TASK, {"annotator_id": annotator_id}).one_or_none()
@@ -269,7 +269,7 @@ class Desk:
             queue = self.queues[queue.project.id] = Queue.load(connection, queue.project)
             row = self._open_next(connection, queue, annotator_id)
         state = queue.state(connection, annotator_id)
-        progress = Progress(
+        progress = AnnotatorProgress(
             state.done, state.skipped, queue.remaining, state.done + state.skipped > 0, state.redo > 0
         )
         task = None if row is None else judgements.shown(connection, row)

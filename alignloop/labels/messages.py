@@ -45,7 +45,7 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class LabelTask:
     """A task as shown: answers in displayed order, without model names.
 
     `previous`, `note` and `flagged` are the annotator's own earlier judgement, taken back or about to be
@@ -68,12 +68,12 @@ class Task:
 class Opened:
     """A task asked for by its content; `judged` where its annotator has judged or skipped it already."""
 
-    task: Task
+    task: LabelTask
     judged: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class AnnotatorProgress:
     """Counts for the page: own judgements, and judgements still wanted in the project."""
 
     done: int = 0
@@ -91,6 +91,6 @@ class Receipt:
     """
 
     judgement_id: int | None
-    task: Task | None
-    progress: Progress
+    task: LabelTask | None
+    progress: AnnotatorProgress
     guidelines: int = 0

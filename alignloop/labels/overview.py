@@ -15,7 +15,7 @@ from alignloop.evaluation import agreement
 from alignloop.labels import quality
 from alignloop.labels.assign import Queue
 from alignloop.labels.cost import price_of
-from alignloop.labels.improvement import Answering, Duel, Made, answering_models, made_models
+from alignloop.labels.improvement import Answering, Duel, TrainedModel, answering_models, made_models
 from alignloop.labels.project import Project
 from alignloop.labels.quality import Disagreement, Share
 from alignloop.labels.schema import annotators, assignments, items
@@ -96,7 +96,7 @@ class Overview:
     disagreements: list[Disagreement]
     flagged: list[Vote]
     money: Money
-    models: list[Made]
+    models: list[TrainedModel]
     answering: list[Answering]
     duels: list[Duel]
 

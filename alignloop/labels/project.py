@@ -121,7 +121,7 @@ class Annotator:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ItemAnswer:
     """One completion; `model` and `details` are hidden from annotators."""
 
     text: str
@@ -141,7 +141,7 @@ class NewItem:
     """
 
     prompt: Conversation
-    answers: tuple[Answer, ...]
+    answers: tuple[ItemAnswer, ...]
     gold: Mapping | None = None
     arm: str = "random"
     priority: float = 0.0

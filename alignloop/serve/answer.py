@@ -11,7 +11,7 @@ from typing import Any
 from alignloop.data.chat import ChatTemplate
 from alignloop.model.scheduler import Event, Finish
 from alignloop.model.textstream import UNFINISHED
-from alignloop.serve.choice import Choice, Token
+from alignloop.serve.choice import CompletionChoice, Token
 from alignloop.serve.served import Policy
 
 FINISH: Mapping[Finish, str] = {"eos": "stop", "stop": "stop", "length": "length"}
@@ -28,7 +28,7 @@ class Chunk:
     thinking: str = ""
 
 
-class Answer:
+class CompletionAnswer:
     """One request's answer.
 
     Arguments:
@@ -50,7 +50,9 @@ class Answer:
     ) -> None:
         chat = template is not None
         self.policy, self.chat, self.logprobs, self.prompt_tokens = policy, chat, logprobs, prompt_tokens
-        self.choices = [Choice(None if template is None else template.found) for _ in range(num_choices)]
+        self.choices = [
+            CompletionChoice(None if template is None else template.found) for _ in range(num_choices)
+        ]
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
             "created": int(time.time()),

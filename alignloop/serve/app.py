@@ -23,9 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from alignloop.data.chat import ChatTemplate
 from alignloop.errors import EngineError, UserError
 from alignloop.model.scheduler import Request as EngineRequest
-from alignloop.serve.answer import Answer
-from alignloop.serve.engine import Engine
-from alignloop.serve.exchange import EventStream, Exchange, Whole
+from alignloop.serve.answer import CompletionAnswer
+from alignloop.serve.engine import EngineThread
 from alignloop.serve.metrics import Metrics
 from alignloop.serve.protocol import (
     ApiError,
@@ -35,7 +34,8 @@ from alignloop.serve.protocol import (
     GenerationRequest,
     read_body,
 )
-from alignloop.serve.served import Limits, Policy, Served
+from alignloop.serve.responses import EventStream, Exchange, Whole
+from alignloop.serve.served import Policy, RequestLimits, ServedModel
 from alignloop.serve.votes import VoteBox
 from alignloop.serve.web.page import PACKAGE, Page, VoteRequest
 from alignloop.web.pages import static_route
@@ -46,7 +46,7 @@ from alignloop.web.shell import CLIENT_GONE, Refused, Shell
 def create_app(
     policies: Sequence[Policy],
     *,
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
     api_key: str | None = None,
     allowed_hosts: Sequence[str] = LOCAL_HOSTS,
     votes: VoteBox | None = None,
@@ -63,8 +63,8 @@ def create_app(
     Returns:
         An ASGI application.
     """
-    limits, metrics = limits or Limits(), Metrics()
-    served = [Served(policy, _engine(policy, limits), limits) for policy in policies]
+    limits, metrics = limits or RequestLimits(), Metrics()
+    served = [ServedModel(policy, _engine(policy, limits), limits) for policy in policies]
     api = Api(served, limits, metrics, api_key, votes)
 
     @asynccontextmanager
@@ -88,9 +88,9 @@ def create_app(
     )
 
 
-def _engine(policy: Policy, limits: Limits) -> Engine:
+def _engine(policy: Policy, limits: RequestLimits) -> EngineThread:
     model, tokenizer = policy.loaded.model, policy.loaded.tokenizer
-    return Engine(model, tokenizer, token_budget=limits.token_budget, max_open=limits.max_open)
+    return EngineThread(model, tokenizer, token_budget=limits.token_budget, max_open=limits.max_open)
 
 
 class Api:
@@ -106,8 +106,8 @@ class Api:
 
     def __init__(
         self,
-        served: Sequence[Served],
-        limits: Limits,
+        served: Sequence[ServedModel],
+        limits: RequestLimits,
         metrics: Metrics,
         api_key: str | None,
         votes: VoteBox | None,
@@ -167,14 +167,14 @@ class Api:
 
     def _respond(
         self,
-        served: Served,
+        served: ServedModel,
         body: GenerationRequest,
         requests: Sequence[EngineRequest],
         template: ChatTemplate | None,
         *,
         logprobs: bool,
     ) -> Response:
-        answer = Answer(
+        answer = CompletionAnswer(
             served.policy,
             sum(len(one.seeds) for one in requests),
             sum(len(one.prompt) for one in requests),
@@ -198,7 +198,7 @@ class Api:
             raise ApiError(408, f"the body took longer than {self.limits.seconds:g} s") from None
         return read_body(data, kind)
 
-    def _model(self, name: str | None) -> Served:
+    def _model(self, name: str | None) -> ServedModel:
         found = next((one for one in self.served if name in (None, one.policy.name)), None)
         if found is None:
             names = ", ".join(one.policy.name for one in self.served)
@@ -254,7 +254,7 @@ class Counting:
         await self.app(scope, receive, counted)
 
 
-def _described(served: Served) -> dict[str, object]:
+def _described(served: ServedModel) -> dict[str, object]:
     policy = served.policy
     return {"id": policy.name, "object": "model", "created": policy.created, "owned_by": "alignloop"}
 

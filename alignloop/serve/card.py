@@ -31,7 +31,7 @@ _SETTINGS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class CardOrigin:
     """Where an exported model comes from.
 
     Attributes:
@@ -43,14 +43,14 @@ class Origin:
     run: Run | None
 
     @classmethod
-    def of(cls, model: str | Path) -> Origin:
+    def of(cls, model: str | Path) -> CardOrigin:
         """The run at that path, if it is one."""
         folder = Path(model).expanduser()
         return cls(folder.name or str(model), Run.open(folder) if (folder / RUN_FILE).exists() else None)
 
 
 def model_card(
-    origin: Origin, *, name: str, template: ChatTemplate, num_parameters: int, gguf_name: str | None
+    origin: CardOrigin, *, name: str, template: ChatTemplate, num_parameters: int, gguf_name: str | None
 ) -> str:
     """Text of the README.md of a model folder.
 
@@ -85,7 +85,7 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(stages: Sequence[Json], origin: Origin) -> str:
+def _front_matter(stages: Sequence[Json], origin: CardOrigin) -> str:
     base = _base(stages, origin)
     tags = ["alignloop", *dict.fromkeys(str(stage["stage"]) for stage in stages)]
     values = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
@@ -104,7 +104,7 @@ def _stages(tree: Json, seen: set[str] | None = None) -> Iterator[Json]:
         yield tree
 
 
-def _base(stages: Sequence[Json], origin: Origin) -> str:
+def _base(stages: Sequence[Json], origin: CardOrigin) -> str:
     """The model that the first training stage started from, without the folders above it."""
     for stage in stages:
         found = (stage.get("inputs") or {}).get("model_name_or_path")
@@ -123,7 +123,7 @@ def _config(path: Path) -> Json:
         return {}
 
 
-def _summary(stages: Sequence[Json], origin: Origin) -> str:
+def _summary(stages: Sequence[Json], origin: CardOrigin) -> str:
     chain = " → ".join(dict.fromkeys(str(stage["stage"]) for stage in stages))
     base = _base(stages, origin)
     start = f"it started from {base}" if base else "its first weights were random or are not known"

@@ -17,7 +17,7 @@ class Token:
 
 
 @dataclass(slots=True)
-class Choice:
+class CompletionChoice:
     """A completion while it grows.
 
     Attributes:

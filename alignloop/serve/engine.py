@@ -56,7 +56,7 @@ class _Cancel:
     ticket: Ticket
 
 
-class Engine:
+class EngineThread:
     """Continuous batching for requests that come from other threads. Use as a context.
 
     Arguments:

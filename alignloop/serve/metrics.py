@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from alignloop.serve.served import Served
+from alignloop.serve.served import ServedModel
 
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -46,7 +46,7 @@ class Metrics:
     first_token: Histogram = field(default_factory=Histogram)
     duration: Histogram = field(default_factory=Histogram)
 
-    def text(self, served: Sequence[Served]) -> str:
+    def text(self, served: Sequence[ServedModel]) -> str:
         """All of it, with the engines' numbers."""
         lines = ["# TYPE alignloop_requests_total counter"]
         for (path, status), count in sorted(self.answers.items()):

@@ -22,7 +22,7 @@ from alignloop.model.sampling import SamplingParams, completion_seeds
 from alignloop.model.scheduler import Request
 from alignloop.records import Message
 from alignloop.runs import RUN_FILE
-from alignloop.serve.engine import Engine
+from alignloop.serve.engine import EngineThread
 from alignloop.serve.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest
 from alignloop.stages.checks import saved_template
 from alignloop.stages.common import inference_encoder
@@ -34,7 +34,7 @@ MIN_TEMPERATURE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """What a server takes.
 
     Attributes:
@@ -141,12 +141,12 @@ def check_writes(model: str | Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """A policy with the engine that runs it."""
 
     policy: Policy
-    engine: Engine
-    limits: Limits
+    engine: EngineThread
+    limits: RequestLimits
 
     def chat_requests(self, body: ChatRequest) -> list[Request]:
         """The engine's request for a chat.

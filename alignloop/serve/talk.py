@@ -13,9 +13,9 @@ from alignloop.errors import AlignLoopError, UserError
 from alignloop.model.generate import stream
 from alignloop.model.sampling import SamplingParams
 from alignloop.records import Conversation, Demonstration, Message, Provenance, as_context
-from alignloop.serve.choice import Choice
+from alignloop.serve.choice import CompletionChoice
 from alignloop.serve.served import Policy
-from alignloop.serve.votes import ANNOTATOR, Comparison, Thumb, Verdict, Vote, VoteBox, append_row
+from alignloop.serve.votes import ANNOTATOR, PairVote, Thumb, Verdict, Vote, VoteBox, append_row
 
 Say = Callable[[str], object]
 Letter = Literal["a", "b"]
@@ -36,7 +36,7 @@ class Quit(Exception):
 
 
 @dataclass(slots=True)
-class Turn:
+class TalkTurn:
     """A question and what was answered; `kept` is the answer with which the conversation goes on."""
 
     question: str
@@ -71,7 +71,7 @@ class Talk:
     other: Policy | None = None
     seed: int | None = None
     choose: Callable[[Policy, Conversation, SamplingParams], str] | None = None
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[TalkTurn] = field(default_factory=list)
     _num_answers: int = 0
 
     def run(self, lines: Iterable[str]) -> None:
@@ -108,7 +108,7 @@ class Talk:
             raise UserError(f"there is no command /{name}; /help lists them")
         commands[name](rest.strip())
 
-    def prompt(self, question: str, turns: Sequence[Turn]) -> Conversation:
+    def prompt(self, question: str, turns: Sequence[TalkTurn]) -> Conversation:
         """Earlier turns with a question at their end."""
         messages = [Message("system", self.system)] if self.system else []
         for turn in turns:
@@ -119,7 +119,7 @@ class Talk:
         """Answer a question, by both models if two are compared."""
         self.turns.append(self._answered(question, self.turns))
 
-    def _answered(self, question: str, turns: Sequence[Turn]) -> Turn:
+    def _answered(self, question: str, turns: Sequence[TalkTurn]) -> TalkTurn:
         prompt = self.prompt(question, turns)
         policies = [self.policy] if self.other is None else [self.policy, self.other]
         if len(policies) == 2 and secrets.randbits(1):
@@ -128,7 +128,7 @@ class Talk:
         for letter, policy in zip("AB", policies, strict=False):
             self.say(f"[{letter}] " if len(policies) == 2 else "")
             answers.append(self._answer(policy, prompt))
-        return Turn(question, answers, [policy.name for policy in policies])
+        return TalkTurn(question, answers, [policy.name for policy in policies])
 
     def _answer(self, policy: Policy, prompt: Conversation) -> str:
         seed = secrets.randbits(63) if self.seed is None else self.seed + self._num_answers
@@ -197,14 +197,14 @@ class Talk:
             self._line(f"A was {turn.models[0]}, B was {turn.models[1]}; going on with {'AB'[turn.kept]}")
         self._line(f"kept in {self.votes.place}")
 
-    def _vote(self, turn: Turn, verdict: Verdict | Literal["good", "bad"]) -> Vote:
+    def _vote(self, turn: TalkTurn, verdict: Verdict | Literal["good", "bad"]) -> Vote:
         prompt = self.prompt(turn.question, self.turns[:-1])
         if verdict == "good" or verdict == "bad":
             return Thumb(prompt, turn.answers[0], turn.models[0], verdict == "good")
         if len(turn.answers) != 2:
             raise UserError("there is one answer; say /good or /bad")
         one, two = turn.answers
-        return Comparison(prompt, (one, two), (turn.models[0], turn.models[1]), verdict)
+        return PairVote(prompt, (one, two), (turn.models[0], turn.models[1]), verdict)
 
     def save(self, name: str) -> None:
         """/save FILE"""
@@ -219,7 +219,7 @@ class Talk:
         append_row(Path(name).expanduser(), Demonstration(as_context(prompt), answer, where))
         self._line(f"added to {name}")
 
-    def _last(self) -> Turn:
+    def _last(self) -> TalkTurn:
         if not self.turns:
             raise UserError("nothing has been asked yet")
         return self.turns[-1]
@@ -239,7 +239,7 @@ def pieces(policy: Policy, prompt: Sequence[Message], params: SamplingParams) ->
         DataError: messages that the template refuses, or that fill the model's context.
     """
     loaded, template = policy.loaded, policy.template
-    choice, thinks = Choice(template.found), False
+    choice, thinks = CompletionChoice(template.found), False
     ids = policy.encoder.prompt(prompt).tolist()
     with closing(stream(loaded.model, loaded.tokenizer, ids, params)) as events:
         for event in events:

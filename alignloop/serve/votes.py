@@ -25,7 +25,7 @@ from alignloop.labels.database import insert_new
 from alignloop.labels.label_folder import DATABASE, opened
 from alignloop.labels.messages import Submission
 from alignloop.labels.people import invite, list_annotators
-from alignloop.labels.project import Answer, NewItem, Project, clean, item_row
+from alignloop.labels.project import ItemAnswer, NewItem, Project, clean, item_row
 from alignloop.labels.schema import assignments, items
 from alignloop.labels.store import Store, touch
 from alignloop.labels.web.server import project_for
@@ -37,7 +37,7 @@ PREFERENCES, LABELS = "preferences.jsonl", "labels.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PairVote:
     """Two answers of one prompt and which is better; `models` are their models' names."""
 
     prompt: Conversation
@@ -56,7 +56,7 @@ class Thumb:
     good: bool
 
 
-Vote = Comparison | Thumb
+Vote = PairVote | Thumb
 
 
 class VoteBox(Protocol):
@@ -106,7 +106,7 @@ def checked(vote: Vote) -> Vote:
     _check_answers(vote.answers)
     if vote.answers[0] == vote.answers[1]:
         raise DataError("the two answers are the same; nothing can be learned from them", field="answers")
-    return Comparison(prompt, (clean(vote.answers[0]), clean(vote.answers[1])), vote.models, vote.verdict)
+    return PairVote(prompt, (clean(vote.answers[0]), clean(vote.answers[1])), vote.models, vote.verdict)
 
 
 def _check_answers(texts: Sequence[str]) -> None:
@@ -189,11 +189,11 @@ class VoteStore:
         """See `VoteBox`. The same answers judged again replace the earlier judgement."""
         vote = checked(vote)
         if isinstance(vote, Thumb):
-            task, name, answers = "thumbs", "chat answers", [Answer(vote.answer, vote.model)]
+            task, name, answers = "thumbs", "chat answers", [ItemAnswer(vote.answer, vote.model)]
             said: dict[str, object] = {"thumbs": [vote.good]}
         else:
             task, name = "pair", "chat pairs"
-            answers = [Answer(t, m) for t, m in zip(vote.answers, vote.models, strict=True)]
+            answers = [ItemAnswer(t, m) for t, m in zip(vote.answers, vote.models, strict=True)]
             said = {"verdict": vote.verdict}
         item = NewItem(vote.prompt, tuple(answers), arm="chat", provenance=Provenance(origin="human"))
         with opened(self._folder, self._database) as store:

@@ -15,9 +15,9 @@ from alignloop.evaluation import gate
 from alignloop.evaluation.comparison import Cell, Measurement, measurement
 from alignloop.evaluation.comparison import compare as compared
 from alignloop.evaluation.comparisons import (
+    ModelWinRate,
     PairJudge,
     Verdicts,
-    WinRate,
     all_pairs,
     ask,
     by_labels,
@@ -268,7 +268,7 @@ def metric_row(measured: Measurement, cells: Mapping[str, Cell]) -> dict[str, An
     }
 
 
-def win_row(name: str, source: str, rate: WinRate) -> dict[str, Any]:
+def win_row(name: str, source: str, rate: ModelWinRate) -> dict[str, Any]:
     controlled = rate.length_controlled
     return {
         "set": name,

@@ -8,7 +8,7 @@ from alignloop.config import FeedbackConfig
 from alignloop.data.columns import write_records
 from alignloop.errors import DataError
 from alignloop.judges.simulated import (
-    Annotator,
+    SimulatedAnnotator,
     simulate_edits,
     simulate_labels,
     simulate_preferences,
@@ -36,7 +36,7 @@ def feedback(config: FeedbackConfig, run: Run) -> dict[str, Any]:
         DataError: no judgement came out (every answer equally good or bad).
     """
     rows = read_answers(config.dataset)
-    annotator = Annotator(flip=config.noise, seed=config.seed)
+    annotator = SimulatedAnnotator(flip=config.noise, seed=config.seed)
     if config.kind == "pair":
         records: list[Any] = list(simulate_preferences(rows, annotator, max_pairs=config.max_pairs))
     elif config.kind == "edit":

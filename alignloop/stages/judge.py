@@ -30,7 +30,7 @@ from alignloop.stages.labels import label_table
 VERDICTS_FILE = "verdicts.jsonl"
 
 
-class Task(NamedTuple):
+class PairTask(NamedTuple):
     """A pair with the row of data it comes from."""
 
     source: Prompt
@@ -119,7 +119,7 @@ def open_judges(config: JudgeConfig) -> dict[str, Adviser]:
 
 
 def examine(
-    adviser: Adviser, tasks: Sequence[Task], rubric: Rubric, settings: JudgeSettings, config: JudgeConfig
+    adviser: Adviser, tasks: Sequence[PairTask], rubric: Rubric, settings: JudgeSettings, config: JudgeConfig
 ) -> Certificate:
     """The certificate of a judge on a seeded part of the pairs it is going to judge."""
     order = np.random.default_rng(config.seed).permutation(len(tasks))[: config.certify_pairs]
@@ -142,14 +142,14 @@ def examine(
     )
 
 
-def make_tasks(rows: Sequence[Answered], config: JudgeConfig) -> list[Task]:
+def make_tasks(rows: Sequence[Answered], config: JudgeConfig) -> list[PairTask]:
     """Pairs of different, non-empty answers, seeded by the prompt, each with a principle where asked for.
 
     Raises:
         DataError: no prompt has two different answers.
     """
     book = None if config.principles == "none" else load_constitution(config.principles)
-    tasks: list[Task] = []
+    tasks: list[PairTask] = []
     for source, answers in rows:
         texts = list(dict.fromkeys(text for text in answers if text.strip()))
         choices = list(combinations(range(len(texts)), 2))
@@ -163,7 +163,7 @@ def make_tasks(rows: Sequence[Answered], config: JudgeConfig) -> list[Task]:
             if book is not None and principle is not None:
                 language = book.language(source.prompt, config.language)
                 named = (principle.name, principle.wordings[language].prefer)
-            tasks.append(Task(source, AnswerPair(source.prompt, texts[i], texts[j], named)))
+            tasks.append(PairTask(source, AnswerPair(source.prompt, texts[i], texts[j], named)))
     if not tasks:
         raise DataError(
             f"none of {len(rows)} prompts has two different answers to compare",
@@ -174,7 +174,7 @@ def make_tasks(rows: Sequence[Answered], config: JudgeConfig) -> list[Task]:
 
 
 def make_records(
-    tasks: Sequence[Task],
+    tasks: Sequence[PairTask],
     verdicts: Sequence[PairVerdict],
     rubric: Rubric,
     config: JudgeConfig,
@@ -217,7 +217,9 @@ def make_records(
     return records
 
 
-def write_verdicts(run: Run, tasks: Sequence[Task], verdicts: Mapping[str, Sequence[PairVerdict]]) -> None:
+def write_verdicts(
+    run: Run, tasks: Sequence[PairTask], verdicts: Mapping[str, Sequence[PairVerdict]]
+) -> None:
     """Every judge's verdict on every pair, reasons included."""
     lines = []
     for number, (_, pair) in enumerate(tasks):

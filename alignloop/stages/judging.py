@@ -20,7 +20,7 @@ from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError, EngineError, RunError
 from alignloop.evaluation.comparisons import PairJudge
 from alignloop.judges.adviser import Account, Adviser
-from alignloop.judges.certify import Certificate, Measure
+from alignloop.judges.certify import Certificate, CertificateMeasure
 from alignloop.judges.endpoint import EndpointAdviser, EndpointSettings, read_key
 from alignloop.judges.local_model import LocalAdviser
 from alignloop.judges.pairwise import grade, judge_pairs
@@ -91,7 +91,7 @@ def account_row(name: str, account: Account) -> dict[str, Any]:
 
 
 class MeasureRow(TypedDict):
-    """A `Measure` in certificate.json."""
+    """A `CertificateMeasure` in certificate.json."""
 
     name: str
     value: float | None
@@ -138,7 +138,7 @@ def read_certificates(path: str | Path) -> list[Certificate]:
         Certificate(
             row["judge"],
             row["identity"],
-            tuple(Measure(**m) for m in row["measures"]),
+            tuple(CertificateMeasure(**m) for m in row["measures"]),
             tuple(row["overridden"]),
         )
         for row in content["certificates"]

@@ -13,7 +13,7 @@ from alignloop.errors import DataError
 from alignloop.evaluation.choices import Question
 from alignloop.evaluation.pair_verdict import PairRate, as_row, pair_rate, sentences, wins_of
 from alignloop.labels.label_folder import opened
-from alignloop.labels.project import Answer, NewItem
+from alignloop.labels.project import ItemAnswer, NewItem
 from alignloop.machine import release_memory
 from alignloop.model.sampling import SamplingParams
 from alignloop.records import Preference, conversation_of
@@ -126,7 +126,7 @@ def lay_out(compared: Run, after: str, folder: Path) -> int:
     for row in compared.samples():
         new, old = row["completion"].strip(), row.get("completion_before", "").strip()
         if row["model"].startswith(f"{after} · ") and new and old and new != old:
-            answers = (Answer(new, model=after), Answer(old, model="before"))
+            answers = (ItemAnswer(new, model=after), ItemAnswer(old, model="before"))
             items.append(NewItem(conversation_of(row["prompt"]), answers, arm="versus"))
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut short, which nobody has seen
     if not items:

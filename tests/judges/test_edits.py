@@ -13,7 +13,7 @@ from alignloop.config import FeedbackConfig
 from alignloop.data.columns import read_records
 from alignloop.data.instructions import instruction_prompts
 from alignloop.judges.edits import EDITS, edited
-from alignloop.judges.simulated import Annotator, simulate_edits
+from alignloop.judges.simulated import SimulatedAnnotator, simulate_edits
 from alignloop.records import Demonstration, Message, Prompt
 from alignloop.rl.verifiers import VERIFIERS
 
@@ -98,7 +98,7 @@ def test_an_answer_that_obeys_goes_before_one_that_is_corrected(tmp_path: Path) 
     prompt = asking("ends_with_question")
     good = "Bees make honey from nectar. Have you ever seen them dance?"
     rows = [(prompt, [DRAFT, good]), (prompt, [DRAFT]), (asking("include_words", words=["x"]), [DRAFT])]
-    first, second = simulate_edits(rows, Annotator(name="editor"))
+    first, second = simulate_edits(rows, SimulatedAnnotator(name="editor"))
     assert (first.completion, first.provenance.details["edited"]) == (good, False)
     assert second.completion.endswith("leaves it. Do you agree?")
     assert (second.provenance.origin, second.provenance.details["edited"]) == ("simulated", True)

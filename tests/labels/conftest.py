@@ -10,7 +10,7 @@ import pytest
 from alignloop.labels import people
 from alignloop.labels.judging import Desk
 from alignloop.labels.messages import Session
-from alignloop.labels.project import Answer, NewItem, Project, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Project, Settings
 from alignloop.labels.store import Store
 from alignloop.records import Message
 
@@ -37,7 +37,7 @@ def pair_items(count: int, *, num_answers: int = 2, start: int = 0) -> list[NewI
         NewItem(
             (Message("user", f"question {number}"),),
             tuple(
-                Answer(f"item {number} answer {k}" + " word" * k, model=f"model-{k}")
+                ItemAnswer(f"item {number} answer {k}" + " word" * k, model=f"model-{k}")
                 for k in range(num_answers)
             ),
         )

@@ -50,12 +50,12 @@ def test_an_order_of_items_does_not_change_when_items_are_added(lite, make_proje
             return [int(queue.ids[k]) for k in queue.state(connection, 7).order]
 
     before = order()
-    from alignloop.labels.project import Answer, NewItem
+    from alignloop.labels.project import ItemAnswer, NewItem
     from alignloop.records import Message
 
     lite.add_items(
         project,
-        [NewItem((Message("user", f"more {n}"),), (Answer("a"), Answer("b"))) for n in range(50)],
+        [NewItem((Message("user", f"more {n}"),), (ItemAnswer("a"), ItemAnswer("b"))) for n in range(50)],
     )
     after = order()
     assert [i for i in after if i in set(before)] == before

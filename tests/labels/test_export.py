@@ -13,7 +13,7 @@ from alignloop.labels.export import Filters, records
 from alignloop.labels.faults import Rejected
 from alignloop.labels.judging import Desk
 from alignloop.labels.messages import Session, Submission
-from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Settings
 from alignloop.labels.store import Store
 from alignloop.records import (
     Demonstration,
@@ -32,7 +32,7 @@ TEXTS = ("좋은 답", "나쁜 답", "그저 그런 답")
 
 def project_of(store: Store, task: str, num_answers: int, count: int = 1):
     project = store.create_project(task, task=task, settings=PLAIN)
-    answers = tuple(Answer(text, model=f"m{k}") for k, text in enumerate(TEXTS[:num_answers]))
+    answers = tuple(ItemAnswer(text, model=f"m{k}") for k, text in enumerate(TEXTS[:num_answers]))
     rows = [NewItem((Message("user", f"질문 {n}"),), answers) for n in range(count)]
     store.add_items(project, rows)
     return store.project(project.id)
@@ -131,7 +131,9 @@ def test_details_of_the_imported_data_go_along(lite):
     project = lite.create_project("p", task="pair", settings=PLAIN)
     details = {"sampling_seed": 7, "annotator": "somebody else", "judgements": "90, 91"}
     source = Provenance("d.jsonl", 5, "unknown", details)
-    lite.add_items(project, [NewItem((Message("user", "q"),), (Answer("a"), Answer("b")), provenance=source)])
+    lite.add_items(
+        project, [NewItem((Message("user", "q"),), (ItemAnswer("a"), ItemAnswer("b")), provenance=source)]
+    )
     judge(lite, lite.project(), "민지", lambda task: {"verdict": "a"})
     found = records(lite, lite.project()).records[0].provenance
     assert (found.file, found.line, found.origin) == ("d.jsonl", 5, "human")
@@ -215,7 +217,7 @@ def test_simulated_annotators_are_never_called_human(lite):
 def test_gold_items_stay_out_unless_asked(lite):
     settings = Settings(gold_share=0.9, overlap_share=0.0, repeat_share=0.0)
     project = lite.create_project("g", task="pair", settings=settings)
-    answers = (Answer("a"), Answer("b"))
+    answers = (ItemAnswer("a"), ItemAnswer("b"))
     gold = {"preference": 1, "both_bad": False}
     rows = [NewItem((Message("user", f"{n}"),), answers, gold=gold if n < 5 else None) for n in range(10)]
     lite.add_items(project, rows)
@@ -248,7 +250,7 @@ def test_thoughts_and_tools_of_a_prompt_come_back_from_the_database(store, tmp_p
         Message("tool", "1.2 m", name="tide", tool_call_id="c1"),
     )
     project = store.create_project("tools", task="pair", settings=PLAIN)
-    store.add_items(project, [NewItem(prompt, (Answer("High."), Answer("Low.")))])
+    store.add_items(project, [NewItem(prompt, (ItemAnswer("High."), ItemAnswer("Low.")))])
     judge(store, store.project(project.id), "김", prefers("High."))
     (record,) = records(store, store.project(project.id)).records
     clean = replace(prompt[0], tools=('{"type": "x", "name": "tide\ufffd"}',))
@@ -260,7 +262,7 @@ def test_thoughts_and_tools_of_a_prompt_come_back_from_the_database(store, tmp_p
 def test_an_edited_answer_trains_that_answer_alone(store):
     prompt = (Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Tea?"))
     project = store.create_project("edit", task="edit", settings=PLAIN)
-    store.add_items(project, [NewItem(prompt, (Answer("No."),))])
+    store.add_items(project, [NewItem(prompt, (ItemAnswer("No."),))])
     judge(store, store.project(project.id), "김", lambda task: {"text": "Please."})
     (record,) = records(store, store.project(project.id)).records
     assert isinstance(record, Demonstration)

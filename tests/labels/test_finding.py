@@ -11,7 +11,7 @@ from alignloop.labels.faults import Rejected
 from alignloop.labels.finding import STATES, find_items
 from alignloop.labels.judging import Desk
 from alignloop.labels.messages import Session, Submission
-from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Settings
 from alignloop.records import Message
 
 SETTINGS = Settings(overlap_share=1.0, gold_share=0.0, repeat_share=0.0)
@@ -23,7 +23,9 @@ def judged(store):
     project = store.create_project("p", task="pair", settings=SETTINGS)
     texts = ["하늘은 왜 파란가요?", "Why is the SKY blue?", "Straße und ẞ", "never seen", "withdrawn one"]
     rows = [
-        NewItem((Message("user", text),), (Answer(f"{text} left", "model-x"), Answer("right", "model-y")))
+        NewItem(
+            (Message("user", text),), (ItemAnswer(f"{text} left", "model-x"), ItemAnswer("right", "model-y"))
+        )
         for text in texts
     ]
     store.add_items(project, rows)

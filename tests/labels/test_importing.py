@@ -9,7 +9,7 @@ import pytest
 
 from alignloop.errors import DataError, UserError
 from alignloop.labels.importing import fit, read_items
-from alignloop.labels.project import Answer, NewItem
+from alignloop.labels.project import ItemAnswer, NewItem
 from alignloop.records import Message
 
 PROMPT = (Message("user", "질문"),)
@@ -61,7 +61,7 @@ def test_single_samples_are_gathered_by_prompt(tmp_path):
 def test_answers_with_their_own_models(tmp_path):
     row = {"prompt": "q", "answers": [{"text": "a", "model": "m1", "temperature": 0.5}, "b"]}
     (item,) = read_items(write(tmp_path / "d.jsonl", row), task="pair").items
-    assert item.answers == (Answer("a", "m1", {"temperature": 0.5}), Answer("b", ""))
+    assert item.answers == (ItemAnswer("a", "m1", {"temperature": 0.5}), ItemAnswer("b", ""))
 
 
 def test_preferences_are_shown_blind_or_kept_as_checks(tmp_path):
@@ -87,7 +87,7 @@ def test_rankings_labels_demonstrations_and_prompts(tmp_path):
 
 
 def test_four_answers_in_a_pair_project():
-    item = NewItem(PROMPT, tuple(Answer(text) for text in "abcd"))
+    item = NewItem(PROMPT, tuple(ItemAnswer(text) for text in "abcd"))
     assert [texts(i) for i in fit([item], task="pair", pairs="all").items] == [
         list(p) for p in ("ab", "ac", "ad", "bc", "bd", "cd")
     ]
@@ -97,7 +97,7 @@ def test_four_answers_in_a_pair_project():
 
 
 def test_more_than_five_answers_are_split_and_equal_ones_shown_once():
-    item = NewItem(PROMPT, tuple(Answer(text) for text in "abcdefa"))
+    item = NewItem(PROMPT, tuple(ItemAnswer(text) for text in "abcdefa"))
     found = fit([item], task="ranking")
     assert [texts(i) for i in found.items] == [list("abcde")]
     assert found.left_out["equal answer"] == 1
@@ -178,7 +178,7 @@ def test_a_system_text_is_part_of_the_prompt(tmp_path):
 )
 def test_every_form_of_single_answer(tmp_path, row):
     (item,) = read_items(write(tmp_path / "d.jsonl", row), task="edit").items
-    assert (item.prompt, item.answers) == ((Message("user", "q"),), (Answer("a", "m"),))
+    assert (item.prompt, item.answers) == ((Message("user", "q"),), (ItemAnswer("a", "m"),))
 
 
 def test_csv_json_and_gzip(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alignloop.labels.improvement import Made, answering_models, learned
+from alignloop.labels.improvement import TrainedModel, answering_models, learned
 from alignloop.labels.votes import Vote
 
 
@@ -33,7 +33,7 @@ def test_a_newer_model_against_the_older_one():
         vote(4, pair(1)),  # against nobody known
         vote(1, pair(-1), kind="repeat"),
     ]
-    made = [Made("dpo", "new", 3, "1–3", None, 0.0)]
+    made = [TrainedModel("dpo", "new", 3, "1–3", None, 0.0)]
     answering, (duel,) = answering_models("pair", votes, rows, made)
     assert (duel.newer, duel.older, duel.won.value, duel.won.n) == ("new", "old", 0.5, 3)
     assert [(a.name, a.num_votes, a.good.value) for a in answering] == [("old", 4, 0.75), ("new", 4, 1.0)]

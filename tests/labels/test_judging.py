@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from alignloop.labels import people
 from alignloop.labels.faults import Rejected, StoreUnavailable
 from alignloop.labels.judging import Desk
-from alignloop.labels.messages import Receipt, Session, Submission, Task
-from alignloop.labels.project import Answer, NewItem
+from alignloop.labels.messages import LabelTask, Receipt, Session, Submission
+from alignloop.labels.project import ItemAnswer, NewItem
 from alignloop.labels.schema import assignments, drafts, items, judgements
 from alignloop.labels.store import Store
 from alignloop.records import Message
@@ -24,7 +24,7 @@ def open_next(desk: Desk, session: Session) -> Receipt:
 
 
 def judge(
-    desk: Desk, session: Session, task: Task, verdict: str = "a", key: str | None = None, **more
+    desk: Desk, session: Session, task: LabelTask, verdict: str = "a", key: str | None = None, **more
 ) -> Receipt:
     sent = Submission(
         task.id, key or f"k-{task.id}-{task.expected}", task.expected, answer={"verdict": verdict}, **more
@@ -209,7 +209,7 @@ def test_items_added_by_another_program_are_noticed(store, make_project, sit_dow
     desk, session = sit_down(store, project)
     assert open_next(desk, session).task is None
     other = Store(store.engine.url.render_as_string(hide_password=False))
-    other.add_items(project, [NewItem((Message("user", "새 질문"),), (Answer("가"), Answer("나")))])
+    other.add_items(project, [NewItem((Message("user", "새 질문"),), (ItemAnswer("가"), ItemAnswer("나")))])
     other.close()
     assert open_next(desk, session).task.prompt == [{"role": "user", "content": "새 질문"}]
 
@@ -321,7 +321,7 @@ def test_gold_and_repeats_come_at_their_rates_and_repeats_are_swapped(lite, make
     golds = [
         NewItem(
             (Message("user", f"gold {n}"),),
-            (Answer("right"), Answer("wrong")),
+            (ItemAnswer("right"), ItemAnswer("wrong")),
             gold={"preference": 2, "both_bad": False},
         )
         for n in range(50)

@@ -12,7 +12,7 @@ from alignloop.labels.database import unavailable
 from alignloop.labels.faults import Rejected
 from alignloop.labels.judging import Desk
 from alignloop.labels.messages import Session, Submission
-from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Settings
 from alignloop.labels.schema import annotators, items
 from alignloop.labels.store import Store
 from alignloop.records import Message, Provenance
@@ -22,7 +22,7 @@ PROMPT = (Message("system", "짧게."), Message("user", "왜 하늘은 파란가
 
 
 def item(*texts: str, **more) -> NewItem:
-    return NewItem(PROMPT, tuple(Answer(text, model="m") for text in texts), **more)
+    return NewItem(PROMPT, tuple(ItemAnswer(text, model="m") for text in texts), **more)
 
 
 def test_a_project_comes_back_as_it_was_made(store):
@@ -91,7 +91,7 @@ def test_importing_twice_adds_nothing(store):
 def test_items_keep_text_model_and_provenance(store):
     project = store.create_project("p", task="pair")
     source = Provenance("샘플/rows.jsonl", 3, "unknown", {"seed": 1})
-    answers = (Answer("<b>가\x00</b>", "m1", {"temperature": 0.7}), Answer("나" * 1000, "m2"))
+    answers = (ItemAnswer("<b>가\x00</b>", "m1", {"temperature": 0.7}), ItemAnswer("나" * 1000, "m2"))
     store.add_items(project, [NewItem(PROMPT, answers, provenance=source, scores=[0.5, -1.0])])
     with store.reading() as connection:
         row = connection.execute(select(items)).one()
@@ -112,7 +112,7 @@ def test_items_that_cannot_be_judged_are_refused_by_row(store):
         item("a"),
         item("a", "b", "c"),
         item("a", " "),
-        NewItem((), (Answer("a"), Answer("b"))),
+        NewItem((), (ItemAnswer("a"), ItemAnswer("b"))),
         item("a", "\ud800"),
         item("a", "x" * 200_001),
     ]
@@ -309,7 +309,7 @@ def test_text_that_a_database_cannot_hold(store, make_project, bad):
 )
 def test_an_expected_judgement_that_nobody_can_give_is_refused(lite, task, gold):
     project = lite.create_project("p", task=task)
-    item = NewItem((Message("user", "q"),), (Answer("a"), Answer("b")), gold=gold)
+    item = NewItem((Message("user", "q"),), (ItemAnswer("a"), ItemAnswer("b")), gold=gold)
     added = lite.add_items(project, [item])
     assert added.added == 0
     assert len(added.refused) == 1

@@ -17,7 +17,7 @@ from alignloop.data.tokenize import Encoder
 from alignloop.model.load import LoadedModel
 from alignloop.model.tiny import tiny_model
 from alignloop.serve.app import create_app
-from alignloop.serve.served import Limits, Policy
+from alignloop.serve.served import Policy, RequestLimits
 from alignloop.web.server import listen
 
 CONTEXT = 1024
@@ -72,7 +72,7 @@ def start(policy: Policy) -> Iterator[Start]:
         def begin(
             *, api_key: str | None = None, policies: list[Policy] | None = None, **limits: float
         ) -> str:
-            app = create_app(policies or [policy], limits=Limits(**limits), api_key=api_key)  # pyright: ignore
+            app = create_app(policies or [policy], limits=RequestLimits(**limits), api_key=api_key)  # pyright: ignore
             return stack.enter_context(running(app))
 
         yield begin
@@ -81,7 +81,7 @@ def start(policy: Policy) -> Iterator[Start]:
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
     """One server for all tests that need no settings; its model is its own."""
-    limits = Limits(max_tokens=900, max_choices=8, body_bytes=65536, token_budget=8192)
+    limits = RequestLimits(max_tokens=900, max_choices=8, body_bytes=65536, token_budget=8192)
     with running(create_app([tiny_policy()], limits=limits)) as found:
         yield found
 

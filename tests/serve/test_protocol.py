@@ -16,9 +16,9 @@ from alignloop.data.columns import record_to_row
 from alignloop.records import Message, Preference
 from alignloop.serve import protocol
 from alignloop.serve.protocol import ApiError, ChatRequest, CompletionRequest, read_body
-from alignloop.serve.served import Limits, Policy, Served
-from alignloop.serve.votes import Comparison, checked, records
-from alignloop.serve.web.page import Judged, Turn, VoteRequest
+from alignloop.serve.served import Policy, RequestLimits, ServedModel
+from alignloop.serve.votes import PairVote, checked, records
+from alignloop.serve.web.page import Judged, PageTurn, VoteRequest
 from tests.serve.conftest import tiny_policy
 
 USER: dict[str, Any] = {"role": "user", "content": "Why does rain fall?"}
@@ -79,7 +79,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def tooled() -> Served:
+def tooled() -> ServedModel:
     """A policy whose template renders everything that a message can have."""
     policy = tiny_policy()
     policy.loaded.tokenizer.chat_template = TOOLS
@@ -87,7 +87,7 @@ def tooled() -> Served:
         policy.loaded.tokenizer, load_template("tokenizer", policy.loaded.tokenizer), 4096, "error"
     )
     made = Policy("tiny", policy.loaded, encoder, policy.context)
-    return Served(made, None, Limits())  # pyright: ignore[reportArgumentType]
+    return ServedModel(made, None, RequestLimits())  # pyright: ignore[reportArgumentType]
 
 
 def told(body: dict[str, Any], kind: type[Any] = ChatRequest) -> ApiError:
@@ -125,7 +125,7 @@ def test_a_field_without_a_choice_takes_only_what_asks_for_nothing(kind: type[An
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k, n in FIELDS if n in CHANGES])
-def test_a_field_changes_the_answer(kind: type[Any], name: str, address: str, tooled: Served) -> None:
+def test_a_field_changes_the_answer(kind: type[Any], name: str, address: str, tooled: ServedModel) -> None:
     first, second = ({**minimal(kind), "max_tokens": 8, "seed": 7, **change} for change in CHANGES[name])
     if kind is CompletionRequest:
         first, second = (
@@ -176,7 +176,7 @@ MESSAGE_NULLS = {
 }
 
 
-def test_every_field_of_a_message_reaches_the_template_or_is_refused(tooled: Served) -> None:
+def test_every_field_of_a_message_reaches_the_template_or_is_refused(tooled: ServedModel) -> None:
     assert set(protocol.ChatMessage.model_fields) == set(MESSAGE_CHANGES) | set(MESSAGE_NULLS)
 
     def prompt(message: dict[str, Any]) -> tuple[int, ...]:
@@ -314,9 +314,9 @@ def test_every_field_of_a_vote_is_kept() -> None:
     }
     assert set(VoteRequest.model_fields) == set(body)
     assert set(Judged.model_fields) == set(body["answers"][0])
-    assert set(Turn.model_fields) == set(body["prompt"][2])
+    assert set(PageTurn.model_fields) == set(body["prompt"][2])
     vote = read_body(json.dumps(body).encode(), VoteRequest).vote()
-    assert isinstance(vote, Comparison)
+    assert isinstance(vote, PairVote)
     (kept,) = records(checked(vote))
     assert isinstance(kept, Preference)
     row = json.dumps(record_to_row(kept))

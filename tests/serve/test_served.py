@@ -14,10 +14,10 @@ from alignloop.errors import ConfigError, ModelError
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message
-from alignloop.serve.choice import Choice
-from alignloop.serve.engine import Engine
+from alignloop.serve.choice import CompletionChoice
+from alignloop.serve.engine import EngineThread
 from alignloop.serve.protocol import ChatRequest
-from alignloop.serve.served import Limits, Served, open_policy
+from alignloop.serve.served import RequestLimits, ServedModel, open_policy
 from alignloop.stages.reward import HEAD_FILE
 
 
@@ -81,7 +81,7 @@ def test_what_the_template_puts_around_an_answer_is_taken_off(size: int) -> None
     pieces = [written[i : i + size] for i in range(0, len(written), size)]
 
     def shown(lead: str, *, trims: bool) -> str:
-        choice = Choice(replace(PLAIN, lead=lead, trims=trims))
+        choice = CompletionChoice(replace(PLAIN, lead=lead, trims=trims))
         found = [choice.take(p, final=i == len(pieces) - 1) for i, p in enumerate(pieces)]
         assert not any(thoughts for thoughts, _ in found)
         return "".join(text for _, text in found)
@@ -113,7 +113,7 @@ def test_thoughts_come_apart_from_the_answer(
     found: Findings | None, written: str, thoughts: str, text: str, size: int
 ) -> None:
     pieces = [written[i : i + size] for i in range(0, len(written), size)]
-    choice = Choice(found)
+    choice = CompletionChoice(found)
     told = [choice.take(p, final=i == len(pieces) - 1) for i, p in enumerate(pieces)]
     assert ("".join(t for t, _ in told), "".join(t for _, t in told)) == (thoughts, text)
     assert (choice.thinking, choice.text) == (thoughts, text)
@@ -128,7 +128,7 @@ def test_tools_and_their_answers_are_given_to_the_template(tmp_path: Path) -> No
     )
     (tmp_path / "tools.jinja").write_text(source, encoding="utf-8")
     policy = open_policy(trained(tmp_path / "m", str(tmp_path / "tools.jinja")))
-    served = Served(policy, Engine(policy.loaded.model, policy.loaded.tokenizer), Limits())
+    served = ServedModel(policy, EngineThread(policy.loaded.model, policy.loaded.tokenizer), RequestLimits())
     call = {"id": "c1", "type": "function", "function": {"name": "tide", "arguments": '{"at":"Busan"}'}}
     body = {
         "tools": [{"type": "function", "function": {"name": "tide"}}],

@@ -15,15 +15,15 @@ from alignloop.errors import DataError, EngineError, UserError
 from alignloop.labels import export as exporting
 from alignloop.labels.label_folder import opened
 from alignloop.records import Label, Message, Preference
-from alignloop.serve.votes import Comparison, Thumb, VoteFiles, VoteStore, open_votes
+from alignloop.serve.votes import PairVote, Thumb, VoteFiles, VoteStore, open_votes
 
 ASK = (Message("system", "짧게"), Message("user", "비는 왜 와요?"))
-PAIR = Comparison(ASK, ("구름이 무거워서요.", "몰라요."), ("dpo", "sft"), "a")
+PAIR = PairVote(ASK, ("구름이 무거워서요.", "몰라요."), ("dpo", "sft"), "a")
 GOOD = Thumb(ASK, "구름이 무거워서요.", "dpo", True)
 
 
-def verdict(which: str) -> Comparison:
-    return Comparison(PAIR.prompt, PAIR.answers, PAIR.models, which)  # pyright: ignore[reportArgumentType]
+def verdict(which: str) -> PairVote:
+    return PairVote(PAIR.prompt, PAIR.answers, PAIR.models, which)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_folder_gets_rows_of_each_kind(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_label_store_gets_judgements(tmp_path: Path) -> None:
         pass
     box = open_votes(tmp_path)
     assert isinstance(box, VoteStore)
-    other = Comparison(ASK, ("하나", "둘"), ("dpo", "sft"), "tie")
+    other = PairVote(ASK, ("하나", "둘"), ("dpo", "sft"), "tie")
     for vote in (PAIR, other, verdict("b"), GOOD):
         box.add(vote)
     with opened(tmp_path) as store:
@@ -78,8 +78,8 @@ NOTHING = {
     "ends with an answer": Thumb((*ASK, Message("assistant", "a")), "a", "m", True),
     "empty question": Thumb((Message("user", " "),), "a", "m", True),
     "empty answer": Thumb(ASK, " \n", "m", True),
-    "one empty answer": Comparison(ASK, ("a", ""), ("m", "n"), "a"),
-    "equal answers": Comparison(ASK, ("a", "a"), ("m", "n"), "a"),
+    "one empty answer": PairVote(ASK, ("a", ""), ("m", "n"), "a"),
+    "equal answers": PairVote(ASK, ("a", "a"), ("m", "n"), "a"),
 }
 
 

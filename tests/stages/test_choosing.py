@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from alignloop.cli.label import app
 from alignloop.errors import ModelError, UserError
 from alignloop.labels.label_folder import DATABASE
-from alignloop.labels.project import Answer, NewItem, Project
+from alignloop.labels.project import ItemAnswer, NewItem, Project
 from alignloop.labels.schema import items
 from alignloop.labels.store import Store
 from alignloop.records import Message
@@ -37,7 +37,7 @@ def reward_runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def fill(store: Store, count: int = 12) -> Project:
     project = store.create_project("p", task="pair")
     texts = [(f"질문 {k}", "word " * (k + 1), f"other {k}") for k in range(count)]
-    rows = [NewItem((Message("user", p),), (Answer(a), Answer(b))) for p, a, b in texts]
+    rows = [NewItem((Message("user", p),), (ItemAnswer(a), ItemAnswer(b))) for p, a, b in texts]
     store.add_items(project, rows)
     return store.project(project.id)
 

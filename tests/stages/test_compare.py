@@ -12,6 +12,7 @@ from alignloop.data.columns import write_records
 from alignloop.errors import AlignLoopError, ConfigError, DataError, EngineError, ModelError, UserError
 from alignloop.evaluation.gate import RequirementError
 from alignloop.judges.adviser import Reply
+from alignloop.judges.certify import CertificateMeasure
 from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.save import save_model
@@ -348,7 +349,7 @@ def test_a_judge_model_needs_its_certificate(place, tmp_path, monkeypatch):
             },
         )
     rubric = judging.load_rubric("default")
-    failed = judging.Measure("kappa", 0.1, 0.0, 0.2, 9, 0.2, passed=False)
+    failed = CertificateMeasure("kappa", 0.1, 0.0, 0.2, 9, 0.2, passed=False)
     identity = f"{adviser.identity}|{rubric.identity}|auto|False"
     judging.write_certificate([judging.Certificate("judge", identity, (failed,))], tmp_path)
     source = {"model": "judge", "certificate": str(tmp_path)}

@@ -21,6 +21,7 @@ from alignloop.config.shipped import find_recipe, load_recipe
 from alignloop.data.columns import read_records, write_records
 from alignloop.errors import ConfigError, DataError, EngineError, RunError, UserError
 from alignloop.judges.adviser import Ask, Reply
+from alignloop.judges.certify import CertificateMeasure
 from alignloop.pipeline import run_plan
 from alignloop.records import Message, Preference, Provenance
 from alignloop.report import write_report
@@ -304,7 +305,7 @@ def test_a_judge_as_reward_needs_a_certificate_of_its_own(tmp_path, monkeypatch)
         ("other", [], "is not of judge 'j'"),
         (f"{adviser.identity}|{rubric.identity}|auto|False", ["kappa"], "failed its certification in kappa"),
     ):
-        measure = judging.Measure("kappa", 0.1, 0.0, 0.2, 9, 0.2, not failed)
+        measure = CertificateMeasure("kappa", 0.1, 0.0, 0.2, 9, 0.2, not failed)
         judging.write_certificate([judging.Certificate("j", identity, (measure,))], tmp_path)
         with pytest.raises(ConfigError, match=message):
             judging.judge_component({"judge": "j", "certificate": str(tmp_path)})

@@ -21,7 +21,7 @@ from alignloop.labels.judging import Desk
 from alignloop.labels.label_folder import DATABASE
 from alignloop.labels.messages import Session, Submission
 from alignloop.labels.overview import overview
-from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Settings
 from alignloop.labels.schema import items
 from alignloop.labels.store import Store
 from alignloop.records import Message
@@ -75,7 +75,7 @@ def labels(request: pytest.FixtureRequest, tmp_path: Path) -> Labels:
     store = labels.store()
     project = store.create_project("p", task="pair", settings=PLAIN)
     rows = [
-        NewItem((Message("user", f"질문 {k}"),), (Answer(f"good {k}", "m"), Answer(f"bad {k}", "m")))
+        NewItem((Message("user", f"질문 {k}"),), (ItemAnswer(f"good {k}", "m"), ItemAnswer(f"bad {k}", "m")))
         for k in range(12)
     ]
     store.add_items(project, rows)

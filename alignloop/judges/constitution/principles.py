@@ -18,7 +18,7 @@ _FIELDS = ("critique", "revise", "prefer")
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
+class PrincipleTexts:
     """A principle in one language: asks for a critique, for a revision, and says what to prefer."""
 
     critique: str
@@ -31,7 +31,7 @@ class Principle:
     """A principle with its texts by language."""
 
     name: str
-    wordings: Mapping[str, Wording]
+    wordings: Mapping[str, PrincipleTexts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,8 @@ def load_constitution(name: str) -> Constitution:
     return Constitution(top["name"].text(), tuple(principles))
 
 
-def _wording(entries: Mapping) -> Wording:
-    return Wording(**{name: entries[name].text() for name in _FIELDS})
+def _wording(entries: Mapping) -> PrincipleTexts:
+    return PrincipleTexts(**{name: entries[name].text() for name in _FIELDS})
 
 
 def benign_prompts() -> list[str]:

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from alignloop.labels import people
 from alignloop.labels.faults import Rejected, StoreUnavailable
 from alignloop.labels.judging import Desk
-from alignloop.labels.messages import Receipt, Session, Task
+from alignloop.labels.messages import LabelTask, Receipt, Session
 from alignloop.labels.project import Annotator
 from alignloop.labels.store import Store
 from alignloop.labels.web.render import block_html, blocks, render
@@ -216,7 +216,7 @@ async def _shown(block: dict[str, str]) -> str:
     )
 
 
-async def task_json(task: Task) -> dict[str, object]:
+async def task_json(task: LabelTask) -> dict[str, object]:
     """A task for the page: raw and rendered texts, nothing that tells models, gold or repeats apart."""
     return {
         "id": task.id,

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from alignloop.records import Conversation, Message, written
 from alignloop.serve.protocol import Strict, fault
-from alignloop.serve.votes import Comparison, Thumb, Vote
+from alignloop.serve.votes import PairVote, Thumb, Vote
 from alignloop.web.pages import LANGUAGES, page_templates, page_texts, preferred_language
 
 PACKAGE = "alignloop.serve.web"
@@ -21,7 +21,7 @@ PACKAGE = "alignloop.serve.web"
 TEXTS = page_texts(PACKAGE)
 
 
-class Turn(Strict):
+class PageTurn(Strict):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
@@ -29,7 +29,7 @@ class Turn(Strict):
     reasoning_content: str = ""
 
     @model_validator(mode="after")
-    def _thinks_as_an_assistant(self) -> Turn:
+    def _thinks_as_an_assistant(self) -> PageTurn:
         if self.reasoning_content and self.role != "assistant":
             raise fault("reasoning_content", "only an assistant's message has reasoning_content")
         return self
@@ -51,7 +51,7 @@ class Judged(Strict):
 class VoteRequest(Strict):
     """Body of /api/vote: one answer with a thumb, or two with a verdict."""
 
-    prompt: list[Turn] = Field(min_length=1)
+    prompt: list[PageTurn] = Field(min_length=1)
     answers: list[Judged] = Field(min_length=1, max_length=2)
     verdict: Literal["a", "b", "tie", "both_bad", "good", "bad"]
 
@@ -69,7 +69,7 @@ class VoteRequest(Strict):
         if self.verdict == "good" or self.verdict == "bad":
             return Thumb(prompt, self.answers[0].whole, self.answers[0].model, self.verdict == "good")
         one, two = self.answers
-        return Comparison(prompt, (one.whole, two.whole), (one.model, two.model), self.verdict)
+        return PairVote(prompt, (one.whole, two.whole), (one.model, two.model), self.verdict)
 
 
 class Page:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from alignloop.labels.project import Answer, NewItem, Project, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Project, Settings
 from alignloop.labels.schema import judgements
 from alignloop.labels.store import Store
 from alignloop.records import Message
@@ -23,7 +23,7 @@ def project_of(
         f"Answer number {k} says *the same* in {k + 3} words" + " more" * k for k in range(num_answers)
     ]
     rows = [
-        NewItem((Message("user", f"질문 {n}"),), tuple(Answer(text) for text in answers))
+        NewItem((Message("user", f"질문 {n}"),), tuple(ItemAnswer(text) for text in answers))
         for n in range(count)
     ]
     store.add_items(made, rows)

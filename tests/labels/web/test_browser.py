@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select
 
 from alignloop.labels import people
-from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Settings
 from alignloop.labels.schema import assignments, drafts
 from alignloop.records import Message
 from tests.labels.web.browsing import PLAIN, READY, press, project_of, rows, seen
@@ -274,7 +274,9 @@ def test_scripts_in_answers_do_nothing(server, visit):
         '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>[x](javascript:window.hacked=1)'
     )
     project = server.store.create_project("x", task="pair", settings=Settings(**PLAIN))
-    server.store.add_items(project, [NewItem((Message("user", hostile),), (Answer(hostile), Answer("b")))])
+    server.store.add_items(
+        project, [NewItem((Message("user", hostile),), (ItemAnswer(hostile), ItemAnswer("b")))]
+    )
     page = visit(project)
     for key in ("r", "r", "d"):
         page.keyboard.press(key)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from alignloop.labels import people
-from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Settings
 from alignloop.records import Message
 from tests.labels.web.browsing import PLAIN, READY, press, project_of, rows, seen
 
@@ -25,7 +25,7 @@ def wide_items(count: int, num_answers: int) -> list[NewItem]:
         NewItem(
             (Message("user", f"{n} " + "https://example.org/" + "a" * 200),),
             tuple(
-                Answer(f"{k} {code}{table}{'띄어쓰기없는긴글' * 20}", f"model-{k}")
+                ItemAnswer(f"{k} {code}{table}{'띄어쓰기없는긴글' * 20}", f"model-{k}")
                 for k in range(num_answers)
             ),
         )
@@ -143,7 +143,7 @@ def test_new_tasks_appear_while_the_page_waits(server, visit):
     page.keyboard.press("1")
     page.keyboard.press("Enter")
     page.wait_for_selector(".finished")
-    more = NewItem((Message("user", "새 질문"),), (Answer("하나"), Answer("둘")))
+    more = NewItem((Message("user", "새 질문"),), (ItemAnswer("하나"), ItemAnswer("둘")))
     server.store.add_items(project, [more])
     page.clock.fast_forward(31_000)
     page.wait_for_selector("#answers article")
@@ -153,7 +153,7 @@ def test_new_tasks_appear_while_the_page_waits(server, visit):
 def test_hostile_texts_do_nothing_on_the_owners_pages(server, visit):
     hostile = '"><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
     project = server.store.create_project(hostile, task="pair", settings=Settings(**PLAIN))
-    texts = (Answer(hostile, hostile), Answer("b", hostile))
+    texts = (ItemAnswer(hostile, hostile), ItemAnswer("b", hostile))
     server.store.add_items(project, [NewItem((Message("user", hostile),), texts)])
     page = visit(project, hostile)
     press(page, "1", "f", "n")

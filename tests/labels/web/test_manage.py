@@ -166,11 +166,13 @@ def test_from_nothing_to_the_first_judgement_in_the_browser(server, visit, tmp_p
 
 @pytest.mark.browser
 def test_formulas_are_drawn_for_the_owner_too(server, visit):
-    from alignloop.labels.project import Answer, NewItem
+    from alignloop.labels.project import ItemAnswer, NewItem
     from alignloop.records import Message
 
     project = project_of(server.store, count=0)
-    server.store.add_items(project, [NewItem((Message("user", r"\(x^2\)"),), (Answer("a"), Answer("$$y$$")))])
+    server.store.add_items(
+        project, [NewItem((Message("user", r"\(x^2\)"),), (ItemAnswer("a"), ItemAnswer("$$y$$")))]
+    )
     owner = visit(None, "o", role="owner")
     owner.goto(f"{server.url}/owner/{project.id}/items/1")
     owner.wait_for_selector(".katex-display")

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pytest
 
-from alignloop.labels.project import Answer, NewItem, Settings
+from alignloop.labels.project import ItemAnswer, NewItem, Settings
 from alignloop.labels.web.maths import MAX_FORMULA
 from alignloop.labels.web.render import MAX_RENDERED, render
 from alignloop.records import Message
@@ -96,7 +96,7 @@ def project_with(store, *answers: str, prompt: str = "q", guidelines: str = ""):
     project = store.create_project(
         "m", task="ranking", settings=Settings(**PLAIN), guidelines_text=guidelines
     )
-    rows = [NewItem((Message("user", prompt),), tuple(Answer(text) for text in answers))]
+    rows = [NewItem((Message("user", prompt),), tuple(ItemAnswer(text) for text in answers))]
     store.add_items(project, rows)
     return store.project(project.id)
 
@@ -137,7 +137,7 @@ def test_katex_is_loaded_only_where_there_is_a_formula(server, visit):
     page.reload()
     page.wait_for_function(READY)
     assert not [url for url in asked if "katex" in url]
-    more = NewItem((Message("user", r"\(x\)"),), (Answer("a"), Answer("b")))
+    more = NewItem((Message("user", r"\(x\)"),), (ItemAnswer("a"), ItemAnswer("b")))
     server.store.add_items(project, [more])
     press(page, "1", "2", "Enter")
     page.wait_for_selector("#prompt .katex")

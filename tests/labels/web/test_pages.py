@@ -14,7 +14,7 @@ from sqlalchemy import event, select
 
 from alignloop.labels import database, people
 from alignloop.labels.judging import LOCK_ATTEMPTS
-from alignloop.labels.project import Answer, NewItem
+from alignloop.labels.project import ItemAnswer, NewItem
 from alignloop.labels.schema import judgements
 from alignloop.labels.store import Store
 from alignloop.labels.web.site import TEXTS
@@ -322,7 +322,8 @@ def test_people_see_what_became_of_their_judgements(served, make_project):
     project = make_project(served.store, count=0)
     rows = [
         NewItem(
-            (Message("user", f"q{k}"),), (Answer(f"old {k}", "runs/start"), Answer(f"new {k}", "runs/r1"))
+            (Message("user", f"q{k}"),),
+            (ItemAnswer(f"old {k}", "runs/start"), ItemAnswer(f"new {k}", "runs/r1")),
         )
         for k in range(5)
     ]
@@ -355,7 +356,7 @@ def test_tools_and_thoughts_are_on_both_pages(served):
         Message("assistant", "", "Hm.", (ToolCall("tide", '{"at": "Busan"}'),)),
         Message("tool", "1.2 m"),
     )
-    served.store.add_items(project, [NewItem(prompt, (Answer("High."), Answer("Low.")))])
+    served.store.add_items(project, [NewItem(prompt, (ItemAnswer("High."), ItemAnswer("Low.")))])
     project = served.store.project(project.id)
     task = served.sign_in(project, "a").call("next").json()["task"]
     assert [turn["role"] for turn in task["prompt"]] == ["tools", "user", "thinking", "call", "tool"]

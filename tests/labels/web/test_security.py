@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from alignloop.labels import people
-from alignloop.labels.project import Answer, NewItem
+from alignloop.labels.project import ItemAnswer, NewItem
 from alignloop.labels.schema import judgements, metadata
 from alignloop.labels.web import annotate
 from alignloop.labels.web import owner as owner_routes
@@ -197,7 +197,7 @@ def test_annotators_see_neither_models_nor_checks_nor_votes(served, make_project
         [
             NewItem(
                 (Message("user", f"g{n}"),),
-                (Answer("x", "secret-model"), Answer("y", "secret-model")),
+                (ItemAnswer("x", "secret-model"), ItemAnswer("y", "secret-model")),
                 gold=gold,
             )
             for n in range(9)
@@ -357,7 +357,7 @@ def test_texts_of_strangers_are_escaped_everywhere(served):
     hostile = '"><script>alert(1)</script>'
     project = served.store.create_project(hostile, task="pair", guidelines_text=hostile)
     served.store.add_items(
-        project, [NewItem((Message("user", hostile),), (Answer(hostile, hostile), Answer("b")))]
+        project, [NewItem((Message("user", hostile),), (ItemAnswer(hostile, hostile), ItemAnswer("b")))]
     )
     person, owner = served.sign_in(project, hostile), served.sign_in(None, "o", role="owner")
     task = person.call("next").json()["task"]

@@ -15,11 +15,11 @@ from starlette.types import Receive, Scope, Send
 
 from alignloop.errors import AlignLoopError, UserError
 from alignloop.model.scheduler import Event, Request
-from alignloop.serve.answer import Answer, Chunk
+from alignloop.serve.answer import Chunk, CompletionAnswer
 from alignloop.serve.engine import Busy
 from alignloop.serve.metrics import Metrics
 from alignloop.serve.protocol import ApiError
-from alignloop.serve.served import Served
+from alignloop.serve.served import ServedModel
 from alignloop.web.shell import CLIENT_GONE
 
 Item = tuple[int, Event | AlignLoopError | None]
@@ -41,9 +41,9 @@ class Exchange:
         metrics: counts the times.
     """
 
-    served: Served
+    served: ServedModel
     requests: Sequence[Request]
-    answer: Answer
+    answer: CompletionAnswer
     metrics: Metrics
 
     @asynccontextmanager

@@ -18,9 +18,8 @@ from torch import nn
 
 from alignloop.data.chat import load_saved, load_template
 from alignloop.errors import AlignLoopError, UserError
-from alignloop.judges.adviser import Account, Ask, Reply
+from alignloop.judges.adviser import Account, Ask, Cached, Reply
 from alignloop.judges.certify import Certificate, CertificateMeasure
-from alignloop.judges.reply_cache import Cached
 from alignloop.model.adapter_load import base_name
 from alignloop.model.generate import Unfinished
 from alignloop.model.tiny import tiny_model

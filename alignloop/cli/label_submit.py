@@ -36,7 +36,7 @@ def submit(
     from alignloop.errors import UserError
     from alignloop.labels import submit as submitting
     from alignloop.labels.label_folder import opened
-    from alignloop.labels.remote_submit import RemoteDesk
+    from alignloop.labels.submit import RemoteDesk
 
     task, judgements = submitting.read_judgements(file, columns=mapping(column))
     if "://" in to:

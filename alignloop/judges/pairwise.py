@@ -2,7 +2,7 @@
 
 P(first better) of an order is the label's probability plus half that of a tie; the verdict's is the mean of
 both orders (RLAIF, arXiv 2309.00267, sections 2.1 and 3.3), and ½ where they do not agree, if the mean is
-not asked for there too.
+not asked for there too. Several judges on the same pairs have a joint verdict and an agreement.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, Protocol
+from itertools import combinations
+from typing import Any, Literal, Protocol
 
 from alignloop.errors import EngineError
+from alignloop.evaluation.agreement import Agreement, cohen_kappa, gwet_ac1, krippendorff_alpha
 from alignloop.judges.adviser import Adviser, Ask, Reply
 from alignloop.judges.rubric import Rubric
 from alignloop.records import Conversation, Message
@@ -300,3 +302,56 @@ def grade(
 def coin(*texts: str) -> bool:
     """A fair coin that depends on the texts alone: which answer of a tie is written first, and the like."""
     return hashlib.sha256("\x00".join(texts).encode("utf-8", "surrogatepass")).digest()[0] % 2 == 0
+
+
+SIDES = (-1, 0, 1)
+
+
+def joint(verdicts: Sequence[PairVerdict]) -> PairVerdict:
+    """The mean of the judges that gave a verdict; a fault if none did."""
+    given = [verdict for verdict in verdicts if not verdict.fault]
+    if not given:
+        return verdicts[0]
+    if len(given) == 1:
+        return given[0]
+    orders = (
+        sum(v.orders[0] for v in given) / len(given),
+        sum(v.orders[1] for v in given) / len(given),
+    )
+    return replace(given[0], probability=sum(v.probability for v in given) / len(given), orders=orders)
+
+
+def agreement(verdicts: Mapping[str, Sequence[PairVerdict]]) -> list[dict[str, Any]]:
+    """Agreement of all judges together and of every two, over pairs that are won, tied or lost.
+
+    Args:
+        verdicts: by judge, in the same order of pairs.
+
+    Returns:
+        Rows of a table: judges, measure, value, low, high, pairs; none for a single judge.
+    """
+    if len(verdicts) < 2:
+        return []
+    table = [[None if v.fault else v.side for v in row] for row in zip(*verdicts.values(), strict=True)]
+    names = list(verdicts)
+    found: list[tuple[str, str, Agreement]] = [
+        ("all", "Krippendorff α", krippendorff_alpha(table, measurement="ordinal")),
+        ("all", "Gwet AC1", gwet_ac1(table, categories=SIDES)),
+    ]
+    for i, j in combinations(range(len(names)), 2):
+        both = [(row[i], row[j]) for row in table if row[i] is not None and row[j] is not None]
+        if both:
+            kappa = cohen_kappa([x for x, _ in both], [y for _, y in both])
+            found.append((f"{names[i]} · {names[j]}", "Cohen κ", kappa))
+    return [
+        {
+            "judges": who,
+            "measure": what,
+            "value": value.value,
+            "low": value.low,
+            "high": value.high,
+            "pairs": value.num_items,
+        }
+        for who, what, value in found
+        if not math.isnan(value.value)
+    ]

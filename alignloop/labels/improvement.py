@@ -9,11 +9,10 @@ from statistics import fmean
 
 from sqlalchemy import Connection, Row, func, select
 
-from alignloop.labels.numbers import ranges
 from alignloop.labels.quality import Share, share
 from alignloop.labels.schema import models
 from alignloop.labels.tasks import comparisons
-from alignloop.labels.votes import Vote
+from alignloop.labels.votes import Vote, ranges
 
 
 @dataclass(frozen=True, slots=True)

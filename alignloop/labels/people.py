@@ -1,4 +1,8 @@
-"""Annotators and owners: invitations, their end, the reader's language."""
+"""Annotators and owners: invitations, their end, the reader's language, one link for every project.
+
+A person has a row of annotators in each project, so that a judgement's annotator and project belong
+together. Rows of one person carry the id of the first of them, whose link opens all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,11 @@ import hashlib
 import secrets
 import time
 
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import Connection, Row, Select, insert, or_, select, update
 
-from alignloop.labels import members
 from alignloop.labels.faults import Rejected
 from alignloop.labels.project import Annotator, Project, clean
-from alignloop.labels.schema import annotators, assignments
+from alignloop.labels.schema import annotators, assignments, projects
 from alignloop.labels.store import Store, log, touch
 
 
@@ -33,7 +36,7 @@ def invite(
 
     Without a language the page follows the browser's. Somebody whose access was ended comes back under
     the same name, with the judgements of before. With `everywhere` the link opens every project of the
-    store, those made later included (see members.spread).
+    store, those made later included (see `spread`).
 
     Raises:
         Rejected: 409 when the name is taken in this project, 422 when it is empty or too long.
@@ -47,7 +50,7 @@ def invite(
     with store.writing() as connection:
         same = (annotators.c.project_id.is_not_distinct_from(project_id), annotators.c.name == name)
         known = connection.execute(select(annotators).where(*same)).one_or_none()
-        if members.taken(connection, project_id, name):
+        if name_taken(connection, project_id, name):
             raise Rejected(f"there is already an annotator named '{name}'", status=409, reason="taken")
         access = {"role": role, "token_hash": hash_token(token), "language": language, "person": None}
         if known is None:
@@ -59,7 +62,7 @@ def invite(
             again = update(annotators).where(annotators.c.id == home_id)
             connection.execute(again.values(removed=None, epoch=known.epoch + 1, **access))
         if everywhere:
-            members.spread(connection, home_id)
+            spread(connection, home_id)
         details = {"name": name, "role": role, "everywhere": everywhere}
         log(connection, "annotator invited", actor="owner", project_id=project_id, **details)
     found = by_token(store, token)
@@ -89,13 +92,13 @@ def link_for(store: Store, name: str, *, project: Project | None = None, languag
             return new_link(store, known[0].id, actor=actor)
         return invite(store, project, name, language=language)[1]
     with store.reading() as connection:
-        person = members.person_named(connection, name)
+        person = person_named(connection, name)
     if person is not None:
         return new_link(store, person.id, actor=actor)
     alone = [a for a in list_annotators(store) if (a.name, a.role, a.removed) == (name, "annotator", None)]
     if alone:
         with store.writing() as connection:
-            members.spread(connection, alone[0].id)
+            spread(connection, alone[0].id)
             log(connection, "invited to every project", actor=actor, name=name)
         return new_link(store, alone[0].id, actor=actor)
     if not store.projects():
@@ -126,7 +129,7 @@ def by_token(store: Store, token: str) -> Annotator | None:
 
 def _read(store: Store, query: Select) -> list[Annotator]:
     with store.reading() as connection:
-        return [members.annotator_of(row) for row in connection.execute(query)]
+        return [annotator_of(row) for row in connection.execute(query)]
 
 
 def new_link(store: Store, annotator_id: int, *, actor: str = "owner") -> str:
@@ -138,7 +141,7 @@ def new_link(store: Store, annotator_id: int, *, actor: str = "owner") -> str:
     token = secrets.token_urlsafe(32)
     with store.writing() as connection:
         row = connection.execute(select(annotators).where(annotators.c.id == annotator_id)).one()
-        ids = members.group(connection, row)
+        ids = ids_of_person(connection, row)
         raised = update(annotators).where(annotators.c.id.in_(ids)).values(epoch=annotators.c.epoch + 1)
         connection.execute(raised)
         home = annotators.c.id == (row.person or row.id)
@@ -154,7 +157,7 @@ def remove(store: Store, annotator_id: int, *, actor: str = "owner") -> None:
         row = connection.execute(query).one_or_none()
         if row is None:
             raise Rejected("there is no such annotator", status=404, reason="annotator")
-        ids = members.group(connection, row)
+        ids = ids_of_person(connection, row)
         who = annotators.c.id.in_(ids)
         connection.execute(
             update(annotators).where(who).values(removed=time.time(), epoch=annotators.c.epoch + 1)
@@ -174,5 +177,92 @@ def set_language(store: Store, annotator_id: int, language: str) -> None:
     """Remember in which language somebody reads the page."""
     with store.writing() as connection:
         row = connection.execute(select(annotators).where(annotators.c.id == annotator_id)).one()
-        ids = members.group(connection, row)
+        ids = ids_of_person(connection, row)
         connection.execute(update(annotators).where(annotators.c.id.in_(ids)).values(language=language))
+
+
+def ids_of_person(connection: Connection, row: Row) -> list[int]:
+    """Ids of all rows of a person, the row's own among them."""
+    if row.person is None:
+        return [row.id]
+    return list(connection.scalars(select(annotators.c.id).where(annotators.c.person == row.person)))
+
+
+def person_named(connection: Connection, name: str) -> Row | None:
+    """First row of the person of this name with a link to every project; None if there is none."""
+    query = select(annotators).where(
+        annotators.c.name == name,
+        annotators.c.person == annotators.c.id,
+        annotators.c.removed.is_(None),
+    )
+    return connection.execute(query).one_or_none()
+
+
+def spread(connection: Connection, home_id: int) -> None:
+    """Make an annotator a person of every project there is.
+
+    Somebody of the same name with a link to one project alone becomes the same person: that link ends,
+    the judgements stay.
+
+    Raises:
+        Rejected: 409 when a project has a simulated annotator of that name.
+    """
+    connection.execute(update(annotators).where(annotators.c.id == home_id).values(person=home_id))
+    home = connection.execute(select(annotators).where(annotators.c.id == home_id)).one()
+    for project_id in connection.scalars(select(projects.c.id).order_by(projects.c.id)).all():
+        if project_id != home.project_id:
+            _join(connection, home, project_id)
+
+
+def _join(connection: Connection, home: Row, project_id: int) -> None:
+    same = (annotators.c.project_id == project_id, annotators.c.name == home.name)
+    known = connection.execute(select(annotators).where(*same)).one_or_none()
+    # Nobody ever knows this token: the way in is the first row's link.
+    access = {"token_hash": secrets.token_hex(32), "language": home.language, "person": home.id}
+    if known is None:
+        values = {"project_id": project_id, "name": home.name, "role": home.role, "created": time.time()}
+        connection.execute(insert(annotators).values({**values, **access}))
+    elif known.role != home.role:
+        raise Rejected(f"there is a {known.role} annotator named '{home.name}'", status=409, reason="taken")
+    elif known.person != home.id or known.removed is not None:
+        again = update(annotators).where(annotators.c.id == known.id)
+        connection.execute(again.values(removed=None, epoch=known.epoch + 1, **access))
+
+
+def memberships(store: Store, annotator: Annotator) -> list[tuple[Annotator, Project]]:
+    """A person's rows and their projects, those made since the invitation included; oldest project first.
+
+    Somebody invited to one project has that one.
+    """
+    found = store.projects()
+    if annotator.person is None:
+        return [(annotator, project) for project in found if project.id == annotator.project_id]
+    rows = _rows(store, annotator.person)
+    if len(rows) < len(found):
+        with store.writing() as connection:
+            spread(connection, annotator.person)
+        rows = _rows(store, annotator.person)
+    return [(rows[project.id], project) for project in found if project.id in rows]
+
+
+def _rows(store: Store, person: int) -> dict[int, Annotator]:
+    query = select(annotators).where(annotators.c.person == person, annotators.c.removed.is_(None))
+    with store.reading() as connection:
+        return {row.project_id: annotator_of(row) for row in connection.execute(query)}
+
+
+def name_taken(connection: Connection, project_id: int | None, name: str) -> bool:
+    """Whether somebody with access bears this name in the project, or in every project."""
+    here = annotators.c.project_id.is_not_distinct_from(project_id)
+    everywhere = annotators.c.person.is_not(None) if project_id is not None else here
+    query = select(annotators.c.id).where(
+        annotators.c.name == name, annotators.c.removed.is_(None), or_(here, everywhere)
+    )
+    return connection.execute(query).first() is not None
+
+
+def annotator_of(row: Row) -> Annotator:
+    """A row of the annotators table as plain data."""
+    return Annotator(
+        row.id, row.project_id, row.name, row.role, row.epoch, row.language, row.removed, row.person
+    )

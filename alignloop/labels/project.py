@@ -107,7 +107,7 @@ class Project:
 class Annotator:
     """A person (or a simulation) who judges; `role` is annotator, owner or simulated.
 
-    `person` is the id of the first row of somebody who works in every project, else None (see members.py).
+    `person` is the id of the first row of somebody who works in every project, else None (see people.py).
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""The judgements that count now, as plain data for statistics and export."""
+"""The judgements that count now, as plain data for statistics and export; their numbers as text."""
 
 from __future__ import annotations
 
@@ -76,3 +76,14 @@ def _vote(row: Row) -> Vote:
         note=row.note,
         guideline_version=row.guideline_version,
     )
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Rising whole numbers as text: 1–40, 43."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("–".join(str(end) for end in part) for part in parts)

@@ -13,7 +13,7 @@ from alignloop.errors import AlignLoopError, UserError
 from alignloop.model.generate import stream
 from alignloop.model.sampling import SamplingParams
 from alignloop.records import Conversation, Demonstration, Message, Provenance, as_context
-from alignloop.serve.choice import CompletionChoice
+from alignloop.serve.answer import CompletionChoice
 from alignloop.serve.served import Policy
 from alignloop.serve.votes import ANNOTATOR, PairVote, Thumb, Verdict, Vote, VoteBox, append_row
 

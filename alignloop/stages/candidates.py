@@ -12,9 +12,8 @@ from alignloop.data.forms import ALIASES, fields_of
 from alignloop.data.sources import Row, read_rows
 from alignloop.errors import ConfigError, DataError, EngineError, ModelError
 from alignloop.evaluation.choices import Question
-from alignloop.judges.adviser import Adviser, Ask
+from alignloop.judges.adviser import Adviser, Ask, Cached
 from alignloop.judges.endpoint import EndpointAdviser, EndpointSettings, read_key
-from alignloop.judges.reply_cache import Cached
 from alignloop.model.sampling import SamplingParams
 from alignloop.records import Conversation, Demonstration, Document, Prompt
 from alignloop.stages.answers import ANSWERS_FILE, read_answers

@@ -16,8 +16,16 @@ from alignloop.errors import DataError
 from alignloop.judges.adviser import Adviser
 from alignloop.judges.certify import Certificate, Thresholds, certify, refuse_unless_passed
 from alignloop.judges.constitution.principles import load_constitution
-from alignloop.judges.pairwise import AnswerPair, JudgeSettings, PairVerdict, check_faults, coin, judge_pairs
-from alignloop.judges.panel import agreement, joint
+from alignloop.judges.pairwise import (
+    AnswerPair,
+    JudgeSettings,
+    PairVerdict,
+    agreement,
+    check_faults,
+    coin,
+    joint,
+    judge_pairs,
+)
 from alignloop.judges.rubric import Rubric, load_rubric
 from alignloop.records import Preference, Prompt, Provenance, message_rows
 from alignloop.rl.scores import unique_names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,12 +18,11 @@ from alignloop.config.stages import StageConfig
 from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError, EngineError, RunError
 from alignloop.evaluation.comparisons import PairJudge
-from alignloop.judges.adviser import Account, Adviser
+from alignloop.judges.adviser import Account, Adviser, Cached
 from alignloop.judges.certify import Certificate, CertificateMeasure
 from alignloop.judges.endpoint import EndpointAdviser, EndpointSettings, read_key
 from alignloop.judges.local_model import LocalAdviser
 from alignloop.judges.pairwise import grade, judge_pairs
-from alignloop.judges.reply_cache import Cached
 from alignloop.judges.rubric import Rubric, load_rubric
 from alignloop.machine import cache_dir
 from alignloop.model.load import TINY, LoadedModel, load_model
@@ -223,8 +221,3 @@ def grader(adviser: Adviser, rubric: Rubric) -> Callable[[Sequence[Sample]], lis
         return np.where(missing, float(np.nanmean(grades)), grades).tolist()
 
     return score
-
-
-def finite(value: float | None) -> float | None:
-    """The number, None where it is not finite."""
-    return value if value is not None and math.isfinite(value) else None

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from alignloop.labels.numbers import ranges
+from alignloop.labels.votes import ranges
 from alignloop.records import Preference, Record
 
 

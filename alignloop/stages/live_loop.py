@@ -35,10 +35,10 @@ from alignloop.labels.export import Filters, records
 from alignloop.labels.faults import StoreUnavailable
 from alignloop.labels.importing import read_items
 from alignloop.labels.label_folder import opened
-from alignloop.labels.numbers import ranges
 from alignloop.labels.project import NewItem
 from alignloop.labels.select import choose, text_features
 from alignloop.labels.store import Store
+from alignloop.labels.votes import ranges
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.records import Prompt
 from alignloop.runs import RUN_FILE, Run, find_inputs, write_atomically

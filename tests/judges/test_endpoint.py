@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from alignloop.errors import ConfigError, EngineError, UserError
-from alignloop.judges.adviser import Ask
+from alignloop.judges.adviser import Ask, Cached
 from alignloop.judges.endpoint import (
     EndpointAdviser,
     EndpointSettings,
@@ -26,7 +26,6 @@ from alignloop.judges.endpoint import (
     retry_after,
 )
 from alignloop.judges.pairwise import AnswerPair, JudgeSettings, judge_pairs
-from alignloop.judges.reply_cache import Cached
 from alignloop.judges.rubric import load_rubric
 from alignloop.records import Message
 from alignloop.serve.app import create_app

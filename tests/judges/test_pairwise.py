@@ -10,12 +10,13 @@ from alignloop.judges.pairwise import (
     AnswerPair,
     JudgeSettings,
     PairVerdict,
+    agreement,
     check_faults,
     grade,
+    joint,
     judge_pairs,
     judge_pairs_by,
 )
-from alignloop.judges.panel import agreement, joint
 from alignloop.judges.rubric import load_rubric
 from alignloop.records import Message
 from tests.judges.scripted import PROMPT, Scripted, by_taste, shown

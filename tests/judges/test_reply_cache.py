@@ -6,8 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from alignloop.errors import EngineError
-from alignloop.judges.adviser import Ask, Reply
-from alignloop.judges.reply_cache import Cached, ask_key
+from alignloop.judges.adviser import Ask, Cached, Reply, ask_key
 from alignloop.records import Message
 from alignloop.runs.hashing import digest
 from tests.judges.scripted import Scripted

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from alignloop.errors import UserError
+from alignloop.labels import label_folder
 from alignloop.labels import label_folder as folders
-from alignloop.labels import serving_lock
 from alignloop.labels.label_folder import DATABASE, IDENTITY, opened, served_alone
 from alignloop.labels.store import Store
 from alignloop.labels.web.server import owner_token
@@ -101,7 +101,7 @@ def test_a_claim_cut_short_is_made_again(url, tmp_path, monkeypatch):
 
 
 def test_one_server_for_a_database(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(serving_lock, "LOCK_S", 0.2)
+    monkeypatch.setattr(label_folder, "LOCK_S", 0.2)
     one, copy = tmp_path / "one", tmp_path / "copy"
     with opened(one, url) as store, served_alone(store, one):
         with pytest.raises(UserError, match="is being served already"), served_alone(store, one):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignloop.labels import members, people
+from alignloop.labels import people
 from alignloop.labels.faults import Rejected
 from alignloop.labels.judging import Desk
 from alignloop.labels.messages import Session, Submission
@@ -18,11 +18,11 @@ def projects(store: Store, make_project) -> list:
 def test_one_link_opens_every_project_and_those_made_later(store, make_project):
     first, second = projects(store, make_project)
     annotator, token = people.invite(store, second, "민지", everywhere=True)
-    works = members.memberships(store, annotator)
+    works = people.memberships(store, annotator)
     assert [project.id for _, project in works] == [first.id, second.id]
     assert len({member.id for member, _ in works}) == 2
     third = make_project(store, name="later", count=1)
-    works = members.memberships(store, people.by_token(store, token))
+    works = people.memberships(store, people.by_token(store, token))
     assert [project.id for _, project in works] == [first.id, second.id, third.id]
     desk = Desk(store)
     for member, _ in works:
@@ -36,17 +36,17 @@ def test_one_link_opens_every_project_and_those_made_later(store, make_project):
 def test_a_link_to_one_project_opens_no_other(store, make_project):
     first, _ = projects(store, make_project)
     annotator, _ = people.invite(store, first, "민지")
-    assert [project.id for _, project in members.memberships(store, annotator)] == [first.id]
+    assert [project.id for _, project in people.memberships(store, annotator)] == [first.id]
     assert len(people.list_annotators(store)) == 1
 
 
 def test_a_new_link_ends_the_sessions_in_every_project(store, make_project):
     projects(store, make_project)
     token = people.link_for(store, "민지")
-    before = members.memberships(store, people.by_token(store, token))
+    before = people.memberships(store, people.by_token(store, token))
     again = people.link_for(store, "민지")
     assert people.by_token(store, token) is None
-    after = members.memberships(store, people.by_token(store, again))
+    after = people.memberships(store, people.by_token(store, again))
     assert [member.id for member, _ in after] == [member.id for member, _ in before]
     assert all(new.epoch > old.epoch for (new, _), (old, _) in zip(after, before, strict=True))
 
@@ -54,7 +54,7 @@ def test_a_new_link_ends_the_sessions_in_every_project(store, make_project):
 def test_the_end_of_access_holds_in_every_project(store, make_project):
     first, second = projects(store, make_project)
     annotator, token = people.invite(store, first, "민지", everywhere=True)
-    (_, there) = members.memberships(store, annotator)
+    (_, there) = people.memberships(store, annotator)
     people.remove(store, there[0].id)
     assert people.by_token(store, token) is None
     assert all(a.removed for project in (first, second) for a in people.list_annotators(store, project))
@@ -68,7 +68,7 @@ def test_names_stay_one_person(store, make_project):
     alone, old = people.invite(store, second, "민지")
     token = people.link_for(store, "민지")  # from now on in every project
     assert people.by_token(store, old) is None
-    works = members.memberships(store, people.by_token(store, token))
+    works = people.memberships(store, people.by_token(store, token))
     assert alone.id in [member.id for member, _ in works]
     for project in (first, second, make_project(store, name="later", count=1)):
         with pytest.raises(Rejected, match="already an annotator"):

@@ -14,9 +14,8 @@ from alignloop.errors import DataError, EngineError, UserError
 from alignloop.labels import export, importing, people
 from alignloop.labels.faults import Rejected
 from alignloop.labels.project import Settings
-from alignloop.labels.remote_submit import RemoteDesk
 from alignloop.labels.schema import assignments
-from alignloop.labels.submit import LocalDesk, Sent, annotator_named, read_judgements, submit
+from alignloop.labels.submit import LocalDesk, RemoteDesk, Sent, annotator_named, read_judgements, submit
 
 PAIRS = [
     {"prompt": "질문 0", "response_a": "a0", "response_b": "b0", "preference": "B"},

@@ -14,7 +14,7 @@ from alignloop.errors import ConfigError, ModelError
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message
-from alignloop.serve.choice import CompletionChoice
+from alignloop.serve.answer import CompletionChoice
 from alignloop.serve.engine import EngineThread
 from alignloop.serve.protocol import ChatRequest
 from alignloop.serve.served import RequestLimits, ServedModel, open_policy

@@ -157,7 +157,7 @@ def test_a_stopped_stage_asks_only_what_is_missing(tmp_path, answers, monkeypatc
             raise EngineError("down")
         return good.answer(ask)
 
-    from alignloop.judges.reply_cache import Cached
+    from alignloop.judges.adviser import Cached
 
     use(monkeypatch, Cached(Scripted(dies, "brief"), tmp_path / "replies"))
     keys = {"override": ALL, "certify_pairs": 4}

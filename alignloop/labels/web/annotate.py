@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from alignloop.foreign import loads
-from alignloop.labels import members, people
+from alignloop.labels import people
 from alignloop.labels.faults import Rejected
 from alignloop.labels.improvement import Learned, learned
 from alignloop.labels.judgements import MAX_NOTE
@@ -76,7 +76,7 @@ async def label_page(
     project = await run_in_threadpool(store.project, project_id)
     guidelines = await run_in_threadpool(store.guidelines, project)
     progress = await run_in_threadpool(_learned, store, project)
-    works = await run_in_threadpool(members.memberships, store, asker.annotator)
+    works = await run_in_threadpool(people.memberships, store, asker.annotator)
     texts = TEXTS[language_of(request, asker)]
     config = {
         "task": project.task,
@@ -155,7 +155,7 @@ async def logout(request: Request, asker: Asker) -> Response:
 async def change_project(request: Request, asker: Asker) -> Response:
     """Go on with another project of the same invitation."""
     site, wanted = site_of(request), taken(request.state.form, "project").get("project", "")
-    works = await run_in_threadpool(members.memberships, site.store, asker.annotator)
+    works = await run_in_threadpool(people.memberships, site.store, asker.annotator)
     found = next((member for member, project in works if str(project.id) == wanted), None)
     if found is None:
         raise Rejected("there is no such project of yours", status=404, reason="project")

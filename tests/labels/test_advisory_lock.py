@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from alignloop.errors import UserError
-from alignloop.labels import serving_lock
-from alignloop.labels.serving_lock import SERVING_LOCK, advisory_lock
+from alignloop.labels import label_folder
+from alignloop.labels.label_folder import SERVING_LOCK, advisory_lock
 from alignloop.labels.store import Store
 from bench.postgres import fresh_database
 
@@ -53,7 +53,7 @@ def test_a_lock_whose_connection_is_killed_is_taken_again(postgres):
 
 
 def test_a_server_whose_lock_another_has_taken_ends(postgres, monkeypatch):
-    monkeypatch.setattr(serving_lock, "LOCK_S", 0.1)
+    monkeypatch.setattr(label_folder, "LOCK_S", 0.1)
     store, other = Store(url := fresh_database(postgres)), Store(url)
     fallen = []
     with other.engine.connect() as rival:

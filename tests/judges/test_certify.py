@@ -32,7 +32,7 @@ PAIRS = [
     )
     for k in range(80)
 ]
-HUMAN = [Preference(p.prompt, *sorted((p.a, p.b), key=value, reverse=True)) for p in PAIRS]
+HUMAN = [Preference(p.prompt, *sorted((p.first, p.second), key=value, reverse=True)) for p in PAIRS]
 
 
 def test_a_perfect_judge_passes_in_everything() -> None:

@@ -30,7 +30,7 @@ from alignloop.runs import (
     Input,
     Parent,
     Run,
-    code_sha256,
+    code_of,
     delete_run,
     differences,
     find_inputs,
@@ -136,7 +136,8 @@ def _run_stage(
     for key, one in decisions.items():
         say(f"{where}: {key} {one.value:g}: {one.reason}")
     wanted = origin(stage.stage, stage.keys, inputs, parents)
-    if on_first_rank(lambda: _reused(plan, stage, where, resume, overwrite, say, work, wanted)):
+    code = code_of(stage.spec.runner, stage.keys, stage.config, stage.objective)
+    if on_first_rank(lambda: _reused(plan, stage, where, resume, overwrite, say, work, code, wanted)):
         return _outcome(stage, Run.open(folder), "reused")
     with (
         Run.create(
@@ -148,6 +149,7 @@ def _run_stage(
             inputs=inputs,
             name=stage.name,
             may_change=may_change(type(stage.config)),
+            code=code,
         ) as run,
         writing(folder, only=FULL),
     ):
@@ -238,11 +240,12 @@ def _reused(
     overwrite: bool,
     say: Say,
     work: str,
+    code: str,
     wanted: Mapping[str, Any],
 ) -> bool:
     """Whether the stage is finished and used again; if not, what is in its place may be moved aside."""
     folder = Path(stage.config.output_dir)
-    result = fingerprint(work, code_sha256())
+    result = fingerprint(work, code)
     earlier = Run.open(folder) if (folder / RUN_FILE).is_file() else None
     unchanged = earlier is not None and earlier.status == "finished" and earlier.fingerprint == result
     if unchanged and isinstance(resume, Path):

@@ -83,6 +83,7 @@ class Run:
         inputs: Mapping[str, Input] | None = None,
         name: str = "",
         may_change: Mapping[str, Rule] | None = None,
+        code: str = "",
     ) -> Run:
         """Start a run in a folder, or take up the unfinished one of the same work that is there.
 
@@ -95,6 +96,7 @@ class Run:
             inputs: files and folders that are read, by key.
             name: name in a pipeline; the folder's name if empty.
             may_change: keys of `config` that an unfinished run goes on with at another value, by rule.
+            code: see `new_record`.
 
         Returns:
             The run, locked for writing until it is closed. On another rank than the first, which writes,
@@ -106,7 +108,7 @@ class Run:
         """
         path = Path(output_dir)
         if process_rank() > 0:
-            run = cls(path, new_record(path, stage, config, seed, name))
+            run = cls(path, new_record(path, stage, config, seed, name, code))
             run._follows = True
             if (path / RUN_FILE).is_file():  # a run that goes on keeps its day on every rank
                 run._record["created"] = read_record(path)["created"]
@@ -120,9 +122,9 @@ class Run:
             earlier = read_record(path) if (path / RUN_FILE).exists() else None
             earlier = unfinished(path, earlier, own, work, may_change or {})
             reset_peak_memory()
-            run = cls(path, new_record(path, stage, config, seed, name), lock)
+            run = cls(path, new_record(path, stage, config, seed, name, code), lock)
             run.origin, run.may_change = own, dict(may_change or {})
-            run._record |= sources(links, inputs, work)
+            run._record |= sources(links, inputs, work, run._record["code"])
             if earlier is not None:
                 run._take_up(earlier)
             run._write()

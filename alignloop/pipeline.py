@@ -23,6 +23,7 @@ from alignloop.config import Plan, StagePlan, may_change, path_values
 from alignloop.config.defaults import Decision, open_keys
 from alignloop.errors import AlignLoopError, RunError, UserError
 from alignloop.foreign import dump_yaml
+from alignloop.io import FULL, write_whole, writing
 from alignloop.machine import release_memory
 from alignloop.progress import busy
 from alignloop.runs import (
@@ -36,13 +37,11 @@ from alignloop.runs import (
     find_inputs,
     fingerprint,
     work_sha256,
-    write_atomically,
 )
 from alignloop.runs.continuation import origin
-from alignloop.runs.files import GIVEN, copy_given, saved_place
 from alignloop.runs.from_checkpoint import make_newest
 from alignloop.runs.hashing import content_sha256
-from alignloop.storage import FULL, writing
+from alignloop.runs.record import GIVEN, copy_given, saved_place
 from alignloop.training.distributed import is_first_rank, on_first_rank, start, wait_for_all
 
 PIPELINE_FILE = "pipeline.json"
@@ -387,4 +386,4 @@ def _write_pipeline(plan: Plan) -> None:
         "stages": [{"name": s.name, "stage": s.stage, "path": s.name} for s in plan.stages],
     }
     text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
-    write_atomically(plan.output_dir / PIPELINE_FILE, text)
+    write_whole(plan.output_dir / PIPELINE_FILE, text)

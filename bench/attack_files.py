@@ -221,8 +221,8 @@ def links(quick: bool) -> list[Found]:
     from alignloop.data.sources import read_rows
     from alignloop.errors import DiskError, UserError
     from alignloop.feedback.web.secrets import session_secret
+    from alignloop.io import append_line
     from alignloop.report.folder import read_run
-    from alignloop.runs.files import append_line
 
     rows = []
     with tempfile.TemporaryDirectory() as name:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from alignloop.data.files import write_whole
 from alignloop.data.instructions import instruction_prompts
 from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, tokenize, with_mismatched
@@ -26,6 +25,7 @@ from alignloop.feedback.simulated import (
     simulate_rankings,
     simulate_ratings,
 )
+from alignloop.io import write_whole
 from alignloop.machine import release_memory
 from alignloop.model.generate import generate
 from alignloop.model.load import LoadedModel, load_model

@@ -18,9 +18,9 @@ from alignloop.data import lines
 from alignloop.data.sources import read_rows
 from alignloop.errors import ConfigError, DataError, DiskError, RunError
 from alignloop.feedback.judge.texts import read_texts
+from alignloop.foreign import read_mapping, read_state
+from alignloop.io import append_line, read_lines
 from alignloop.report.folder import read_pipeline, read_run
-from alignloop.runs.files import append_line, read_lines
-from alignloop.storage import read_mapping, read_state
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW = {"prompt": "a", "completion": "b"}

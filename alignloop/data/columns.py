@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.data import builders, forms, hints, sources
-from alignloop.data.files import write_whole
 from alignloop.data.source_records import Reading, SourceRecords, no_usable_row, read_source
 from alignloop.errors import DataError
+from alignloop.io import write_whole
 from alignloop.records import (
     KINDS,
     Demonstration,

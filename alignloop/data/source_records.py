@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
+from alignloop.content import sha256_of
 from alignloop.data import builders, forms, hints, message_trees, messages, published, sources
-from alignloop.data.files import sha256_of
 from alignloop.errors import DataError
 from alignloop.records import Record
 

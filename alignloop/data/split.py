@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from alignloop.content import number_of
 from alignloop.data.columns import record_to_row
 from alignloop.data.normal import prompt_key
 from alignloop.errors import DataError
@@ -63,8 +63,7 @@ def split(
 
 def _place(key: str, seed: int) -> float:
     """A number in [0, 1), evenly distributed over keys."""
-    digest = hashlib.sha256(f"{seed}\x1d{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return number_of(f"{seed}\x1d{key}") / 2**64
 
 
 def _content(record: Record) -> str:

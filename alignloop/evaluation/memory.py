@@ -12,9 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from alignloop.runs.files import read_lines
+from alignloop.io import read_lines, writing
 from alignloop.runs.hashing import digest
-from alignloop.storage import writing
 
 
 class JsonMemory:

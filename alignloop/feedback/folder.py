@@ -23,7 +23,7 @@ from alignloop.feedback.schema import meta
 from alignloop.feedback.serving_lock import advisory_lock
 from alignloop.feedback.store import Store, log
 from alignloop.foreign import loads
-from alignloop.runs.files import write_atomically
+from alignloop.io import write_whole
 
 DATABASE = "labels.sqlite"
 IDENTITY = "database.id"
@@ -125,7 +125,7 @@ def _claim(store: Store, folder: Path, adopt: bool) -> None:
                 f"this database holds the labels of {owner}; use that folder, or another database for "
                 f"{folder} (if that folder is lost: `alignloop label adopt {folder} --database …`)"
             )
-        write_atomically(path, f"{store.identity} {mine['token']}\n")
+        write_whole(path, f"{store.identity} {mine['token']}\n")
 
 
 def _read_claim(connection: Connection) -> dict[str, str] | None:

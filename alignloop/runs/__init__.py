@@ -1,7 +1,6 @@
 """Run folders: the only interface between stages."""
 
 from alignloop.runs.code import code_of
-from alignloop.runs.files import write_atomically
 from alignloop.runs.folder import Run, Status
 from alignloop.runs.hashing import (
     RUN_FILE,
@@ -36,5 +35,4 @@ __all__ = [
     "set_tags",
     "tags",
     "work_sha256",
-    "write_atomically",
 ]

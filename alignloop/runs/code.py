@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import gc
-import hashlib
 import importlib.util
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import alignloop
+from alignloop.content import sha256_of, text_sha256
 from alignloop.objectives.registry import names as objective_names
 
 ROOT = Path(alignloop.__file__).parent
@@ -70,7 +70,7 @@ def code_sha256(*modules: str, root: Path = ROOT) -> str:
             if module not in found and module not in package.not_followed:
                 found[module] = package.hash_of(module)
                 pending += package.imports_of(module)
-    return _sha256("\n".join(f"{module} {digest}" for module, digest in sorted(found.items())))
+    return text_sha256("\n".join(f"{module} {digest}" for module, digest in sorted(found.items())))
 
 
 @cache
@@ -186,8 +186,8 @@ class _Package:
         if module not in self._hashes:
             meaning, file = self._meaning(module), self.files.get(module)
             read = _data_beside(file) if file is not None and meaning.looks_beside else ()
-            data = [f"\n{f.name} {hashlib.sha256(f.read_bytes()).hexdigest()}" for f in read]
-            self._hashes[module] = _sha256("".join([meaning.text, *data]))
+            data = [f"\n{f.name} {sha256_of(f)}" for f in read]
+            self._hashes[module] = text_sha256("".join([meaning.text, *data]))
         return self._hashes[module]
 
     def imports_of(self, module: str) -> list[str]:
@@ -264,7 +264,3 @@ def _without_collector() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

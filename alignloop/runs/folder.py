@@ -18,24 +18,15 @@ from typing import IO, Any
 
 from alignloop.data.template_choice import day_of_run
 from alignloop.errors import AlignLoopError, DiskError, RunError
-from alignloop.foreign import dump_yaml, loads
+from alignloop.foreign import dump_yaml, loads, read_mapping
+from alignloop.io import FULL, append_line, cut_lines, plain, read_lines, sweep, sync, write_whole, writing
 from alignloop.machine import memory_gb, process_rank, reset_peak_memory
 from alignloop.runs.continuation import Rule, origin
 from alignloop.runs.environment import is_alive
-from alignloop.runs.files import (
-    append_line,
-    cut_lines,
-    plain,
-    read_lines,
-    seconds_logged,
-    sync,
-    write_atomically,
-)
 from alignloop.runs.hashing import Input, Parent, digest, work_sha256
 from alignloop.runs.ownership import new_record, now, sources, take_lock, unfinished
-from alignloop.runs.record import RUN_FILE, Status, read_record
+from alignloop.runs.record import RUN_FILE, Status, read_record, seconds_logged
 from alignloop.runs.trackers import Tracker, open_tracker
-from alignloop.storage import FULL, read_mapping, sweep, writing
 
 
 class Run:
@@ -129,7 +120,7 @@ class Run:
                 run._take_up(earlier)
             run._write()
             recipe = dump_yaml(own["keys"])
-            write_atomically(path / "recipe.yaml", recipe)
+            write_whole(path / "recipe.yaml", recipe)
         except AlignLoopError:
             lock.close()
             raise
@@ -396,4 +387,4 @@ class Run:
         if self._follows:
             return
         text = json.dumps(plain(self._record), ensure_ascii=False, indent=2, allow_nan=False)
-        write_atomically(self._owned() / RUN_FILE, text + "\n")
+        write_whole(self._owned() / RUN_FILE, text + "\n")

@@ -6,7 +6,6 @@ A path counts by what it holds, not by where it lies, so that a folder of runs c
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -15,8 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from alignloop.content import sha256_of, text_sha256
 from alignloop.errors import RunError
-from alignloop.runs.files import plain
+from alignloop.io import plain
 from alignloop.runs.record import RUN_FILE, read_record
 
 KEYS_WITHOUT_EFFECT = ("output_dir", "report_to")
@@ -44,7 +44,7 @@ class Parent:
 def digest(value: Any) -> str:
     """SHA-256 of a value's canonical JSON."""
     text = json.dumps(plain(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return text_sha256(text)
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
@@ -181,5 +181,4 @@ def content_sha256(path: Path) -> str:
 @cache
 def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
     """Size and time are there to ask the cache for the present content only."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(Path(path))

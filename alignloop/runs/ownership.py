@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignloop.errors import RunError
+from alignloop.foreign import read_mapping
 from alignloop.runs.code import code_sha256, code_version
 from alignloop.runs.continuation import Rule, changes, origin
 from alignloop.runs.environment import environment, process_start
-from alignloop.runs.files import GIVEN
 from alignloop.runs.hashing import Input, Parent, config_sha256, enclosing_run, fingerprint
-from alignloop.runs.record import SCHEMA, read_record
-from alignloop.storage import read_mapping
+from alignloop.runs.record import GIVEN, SCHEMA, read_record
 
 
 class FolderTaken(RunError):

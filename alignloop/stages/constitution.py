@@ -8,13 +8,13 @@ from typing import Any
 
 from alignloop.config.ai import ConstitutionConfig
 from alignloop.data.columns import write_records
-from alignloop.data.files import write_whole
 from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import mean_interval, rate_interval
 from alignloop.feedback.constitution.chain import Chain, ChainSettings, run_chains
 from alignloop.feedback.constitution.manners import has_boilerplate, is_refusal, shares_sentence
 from alignloop.feedback.constitution.principles import benign_prompts, load_constitution
 from alignloop.feedback.judge.adviser import Adviser
+from alignloop.io import write_whole
 from alignloop.records import Demonstration, Message, Prompt, Provenance, as_context, message_rows
 from alignloop.runs import Run
 from alignloop.stages import common

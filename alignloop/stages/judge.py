@@ -11,7 +11,6 @@ import numpy as np
 
 from alignloop.config.ai import JudgeConfig
 from alignloop.data.columns import read_records, write_records
-from alignloop.data.files import write_whole
 from alignloop.errors import DataError
 from alignloop.feedback.constitution.principles import load_constitution
 from alignloop.feedback.judge.adviser import Adviser
@@ -19,6 +18,7 @@ from alignloop.feedback.judge.certify import Certificate, Thresholds, certify, r
 from alignloop.feedback.judge.compare import Manner, Pair, Verdict, check_faults, coin, judge_pairs
 from alignloop.feedback.judge.panel import agreement, joint
 from alignloop.feedback.judge.rubric import Rubric, load_rubric
+from alignloop.io import write_whole
 from alignloop.records import Preference, Prompt, Provenance, message_rows
 from alignloop.rl.scores import unique_names
 from alignloop.runs import Run

@@ -27,13 +27,13 @@ from alignloop.feedback.judge.compare import Manner, Pair, ask_as_shown, first_b
 from alignloop.feedback.judge.endpoint import EndpointAdviser, EndpointSettings, read_key
 from alignloop.feedback.judge.local import LocalAdviser
 from alignloop.feedback.judge.rubric import Rubric, load_rubric
+from alignloop.foreign import read_state
+from alignloop.io import write_whole
 from alignloop.machine import cache_dir
 from alignloop.model.load import TINY, LoadedModel, load_model
 from alignloop.model.save import fingerprint
 from alignloop.rl.rewards import Component, Sample
-from alignloop.runs import write_atomically
 from alignloop.stages import common
-from alignloop.storage import read_state
 
 CERTIFICATE_FILE = "certificate.json"
 MAX_UNGRADED = 0.2
@@ -122,7 +122,7 @@ def write_certificate(certificates: Sequence[Certificate], folder: Path) -> None
     """Keep the certificates of a run's judges."""
     content = {"schema": 1, "certificates": [asdict(c) | {"failed": c.failed} for c in certificates]}
     text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
-    write_atomically(folder / CERTIFICATE_FILE, text + "\n")
+    write_whole(folder / CERTIFICATE_FILE, text + "\n")
 
 
 def read_certificates(path: str | Path) -> list[Certificate]:

@@ -39,14 +39,15 @@ from alignloop.feedback.numbers import ranges
 from alignloop.feedback.project import NewItem
 from alignloop.feedback.select import choose, text_features
 from alignloop.feedback.store import Store
+from alignloop.foreign import read_state
+from alignloop.io import write_whole
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.records import Prompt
-from alignloop.runs import RUN_FILE, Run, find_inputs, write_atomically
+from alignloop.runs import RUN_FILE, Run, find_inputs
 from alignloop.stages import common
 from alignloop.stages.preference import preference
 from alignloop.stages.reward import RewardModel, reward
 from alignloop.stages.sample import read_prompts, sample
-from alignloop.storage import read_state
 from alignloop.training.distributed import world
 
 LOCKED_ATTEMPTS = 60
@@ -378,7 +379,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def _read_round(folder: Path) -> dict[str, Any]:

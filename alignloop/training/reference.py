@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from alignloop.data.packing import Batch, Group
+from alignloop.io import new_file, writing
 from alignloop.model.adapters import adapters_off
 from alignloop.model.infer import run_groups
 from alignloop.model.packed import Forward, PackedModel
-from alignloop.storage import new_file, writing
 from alignloop.training.loop import Reference
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from alignloop.data import lines, packing
 from alignloop.data.chat import load_template
-from alignloop.data.files import write_whole
 from alignloop.data.messages import history
 from alignloop.data.plain_text import marks_of
 from alignloop.data.show import _shielded
@@ -17,6 +16,7 @@ from alignloop.data.source_files import _is_mmlu
 from alignloop.data.sources import _expand_name, score_range
 from alignloop.errors import DataError
 from alignloop.foreign import TooLarge
+from alignloop.io import write_whole
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Label, Message
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from alignloop.data.files import write_whole
 from alignloop.feedback.judge.adviser import Account, Adviser, Ask, OnReply, Reply
 from alignloop.foreign import loads, read_text
+from alignloop.io import write_whole
 from alignloop.progress import Progress
 from alignloop.records import plain_rows
 from alignloop.runs.hashing import digest

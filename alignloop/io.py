@@ -134,7 +134,7 @@ def new_file(target: Path, *, mode: int = 0o644) -> Iterator[Path]:
     Readers see the old content or the new one. What an exception or a kill leaves is as `new_folder` has it.
 
     Args:
-        target: replaced if it exists; its folder is there.
+        target: replaced if it exists; its folder is made if it is not there.
         mode: who can read and write the file.
 
     Yields:
@@ -144,6 +144,7 @@ def new_file(target: Path, *, mode: int = 0o644) -> Iterator[Path]:
         DiskError: disk full or not writable; `target` is untouched.
     """
     with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         made = target.with_name(f".{target.name}-{secrets.token_hex(6)}.tmp")
         try:
             yield made
@@ -211,7 +212,7 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
-def write_whole(path: Path, content: str | Iterable[str], *, make_folder: bool = True) -> None:
+def write_whole(path: Path, content: str | Iterable[str]) -> None:
     """Write text as UTF-8 (compressed if the name ends with .gz): beside the file, synced, renamed.
 
     The bytes depend on the content only. Readers see the old or the new file, never a part.
@@ -219,14 +220,10 @@ def write_whole(path: Path, content: str | Iterable[str], *, make_folder: bool =
     Args:
         path: the file.
         content: its new text, or pieces of it such as lines with their ends.
-        make_folder: whether a missing folder is made; otherwise that is an error.
 
     Raises:
         DiskError: disk full or not writable; the old file is untouched.
     """
-    if make_folder:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
     pieces = (piece.encode("utf-8") for piece in ([content] if isinstance(content, str) else content))
     with new_file(path) as made, made.open("wb") as raw:
         if path.name.endswith(".gz"):

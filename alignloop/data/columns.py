@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.data import builders, forms, hints, sources
-from alignloop.data.source_records import Reading, SourceRecords, no_usable_row, read_source
+from alignloop.data.source_records import ReadOptions, SourceRecords, no_usable_row, read_source
 from alignloop.errors import DataError
 from alignloop.io import write_whole
 from alignloop.records import (
@@ -122,7 +122,7 @@ def read_records(
     mapping = forms.check_columns(columns)
     every = Dataset([], [], kinds[0] if len(kinds) == 1 else "")
     for source in sources.expand(spec):
-        reading = Reading((every.kind,) if every.kind else kinds, mapping, origin, guess=not kinds)
+        reading = ReadOptions((every.kind,) if every.kind else kinds, mapping, origin, guess=not kinds)
         part = read_source(source, reading)
         if strict and part.faults:
             raise part.faults[0]

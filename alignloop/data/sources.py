@@ -31,7 +31,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from alignloop.data.source_files import ACCEPTED, SUFFIXES, OnFault, Row, read_file
+from alignloop.data.source_files import ACCEPTED, SUFFIXES, OnFault, SourceRow, read_file
 from alignloop.errors import DataError
 
 _KEYS = ("path", "weight", "rows", "split", "name", "data_dir", "revision", "score_range")
@@ -77,7 +77,7 @@ class Source:
     left_out: tuple[str, ...] = ()
 
 
-def read_rows(spec: Spec, *, on_fault: OnFault | None = None) -> Iterator[Row]:
+def read_rows(spec: Spec, *, on_fault: OnFault | None = None) -> Iterator[SourceRow]:
     """All rows of a data set, in order, repeated by weight.
 
     Args:
@@ -279,7 +279,7 @@ def _split_of(file: Path) -> str:
     return next((_SPLITS[word] for word in (*words, file.parent.name.lower()) if word in _SPLITS), "train")
 
 
-def read_source(source: Source, *, on_fault: OnFault | None = None) -> Iterator[Row]:
+def read_source(source: Source, *, on_fault: OnFault | None = None) -> Iterator[SourceRow]:
     """The rows of one source in order, its weight not applied.
 
     Raises:
@@ -294,7 +294,7 @@ def _raise(fault: DataError) -> None:
     raise fault
 
 
-def _hub(source: Source) -> Iterator[Row]:
+def _hub(source: Source) -> Iterator[SourceRow]:
     """A hub data set; the only place here that may use the network, and only for owner/name."""
     try:
         import httpx
@@ -309,7 +309,7 @@ def _hub(source: Source) -> Iterator[Row]:
         more = {key: value for key in ("name", "data_dir", "revision") if (value := getattr(source, key))}
         rows = load_dataset(source.path, split=source.split, streaming=source.rows is not None, **more)
         for number, values in enumerate(rows, 1):
-            yield Row(dict(values), source.path, number)
+            yield SourceRow(dict(values), source.path, number)
     except (
         OSError,
         ValueError,

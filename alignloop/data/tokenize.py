@@ -11,12 +11,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from alignloop.data.chat import ChatTemplate
-from alignloop.data.dialogue import Dialogue, bare, encode_turns, render_turns, shifted
 from alignloop.data.overlength import Policy, fit
 from alignloop.data.packing import Completion, Group
 from alignloop.data.plain_text import Marks, Shielded, marks_of
 from alignloop.data.tool_use import check, left_out
-from alignloop.data.trained_turns import Made, TrainOn, demonstration_groups
+from alignloop.data.trained_turns import (
+    Dialogue,
+    RowGroups,
+    TrainOn,
+    bare,
+    demonstration_groups,
+    encode_turns,
+    render_turns,
+    shifted,
+)
 from alignloop.errors import DataError
 from alignloop.records import (
     Demonstration,
@@ -198,7 +206,9 @@ class Encoder:
         return _made(self, record, index, "last", train_on_prompt).groups[0]
 
 
-def _made(encoder: Encoder, record: Record, index: int, train_on: TrainOn, train_on_prompt: bool) -> Made:
+def _made(
+    encoder: Encoder, record: Record, index: int, train_on: TrainOn, train_on_prompt: bool
+) -> RowGroups:
     """The groups of a record.
 
     Raises:
@@ -222,7 +232,7 @@ def _made(encoder: Encoder, record: Record, index: int, train_on: TrainOn, train
         ) from None
 
 
-def _compared(encoder: Encoder, record: Record, index: int) -> Made:
+def _compared(encoder: Encoder, record: Record, index: int) -> RowGroups:
     """The one group of answers that are compared or judged: each of them the last turn."""
     texts, values = _completions(record)
     assert not isinstance(record, Document)
@@ -240,7 +250,9 @@ def _compared(encoder: Encoder, record: Record, index: int) -> Made:
     cut = fitted.prompt_truncated or any(fitted.truncated)
     counted = tuple(_counted(np.asarray(ids, dtype=np.int32)) for ids in fitted.completions)
     key = prompt.tobytes() if fitted.prompt_truncated else b""
-    return Made([Group(np.asarray(fitted.prompt_ids, dtype=np.int32), counted, index, values, key)], 0, cut)
+    return RowGroups(
+        [Group(np.asarray(fitted.prompt_ids, dtype=np.int32), counted, index, values, key)], 0, cut
+    )
 
 
 def tokenize(

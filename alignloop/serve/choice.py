@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alignloop.data.template_probe import Findings
+from alignloop.data.template_probe import TemplateTraits
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Choice:
         finish: how the completion ended, None while it grows.
     """
 
-    found: Findings | None
+    found: TemplateTraits | None
     text: str = ""
     thinking: str = ""
     tokens: list[Token] = field(default_factory=list)

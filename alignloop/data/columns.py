@@ -168,6 +168,14 @@ def record_to_row(record: Record) -> dict[str, object]:
     return {"prompt": message_rows(record.prompt), **_body(record), "provenance": provenance}
 
 
+def content_of(record: Record, *, provenance: bool = True) -> str:
+    """A record's row as canonical JSON, by which equal records are told; without its provenance if wanted."""
+    row = record_to_row(record)
+    if not provenance:
+        del row["provenance"]
+    return json.dumps(row, ensure_ascii=False, sort_keys=True)
+
+
 def _fits_columns(record: Demonstration) -> bool:
     """Whether `prompt` and `completion` say all of a demonstration: text, and trained at its end only."""
     plain = not record.thinking and not record.tool_calls

@@ -108,7 +108,7 @@ def _list_in_text(text: str) -> object:
     import ast
 
     try:
-        return read.structured(text, "choices", list)
+        return read.listed(text, "choices")
     except DataError:
         try:
             return ast.literal_eval(text)

@@ -11,22 +11,17 @@ true pair in a thousand is missed.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from alignloop.data.columns import record_to_row
-from alignloop.data.normal import completion_texts, normalise, prompt_key, prompt_text, words
+from alignloop.data.columns import content_of
+from alignloop.data.normal import completion_texts, fault_of, normalise, prompt_key, prompt_text, words
 from alignloop.errors import DataError
 from alignloop.records import Document, Label, Preference, Record
 
 Filtered = tuple[list[Record], list[DataError]]
-
-
-def _fault(record: Record, reason: str, message: str) -> DataError:
-    return DataError(message, file=record.provenance.file, line=record.provenance.line, reason=reason)
 
 
 def _place(record: Record) -> str:
@@ -52,21 +47,16 @@ def exact_duplicates(records: Sequence[Record]) -> Filtered:
     seen: dict[str, Record] = {}
 
     def check(record: Record) -> DataError | None:
-        content = _content(record, "provenance")
+        content = content_of(record, provenance=False)
         first = seen.get(content)
         if first is None:
             seen[content] = record
             return None
         if first == record and record.provenance.line:
             return None
-        return _fault(record, "duplicate", f"the same as {_place(first)}")
+        return fault_of(record, "duplicate", f"the same as {_place(first)}")
 
     return _keep(records, check)
-
-
-def _content(record: Record, *without: str) -> str:
-    row = {name: value for name, value in record_to_row(record).items() if name not in without}
-    return json.dumps(row, ensure_ascii=False, sort_keys=True)
 
 
 def near_duplicates(records: Sequence[Record], threshold: float = 0.8) -> Filtered:
@@ -83,7 +73,7 @@ def near_duplicates(records: Sequence[Record], threshold: float = 0.8) -> Filter
     if not 0 < threshold <= 1:
         raise DataError("expected a number above 0, at most 1", field="threshold", value=threshold)
     # rows repeated by a weight are one item here
-    keys = [_content(r) if r.provenance.line else str(k) for k, r in enumerate(records)]
+    keys = [content_of(r) if r.provenance.line else str(k) for k, r in enumerate(records)]
     items = dict(zip(reversed(keys), reversed(records), strict=True))
     unique = list(dict.fromkeys(keys))
     # a long system prompt shared by all rows would make different questions look alike
@@ -101,7 +91,7 @@ def near_duplicates(records: Sequence[Record], threshold: float = 0.8) -> Filter
             kept.append(record)
         else:
             place = _place(items[unique[first]])
-            dropped.append(_fault(record, "near_duplicate", f"nearly the same as {place}"))
+            dropped.append(fault_of(record, "near_duplicate", f"nearly the same as {place}"))
     return kept, dropped
 
 
@@ -119,7 +109,7 @@ def length_bounds(
         for what, size, (least, most) in sizes:
             if not least <= size <= most:
                 reason = f"{what}_too_{'short' if size < least else 'long'}"
-                return _fault(record, reason, f"{what} of {size} characters, wanted {least} to {most}")
+                return fault_of(record, reason, f"{what} of {size} characters, wanted {least} to {most}")
         return None
 
     return _keep(records, check)
@@ -130,7 +120,7 @@ def empty_completions(records: Sequence[Record]) -> Filtered:
 
     def check(record: Record) -> DataError | None:
         empty = any(not text.strip() for text in completion_texts(record))
-        return _fault(record, "empty_completion", "a completion is empty") if empty else None
+        return fault_of(record, "empty_completion", "a completion is empty") if empty else None
 
     return _keep(records, check)
 
@@ -140,7 +130,7 @@ def equal_pairs(records: Sequence[Record]) -> Filtered:
 
     def check(record: Record) -> DataError | None:
         if isinstance(record, Preference) and record.chosen.strip() == record.rejected.strip():
-            return _fault(record, "chosen_is_rejected", "chosen and rejected are the same text")
+            return fault_of(record, "chosen_is_rejected", "chosen and rejected are the same text")
         return None
 
     return _keep(records, check)
@@ -161,7 +151,7 @@ def contradictions(records: Sequence[Record]) -> Filtered:
         key, verdict = _verdict(record)
         if verdict is None or len(verdicts[key]) < 2:
             return None
-        return _fault(record, "contradiction", "another row judges the same completions the other way")
+        return fault_of(record, "contradiction", "another row judges the same completions the other way")
 
     return _keep(records, check)
 
@@ -206,12 +196,12 @@ def without_evaluation(
     def check(record: Record) -> DataError | None:
         own = normalise(_last_user(record))
         if own in asked:
-            return _fault(record, "in_evaluation", f"its prompt is that of {_place(asked[own])}")
+            return fault_of(record, "in_evaluation", f"its prompt is that of {_place(asked[own])}")
         whole = "\n".join((prompt_text(record), *completion_texts(record)))
         hits = Counter(text for gram in _grams(whole, size) for text in holders.get(gram, ()))
         for text, count in hits.items():
             if count >= threshold * len(grams[text]):
-                return _fault(record, "in_evaluation", f"contains the prompt of {_place(asked[text])}")
+                return fault_of(record, "in_evaluation", f"contains the prompt of {_place(asked[text])}")
         return None
 
     return _keep(records, check)

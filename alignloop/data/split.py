@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from alignloop.content import number_of
-from alignloop.data.columns import record_to_row
+from alignloop.data.columns import content_of
 from alignloop.data.normal import prompt_key
 from alignloop.errors import DataError
 from alignloop.records import Record
@@ -51,7 +50,7 @@ def split(
     parts: dict[str, list[Record]] = {name: [] for name in fractions}
     last = [name for name, fraction in fractions.items() if fraction > 0][-1]
     for record in records:
-        place = _place(prompt_key(record) if by == "prompt" else _content(record), seed)
+        place = _place(prompt_key(record) if by == "prompt" else content_of(record, provenance=False), seed)
         upper = 0.0
         for name, fraction in fractions.items():
             upper += fraction
@@ -64,9 +63,3 @@ def split(
 def _place(key: str, seed: int) -> float:
     """A number in [0, 1), evenly distributed over keys."""
     return number_of(f"{seed}\x1d{key}") / 2**64
-
-
-def _content(record: Record) -> str:
-    row = record_to_row(record)
-    del row["provenance"]
-    return json.dumps(row, ensure_ascii=False, sort_keys=True)

@@ -226,7 +226,7 @@ def _from_rows(rows: Iterable[SourceRow], columns: Mapping[str, str]) -> Iterato
         assert isinstance(prompt, Prompt)
         listed = row.values[ANSWERS] if ANSWERS in row.values else fields.values.get("responses")
         if isinstance(listed, str) and listed.lstrip()[:1] == "[":  # a list in a CSV file
-            listed = values.structured(listed, ANSWERS, list)
+            listed = values.listed(listed, ANSWERS)
         entries = listed if isinstance(listed, list) else [listed]
         details = prompt.provenance.details
         source = Provenance(row.file, row.line, prompt.provenance.origin, details)

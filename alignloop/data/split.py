@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from alignloop.content import number_of
 from alignloop.data.columns import content_of
 from alignloop.data.normal import prompt_key
 from alignloop.errors import DataError
 from alignloop.records import Record
+
+T = TypeVar("T")
 
 
 def split(
@@ -58,6 +62,32 @@ def split(
                 parts[name].append(record)
                 break
     return parts
+
+
+def drawn_share(
+    items: Iterable[T],
+    fraction: float,
+    seed: int,
+    *,
+    most: int | None = None,
+    key: Callable[[T], Any] | None = None,
+) -> set[T]:
+    """A seeded share of the distinct items.
+
+    Args:
+        items: such as the prompts of rows, in any order.
+        fraction: the share; above 0 it is one item at least.
+        seed: of the draw.
+        most: largest number of items, None for any.
+        key: orders the items before the draw; by default they order themselves.
+
+    Returns:
+        round(fraction · distinct items) of them.
+    """
+    distinct = sorted(set(items), key=key)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    count = max(1, round(fraction * len(distinct))) if fraction > 0 else 0
+    count = count if most is None else min(count, most)
+    return {distinct[k] for k in np.random.default_rng(seed).permutation(len(distinct))[:count]}
 
 
 def _place(key: str, seed: int) -> float:

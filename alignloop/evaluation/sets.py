@@ -38,7 +38,7 @@ _SAFE: Mapping[object, bool] = {"safe": True, "unsafe": False, "harmless": True,
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HarmRequest:
     """A prompt of a harmlessness set; `safe` says whether it should be answered."""
 
     prompt: Prompt
@@ -60,7 +60,7 @@ def read_prompts(spec: Spec) -> list[Prompt]:
     return list(found.values())
 
 
-def read_requests(spec: Spec) -> list[Request]:
+def read_requests(spec: Spec) -> list[HarmRequest]:
     """Rows of a harmlessness set.
 
     Raises:
@@ -72,7 +72,7 @@ def read_requests(spec: Spec) -> list[Request]:
         known = safe if isinstance(safe, bool) else _SAFE.get(str(safe).casefold())
         if known is None:
             raise _fault(row, "safe", safe, "expected true or false, or safe or unsafe")
-        found.append(Request(Prompt(_prompt(row), provenance=_place(row)), known))
+        found.append(HarmRequest(Prompt(_prompt(row), provenance=_place(row)), known))
     return found
 
 

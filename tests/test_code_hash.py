@@ -117,33 +117,35 @@ def test_data_beside_a_module_that_looks_beside_itself(tmp_path: Path) -> None:
 
 
 def edited(folder: Path, file: str, old: str, new: str) -> Path:
-    """A copy of the package with one edit."""
+    """A copy of the package in which one file says `new` for `old`, or at its end where `old` is empty."""
     shutil.copytree(ROOT, folder / ROOT.name, ignore=shutil.ignore_patterns("__pycache__", "static"))
     path = folder / ROOT.name / file
     text = path.read_text(encoding="utf-8")
     assert old in text, f"{file} has no '{old}'"
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    path.write_text(text.replace(old, new, 1) if old else text + new, encoding="utf-8")
     return folder / ROOT.name
 
 
 MODULES = ("alignloop.stages.sft", "alignloop.config.stages")
+CODE = "\n\nOTHER = 3\n"
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "again"),
     [
-        ("stages/reward.py", "\ndef ", "\nOTHER = 3\n\n\ndef ", False),  # another stage
-        ("objectives/dpo.py", "\nclass ", "\nOTHER = 3\n\n\nclass ", False),  # another stage's loss
-        ("config/registry.py", "STAGES: ", "OTHER = 3\nSTAGES: ", False),  # a stage more
-        ("evaluation/sets.py", "\nclass ", "\nOTHER = 3\n\n\nclass ", False),
+        ("stages/reward.py", "", CODE, False),  # another stage
+        ("objectives/dpo.py", "", CODE, False),  # another stage's loss
+        ("config/registry.py", "", CODE, False),  # where a new stage is entered
+        ("evaluation/sets.py", "", CODE, False),
         ("training/loop.py", '"""', '"""Told otherwise. ', False),
-        ("stages/sft.py", "\ndef ", "\n# a note\ndef ", False),
-        ("stages/sft.py", "\ndef ", "\nOTHER = 3\n\n\ndef ", True),
-        ("training/loop.py", "\nclass ", "\nOTHER = 3\n\n\nclass ", True),
-        ("objectives/cross_entropy.py", "\nclass ", "\nOTHER = 3\n\n\nclass ", True),
-        ("data/instructions.yaml", ":", ": #", True),
+        ("stages/sft.py", "", "\n# a note\n", False),
+        ("stages/sft.py", "", CODE, True),
+        ("training/loop.py", "", CODE, True),
+        ("data/tokenize.py", "[seed, 7]", "[seed, 8]", True),
+        ("objectives/cross_entropy.py", "", CODE, True),
+        ("data/instructions.yaml", "", "\n# a note\n", True),
     ],
-)  # fmt: skip
+)
 def test_supervised_training_depends_on(tmp_path: Path, file: str, old: str, new: str, again: bool) -> None:
     root = edited(tmp_path, file, old, new)
     assert (code_sha256(*MODULES, root=root) != code_sha256(*MODULES)) == again

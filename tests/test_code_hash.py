@@ -142,7 +142,7 @@ CODE = "\n\nOTHER = 3\n"
         ("stages/sft.py", "", CODE, True),
         ("training/loop.py", "", CODE, True),
         ("data/tokenize.py", "[seed, 7]", "[seed, 8]", True),
-        ("objectives/cross_entropy.py", "", CODE, True),
+        ("objectives/sft.py", "", CODE, True),
         ("data/instructions.yaml", "", "\n# a note\n", True),
     ],
 )

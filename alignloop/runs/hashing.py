@@ -5,9 +5,7 @@ A path counts by what it holds, not by where it lies, so that a folder of runs c
 
 from __future__ import annotations
 
-import glob
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.content import sha256_of, text_sha256
+from alignloop.data.sources import exists, files_fitting, split_rows
 from alignloop.errors import RunError
 from alignloop.io import plain
 from alignloop.runs.record import RUN_FILE, read_record
@@ -120,7 +119,7 @@ def find_inputs(
         path = Path(split_rows(text)[0]).expanduser()
         if not text:
             continue
-        fitting = [path] if _exists(path) else _fitting(str(path))
+        fitting = [path] if exists(path) else files_fitting(str(path))
         for file in fitting:
             run = enclosing_run(file)
             if run is not None:
@@ -133,26 +132,6 @@ def find_inputs(
     part = None if within is None else within.resolve()
     around = [p for p in parents if part is not None and part.is_relative_to(Path(p).resolve())]
     return inputs, [parent for name, parent in parents.items() if name not in around]
-
-
-def split_rows(value: str) -> tuple[str, str]:
-    """`rows.jsonl#500` → (`rows.jsonl`, `#500`); a file whose name ends so is taken literally."""
-    match = re.fullmatch(r"(.+)(#\d+)", value, re.DOTALL)
-    return (match[1], match[2]) if match and not _exists(Path(value)) else (value, "")
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # longer than a path may be, or with a NUL: text, not a path
-        return False
-
-
-def _fitting(pattern: str) -> list[Path]:
-    """The files that a pattern such as `data/*.jsonl` fits."""
-    if not any(sign in pattern for sign in "*?["):
-        return []
-    return sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
 
 
 def enclosing_run(path: Path) -> Path | None:

@@ -1,8 +1,9 @@
-"""Texts and files of strangers: read with bounds on size and depth, as plain values that execute nothing.
+"""Reading: texts and files with bounds on size and depth, as plain values that execute nothing.
 
 Every JSON or YAML text goes through `loads` or `load_yaml`, every small file through `read_text`, and every
 file of lines through `lines_of`. What exceeds a bound is a ValueError, as broken JSON is, so that a reader
-which says one sentence for the one says it for the other.
+which says one sentence for the one says it for the other. `read_state` checks the shape of a file that
+AlignLoop wrote itself.
 """
 
 from __future__ import annotations
@@ -12,10 +13,17 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard, TypeVar
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from alignloop.errors import RunError, UserError
+
+T = TypeVar("T")
 
 MIB = 1 << 20
 MAX_DEPTH = 100
@@ -158,3 +166,86 @@ def lines_of(file: IO[bytes], *, most: int = MAX_LINE) -> Iterator[bytes | None]
         yield None  # before the rest is passed over: a sparse file's line may have terabytes
         while line and not line.endswith(b"\n"):
             line = file.readline(most + 1)
+
+
+def read_state(path: Path, shape: type[T], *, remedy: str, error: type[UserError] = RunError) -> T:
+    """Read a JSON file that AlignLoop wrote, and check it against its shape.
+
+    Args:
+        path: the file.
+        shape: a type that pydantic checks strictly, such as a TypedDict or `list[str]`.
+        remedy: what a person can do if the file is damaged, the end of the sentence.
+        error: what is raised, such as ModelError for a file of a model.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        UserError: the file is missing, unreadable, cut short, no JSON, or of another shape.
+    """
+    with _reading(path, remedy, error):
+        return checked(loads(read_bytes(path)), shape)
+
+
+def checked(value: object, shape: type[T]) -> T:
+    """The value, if it has the shape.
+
+    Raises:
+        ValidationError: it has not (a ValueError).
+    """
+    return _adapter(shape).validate_python(value, strict=True)
+
+
+def has_shape(value: object, shape: type[T]) -> TypeGuard[T]:
+    """Whether a value that was read from a file has the shape that its reader relies on."""
+    try:
+        checked(value, shape)
+    except ValidationError:
+        return False
+    return True
+
+
+def read_mapping(path: Path, *, remedy: str) -> dict[str, Any]:
+    """A YAML file that AlignLoop wrote, such as the recipe.yaml of a run.
+
+    Raises:
+        RunError: the file is missing, unreadable, no YAML, or no mapping with texts as keys.
+    """
+    with _reading(path, remedy, RunError):
+        return checked(load_yaml(read_text(path, most=4 * MIB)), dict[str, Any])
+
+
+@contextmanager
+def _reading(path: Path, remedy: str, error: type[UserError]) -> Iterator[None]:
+    """A file that cannot be read, or holds something else, in one sentence."""
+    try:
+        yield
+    except OSError as found:
+        raise error(f"{path} cannot be read: {_strerror(found)}; {remedy}") from found
+    except (ValueError, yaml.YAMLError) as found:
+        raise error(f"{path} is damaged: {_fault(found)}; {remedy}") from found
+
+
+@cache
+def _adapter(shape: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(shape)
+
+
+def _strerror(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong, on one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        said = first["msg"][:1].lower() + first["msg"][1:]
+        return f"'{where}': {said}" if where else said
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON or cut short ({error.msg}, line {error.lineno})"
+    if isinstance(error, TooLarge):
+        return f"it is {error}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -23,6 +23,7 @@ from alignloop.config import Plan, StagePlan, may_change, path_values
 from alignloop.config.defaults import Decision, open_keys
 from alignloop.errors import AlignLoopError, RunError, UserError
 from alignloop.foreign import dump_yaml
+from alignloop.io import FULL, write_whole, writing
 from alignloop.machine import release_memory
 from alignloop.progress import busy
 from alignloop.runs import (
@@ -30,19 +31,17 @@ from alignloop.runs import (
     Input,
     Parent,
     Run,
-    code_sha256,
+    code_of,
     delete_run,
     differences,
     find_inputs,
     fingerprint,
     work_sha256,
-    write_atomically,
 )
 from alignloop.runs.continuation import origin
-from alignloop.runs.files import GIVEN, copy_given, saved_place
 from alignloop.runs.from_checkpoint import make_newest
 from alignloop.runs.hashing import content_sha256
-from alignloop.storage import FULL, writing
+from alignloop.runs.record import GIVEN, copy_given, saved_place
 from alignloop.training.distributed import is_first_rank, on_first_rank, start, wait_for_all
 
 PIPELINE_FILE = "pipeline.json"
@@ -136,7 +135,8 @@ def _run_stage(
     for key, one in decisions.items():
         say(f"{where}: {key} {one.value:g}: {one.reason}")
     wanted = origin(stage.stage, stage.keys, inputs, parents)
-    if on_first_rank(lambda: _reused(plan, stage, where, resume, overwrite, say, work, wanted)):
+    code = code_of(stage.spec.runner, stage.keys, stage.config, stage.objective)
+    if on_first_rank(lambda: _reused(plan, stage, where, resume, overwrite, say, work, code, wanted)):
         return _outcome(stage, Run.open(folder), "reused")
     with (
         Run.create(
@@ -148,6 +148,7 @@ def _run_stage(
             inputs=inputs,
             name=stage.name,
             may_change=may_change(type(stage.config)),
+            code=code,
         ) as run,
         writing(folder, only=FULL),
     ):
@@ -238,11 +239,12 @@ def _reused(
     overwrite: bool,
     say: Say,
     work: str,
+    code: str,
     wanted: Mapping[str, Any],
 ) -> bool:
     """Whether the stage is finished and used again; if not, what is in its place may be moved aside."""
     folder = Path(stage.config.output_dir)
-    result = fingerprint(work, code_sha256())
+    result = fingerprint(work, code)
     earlier = Run.open(folder) if (folder / RUN_FILE).is_file() else None
     unchanged = earlier is not None and earlier.status == "finished" and earlier.fingerprint == result
     if unchanged and isinstance(resume, Path):
@@ -384,4 +386,4 @@ def _write_pipeline(plan: Plan) -> None:
         "stages": [{"name": s.name, "stage": s.stage, "path": s.name} for s in plan.stages],
     }
     text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
-    write_atomically(plan.output_dir / PIPELINE_FILE, text)
+    write_whole(plan.output_dir / PIPELINE_FILE, text)

@@ -7,7 +7,6 @@ made of its source, so that a run whose function was changed is another run.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -22,6 +21,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from alignloop.content import sha256_of, text_sha256
 from alignloop.errors import UserError
 
 REFERENCE = r"^([\w.]+|.*\.py):\w+$"
@@ -77,7 +77,7 @@ def give(function: Callable[..., Any]) -> str:
         functions and plain values of its module that it names.
     """
     source = describe(function)
-    digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    digest = text_sha256(source)[:8]
     named = getattr(function, "__name__", None) or type(function).__name__
     name = f"{re.sub(r'[^a-zA-Z0-9_]', '', named) or 'function'}_{digest}"
     _given[f"{GIVEN}:{name}"] = function
@@ -179,7 +179,7 @@ def _named_module(name: str) -> ModuleType:
         module = importlib.import_module(name)
         file = Path(getattr(module, "__file__", None) or "")
         if file.is_file() and not _is_foreign(str(file)):
-            digest = _sha256(file)
+            digest = sha256_of(file)
             if known is not None and _loaded.get(name, digest) != digest:
                 module = importlib.reload(module)
             _loaded[name] = digest
@@ -189,8 +189,8 @@ def _named_module(name: str) -> ModuleType:
 def _file_module(file: Path) -> ModuleType:
     """A file as a module; it may import its neighbours."""
     path = file.expanduser().resolve()
-    digest = _sha256(path)
-    name = f"alignloop_user_{path.stem}_{hashlib.sha256(f'{path} {digest}'.encode()).hexdigest()[:12]}"
+    digest = sha256_of(path)
+    name = f"alignloop_user_{path.stem}_{text_sha256(f'{path} {digest}')[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -216,10 +216,6 @@ def _importing_from(folder: Path) -> Iterator[None]:
     finally:
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _short(file: str) -> str:

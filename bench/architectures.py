@@ -31,9 +31,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alignloop.data.files import write_whole
 from alignloop.data.packing import Group, collate, completion
 from alignloop.errors import AlignLoopError, ModelError, first_line
+from alignloop.io import write_whole
 from alignloop.model.cast import cast
 from alignloop.model.generate import generate
 from alignloop.model.head import FOREIGN

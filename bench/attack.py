@@ -23,8 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from alignloop.io import write_whole
 from alignloop.machine import cpu_name
-from alignloop.runs import write_atomically
 from bench import attack_files, attack_label, attack_people
 from bench.attack_tools import ROOT, Found
 
@@ -108,7 +108,7 @@ def main(words: Sequence[str] | None = None) -> int:
                     file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
         print(f"      {name}: {time.perf_counter() - began:.0f} s", flush=True)
     if chosen.write:
-        write_atomically(PAGE, page(found, told=machine()))
+        write_whole(PAGE, page(found, told=machine()))
     return 0 if all(row.held for row in found) else 1
 
 

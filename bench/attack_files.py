@@ -220,9 +220,9 @@ def links(quick: bool) -> list[Found]:
     """Links, pipes and devices where files are expected."""
     from alignloop.data.sources import read_rows
     from alignloop.errors import DiskError, UserError
+    from alignloop.io import append_line
     from alignloop.labels.web.server import session_secret
     from alignloop.report.folder import read_run
-    from alignloop.runs.files import append_line
 
     rows = []
     with tempfile.TemporaryDirectory() as name:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alignloop.data.files import write_whole
+from alignloop.io import write_whole
 from alignloop.machine import release_memory
 from bench.bfloat16_report import write_page
 from bench.emulated_bfloat16 import emulate

@@ -60,8 +60,8 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def write_prompts(path: Path, number: int) -> None:
     """The prompts both sides answer, 20 to 200 tokens long."""
     from alignloop.data.columns import record_to_row
-    from alignloop.data.files import write_whole
     from alignloop.data.instructions import documents, instruction_prompts
+    from alignloop.io import write_whole
 
     texts = [document.text for document in documents("eval")]
     prompts = instruction_prompts("eval", number, 0)
@@ -336,7 +336,7 @@ def main() -> None:
     report = measure(chosen)
     command = f"python -m bench.evaluate {' '.join(sys.argv[1:])}".strip()
     if chosen.output is not None:
-        from alignloop.data.files import write_whole
+        from alignloop.io import write_whole
 
         write_whole(chosen.output / "evaluate.md", [page(report, command)])
         write_whole(chosen.output / "evaluate.json", [json.dumps(report, indent=1) + "\n"])

@@ -22,9 +22,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from alignloop.io import write_whole
 from alignloop.report.comparison import markdown_tables, read_comparison
 from alignloop.report.scale import duration
-from alignloop.runs import write_atomically
 from bench.measure import ROOT, machine
 
 CPU_FILE = "cpu.jsonl"
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.output is None:
         print(text)
     else:
-        write_atomically(options.output, text)
+        write_whole(options.output, text)
     print(json.dumps(machine(0)), file=sys.stderr)
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from alignloop.data.files import write_whole
+from alignloop.io import write_whole
 from alignloop.model.tiny import tiny_model
 from bench.measure import child, machine
 from bench.vs_trl import summary

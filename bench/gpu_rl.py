@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from alignloop.data.files import write_whole
+from alignloop.io import write_whole
 from alignloop.model.load import load_model
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from alignloop.data.files import write_whole
 from alignloop.evaluation.bootstrap import Interval, mean_interval, rate_interval
 from alignloop.evaluation.winrate import win_rate
+from alignloop.io import write_whole
 from bench.picture import picture
 
 Result = Mapping[str, Any]

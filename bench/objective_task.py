@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from alignloop.data.files import write_whole
 from alignloop.data.instructions import instruction_prompts
 from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, tokenize, with_mismatched
+from alignloop.io import write_whole
 from alignloop.judges.simulated import (
     SimulatedAnnotator,
     simulate_preferences,

@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from alignloop.data.files import write_whole
 from alignloop.data.instructions import instruction_prompts
 from alignloop.data.packing import Completion, Group, collate
 from alignloop.evaluation.likelihood import sequence_logprobs
+from alignloop.io import write_whole
 from alignloop.machine import memory_gb, release_memory
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.packed import PackedModel, ScalarHead

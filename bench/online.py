@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.config import resolve
-from alignloop.data.files import write_whole
+from alignloop.io import write_whole
 from alignloop.runs import Run
 from bench.measure import child, machine
 from bench.picture import picture

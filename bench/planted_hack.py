@@ -32,7 +32,7 @@ from safetensors.torch import load_file
 
 from alignloop.config import resolve
 from alignloop.data.columns import read_records
-from alignloop.data.files import write_whole
+from alignloop.io import write_whole
 from alignloop.model.generate import generate
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.roles import ActorCritic

@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alignloop.data.files import write_whole
+from alignloop.io import write_whole
 from bench.measure import ROOT, machine
 from bench.quickstart_report import page
 

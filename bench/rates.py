@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import alignloop
 from alignloop.data.columns import read_records, write_records
-from alignloop.data.files import write_whole
 from alignloop.data.instructions import documents
+from alignloop.io import write_whole
 from alignloop.machine import release_memory
 from alignloop.model.load import load_model
 from alignloop.model.save import save_model

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.config.defaults import RATES, SIZES, STEPS, Rate
-from alignloop.data.files import write_whole
+from alignloop.io import write_whole
 
 Row = dict[str, Any]
 METHODS = {

@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alignloop.data.files import write_whole
+from alignloop.io import write_whole
 from alignloop.machine import memory_gb
 from bench.measure import child, machine
 from bench.picture import picture

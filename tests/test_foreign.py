@@ -14,13 +14,13 @@ import yaml
 
 from alignloop import foreign
 from alignloop.config.recipe_file import parse_recipe, read_recipe
-from alignloop.data import lines
+from alignloop.data import source_files
 from alignloop.data.sources import read_rows
 from alignloop.errors import ConfigError, DataError, DiskError, RunError
+from alignloop.foreign import read_mapping, read_state
+from alignloop.io import append_line, read_lines
 from alignloop.judges.prompt_files import read_texts
 from alignloop.report.folder import read_pipeline, read_run
-from alignloop.runs.files import append_line, read_lines
-from alignloop.storage import read_mapping, read_state
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW = {"prompt": "a", "completion": "b"}
@@ -129,7 +129,7 @@ def test_a_long_line_is_passed_over_and_never_held():
 
 
 def test_a_row_of_many_megabytes_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines.decoded, "__kwdefaults__", {"most": 1 << 20})
+    monkeypatch.setattr(source_files.decoded, "__kwdefaults__", {"most": 1 << 20})
     for name, content in (
         ("rows.jsonl", json.dumps(ROW) + "\n" + json.dumps(ROW | {"completion": "x" * (2 << 20)}) + "\n"),
         ("rows.csv", "prompt,completion\na," + "x" * (2 << 20) + "\n"),
@@ -138,7 +138,7 @@ def test_a_row_of_many_megabytes_is_one_sentence(tmp_path, monkeypatch):
         with pytest.raises(DataError, match=rf"{name}:2: a line of more than 1 MiB") as caught:
             list(read_rows(str(tmp_path / name)))
         assert caught.value.reason == "too_large"
-    monkeypatch.setattr(lines, "MAX_WHOLE", 1 << 20)
+    monkeypatch.setattr(source_files, "MAX_WHOLE", 1 << 20)
     (tmp_path / "rows.json").write_text(json.dumps([ROW] * 100_000), encoding="utf-8")
     with pytest.raises(DataError, match=r"larger than 1 MiB; a \.json file is read as a whole"):
         list(read_rows(str(tmp_path / "rows.json")))
@@ -149,7 +149,7 @@ def test_a_row_of_many_megabytes_is_one_sentence(tmp_path, monkeypatch):
     "content", [b"\0", b"\n", json.dumps(ROW).encode() + b"\n"], ids=["zeros", "blank", "rows"]
 )
 def test_a_gz_bomb_is_one_sentence(tmp_path, monkeypatch, name, content):
-    monkeypatch.setattr(lines, "FREE_BYTES", 1 << 16)
+    monkeypatch.setattr(source_files, "FREE_BYTES", 1 << 16)
     with gzip.open(tmp_path / name, "wb") as file:
         for _ in range(40):
             file.write(content * ((1 << 20) // len(content)))

@@ -13,7 +13,7 @@ PACKAGE = "alignloop"
 
 # A file imports only from its own or an earlier line.
 LAYERS = (
-    ("errors", "records", "machine", "storage", "foreign", "user_functions", "notebook", "progress"),
+    ("errors", "records", "machine", "io", "foreign", "content", "user_functions", "notebook", "progress"),
     ("data",),
     ("objectives",),
     ("model",),

@@ -16,6 +16,7 @@ import pytest
 
 from alignloop.data.template_choice import today
 from alignloop.errors import EngineError, RunError
+from alignloop.io import cut_lines
 from alignloop.runs import (
     Input,
     Run,
@@ -27,7 +28,6 @@ from alignloop.runs import (
     work_sha256,
 )
 from alignloop.runs.environment import is_alive, process_start
-from alignloop.runs.files import cut_lines
 from alignloop.runs.hashing import content_sha256, split_rows
 
 CONFIG = {"output_dir": "x", "learning_rate": 1e-5, "dataset": "rows.jsonl", "이름": "값"}

@@ -16,7 +16,8 @@ from alignloop.config import StageSpec
 from alignloop.config.section import Path as PathText
 from alignloop.config.stages import Dataset, StageConfig
 from alignloop.errors import EngineError
-from alignloop.runs import Run, write_atomically
+from alignloop.io import write_whole
+from alignloop.runs import Run
 
 
 class ToyConfig(StageConfig):
@@ -46,12 +47,12 @@ def count(config: ToyConfig, run: Run) -> dict[str, Any]:
         if os.environ.get("TOY_KILL") == f"{run.path.name}:{step}:before":
             os.kill(os.getpid(), signal.SIGKILL)
         run.checkpoints.mkdir(exist_ok=True)
-        write_atomically(state_file, json.dumps(state))
+        write_whole(state_file, json.dumps(state))
         if os.environ.get("TOY_KILL") == f"{run.path.name}:{step}:after":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(config.pause_s)
     run.model.mkdir(exist_ok=True)
-    write_atomically(run.model / "value.txt", state["value"])
+    write_whole(run.model / "value.txt", state["value"])
     return {"steps": state["step"], "value": state["value"]}
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from alignloop.api.model import Model, load
 from alignloop.api.table import Table, frame
 from alignloop.errors import RunError
+from alignloop.foreign import read_state
 from alignloop.pipeline import PIPELINE_FILE
 from alignloop.progress import format_seconds
 from alignloop.report import write_report
 from alignloop.report.figures import first_figures
 from alignloop.report.render import Format
 from alignloop.runs import Run
-from alignloop.storage import read_state
 
 _HEAD_RESULTS = 8
 

@@ -108,7 +108,7 @@ class LazyGroup(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error
         except OSError as error:
-            from alignloop.storage import FULL, disk_error  # late: `--help` imports nothing that is slow
+            from alignloop.io import FULL, disk_error  # late: `--help` imports nothing that is slow
 
             # Of a write that no stage watches, such as this command's own output.
             told = disk_error(error, error.filename or "the output") if error.errno in FULL else None

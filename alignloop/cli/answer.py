@@ -46,8 +46,8 @@ def answer(
     One prompt prints its best answer. A file of prompts gives rows {prompt, completion, provenance, rewards},
     with the rewards of all n, which can be trained on.
     """
-    from alignloop.data.files import write_whole
     from alignloop.errors import UserError
+    from alignloop.io import write_whole
     from alignloop.model.sampling import SamplingParams
     from alignloop.serve.served import open_policy
     from alignloop.stages.best_answers import best_answers

@@ -55,8 +55,7 @@ def check_file(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Say what a data set is, what is wrong with it and how varied it is."""
-    from alignloop.data.check import check
-    from alignloop.data.check_choices import check_choices, is_choices
+    from alignloop.data.check import check, check_choices, is_choices
     from alignloop.errors import DataError
     from alignloop.progress import busy
 

@@ -9,8 +9,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from alignloop.data.check import Check
-    from alignloop.data.check_choices import Choices
+    from alignloop.data.check import Check, Choices
     from alignloop.data.diversity import Lengths
     from alignloop.errors import DataError
 

@@ -19,9 +19,9 @@ from pydantic import BaseModel
 from alignloop.config.aliases import ALIASES
 from alignloop.config.reward_names import named_reward
 from alignloop.data.columns import record_to_row
-from alignloop.data.files import write_whole
 from alignloop.data.sources import is_source
 from alignloop.errors import ConfigError, DataError
+from alignloop.io import write_whole
 from alignloop.records import KINDS
 from alignloop.user_functions import GIVEN, give, source_of
 

@@ -7,7 +7,7 @@
 | columns | `read_records`, `write_records` |
 | convert, split | records of another kind, parts without a common prompt |
 | chat | chat templates: messages to text |
-| normal, minhash, quality, diversity, check | what is wrong with a data set, and what to drop |
+| normal, quality, diversity, check | what is wrong with a data set, and what to drop |
 | overlength | fit a prompt and completions into a length |
 | tokenize, packing | token groups, packed rows |
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -47,8 +47,7 @@ def _provenance(fields: Fields, file: str, line: int, origin: str) -> Provenance
     if not fields.has("provenance"):
         return Provenance(file, line, origin, dict(fields.details))  # pyright: ignore[reportArgumentType]
     value, column = fields.get("provenance")
-    value = read.structured(value, column, dict)
-    assert isinstance(value, Mapping)
+    value = read.mapped(value, column)
     own = {"file": "", "line": 0, "origin": "unknown", "details": {}} | dict(value)
     plain = isinstance(own["details"], Mapping) and all(
         isinstance(v, str | int | float | bool) for v in own["details"].values()
@@ -140,11 +139,8 @@ def _prompt(fields: Fields, provenance: Provenance) -> Prompt:
         answer = _reference(value, column, fields)
     if fields.has("constraints"):
         value, column = fields.get("constraints")
-        items = read.structured(value, column, list)
-        assert isinstance(items, Sequence)
-        for k, item in enumerate(items):
-            read.structured(item, f"{column}[{k}]", dict)
-        constraints = tuple(dict(item) for item in items)
+        items = enumerate(read.listed(value, column))
+        constraints = tuple(dict(read.mapped(item, f"{column}[{k}]")) for k, item in items)
     return Prompt(prompt, answer, constraints, provenance)
 
 
@@ -307,8 +303,7 @@ def _rating(fields: Fields, provenance: Provenance) -> Rating:
     prompt, text = _judged(fields)
     value, column = fields.get("scores")
     if isinstance(value, Mapping) or (isinstance(value, str) and value.lstrip().startswith("{")):
-        given = read.structured(value, column, dict)
-        assert isinstance(given, Mapping)
+        given = read.mapped(value, column)
         scores = {str(name): _score(v, f"{column}.{name}", fields) for name, v in given.items()}
         if not scores:
             raise DataError("expected at least one score", field=column, value={}, reason="missing_field")

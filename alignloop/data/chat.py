@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignloop.data.template import FILE, ChatTemplate, checked, examined
-from alignloop.data.template_builtin import BUILT_IN
-from alignloop.data.template_probe import Findings
+from alignloop.data.template_probe import TemplateTraits
+from alignloop.data.values import INPUT_MARK
 from alignloop.errors import ModelError
 from alignloop.foreign import loads, read_text
 from alignloop.records import Message
@@ -137,9 +137,9 @@ def _restored(content: dict[str, Any]) -> tuple[ChatTemplate, str]:
     """A template out of its file, and the fingerprint that the file must have."""
     name, source, tokens = content["name"], content["source"], tuple(content["tokens"].items())
     if "kwargs" in content:
-        values: dict[str, Any] = {item.name: content[item.name] for item in fields(Findings)}
+        values: dict[str, Any] = {item.name: content[item.name] for item in fields(TemplateTraits)}
         values |= {key: tuple(values[key]) for key in ("thought", "tool_marks")}
-        found = Findings(**values)
+        found = TemplateTraits(**values)
         template = ChatTemplate(name, source, found, tokens, content["kwargs"])
         return template, template.fingerprint
     # A file of a version that knew no arguments and told no date.
@@ -170,3 +170,32 @@ def check_same(training: ChatTemplate, inference: ChatTemplate) -> None:
         f"the model was trained with chat template '{training.name}' ({training.fingerprint[:8]}), not with "
         f"'{inference.name}' ({inference.fingerprint[:8]}){shown}; use the one it was trained with"
     )
+
+
+_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_ALPACA = (
+    "{% set mark = " + json.dumps(INPUT_MARK) + " %}{% set turns = messages %}"
+    "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}"
+    "{{ messages[0]['content'] + '\n\n' }}"
+    "{% elif mark in messages[0]['content'] %}"
+    "{{ 'Below is an instruction that describes a task, paired with an input that provides further context. '"
+    " + 'Write a response that appropriately completes the request.\n\n' }}"
+    "{% else %}"
+    "{{ 'Below is an instruction that describes a task. '"
+    " + 'Write a response that appropriately completes the request.\n\n' }}{% endif %}"
+    "{% for message in turns %}{% if message['role'] == 'user' %}"
+    "{{ '### Instruction:\n' + message['content'].replace(mark, '\n\n### Input:\n', 1) + '\n\n' }}"
+    "{% else %}{{ '### Response:\n' + message['content'] + eos_token }}"
+    "{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
+)
+_PLAIN = (
+    "{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% if not loop.last %}{{ '\n\n' }}{% endif %}"
+    "{% else %}{{ '\n\n' }}{% endif %}{% endfor %}"
+)
+BUILT_IN = {"chatml": _CHATML, "alpaca": _ALPACA, "plain": _PLAIN}

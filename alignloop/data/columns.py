@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.data import builders, forms, hints, sources
-from alignloop.data.files import write_whole
-from alignloop.data.source_records import Reading, SourceRecords, no_usable_row, read_source
+from alignloop.data.source_records import ReadOptions, SourceRecords, no_usable_row, read_source
 from alignloop.errors import DataError
+from alignloop.io import write_whole
 from alignloop.records import (
     KINDS,
     Demonstration,
@@ -122,7 +122,7 @@ def read_records(
     mapping = forms.check_columns(columns)
     every = Dataset([], [], kinds[0] if len(kinds) == 1 else "")
     for source in sources.expand(spec):
-        reading = Reading((every.kind,) if every.kind else kinds, mapping, origin, guess=not kinds)
+        reading = ReadOptions((every.kind,) if every.kind else kinds, mapping, origin, guess=not kinds)
         part = read_source(source, reading)
         if strict and part.faults:
             raise part.faults[0]
@@ -166,6 +166,14 @@ def record_to_row(record: Record) -> dict[str, object]:
     if isinstance(record, Demonstration) and not _fits_columns(record):
         return {"messages": _weighted_rows(record), "provenance": provenance}
     return {"prompt": message_rows(record.prompt), **_body(record), "provenance": provenance}
+
+
+def content_of(record: Record, *, provenance: bool = True) -> str:
+    """A record's row as canonical JSON, by which equal records are told; without its provenance if wanted."""
+    row = record_to_row(record)
+    if not provenance:
+        del row["provenance"]
+    return json.dumps(row, ensure_ascii=False, sort_keys=True)
 
 
 def _fits_columns(record: Demonstration) -> bool:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, TypeVar
 
-from alignloop.data.normal import prompt_key
+from alignloop.data.normal import fault_of, prompt_key
 from alignloop.errors import DataError
 from alignloop.records import (
     Demonstration,
@@ -116,10 +116,6 @@ def _derived(source: Provenance, name: str, **details: str | int | float | bool)
     return Provenance(source.file, source.line, "derived", own)
 
 
-def _skip(record: Record, reason: str, message: str) -> DataError:
-    return DataError(message, file=record.provenance.file, line=record.provenance.line, reason=reason)
-
-
 def _by_prompt(records: Sequence[R]) -> list[list[R]]:
     groups: dict[str, list[R]] = {}
     for record in records:
@@ -134,7 +130,7 @@ def _ranking_to_preference(records: Sequence[Ranking], options: Options) -> Iter
         pairs = combinations(order, 2) if options.pairs == "all" else [(order[0], order[-1])]
         decided = [(a, b) for a, b in pairs if a[0] < b[0]]
         if not decided:
-            yield _skip(record, "tie", "all responses share a rank")
+            yield fault_of(record, "tie", "all responses share a rank")
         for (rank, chosen), (other, rejected) in decided:
             source = _derived(record.provenance, name, chosen_rank=rank, rejected_rank=other)
             yield Preference(record.prompt, chosen, rejected, provenance=source)
@@ -149,7 +145,7 @@ def _ranking_to_demonstration(records: Sequence[Ranking], options: Options) -> I
             source = _derived(record.provenance, "ranking to demonstration")
             yield Demonstration(as_context(record.prompt), best[0], source)
         else:
-            yield _skip(record, "tie", f"{len(best)} responses share the first rank")
+            yield fault_of(record, "tie", f"{len(best)} responses share the first rank")
 
 
 def _score(record: Rating, attribute: str) -> float:
@@ -183,7 +179,7 @@ def _rating_to_preference(records: Sequence[Rating], options: Options) -> Iterat
         decided = [(a, b) for a, b in combinations(scored, 2) if a[0] - b[0] >= options.min_gap]
         if not decided:
             why = "the only response to its prompt" if len(group) == 1 else "no score differs by min_gap"
-            yield _skip(group[0], "no_pair", why)
+            yield fault_of(group[0], "no_pair", why)
         for (high, chosen), (low, rejected) in decided:
             source = _derived(
                 chosen.provenance, "rating to preference", gap=high - low, **_other(chosen, rejected)
@@ -215,7 +211,7 @@ def _rating_to_demonstration(records: Sequence[Rating], options: Options) -> Ite
             source = _derived(record.provenance, f"rating to demonstration, from {least:g}", score=score)
             yield Demonstration(as_context(record.prompt), record.completion, source)
         else:
-            yield _skip(record, "low_score", f"score {score:g} is below {least:g}")
+            yield fault_of(record, "low_score", f"score {score:g} is below {least:g}")
 
 
 def _label_to_preference(records: Sequence[Label], options: Options) -> Iterator[Record | DataError]:
@@ -223,7 +219,7 @@ def _label_to_preference(records: Sequence[Label], options: Options) -> Iterator
         good = [r for r in group if r.desirable]
         bad = [r for r in group if not r.desirable]
         if not good or not bad:
-            yield _skip(group[0], "no_pair", f"only {'good' if good else 'bad'} responses to its prompt")
+            yield fault_of(group[0], "no_pair", f"only {'good' if good else 'bad'} responses to its prompt")
         for chosen in good:
             for rejected in bad:
                 source = _derived(chosen.provenance, "label to preference", **_other(chosen, rejected))
@@ -236,13 +232,13 @@ def _label_to_demonstration(records: Sequence[Label], options: Options) -> Itera
             source = _derived(record.provenance, "label to demonstration")
             yield Demonstration(as_context(record.prompt), record.completion, source)
         else:
-            yield _skip(record, "undesirable", "the response is labelled bad")
+            yield fault_of(record, "undesirable", "the response is labelled bad")
 
 
 def _preference_to_label(records: Sequence[Preference], options: Options) -> Iterator[Record | DataError]:
     for record in records:
         if record.probability <= 0.5:
-            yield _skip(record, "tie", f"chosen is preferred with probability {record.probability:g}")
+            yield fault_of(record, "tie", f"chosen is preferred with probability {record.probability:g}")
             continue
         source = _derived(record.provenance, "preference to label")
         yield Label(record.prompt, record.chosen, True, source)
@@ -254,7 +250,7 @@ def _preference_to_demonstration(
 ) -> Iterator[Record | DataError]:
     for record in records:
         if record.probability <= 0.5:
-            yield _skip(record, "tie", f"chosen is preferred with probability {record.probability:g}")
+            yield fault_of(record, "tie", f"chosen is preferred with probability {record.probability:g}")
             continue
         source = _derived(record.provenance, "preference to demonstration")
         yield Demonstration(as_context(record.prompt), record.chosen, source)
@@ -271,7 +267,7 @@ def _to_prompt(records: Sequence[Record], options: Options) -> Iterator[Record |
             else Prompt(first.prompt, provenance=_derived(first.provenance, name))
         )
         for record in group[1:]:
-            yield _skip(record, "duplicate", "its prompt was taken from an earlier row")
+            yield fault_of(record, "duplicate", "its prompt was taken from an earlier row")
 
 
 _CONVERSIONS: Mapping[tuple[str, str], Callable[..., Iterator[Record | DataError]]] = {

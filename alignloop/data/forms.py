@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from alignloop.data import messages, transcripts
@@ -54,16 +54,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 """Fields and the column names they are found under, in order; case does not matter."""
 
 DETAILS = (
-    "id",
-    "prompt_id",
-    "source",
-    "subset",
-    "model",
-    "model_a",
-    "model_b",
-    "annotator",
-    "judge",
-    "seed",
+    *("id", "prompt_id", "source", "subset", "model", "model_a", "model_b", "annotator", "judge", "seed"),
     "guideline",
 )
 """Columns kept as provenance details when they hold a plain value."""
@@ -77,14 +68,7 @@ SCORES = (
 """Columns with scores of the two answers of a pair, the chosen one's first."""
 
 _ASKED = (
-    "prompt",
-    "instruction",
-    "input",
-    "instances",
-    "messages",
-    "system",
-    "history",
-    "tools",
+    *("prompt", "instruction", "input", "instances", "messages", "system", "history", "tools"),
     "provenance",
 )
 _ANSWERED = (*_ASKED, "completion", "answer")
@@ -104,19 +88,8 @@ _READ: Mapping[str, tuple[str, ...]] = {
 
 _FIELD_OF = {alias: field for field, aliases in ALIASES.items() for alias in aliases}
 _OPTIONAL = frozenset(
-    (
-        "text",
-        "system",
-        "input",
-        "answer",
-        "constraints",
-        "probability",
-        "margin",
-        "sft_target",
-        "tools",
-        "history",
-    )
-)
+    ("text", "system", "input", "answer", "constraints", "probability", "margin", "sft_target")
+) | {"tools", "history"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +232,7 @@ def _difference(row: Mapping[str, object], column: str) -> object:
 
 def _add_instance(found: dict[str, object], columns: dict[str, str]) -> None:
     """Self-Instruct rows keep input and output in a list with one object."""
-    items = read.structured(found.pop("instances"), "instances", list)
-    assert isinstance(items, Sequence)
+    items = read.listed(found.pop("instances"), "instances")
     if len(items) != 1 or not isinstance(items[0], Mapping):
         raise DataError("expected one object", field="instances", value=items, reason="several_instances")
     for name, field in (("input", "input"), ("output", "completion")):

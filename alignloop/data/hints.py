@@ -15,7 +15,7 @@ from pathlib import Path
 
 from alignloop.data import builders, forms, published
 from alignloop.data.convert import Options, convert
-from alignloop.data.source_files import Row
+from alignloop.data.source_files import SourceRow
 from alignloop.data.sources import Source
 from alignloop.errors import DataError
 from alignloop.records import Rating, Record
@@ -66,7 +66,7 @@ def described(unused: Mapping[str, int], options: Mapping[str, str]) -> str:
     return ", ".join(found[:20]) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
 
 
-def proposals(row: Row, kind: str, columns: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+def proposals(row: SourceRow, kind: str, columns: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
     """For columns of a row that were not read, the option that reads them.
 
     Args:
@@ -91,7 +91,7 @@ def proposals(row: Row, kind: str, columns: Mapping[str, str], names: Sequence[s
     return found
 
 
-def _counts(row: Row, kind: str, columns: Mapping[str, str], field: str) -> bool:
+def _counts(row: SourceRow, kind: str, columns: Mapping[str, str], field: str) -> bool:
     """Whether the records of a row depend on a field: without its value there are none, or others."""
     return _records(row, kind, columns, spoilt=field) != _records(row, kind, columns)
 
@@ -105,7 +105,7 @@ def _field(name: str) -> str | None:
     return next((field for field, words in PROPOSED.items() if forms.plain(name) in words), None)
 
 
-def _records(row: Row, kind: str, columns: Mapping[str, str], spoilt: str = "") -> list[Record]:
+def _records(row: SourceRow, kind: str, columns: Mapping[str, str], spoilt: str = "") -> list[Record]:
     """The records of a row, of its own kind where a column gives it another one; [] where it has none.
 
     The field `spoilt` has a value that nothing can be read from.
@@ -131,7 +131,7 @@ def command(source: Source, words: str) -> str:
     return f"alignloop data {verb} {path}{scale}" + (f" {rest}" if rest else "")
 
 
-def mapped(source: Source, row: Row, kinds: Sequence[str]) -> str:
+def mapped(source: Source, row: SourceRow, kinds: Sequence[str]) -> str:
     """The command that reads a row by columns of other names; empty if none was found.
 
     Args:
@@ -151,7 +151,7 @@ def mapped(source: Source, row: Row, kinds: Sequence[str]) -> str:
     return ""
 
 
-def told_answer(source: Source, row: Row, column: str, kinds: Sequence[str]) -> str:
+def told_answer(source: Source, row: SourceRow, column: str, kinds: Sequence[str]) -> str:
     """The command that takes an object for the reference answer; empty if none does."""
     if not _records(row, "prompt", {"answer": column}):
         return ""
@@ -159,7 +159,7 @@ def told_answer(source: Source, row: Row, column: str, kinds: Sequence[str]) -> 
     return command(source, f"check {option('answer', column)}{kind}")
 
 
-def _mapping(row: Row, needed: Sequence[str]) -> dict[str, str]:
+def _mapping(row: SourceRow, needed: Sequence[str]) -> dict[str, str]:
     there = forms.fields_of(row.values, {})
     asked = {"prompt"} if forms.has_prompt(there) else set()
     missing = [field for field in needed if not there.has(field) and field not in asked]

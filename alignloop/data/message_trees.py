@@ -13,7 +13,7 @@ from typing import Any
 
 from alignloop.data import values as read
 from alignloop.data.messages import ROLES
-from alignloop.data.source_files import Row
+from alignloop.data.source_files import SourceRow
 from alignloop.errors import DataError
 
 _MESSAGE = ("message_id", "parent_id", "text", "role")
@@ -28,7 +28,7 @@ def is_message(row: Mapping[str, object]) -> bool:
     return all(name in row for name in _MESSAGE) and not any(name in row for name in ("messages", "replies"))
 
 
-def joined(rows: Iterable[Row], report: Callable[[DataError], None]) -> Iterator[Row]:
+def joined(rows: Iterable[SourceRow], report: Callable[[DataError], None]) -> Iterator[SourceRow]:
     """Rows with the messages of trees joined, each tree in the place of its first message.
 
     Deleted messages are left out with what answers them, as are answers to messages that are not there;
@@ -54,9 +54,9 @@ def joined(rows: Iterable[Row], report: Callable[[DataError], None]) -> Iterator
     yield from _trees([first, *found], report)
 
 
-def _trees(rows: list[Row], report: Callable[[DataError], None]) -> Iterator[Row]:
+def _trees(rows: list[SourceRow], report: Callable[[DataError], None]) -> Iterator[SourceRow]:
     nodes: dict[str, dict[str, Any]] = {}
-    roots: list[tuple[dict[str, Any], Row]] = []
+    roots: list[tuple[dict[str, Any], SourceRow]] = []
     for row in rows:
         if is_message(row.values):
             name = str(row.values["message_id"])
@@ -75,7 +75,7 @@ def _trees(rows: list[Row], report: Callable[[DataError], None]) -> Iterator[Row
     for node, row in roots:
         rest = {name: value for name, value in row.values.items() if name not in _READ}
         tree = {"message_tree_id": row.values["message_id"], "prompt": _bare(node)}
-        yield Row({**rest, **tree}, row.file, row.line)
+        yield SourceRow({**rest, **tree}, row.file, row.line)
 
 
 def _bare(node: Node) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _bare(node: Node) -> dict[str, Any]:
     return {**kept, "replies": [_bare(reply) for reply in node["replies"]]}
 
 
-def _unusable(row: Row, nodes: Mapping[str, Node]) -> tuple[str, str] | None:
+def _unusable(row: SourceRow, nodes: Mapping[str, Node]) -> tuple[str, str] | None:
     """Why a message is in no tree, and the reason's name; None if it is in one."""
     if not is_message(row.values):
         return "expected a message with message_id, parent_id, text and role like the first row", "other_kind"

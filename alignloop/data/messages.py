@@ -16,27 +16,13 @@ from alignloop.errors import DataError
 from alignloop.foreign import loads
 from alignloop.records import Conversation, Message, ToolCall, canonical
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "ai": "assistant",
-    "function_call": "call",
-    "tool_call": "call",
-    "tool_calls": "call",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "tool_response": "tool",
-    "function_response": "tool",
-    "ipython": "tool",
+ROLES: Mapping[str, str] = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai"), "assistant"),
+    **dict.fromkeys(("function_call", "tool_call", "tool_calls"), "call"),
+    **dict.fromkeys(("tool", "function", "observation"), "tool"),
+    **dict.fromkeys(("tool_response", "function_response", "ipython"), "tool"),
 }
 """Roles by the names they have in files; `call` is an assistant's turn whose text is a tool call."""
 
@@ -44,17 +30,12 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of an assistant's thoughts."""
 WEIGHTS = ("weight", "loss", "train", "training")
 """Keys that say whether a turn is trained: true or 1, false or 0."""
-UNREADABLE = {
-    "images": "images",
-    "image": "images",
-    "image_url": "images",
-    "videos": "videos",
-    "video": "videos",
-    "audio": "audio",
-    "audios": "audio",
+UNREADABLE: Mapping[str, str] = {
+    **dict.fromkeys(("images", "image", "image_url"), "images"),
+    **dict.fromkeys(("videos", "video"), "videos"),
+    **dict.fromkeys(("audio", "audios"), "audio"),
     "refusal": "refusals",
-    "train_detail": "weights of parts of a turn",
-    "training_detail": "weights of parts of a turn",
+    **dict.fromkeys(("train_detail", "training_detail"), "weights of parts of a turn"),
     "prefix": "answers that begin with a given text",
 }
 """Keys of a message that change its meaning and are not supported, with what they hold."""
@@ -73,8 +54,7 @@ def conversation(value: object, field: str) -> Conversation:
         DataError: no list of messages, an unknown role, a key that cannot be honoured, or a part that
             is no text.
     """
-    items = read.structured(value, field, list)
-    assert isinstance(items, Sequence)
+    items = read.listed(value, field)
     found = tuple(_message(item, f"{field}[{k}]") for k, item in enumerate(items))
     if not found:
         raise DataError("expected at least one message", field=field, value=[], reason="empty_prompt")
@@ -121,12 +101,7 @@ def check_media(row: Mapping[str, object], columns: Iterable[str]) -> None:
 
 def _message(item: object, field: str) -> Message:
     if not isinstance(item, Mapping):
-        raise DataError(
-            f"expected a message with role and content, found {read.type_name(item)}",
-            field=field,
-            value=item,
-            reason="bad_messages",
-        )
+        raise read.unexpected("a message with role and content", item, field, "bad_messages")
     named = item.get("role", item.get("from"))
     role = ROLES.get(named.strip().casefold()) if isinstance(named, str) else None
     if role is None:
@@ -253,7 +228,7 @@ def _tool_calls(item: Mapping[str, object], field: str) -> tuple[ToolCall, ...]:
     value, older = item.get("tool_calls"), item.get("function_call")
     found: tuple[ToolCall, ...] = ()
     if value is not None and value != "":
-        found = _calls(read.structured(value, f"{field}.tool_calls", list), f"{field}.tool_calls")
+        found = _calls(read.listed(value, f"{field}.tool_calls"), f"{field}.tool_calls")
     if older not in (None, {}, ""):
         if found:
             raise DataError(
@@ -265,11 +240,8 @@ def _tool_calls(item: Mapping[str, object], field: str) -> tuple[ToolCall, ...]:
 
 def _parsed(value: object, field: str) -> object:
     """An object or list; a string holds its JSON."""
-    return read.structured(value, field, list if _begins(value, "[") else dict)
-
-
-def _begins(value: object, sign: str) -> bool:
-    return isinstance(value, list | tuple) or (isinstance(value, str) and value.lstrip()[:1] == sign)
+    is_list = isinstance(value, list | tuple) or (isinstance(value, str) and value.lstrip()[:1] == "[")
+    return read.listed(value, field) if is_list else read.mapped(value, field)
 
 
 def _calls(value: object, field: str) -> tuple[ToolCall, ...]:
@@ -324,16 +296,11 @@ def tools(value: object, field: str) -> tuple[str, ...]:
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return ()
-    items = read.structured(value, field, list)
-    assert isinstance(items, Sequence)
+    items = read.listed(value, field)
     for k, item in enumerate(items):
         if not isinstance(item, Mapping):
-            raise DataError(
-                f"expected the description of a tool, an object, found {read.type_name(item)}",
-                field=f"{field}[{k}]",
-                value=item,
-                reason="bad_tools",
-            )
+            expected = "the description of a tool, an object"
+            raise read.unexpected(expected, item, f"{field}[{k}]", "bad_tools")
     return tuple(_json(_enveloped(item), f"{field}[{k}]") for k, item in enumerate(items))
 
 
@@ -346,8 +313,7 @@ def history(value: object, field: str) -> Conversation:
     """Earlier turns as [question, answer] pairs, the first one first; '' and [] are none."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return ()
-    items = read.structured(value, field, list)
-    assert isinstance(items, Sequence)
+    items = read.listed(value, field)
     found: list[Message] = []
     for k, item in enumerate(items):
         if not isinstance(item, Sequence) or isinstance(item, str) or len(item) != 2:

@@ -23,7 +23,7 @@ Right = Callable[[Row, tuple[str, ...]], tuple[bool, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChoiceQuestion:
     """A question with its choices.
 
     Attributes:
@@ -69,7 +69,7 @@ class ChoiceForm:
             return False
         return self.text is None or self.text.search(str(at(row, self.needs[0]))) is not None
 
-    def read(self, row: Row) -> Choice:
+    def read(self, row: Row) -> ChoiceQuestion:
         """The question of a row.
 
         Raises:
@@ -83,7 +83,7 @@ class ChoiceForm:
             raise DataError(
                 f"expected 2 to {len(LETTERS)} choices", field="choices", value=choices, reason="choices"
             )
-        return Choice("\n\n".join(filter(None, parts)), choices, self.right(row, choices), self.told)
+        return ChoiceQuestion("\n\n".join(filter(None, parts)), choices, self.right(row, choices), self.told)
 
 
 def listed(path: str) -> Choices:
@@ -108,7 +108,7 @@ def _list_in_text(text: str) -> object:
     import ast
 
     try:
-        return read.structured(text, "choices", list)
+        return read.listed(text, "choices")
     except DataError:
         try:
             return ast.literal_eval(text)
@@ -300,7 +300,7 @@ def form_of(row: Row) -> ChoiceForm | None:
     return next((form for form in FORMS if form.fits(row)), None)
 
 
-def choice_of(row: Row) -> Choice:
+def choice_of(row: Row) -> ChoiceQuestion:
     """The multiple-choice question of a row.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from alignloop.errors import DataError
 from alignloop.records import (
     Demonstration,
     Document,
@@ -60,6 +61,11 @@ def completion_texts(record: Record) -> tuple[str, ...]:
 def normalise(text: str) -> str:
     """Compatibility-composed, case-folded, white space collapsed."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def fault_of(record: Record, reason: str, message: str) -> DataError:
+    """What is wrong with a record, at the place that it comes from."""
+    return DataError(message, file=record.provenance.file, line=record.provenance.line, reason=reason)
 
 
 def words(text: str) -> list[str]:

@@ -22,14 +22,19 @@ def fields(**paths: str) -> View:
     return lambda row: [{field: at(row, path) for field, path in paths.items()}]
 
 
+def _judged(prompt: Any, first: Any, second: Any, side: str, **more: Any) -> list[dict[str, Any]]:
+    """One row of two answers of which `side` (`a`, `b` or `tie`) is the better one."""
+    return [{"prompt": prompt, "response_a": first, "response_b": second, "preference": side, **more}]
+
+
+def _ranked(prompt: Any, answers: Sequence[Any], ranks: Sequence[int]) -> list[dict[str, Any]]:
+    """One row of ranked answers."""
+    return [{"prompt": prompt, "responses": list(answers), "ranking": list(ranks)}]
+
+
 def pair(prompt: str, first: str, second: str, choose: Callable[[RowValues], str]) -> View:
     """A judged pair: `choose` says `a`, `b` or `tie`."""
-
-    def view(row: RowValues) -> list[dict[str, Any]]:
-        fields = {"prompt": at(row, prompt), "response_a": at(row, first), "response_b": at(row, second)}
-        return [{**fields, "preference": choose(row)}]
-
-    return view
+    return lambda row: _judged(at(row, prompt), at(row, first), at(row, second), choose(row))
 
 
 def _ranks(scores: Sequence[float]) -> list[int]:
@@ -66,7 +71,7 @@ def ultrafeedback_ranking(row: RowValues) -> list[dict[str, Any]]:
     answers = row["completions"]
     scores = [_number(answer, "overall_score") for answer in answers]
     texts = [at(answer, "response") for answer in answers]
-    return [{"prompt": row["instruction"], "responses": texts, "ranking": _ranks(scores)}]
+    return _ranked(row["instruction"], texts, _ranks(scores))
 
 
 def _number(row: Any, path: str) -> float:
@@ -92,8 +97,7 @@ def by_strength(prompt: str, first: str, second: str, strength: str) -> View:
     def view(row: RowValues) -> list[dict[str, Any]]:
         value = _number(row, strength)
         side = "a" if value < 0 else "b" if value > 0 else "tie"
-        fields = {"prompt": at(row, prompt), "response_a": at(row, first), "response_b": at(row, second)}
-        return [{**fields, "preference": side, "margin": abs(value)}]
+        return _judged(at(row, prompt), at(row, first), at(row, second), side, margin=abs(value))
 
     return view
 
@@ -110,7 +114,7 @@ def scored_responses(row: RowValues) -> list[dict[str, Any]]:
 
 def ranked_responses(row: RowValues) -> list[dict[str, Any]]:
     scores = [float(score) for score in _listed(row, "scores")]
-    return [{"prompt": row["prompt"], "responses": _listed(row, "responses"), "ranking": _ranks(scores)}]
+    return _ranked(row["prompt"], _listed(row, "responses"), _ranks(scores))
 
 
 def _listed(row: RowValues, name: str) -> list[Any]:
@@ -128,7 +132,7 @@ def _listed(row: RowValues, name: str) -> list[Any]:
 def nectar(row: RowValues) -> list[dict[str, Any]]:
     answers = _listed(row, "answers")
     ranks = _ranks([-_number(answer, "rank") for answer in answers])
-    return [{"prompt": row["prompt"], "responses": [at(a, "answer") for a in answers], "ranking": ranks}]
+    return _ranked(row["prompt"], [at(a, "answer") for a in answers], ranks)
 
 
 def _one_hot(row: RowValues) -> str:
@@ -158,8 +162,7 @@ def arena_55k(row: RowValues) -> list[dict[str, Any]]:
             *([] if answer is None else [{"role": "assistant", "content": answer}]),
         )
     ]
-    fields = {"prompt": turns, "response_a": first[-1], "response_b": second[-1]}
-    return [{**fields, "preference": _one_hot(row)}]
+    return _judged(turns, first[-1], second[-1], _one_hot(row))
 
 
 def arena_conversations(row: RowValues) -> list[dict[str, Any]]:
@@ -183,8 +186,7 @@ def argilla(row: RowValues) -> list[dict[str, Any]]:
     said, status = row["preference.responses"], row.get("preference.responses.status") or ()
     kept = [s for k, s in enumerate(said) if k >= len(status) or status[k] == "submitted"]
     side = _most_said(kept, "preference.responses")
-    fields = {"prompt": row["instruction"], "response_a": row["response1"], "response_b": row["response2"]}
-    return [{**fields, "preference": side}]
+    return _judged(row["instruction"], row["response1"], row["response2"], side)
 
 
 def argilla_records(row: RowValues) -> list[dict[str, Any]]:
@@ -195,7 +197,7 @@ def argilla_records(row: RowValues) -> list[dict[str, Any]]:
     said = [at(a, "value") for a in answers if at(a, "status") in (None, "submitted")]
     side = _most_said(said, "responses.preference")
     one, two = (at(texts, f"response{k}") or at(texts, f"response_{k}") for k in (1, 2))
-    return [{"prompt": prompt, "response_a": one, "response_b": two, "preference": side}]
+    return _judged(prompt, one, two, side)
 
 
 def label_studio(row: RowValues) -> list[dict[str, Any]]:
@@ -206,12 +208,8 @@ def label_studio(row: RowValues) -> list[dict[str, Any]]:
         selected = [at(result, "value.selected") for result in at(annotation, "result") or ()]
         if annotation.get("was_cancelled") or selected not in (["left"], ["right"]):
             continue
-        fields = {
-            "prompt": at(data, "prompt"),
-            "response_a": at(data, "answer1"),
-            "response_b": at(data, "answer2"),
-        }
-        found.append({**fields, "preference": "a" if selected == ["left"] else "b"})
+        side = "a" if selected == ["left"] else "b"
+        found += _judged(at(data, "prompt"), at(data, "answer1"), at(data, "answer2"), side)
     if not found:
         raise DataError("no annotation that counts", field="annotations", reason="unlabelled")
     return found
@@ -251,7 +249,7 @@ def right_and_wrong(row: RowValues) -> list[dict[str, Any]]:
     """Lists of right and wrong answers: all right ones share the first rank."""
     good, bad = _listed(row, "chosen"), _listed(row, "rejected")
     ranks = [1] * len(good) + [1 + len(good)] * len(bad)
-    return [{"prompt": row["prompt"], "responses": [*good, *bad], "ranking": ranks}]
+    return _ranked(row["prompt"], [*good, *bad], ranks)
 
 
 def rated_summary(row: RowValues) -> list[dict[str, Any]]:
@@ -273,25 +271,20 @@ def summaries(row: RowValues) -> list[dict[str, Any]]:
     texts = [at(summary, "text") for summary in row["summaries"]]
     post = at(row, "info.post") or at(row, "info.article")
     side = chosen_by("choice", {0: "a", 1: "b"})(row)
-    return [{"prompt": post, "response_a": texts[0], "response_b": texts[1], "preference": side}]
+    return _judged(post, texts[0], texts[1], side)
 
 
 def webgpt(row: RowValues) -> list[dict[str, Any]]:
     """Scores add to 0; the sign chooses."""
     first, second = _number(row, "score_0"), _number(row, "score_1")
     side = "a" if first > second else "b" if second > first else "tie"
-    fields = {
-        "prompt": at(row, "question.full_text"),
-        "response_a": row["answer_0"],
-        "response_b": row["answer_1"],
-    }
-    return [{**fields, "preference": side}]
+    return _judged(at(row, "question.full_text"), row["answer_0"], row["answer_1"], side)
 
 
 def stack_exchange(row: RowValues) -> list[dict[str, Any]]:
     answers = _listed(row, "answers")
     ranks = _ranks([_number(answer, "pm_score") for answer in answers])
-    return [{"prompt": row["question"], "responses": [at(a, "text") for a in answers], "ranking": ranks}]
+    return _ranked(row["question"], [at(a, "text") for a in answers], ranks)
 
 
 def safe_label(row: RowValues) -> list[dict[str, Any]]:

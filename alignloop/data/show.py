@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from alignloop.data.chat import ChatTemplate
-from alignloop.data.dialogue import bare, render_turns
 from alignloop.data.normal import completion_texts
 from alignloop.data.plain_text import Marks
 from alignloop.data.tool_use import check, left_out, without_lost_thoughts
-from alignloop.data.trained_turns import TrainOn, trained_places
+from alignloop.data.trained_turns import TrainOn, bare, render_turns, trained_places
 from alignloop.errors import DataError
 from alignloop.records import (
     Demonstration,

@@ -3,21 +3,26 @@
 Text is UTF-8, with or without a byte-order mark, with \\n or \\r\\n; blank lines are skipped and counted
 in line numbers. A damaged file (broken JSON, another encoding, a packed file cut short) is an error; a
 single odd row (no object, NaN or Infinity in it, more cells than the header) is handed to `report`
-and skipped.
+and skipped. No line and no packed file fills the memory: both have bounds.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
+import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import IO, Any
 
-from alignloop.data.lines import decoded, open_text, whole
 from alignloop.errors import DataError
-from alignloop.foreign import MAX_LINE, loads
+from alignloop.foreign import MAX_LINE, MIB, TooLarge, lines_of, loads, opened
 
 _LINES = (".jsonl", ".ndjson")
 _CELLS = {".csv": ",", ".tsv": "\t"}
@@ -33,7 +38,7 @@ OnFault = Callable[[DataError], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SourceRow:
     """One row: its columns, the file it stands in and its 1-based line (row number if not .jsonl)."""
 
     values: dict[str, object]
@@ -41,7 +46,7 @@ class Row:
     line: int
 
 
-def read_file(path: Path, report: OnFault) -> Iterator[Row]:
+def read_file(path: Path, report: OnFault) -> Iterator[SourceRow]:
     """The rows of one file in order.
 
     Args:
@@ -96,9 +101,9 @@ def _not_finite(name: str, file: str, line: int) -> DataError:
     return DataError(f"{name} is no JSON number", file=file, line=line, reason="not_finite")
 
 
-def _checked(value: object, file: str, line: int, report: OnFault) -> Iterator[Row]:
+def _checked(value: object, file: str, line: int, report: OnFault) -> Iterator[SourceRow]:
     if isinstance(value, dict):
-        yield Row(value, file, line)
+        yield SourceRow(value, file, line)
     else:
         report(
             DataError(
@@ -107,7 +112,7 @@ def _checked(value: object, file: str, line: int, report: OnFault) -> Iterator[R
         )
 
 
-def _jsonl(lines: Iterable[tuple[int, str]], file: str, report: OnFault) -> Iterator[Row]:
+def _jsonl(lines: Iterable[tuple[int, str]], file: str, report: OnFault) -> Iterator[SourceRow]:
     """JSON lines; a file whose objects go over several lines is read if nothing else than that is odd."""
     found = iter(lines)
     for number, line in found:
@@ -132,7 +137,9 @@ def _goes_on(error: ValueError, line: str) -> bool:
     return isinstance(error, json.JSONDecodeError) and error.pos >= len(line.rstrip())
 
 
-def _several_lines(text: str, file: str, line: int, report: OnFault, first: ValueError) -> Iterator[Row]:
+def _several_lines(
+    text: str, file: str, line: int, report: OnFault, first: ValueError
+) -> Iterator[SourceRow]:
     """Objects over several lines, or a list of them, from a line on.
 
     Raises:
@@ -154,7 +161,7 @@ def _several_lines(text: str, file: str, line: int, report: OnFault, first: Valu
             yield from _checked(item, file, number, report)
 
 
-def _json(text: str, file: str, report: OnFault) -> Iterator[Row]:
+def _json(text: str, file: str, report: OnFault) -> Iterator[SourceRow]:
     """A list of objects, an object that holds it as `data` or the like, or JSON lines by a wrong name."""
     if not text.strip():
         return
@@ -182,7 +189,7 @@ def _is_rows(value: object) -> bool:
     return isinstance(value, list) and not all(isinstance(item, str) for item in value)
 
 
-def _csv(lines: Iterable[tuple[int, str]], file: str, report: OnFault, delimiter: str) -> Iterator[Row]:
+def _csv(lines: Iterable[tuple[int, str]], file: str, report: OnFault, delimiter: str) -> Iterator[SourceRow]:
     csv.field_size_limit(MAX_LINE)  # the default of 131 072 characters is short for documents
     reader = csv.reader((line for _, line in lines), strict=True, delimiter=delimiter)
     try:
@@ -203,7 +210,7 @@ def _csv(lines: Iterable[tuple[int, str]], file: str, report: OnFault, delimiter
                 continue
             number += 1
             if len(cells) == len(header):
-                yield Row(dict(zip(header, cells, strict=True)), file, number)
+                yield SourceRow(dict(zip(header, cells, strict=True)), file, number)
                 continue
             message = f"{len(cells)} cells where the header has {len(header)}"
             report(DataError(message, file=file, line=number, reason="wrong_cells"))
@@ -221,7 +228,7 @@ _HEADLESS = {("question", "A", "B", "C", "D", "answer"): _is_mmlu}
 """Columns of published files without a header, and how their first two rows tell."""
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[SourceRow]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -235,7 +242,131 @@ def _parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches():
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(values, str(path), number)
+                    yield SourceRow(values, str(path), number)
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"the Parquet file is damaged ({reason})", file=str(path)) from error
+
+
+FREE_BYTES = 64 * MIB
+"""What any packed file may unpack to."""
+MAX_RATIO = 200
+"""Beyond FREE_BYTES, how many times its own size a packed file may unpack to; text gives 3 to 20."""
+MAX_WHOLE = 1024 * MIB
+"""Largest file that is read as a whole, in bytes."""
+_BOM = b"\xef\xbb\xbf"
+
+
+class _Unpacked(io.RawIOBase):
+    """What a packed file unpacks to, no more than a bounded multiple of its size."""
+
+    def __init__(self, stream: Any, size: int) -> None:
+        super().__init__()
+        self._stream = stream
+        self._left = max(FREE_BYTES, MAX_RATIO * size)
+
+    def readable(self) -> bool:
+        """True: it is for reading only."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as there is something, and count."""
+        found = self._stream.read(len(buffer))
+        self._left -= len(found)
+        if self._left < 0:
+            raise TooLarge(
+                f"unpacks to more than {MAX_RATIO} times its size, as files do that are made to fill the "
+                "memory; unpack it by hand if it is right"
+            )
+        buffer[: len(found)] = found
+        return len(found)
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[bytes]]:
+    """A file's bytes, unpacked if its name ends in .gz or .zst.
+
+    Raises:
+        DataError: it cannot be read, is no regular file, or a packed one that is damaged, cut short or a
+            bomb; also for what is met while the file is read in the context.
+    """
+    file, packed = str(path), path.suffix.lower()
+    try:
+        with opened(path) as raw:
+            stream = _stream(raw, packed, file)
+            size = os.fstat(raw.fileno()).st_size
+            yield raw if stream is None else io.BufferedReader(_Unpacked(stream, size), 1 << 16)
+    except TooLarge as error:
+        raise DataError(f"the {packed} file {error}", file=file, reason="too_large") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"the {packed} file is damaged or cut short ({error})", file=file) from error
+    except OSError as error:
+        if packed == ".zst" and error.errno is None:
+            message = f"the {packed} file is damaged or cut short ({error})"
+            raise DataError(message, file=file) from error
+        raise DataError(f"cannot be read ({error.strerror or error})", file=file) from error
+
+
+def _stream(raw: IO[bytes], packed: str, file: str) -> Any:
+    """What unpacks a file by the end of its name; None for one that is not packed."""
+    if packed == ".gz":
+        return gzip.GzipFile(fileobj=raw, mode="rb")
+    if packed != ".zst":
+        return None
+    try:
+        import pyarrow as pa
+    except ImportError as error:
+        raise DataError(".zst needs the extra `data`: pip install 'alignloop[data]'", file=file) from error
+    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+
+
+def decoded(handle: IO[bytes], file: str, *, most: int = MAX_LINE) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers. Split at newlines only: JSON strings may hold other line separators.
+
+    Args:
+        handle: from `open_text`.
+        file: its name, for errors.
+        most: longest line, in bytes.
+
+    Yields:
+        1-based number and text of each line, its end included.
+
+    Raises:
+        DataError: a longer line, or text that is not UTF-8.
+    """
+    for number, raw in enumerate(lines_of(handle, most=most), 1):
+        if raw is None:
+            raise DataError(
+                f"a line of more than {most // MIB} MiB, which is no row; put one row on each line",
+                file=file,
+                line=number,
+                reason="too_large",
+            )
+        if number == 1 and raw.startswith(_BOM):
+            raw = raw[len(_BOM) :]
+        try:
+            yield number, raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            hint = "UTF-16" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding"
+            raise DataError(
+                f"not UTF-8 at byte {error.start + 1} (it looks like {hint}); save the file as UTF-8",
+                file=file,
+                line=number,
+                reason="not_utf8",
+            ) from error
+
+
+def whole(handle: IO[bytes], file: str) -> str:
+    """The text of a file that can only be read as a whole.
+
+    Raises:
+        DataError: as `decoded`, or it has more than MAX_WHOLE bytes.
+    """
+    raw = handle.read(MAX_WHOLE + 1)
+    if len(raw) > MAX_WHOLE:
+        raise DataError(
+            f"larger than {MAX_WHOLE // MIB} MiB; a .json file is read as a whole, write .jsonl instead",
+            file=file,
+            reason="too_large",
+        )
+    return "".join(line for _, line in decoded(io.BytesIO(raw), file, most=MAX_WHOLE))

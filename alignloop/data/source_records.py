@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
+from alignloop.content import sha256_of
 from alignloop.data import builders, forms, hints, message_trees, messages, published, sources
-from alignloop.data.files import sha256_of
 from alignloop.errors import DataError
 from alignloop.records import Record
 
@@ -21,7 +21,7 @@ HEAD = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadOptions:
     """How the rows of a data set are read.
 
     Attributes:
@@ -71,7 +71,7 @@ class SourceRecords:
         return len(self.records) + len(self.faults)
 
 
-def read_source(source: sources.Source, reading: Reading) -> SourceRecords:
+def read_source(source: sources.Source, reading: ReadOptions) -> SourceRecords:
     """Records of one source, of the kind among `reading.kinds` that most rows are, else of the first.
 
     Raises:
@@ -86,7 +86,7 @@ def read_source(source: sources.Source, reading: Reading) -> SourceRecords:
     return _read(source, replace(reading, first_vote=1))
 
 
-def _read(source: sources.Source, reading: Reading) -> SourceRecords:
+def _read(source: sources.Source, reading: ReadOptions) -> SourceRecords:
     digest = hashlib.sha256()
     odd: list[DataError] = []
     rows = sources.read_source(source, on_fault=odd.append)
@@ -109,7 +109,9 @@ def _read(source: sources.Source, reading: Reading) -> SourceRecords:
     return part
 
 
-def _add(part: SourceRecords, row: sources.Row, source: sources.Source, reading: Reading) -> list[DataError]:
+def _add(
+    part: SourceRecords, row: sources.SourceRow, source: sources.Source, reading: ReadOptions
+) -> list[DataError]:
     """Add the records of a row; returns the faults of those that it does not give."""
     unread: list[str] = []
     faults: list[DataError] = []
@@ -139,7 +141,7 @@ def _add(part: SourceRecords, row: sources.Row, source: sources.Source, reading:
     return faults
 
 
-def _note(part: SourceRecords, row: sources.Row, reading: Reading, unread: list[str]) -> None:
+def _note(part: SourceRecords, row: sources.SourceRow, reading: ReadOptions, unread: list[str]) -> None:
     """Note what of a row was not read, and whether its scores are against it."""
     part.unused.update(unread)
     if part.kind == "preference" and forms.against_scores(row.values):
@@ -159,13 +161,13 @@ def _unread_keys(fields: forms.Fields) -> list[str]:
     ]
 
 
-def _hashed(rows: Iterable[sources.Row], digest: hashlib._Hash) -> Iterator[sources.Row]:
+def _hashed(rows: Iterable[sources.SourceRow], digest: hashlib._Hash) -> Iterator[sources.SourceRow]:
     for row in rows:
         digest.update(json.dumps(row.values, ensure_ascii=False, default=str).encode("utf-8", "replace"))
         yield row
 
 
-def _kind_of_most(rows: Iterable[sources.Row], mapping: Mapping[str, str]) -> str:
+def _kind_of_most(rows: Iterable[sources.SourceRow], mapping: Mapping[str, str]) -> str:
     """The kind most rows have, of equally frequent ones the first seen; empty if none has one."""
     votes: Counter[str] = Counter()
     for row in rows:
@@ -183,7 +185,7 @@ def _check_kind(found: str, kind: str) -> None:
         )
 
 
-def _votes(fault: DataError, reading: Reading) -> DataError:
+def _votes(fault: DataError, reading: ReadOptions) -> DataError:
     """The fault of a vote that is no number of its count: a reason to count from 1, or two counts."""
     if not reading.first_vote:
         return fault
@@ -216,7 +218,7 @@ def _check_range(part: SourceRecords, source: sources.Source) -> None:
         )
 
 
-def no_usable_row(source: sources.Source, part: SourceRecords, reading: Reading) -> DataError:
+def no_usable_row(source: sources.Source, part: SourceRecords, reading: ReadOptions) -> DataError:
     """What is wrong with a source without a record, and the command that leads on, if one does."""
     if not part.faults:
         return DataError("no usable row: the file has none", file=source.path, reason="no_usable_row")
@@ -229,7 +231,7 @@ def no_usable_row(source: sources.Source, part: SourceRecords, reading: Reading)
     return DataError(f"{message}; try: {way}" if way else message, file=source.path, reason="no_usable_row")
 
 
-def _way_on(source: sources.Source, part: SourceRecords, reading: Reading) -> str:
+def _way_on(source: sources.Source, part: SourceRecords, reading: ReadOptions) -> str:
     """A command that gives records of this source, as was tried; empty if none was found."""
     first = part.faults[0]
     if first.reason == "multiple_choice":

@@ -31,13 +31,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from alignloop.data.source_files import ACCEPTED, SUFFIXES, OnFault, Row, read_file
+from alignloop.data.source_files import ACCEPTED, SUFFIXES, OnFault, SourceRow, read_file
 from alignloop.errors import DataError
 
 _KEYS = ("path", "weight", "rows", "split", "name", "data_dir", "revision", "score_range")
 _TEXTS = {"split": "a split", "name": "a configuration", "data_dir": "a folder", "revision": "a revision"}
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>[\w.-]+))?")
-_LIMIT = re.compile(r"(?P<path>.+)#(?P<rows>\d+)")
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -77,7 +76,7 @@ class Source:
     left_out: tuple[str, ...] = ()
 
 
-def read_rows(spec: Spec, *, on_fault: OnFault | None = None) -> Iterator[Row]:
+def read_rows(spec: Spec, *, on_fault: OnFault | None = None) -> Iterator[SourceRow]:
     """All rows of a data set, in order, repeated by weight.
 
     Args:
@@ -120,6 +119,27 @@ def expand(spec: Spec) -> list[Source]:
             "a data set is a path, a hub id, a mapping with 'path', or a list of these", value=spec
         )
     return [source for item in spec for source in expand(item)]
+
+
+def split_rows(name: str) -> tuple[str, str]:
+    """`rows.jsonl#500` → (`rows.jsonl`, `#500`); a file whose name ends so is taken literally."""
+    match = re.fullmatch(r"(.+)(#\d+)", name, re.DOTALL)
+    return (match[1], match[2]) if match and not exists(Path(name)) else (name, "")
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there; a text that can be no path names nothing."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # longer than a path may be, or with a NUL
+        return False
+
+
+def files_fitting(pattern: str) -> list[Path]:
+    """The files that a pattern such as `data/*.jsonl` fits, by name; none for a plain name."""
+    if not any(sign in pattern for sign in "*?["):
+        return []
+    return sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
 
 
 def is_source(item: object) -> bool:
@@ -180,12 +200,10 @@ def score_range(value: object, file: str = "") -> tuple[float, float]:
 
 
 def _expand_name(name: str, split: str = "", data_dir: str = "") -> list[Source]:
-    rows = None
-    limited = _LIMIT.fullmatch(name)
-    if limited and not Path(name).exists():
-        name, rows = limited["path"], int(limited["rows"])
-        if rows == 0:
-            raise DataError("'#0' asks for no rows", file=name)
+    name, limit = split_rows(name)
+    rows = int(limit[1:]) if limit else None
+    if rows == 0:
+        raise DataError("'#0' asks for no rows", file=name)
     path = Path(name).expanduser()
     if path.is_dir():
         files, left_out = _folder(path / data_dir if data_dir else path, split)
@@ -202,7 +220,7 @@ def _expand_name(name: str, split: str = "", data_dir: str = "") -> list[Source]
             raise DataError(f"unknown data format; {ACCEPTED}", file=name)
         return [Source(str(path), rows)]
     if any(sign in name for sign in "*?["):
-        files, left_out = _fitting(str(path), split)
+        files, left_out = _fitting_data(str(path), split)
         return [Source(str(file), rows, left_out=left_out) for file in files]
     hub = _HUB_ID.fullmatch(name)
     if hub and not _looks_local(hub["name"]):
@@ -221,9 +239,9 @@ def _names(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
 
 
-def _fitting(pattern: str, split: str) -> tuple[list[Path], tuple[str, ...]]:
+def _fitting_data(pattern: str, split: str) -> tuple[list[Path], tuple[str, ...]]:
     """Data files that a pattern such as `data/*.jsonl` fits, and those of other splits."""
-    there = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
+    there = files_fitting(pattern)
     found = [path for path in there if path.name.lower().endswith(SUFFIXES)]
     if not found:
         what = f"the pattern fits no data file; {ACCEPTED}" if there else "the pattern fits no file"
@@ -279,7 +297,7 @@ def _split_of(file: Path) -> str:
     return next((_SPLITS[word] for word in (*words, file.parent.name.lower()) if word in _SPLITS), "train")
 
 
-def read_source(source: Source, *, on_fault: OnFault | None = None) -> Iterator[Row]:
+def read_source(source: Source, *, on_fault: OnFault | None = None) -> Iterator[SourceRow]:
     """The rows of one source in order, its weight not applied.
 
     Raises:
@@ -294,7 +312,7 @@ def _raise(fault: DataError) -> None:
     raise fault
 
 
-def _hub(source: Source) -> Iterator[Row]:
+def _hub(source: Source) -> Iterator[SourceRow]:
     """A hub data set; the only place here that may use the network, and only for owner/name."""
     try:
         import httpx
@@ -309,7 +327,7 @@ def _hub(source: Source) -> Iterator[Row]:
         more = {key: value for key in ("name", "data_dir", "revision") if (value := getattr(source, key))}
         rows = load_dataset(source.path, split=source.split, streaming=source.rows is not None, **more)
         for number, values in enumerate(rows, 1):
-            yield Row(dict(values), source.path, number)
+            yield SourceRow(dict(values), source.path, number)
     except (
         OSError,
         ValueError,

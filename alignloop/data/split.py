@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
-from alignloop.data.columns import record_to_row
+import numpy as np
+
+from alignloop.content import number_of
+from alignloop.data.columns import content_of
 from alignloop.data.normal import prompt_key
 from alignloop.errors import DataError
 from alignloop.records import Record
+
+T = TypeVar("T")
 
 
 def split(
@@ -51,7 +54,7 @@ def split(
     parts: dict[str, list[Record]] = {name: [] for name in fractions}
     last = [name for name, fraction in fractions.items() if fraction > 0][-1]
     for record in records:
-        place = _place(prompt_key(record) if by == "prompt" else _content(record), seed)
+        place = _place(prompt_key(record) if by == "prompt" else content_of(record, provenance=False), seed)
         upper = 0.0
         for name, fraction in fractions.items():
             upper += fraction
@@ -61,13 +64,32 @@ def split(
     return parts
 
 
+def drawn_share(
+    items: Iterable[T],
+    fraction: float,
+    seed: int,
+    *,
+    most: int | None = None,
+    key: Callable[[T], Any] | None = None,
+) -> set[T]:
+    """A seeded share of the distinct items.
+
+    Args:
+        items: such as the prompts of rows, in any order.
+        fraction: the share; above 0 it is one item at least.
+        seed: of the draw.
+        most: largest number of items, None for any.
+        key: orders the items before the draw; by default they order themselves.
+
+    Returns:
+        round(fraction · distinct items) of them.
+    """
+    distinct = sorted(set(items), key=key)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    count = max(1, round(fraction * len(distinct))) if fraction > 0 else 0
+    count = count if most is None else min(count, most)
+    return {distinct[k] for k in np.random.default_rng(seed).permutation(len(distinct))[:count]}
+
+
 def _place(key: str, seed: int) -> float:
     """A number in [0, 1), evenly distributed over keys."""
-    digest = hashlib.sha256(f"{seed}\x1d{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _content(record: Record) -> str:
-    row = record_to_row(record)
-    del row["provenance"]
-    return json.dumps(row, ensure_ascii=False, sort_keys=True)
+    return number_of(f"{seed}\x1d{key}") / 2**64

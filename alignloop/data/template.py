@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.data import template_render
-from alignloop.data.files import write_whole
 from alignloop.data.template_choice import today
-from alignloop.data.template_probe import Findings, Row, examine
+from alignloop.data.template_probe import Row, TemplateTraits, examine
 from alignloop.data.template_turn import Departure, completion, departure, opened
 from alignloop.errors import DataError, ModelError
 from alignloop.foreign import loads
+from alignloop.io import write_whole
 from alignloop.records import Message, message_rows, tools_of
 
 FILE = "alignloop_template.json"
@@ -57,7 +57,7 @@ class ChatTemplate:
 
     name: str
     source: str
-    found: Findings
+    found: TemplateTraits
     tokens: tuple[tuple[str, str], ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -313,7 +313,7 @@ def examined(
     kwargs: Mapping[str, Any],
     tokens: Mapping[str, str],
     added: Container[str],
-) -> Findings:
+) -> TemplateTraits:
     """What probes show of a template.
 
     Raises:

@@ -32,7 +32,7 @@ _FIRST_MARK = re.compile(r"\A\s*(<[^<>\s]+>|\[[^\[\]\s]+\])")
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class TemplateTraits:
     """What a template does.
 
     Attributes:
@@ -69,7 +69,9 @@ class Findings:
     tool_marks: tuple[str, ...]
 
 
-def examine(source: str, render: Render, eos_token: str, bos_token: str, added: Container[str]) -> Findings:
+def examine(
+    source: str, render: Render, eos_token: str, bos_token: str, added: Container[str]
+) -> TemplateTraits:
     """Render probes and compare.
 
     Args:
@@ -97,7 +99,7 @@ def examine(source: str, render: Render, eos_token: str, bos_token: str, added: 
     suffix = given[given.rindex(ASK["content"]) + len(ASK["content"]) :]
     opened, closed = (suffix.rfind(mark) for mark in thought) if thought[0] else (-1, -1)
     lead = whole[len(given) : start] if whole[:start].startswith(given) else ""
-    return Findings(
+    return TemplateTraits(
         lead=lead,
         end=end,
         tail=tail,

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from alignloop.data.template_probe import Findings
+from alignloop.data.template_probe import TemplateTraits
 from alignloop.errors import DataError
 from alignloop.records import Message
 
@@ -26,7 +26,7 @@ Departure = Literal["", "prompt", "thoughts"]
 """Why a completion is not the rendering's: that does not begin with the prompt, or has other thoughts."""
 
 
-def completion(found: Findings, message: Message, given: str, whole: Callable[[Message], str]) -> str:
+def completion(found: TemplateTraits, message: Message, given: str, whole: Callable[[Message], str]) -> str:
     """What the model writes after a prompt.
 
     Args:
@@ -49,7 +49,7 @@ def completion(found: Findings, message: Message, given: str, whole: Callable[[M
 
 
 def departure(
-    found: Findings, turn: Message, given: str, written: str, whole: Callable[[Message], str]
+    found: TemplateTraits, turn: Message, given: str, written: str, whole: Callable[[Message], str]
 ) -> Departure:
     """Whether `written` after `given` is the rendering of the whole conversation, its tail left out.
 
@@ -71,7 +71,7 @@ def departure(
     return "" if written == _ended(found, rendering[len(given) :]) else "thoughts"
 
 
-def without_end(found: Findings, text: str) -> str:
+def without_end(found: TemplateTraits, text: str) -> str:
     """A text without ends of a turn after it."""
     mark = found.end.strip()
     while mark and text.rstrip().endswith(mark):
@@ -79,7 +79,7 @@ def without_end(found: Findings, text: str) -> str:
     return text
 
 
-def as_text(found: Findings, message: Message) -> str:
+def as_text(found: TemplateTraits, message: Message) -> str:
     """Thoughts and answer as one text, with the template's marks or `<think>`."""
     if not message.thinking:
         return message.content
@@ -87,14 +87,14 @@ def as_text(found: Findings, message: Message) -> str:
     return f"{opening}\n{message.thinking}\n{closing}\n\n{message.content}"
 
 
-def opened(found: Findings, text: str) -> str:
+def opened(found: TemplateTraits, text: str) -> str:
     """What a model wrote after the prompt, with the beginning of its thoughts that the prompt has."""
     if not found.opening or text.lstrip().startswith(found.thought[0]):
         return text
     return found.opening + text
 
 
-def split(found: Findings, text: str) -> tuple[str, str] | None:
+def split(found: TemplateTraits, text: str) -> tuple[str, str] | None:
     """(thoughts, answer) of a text that begins with thoughts, or goes on with begun ones; else None."""
     opening, closing = found.thought
     before, mark, answer = text.partition(closing) if closing else (text, "", "")
@@ -104,13 +104,13 @@ def split(found: Findings, text: str) -> tuple[str, str] | None:
     return (before.lstrip().removeprefix(opening) if begun else before), answer.lstrip("\n")
 
 
-def drops_thoughts(found: Findings, message: Message) -> bool:
+def drops_thoughts(found: TemplateTraits, message: Message) -> bool:
     """Whether a turn's thoughts are left out, because the prompt says that there are none."""
     thoughts = message.thinking or (split(found, message.content) or ("", ""))[0]
     return found.closes and bool(thoughts.strip())
 
 
-def _candidates(found: Findings, turn: Message) -> list[Message]:
+def _candidates(found: TemplateTraits, turn: Message) -> list[Message]:
     """The turn in the forms in which the template may render it after its own prompt; the first is best."""
     if turn.thinking:
         return [turn, replace(turn, thinking="")] if found.closes else [turn]
@@ -126,13 +126,13 @@ def _candidates(found: Findings, turn: Message) -> list[Message]:
     return [turn, replace(turn, content=f"{found.opening}{found.thought[1]}{found.after_thought}{text}")]
 
 
-def _keeps(found: Findings, turn: Message, written: str) -> bool:
+def _keeps(found: TemplateTraits, turn: Message, written: str) -> bool:
     """Whether the turn's thoughts are in what would be trained."""
     thoughts = turn.thinking or (split(found, turn.content) or ("", ""))[0]
     return thoughts.strip() in written
 
 
-def _ended(found: Findings, text: str) -> str:
+def _ended(found: TemplateTraits, text: str) -> str:
     """The rest of a rendering up to the end of the turn."""
     if found.ends:
         return text.removesuffix(found.tail)
@@ -140,7 +140,7 @@ def _ended(found: Findings, text: str) -> str:
     return text if text.endswith(found.end) else text + found.end
 
 
-def _literal(found: Findings, turn: Message) -> str:
+def _literal(found: TemplateTraits, turn: Message) -> str:
     """The turn as it stands in the row, going on where the prompt leaves off.
 
     Raises:

@@ -11,12 +11,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from alignloop.data.chat import ChatTemplate
-from alignloop.data.dialogue import Dialogue, bare, encode_turns, render_turns, shifted
+from alignloop.data.normal import completion_texts, fault_of
 from alignloop.data.overlength import Policy, fit
 from alignloop.data.packing import Completion, Group
 from alignloop.data.plain_text import Marks, Shielded, marks_of
 from alignloop.data.tool_use import check, left_out
-from alignloop.data.trained_turns import Made, TrainOn, demonstration_groups
+from alignloop.data.trained_turns import (
+    Dialogue,
+    RowGroups,
+    TrainOn,
+    bare,
+    demonstration_groups,
+    encode_turns,
+    render_turns,
+    shifted,
+)
 from alignloop.errors import DataError
 from alignloop.records import (
     Demonstration,
@@ -198,7 +207,9 @@ class Encoder:
         return _made(self, record, index, "last", train_on_prompt).groups[0]
 
 
-def _made(encoder: Encoder, record: Record, index: int, train_on: TrainOn, train_on_prompt: bool) -> Made:
+def _made(
+    encoder: Encoder, record: Record, index: int, train_on: TrainOn, train_on_prompt: bool
+) -> RowGroups:
     """The groups of a record.
 
     Raises:
@@ -222,9 +233,9 @@ def _made(encoder: Encoder, record: Record, index: int, train_on: TrainOn, train
         ) from None
 
 
-def _compared(encoder: Encoder, record: Record, index: int) -> Made:
+def _compared(encoder: Encoder, record: Record, index: int) -> RowGroups:
     """The one group of answers that are compared or judged: each of them the last turn."""
-    texts, values = _completions(record)
+    values, texts = _values(record), completion_texts(record)
     assert not isinstance(record, Document)
     prompt = encoder.prompt(record.prompt)
     completions = [encoder.completion(text, record.prompt) for text in texts]
@@ -240,7 +251,9 @@ def _compared(encoder: Encoder, record: Record, index: int) -> Made:
     cut = fitted.prompt_truncated or any(fitted.truncated)
     counted = tuple(_counted(np.asarray(ids, dtype=np.int32)) for ids in fitted.completions)
     key = prompt.tobytes() if fitted.prompt_truncated else b""
-    return Made([Group(np.asarray(fitted.prompt_ids, dtype=np.int32), counted, index, values, key)], 0, cut)
+    return RowGroups(
+        [Group(np.asarray(fitted.prompt_ids, dtype=np.int32), counted, index, values, key)], 0, cut
+    )
 
 
 def tokenize(
@@ -346,23 +359,20 @@ def _counted(ids: np.ndarray) -> Completion:
     return Completion(ids, np.ones(len(ids), dtype=bool))
 
 
-def _completions(record: Record) -> tuple[list[str], dict[str, Any]]:
-    """The texts to compare, in the row order objectives expect, and the group's values."""
-    if isinstance(record, Preference):
-        return [record.chosen, record.rejected], {"probability": record.probability, "margin": record.margin}
-    if isinstance(record, Label):
-        return [record.completion], {"desirable": np.asarray([record.desirable])}
-    if isinstance(record, Rating):
-        return [record.completion], {"ratings": np.asarray([list(record.scores.values())], dtype=np.float32)}
-    if isinstance(record, Ranking):
-        return list(record.completions), {"ranks": [float(rank) for rank in record.ranks]}
-    if isinstance(record, Prompt):
-        raise DataError(
-            "a prompt without completion cannot be trained on; use `sample` first",
-            file=record.provenance.file,
-            line=record.provenance.line,
-            reason="no_completion",
-        )
+def _values(record: Record) -> dict[str, Any]:
+    """What objectives are told of the completions of a group, in their order."""
+    match record:
+        case Preference():
+            return {"probability": record.probability, "margin": record.margin}
+        case Label():
+            return {"desirable": np.asarray([record.desirable])}
+        case Rating():
+            return {"ratings": np.asarray([list(record.scores.values())], dtype=np.float32)}
+        case Ranking():
+            return {"ranks": [float(rank) for rank in record.ranks]}
+        case Prompt():
+            message = "a prompt without completion cannot be trained on; use `sample` first"
+            raise fault_of(record, "no_completion", message)
     raise TypeError(f"not a record: {type(record).__name__}")
 
 

@@ -12,19 +12,151 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from alignloop.data.chat import ChatTemplate
-from alignloop.data.dialogue import Dialogue, Turn
 from alignloop.data.overlength import Policy, fit, fit_turns
 from alignloop.data.packing import Completion, Group
+from alignloop.data.plain_text import Shielded
+from alignloop.data.template_turn import without_end
 from alignloop.data.tool_use import without_lost_thoughts
 from alignloop.errors import DataError
 from alignloop.records import Demonstration, Message
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedTurn:
+    """An assistant's turn within a rendered conversation.
+
+    Attributes:
+        place: its place in the messages.
+        start, stop: what the model writes, from its first token to behind its end of turn; in characters
+            of a rendering, or in tokens of a `Dialogue`.
+        exact: whether the conversation up to `stop` is what the model would have been given and would
+            have written. Where a template drops the thoughts of earlier turns it is not, `start` equals
+            `stop`, and the turn has to be trained as a row of its own.
+    """
+
+    place: int
+    start: int
+    stop: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A conversation as tokens.
+
+    Attributes:
+        ids: int32 [T], up to the end of the last turn if that is the assistant's.
+        turns: the assistant's turns, in order, in tokens.
+    """
+
+    ids: np.ndarray
+    turns: tuple[RenderedTurn, ...]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool [T], True for what the assistant writes in its exact turns."""
+        found = np.zeros(len(self.ids), dtype=bool)
+        for turn in self.turns:
+            found[turn.start : turn.stop] = True
+        return found
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Ids and mask, so that `ids, mask = encoder.conversation(messages)`."""
+        yield from (self.ids, self.mask)
+
+
+def render_turns(
+    template: ChatTemplate, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+) -> tuple[str, tuple[RenderedTurn, ...]]:
+    """The rendering of a conversation, and the assistant's turns in it in characters.
+
+    Args:
+        template: the chat template.
+        messages: the conversation.
+        tools: descriptions of tools.
+
+    Returns:
+        The text, less the template's tail if the last turn is the assistant's, and the turns.
+
+    Raises:
+        DataError: the template refuses the conversation.
+    """
+    whole = template.render(messages, tools=tools)
+    turns = []
+    for place, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        if place == 0:  # a greeting: there is no prompt that the model could have been given
+            turns.append(_none(place))
+            continue
+        given = template.render_prompt(messages[:place], tools)
+        written = template.render_completion(message, messages[:place], tools, given=given)
+        if place == len(messages) - 1:  # the last turn is what training gives, whatever the whole looks like
+            before, whole = whole, given + written
+            turns = [t if whole.startswith(before[: t.stop]) else _none(t.place) for t in turns]
+        exact = whole.startswith(given + written)
+        stop = len(given) + len(written)
+        turns.append(RenderedTurn(place, len(given), stop, True) if exact else _none(place))
+    return whole, tuple(turns)
+
+
+def bare(template: ChatTemplate, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages, the assistant's without an end of turn that their text already has."""
+    return tuple(
+        message
+        if message.role != "assistant"
+        else _with_content(message, without_end(template.found, message.content))
+        for message in messages
+    )
+
+
+def encode_turns(
+    text: str, turns: Sequence[RenderedTurn], encode: Any, shielded: Shielded
+) -> tuple[list[int], tuple[RenderedTurn, ...]]:
+    """Tokens of a rendering, encoded in parts at the turns' borders as prompts and completions are.
+
+    Args:
+        text: the rendering.
+        turns: in characters.
+        encode: `Marks.encode`.
+        shielded: what was rendered.
+
+    Returns:
+        The ids, and the turns in tokens.
+    """
+    ids: list[int] = []
+    place, found = 0, []
+    for turn in turns:
+        if not turn.exact:
+            found.append(turn)
+            continue
+        ids += encode(text[place : turn.start], shielded.hidden, after=text[:place])
+        begun = len(ids)
+        ids += encode(text[turn.start : turn.stop], shielded.hidden, after=text[: turn.start])
+        found.append(RenderedTurn(turn.place, begun, len(ids), True))
+        place = turn.stop
+    return ids + encode(text[place:], shielded.hidden, after=text[:place]), tuple(found)
+
+
+def shifted(turns: Sequence[RenderedTurn], by: int) -> tuple[RenderedTurn, ...]:
+    """The exact turns, later by some tokens."""
+    return tuple(replace(t, start=t.start + by, stop=t.stop + by) if t.exact else t for t in turns)
+
+
+def _none(place: int) -> RenderedTurn:
+    return RenderedTurn(place, 0, 0, False)
+
+
+def _with_content(message: Message, content: str) -> Message:
+    return message if content == message.content else replace(message, content=content)
+
 
 TrainOn = Literal["all", "last"]
 """Which turns of the assistant are trained: all that the row does not except, or the last one."""
@@ -57,7 +189,7 @@ class ConversationEncoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class RowGroups:
     """The groups of a demonstration, how many of its turns they train, and how many groups were cut."""
 
     groups: list[Group]
@@ -72,7 +204,7 @@ def demonstration_groups(
     *,
     train_on: TrainOn = "all",
     train_on_prompt: bool = False,
-) -> Made:
+) -> RowGroups:
     """A demonstration as groups.
 
     Args:
@@ -108,7 +240,7 @@ def demonstration_groups(
     fitted = [_fitted(encoder, part) for part in parts]
     groups = [_group(part, index, key) for part in fitted]
     cut = sum(part.length < whole.length for part, whole in zip(fitted, parts, strict=True))
-    return Made(groups, len(trained), cut)
+    return RowGroups(groups, len(trained), cut)
 
 
 def trained_places(record: Demonstration, train_on: TrainOn) -> list[int]:
@@ -150,7 +282,7 @@ def _together(
     return [*parts, _row(whole.ids, exact)] if exact else parts
 
 
-def _row(ids: np.ndarray, turns: Sequence[Turn]) -> _Part:
+def _row(ids: np.ndarray, turns: Sequence[RenderedTurn]) -> _Part:
     """A conversation from its beginning to the end of its last trained turn."""
     start, stop = turns[0].start, turns[-1].stop
     mask = np.zeros(stop - start, dtype=bool)

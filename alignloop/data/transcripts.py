@@ -17,7 +17,7 @@ from alignloop.records import Conversation, Message
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class TurnMarks:
     """How one tool or data set marks the turns of a dialogue in a text.
 
     Attributes:
@@ -64,18 +64,18 @@ def _start(preface: re.Pattern[str], turn: re.Pattern[str]) -> re.Pattern[str]:
 _ASK = {"user": "user", "assistant": "assistant", "system": "system"}
 _BELOW = re.compile(r"\s*(?:(?:Below is an instruction|아래는 작업을 설명하는)[^#]*)?")
 
-MARKS: tuple[Marks, ...] = (
-    Marks(
+MARKS: tuple[TurnMarks, ...] = (
+    TurnMarks(
         "HH-RLHF",
         re.compile(r"(?:\A\s*|\r?\n\s*\n)(Human|Assistant):"),
         {"Human": "user", "Assistant": "assistant"},
     ),
-    Marks(
+    TurnMarks(
         "guanaco",
         re.compile(r"(?:\A|(?<=\S)|\n)\s*### (Human|Assistant):"),
         {"Human": "user", "Assistant": "assistant"},
     ),
-    Marks(
+    TurnMarks(
         "Alpaca",
         re.compile(r"(?:\A|\n)\s*### (System|User|Instruction|Input|Response|Assistant):"),
         {
@@ -85,7 +85,7 @@ MARKS: tuple[Marks, ...] = (
         ("</s>", "<|endoftext|>"),
         _BELOW,
     ),
-    Marks(
+    TurnMarks(
         "Korean Alpaca",
         re.compile(r"(?:\A|\n)\s*### ?(명령어|질문|입력|맥락|응답|답변) ?:"),
         {
@@ -95,27 +95,29 @@ MARKS: tuple[Marks, ...] = (
         ("</s>", "<|endoftext|>"),
         _BELOW,
     ),
-    Marks(
+    TurnMarks(
         "ChatML",
         re.compile(r"<\|im_start\|>(system|user|assistant|tool)\n"),
         {**_ASK, "tool": "tool"},
         ("<|im_end|>", "<|endoftext|>"),
     ),
-    Marks(
+    TurnMarks(
         "Llama 3",
         re.compile(r"<\|start_header_id\|>(system|user|assistant)<\|end_header_id\|>"),
         _ASK,
         ("<|eot_id|>", "<|end_of_text|>"),
         re.compile(r"\s*(?:<\|begin_of_text\|>)?\s*"),
     ),
-    Marks(
+    TurnMarks(
         "Llama 2",
         re.compile(r"(?:<s>\s*)?(\[INST\]|\[/INST\]|<<SYS>>|<</SYS>>)"),
         {"[INST]": "user", "[/INST]": "assistant", "<<SYS>>": "system", "<</SYS>>": "user"},
         ("</s>",),
     ),
-    Marks("Zephyr", re.compile(r"(?:\A|\n)<\|(system|user|assistant)\|>\n"), _ASK, ("</s>", "<|endoftext|>")),
-    Marks(
+    TurnMarks(
+        "Zephyr", re.compile(r"(?:\A|\n)<\|(system|user|assistant)\|>\n"), _ASK, ("</s>", "<|endoftext|>")
+    ),
+    TurnMarks(
         "Vicuna and glaive",
         re.compile(r"(?:\A|(?<=\s)|(?<=</s>))(SYSTEM|USER|ASSISTANT|FUNCTION RESPONSE):"),
         {"SYSTEM": "system", "USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"},
@@ -128,14 +130,14 @@ MARKS: tuple[Marks, ...] = (
 HH = MARKS[0]
 
 
-def marks_of(value: object) -> Marks | None:
+def marks_of(value: object) -> TurnMarks | None:
     """The marks that a text begins with, None for any other value."""
     if not isinstance(value, str):
         return None
     return next((marks for marks in MARKS if marks.begin(value)), None)
 
 
-def messages_of(text: str, marks: Marks, field: str) -> Conversation:
+def messages_of(text: str, marks: TurnMarks, field: str) -> Conversation:
     """The messages of a dialogue in one text; turns that say nothing are left out, but for the last.
 
     Raises:
@@ -161,7 +163,7 @@ def messages_of(text: str, marks: Marks, field: str) -> Conversation:
     return tuple(found)
 
 
-def answered(text: str, marks: Marks, field: str) -> Conversation:
+def answered(text: str, marks: TurnMarks, field: str) -> Conversation:
     """The messages of a dialogue that ends with an answer: what follows the last answer's mark is its text.
 
     A user's mark without an answer behind it stands within that text.

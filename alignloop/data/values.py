@@ -37,9 +37,7 @@ _SIDES: dict[str, str] = {
 def text(value: object, field: str, *, reason_if_empty: str = "") -> str:
     """A string as it is; with `reason_if_empty`, nothing but white space is a fault of that name."""
     if not isinstance(value, str):
-        raise DataError(
-            f"expected text, found {type_name(value)}", field=field, value=value, reason="wrong_type"
-        )
+        raise unexpected("text", value, field)
     if reason_if_empty and not value.strip():
         raise DataError("expected text, found none", field=field, value=value, reason=reason_if_empty)
     try:
@@ -58,18 +56,16 @@ def completion_text(value: object, field: str) -> str:
 
 def number(value: object, field: str, low: float, high: float) -> float:
     """A finite number within [low, high]; digits in a string count (CSV), a truth value does not."""
-    expected = f"expected a number from {low:g} to {high:g}"
+    expected = f"a number from {low:g} to {high:g}"
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
-            raise DataError(expected, field=field, value=value, reason="wrong_type") from None
+            raise DataError(f"expected {expected}", field=field, value=value, reason="wrong_type") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(
-            f"{expected}, found {type_name(value)}", field=field, value=value, reason="wrong_type"
-        )
+        raise unexpected(expected, value, field)
     if not low <= value <= high:  # which NaN is not, either
-        raise DataError(expected, field=field, value=value, reason="out_of_range")
+        raise DataError(f"expected {expected}", field=field, value=value, reason="out_of_range")
     return float(value)
 
 
@@ -134,8 +130,30 @@ def _vote(value: object) -> float | None:
         return None
 
 
-def structured(value: object, field: str, kind: type) -> object:
-    """A list or object; a string holding its JSON counts too (CSV)."""
+def listed(value: object, field: str) -> Sequence[object]:
+    """A list; a string holding its JSON counts too (CSV)."""
+    found = _structured(value, field)
+    if not isinstance(found, Sequence) or isinstance(found, str | bytes):
+        raise unexpected("a list […]", found, field)
+    return found
+
+
+def mapped(value: object, field: str) -> Mapping[str, object]:
+    """An object; a string holding its JSON counts too (CSV)."""
+    found = _structured(value, field)
+    if not isinstance(found, Mapping):
+        raise unexpected("an object {…}", found, field)
+    return found
+
+
+def unexpected(expected: str, value: object, field: str, reason: str = "wrong_type") -> DataError:
+    """The fault of a value of another type than is expected."""
+    return DataError(
+        f"expected {expected}, found {type_name(value)}", field=field, value=value, reason=reason
+    )
+
+
+def _structured(value: object, field: str) -> object:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             value = loads(value)
@@ -143,18 +161,12 @@ def structured(value: object, field: str, kind: type) -> object:
             raise DataError(
                 f"broken JSON in the field ({error})", field=field, value=value, reason="wrong_type"
             ) from error
-    if isinstance(value, Sequence if kind is list else Mapping) and not isinstance(value, str | bytes):
-        return value
-    expected = "a list […]" if kind is list else "an object {…}"
-    raise DataError(
-        f"expected {expected}, found {type_name(value)}", field=field, value=value, reason="wrong_type"
-    )
+    return value
 
 
 def texts(value: object, field: str) -> tuple[str, ...]:
     """At least two completions."""
-    items = structured(value, field, list)
-    assert isinstance(items, Sequence)
+    items = listed(value, field)
     found = tuple(completion_text(item, f"{field}[{k}]") for k, item in enumerate(items))
     if len(found) < 2:
         raise DataError(
@@ -169,8 +181,7 @@ def ranks(value: object, field: str, count: int) -> tuple[int, ...]:
     [1, 4, 2, 3] says: the first response is the best, the third comes second, the second is last.
     With ties, the usual ways of counting on are accepted: 1 2 2 4, 1 3 3 4 and 1 2 2 3.
     """
-    items = structured(value, field, list)
-    assert isinstance(items, Sequence)
+    items = listed(value, field)
     meaning = f"expected {count} ranks, one for each response in its place, 1 the best, ties allowed"
     found = tuple(int(r) for r in items if _is_whole(r))
     if len(found) != len(items) or len(found) != count:

@@ -25,8 +25,8 @@ from alignloop.data import messages as dialogues
 from alignloop.data import multiple_choice
 from alignloop.data import values as read
 from alignloop.data.columns import read_records
-from alignloop.data.multiple_choice import LETTERS, Choice
-from alignloop.data.sources import Row, Spec, read_rows
+from alignloop.data.multiple_choice import LETTERS, ChoiceQuestion
+from alignloop.data.sources import SourceRow, Spec, read_rows
 from alignloop.errors import DataError
 from alignloop.evaluation.choices import Question
 from alignloop.records import Document, Message, Preference, Prompt, Provenance, Record, with_tools
@@ -38,7 +38,7 @@ _SAFE: Mapping[object, bool] = {"safe": True, "unsafe": False, "harmless": True,
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HarmRequest:
     """A prompt of a harmlessness set; `safe` says whether it should be answered."""
 
     prompt: Prompt
@@ -60,7 +60,7 @@ def read_prompts(spec: Spec) -> list[Prompt]:
     return list(found.values())
 
 
-def read_requests(spec: Spec) -> list[Request]:
+def read_requests(spec: Spec) -> list[HarmRequest]:
     """Rows of a harmlessness set.
 
     Raises:
@@ -72,7 +72,7 @@ def read_requests(spec: Spec) -> list[Request]:
         known = safe if isinstance(safe, bool) else _SAFE.get(str(safe).casefold())
         if known is None:
             raise _fault(row, "safe", safe, "expected true or false, or safe or unsafe")
-        found.append(Request(Prompt(_prompt(row), provenance=_place(row)), known))
+        found.append(HarmRequest(Prompt(_prompt(row), provenance=_place(row)), known))
     return found
 
 
@@ -98,7 +98,7 @@ def read_multiple_choice(spec: Spec) -> list[Question]:
     return [question_of(choice) for _, choice in _choices(spec)]
 
 
-def question_of(choice: Choice) -> Question:
+def question_of(choice: ChoiceQuestion) -> Question:
     """A multiple-choice question as a model is asked it."""
     if choice.told:
         return Question((Message("user", choice.question),), choice.choices, choice.right)
@@ -107,7 +107,7 @@ def question_of(choice: Choice) -> Question:
     return Question((Message("user", "\n".join(lines)),), letters, choice.right)
 
 
-def _choices(spec: Spec) -> Iterator[tuple[Row, Choice]]:
+def _choices(spec: Spec) -> Iterator[tuple[SourceRow, ChoiceQuestion]]:
     for row in _rows(spec):
         try:
             yield row, multiple_choice.choice_of(row.values)
@@ -142,7 +142,7 @@ def read_truthfulness(spec: Spec) -> list[tuple[Question, Question]]:
     return found
 
 
-def _unlettered(choice: Choice) -> Question:
+def _unlettered(choice: ChoiceQuestion) -> Question:
     return Question((Message("user", choice.question),), choice.choices, choice.right)
 
 
@@ -179,7 +179,7 @@ def _as_prompt(record: Record) -> Prompt:
     return record if isinstance(record, Prompt) else Prompt(record.prompt, provenance=record.provenance)
 
 
-def _rows(spec: Spec) -> Iterator[Row]:
+def _rows(spec: Spec) -> Iterator[SourceRow]:
     empty = True
     for row in read_rows(spec):
         empty = False
@@ -188,11 +188,11 @@ def _rows(spec: Spec) -> Iterator[Row]:
         raise DataError("holds no row", file=str(spec), reason="no_rows")
 
 
-def _place(row: Row) -> Provenance:
+def _place(row: SourceRow) -> Provenance:
     return Provenance(row.file, row.line)
 
 
-def _prompt(row: Row) -> tuple[Message, ...]:
+def _prompt(row: SourceRow) -> tuple[Message, ...]:
     value = _field(row, "prompt", "question", "messages", "instruction")
     try:
         turns = (
@@ -204,7 +204,7 @@ def _prompt(row: Row) -> tuple[Message, ...]:
         raise _fault(row, "prompt", error.value, error.message) from None
 
 
-def _field(row: Row, *names: str) -> object:
+def _field(row: SourceRow, *names: str) -> object:
     for name in names:
         if row.values.get(name) is not None:
             return row.values[name]
@@ -213,12 +213,12 @@ def _field(row: Row, *names: str) -> object:
     )
 
 
-def _texts(row: Row, *names: str) -> tuple[str, ...]:
+def _texts(row: SourceRow, *names: str) -> tuple[str, ...]:
     value = _field(row, *names)
     if not isinstance(value, list) or not all(isinstance(item, str | int | float) for item in value):
         raise _fault(row, names[0], value, "expected a list of texts")
     return tuple(str(item).strip() for item in value)
 
 
-def _fault(row: Row, field: str, value: object, message: str) -> DataError:
+def _fault(row: SourceRow, field: str, value: object, message: str) -> DataError:
     return DataError(message, file=row.file, line=row.line, field=field, value=value)

@@ -7,7 +7,6 @@ order of the rows, because the noise is seeded per prompt.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from alignloop.content import number_of
 from alignloop.errors import DataError
 from alignloop.judges.edits import edited
 from alignloop.records import (
@@ -252,8 +252,7 @@ def _judge(
         if not math.isfinite(value):
             raise DataError("a gold reward must be a finite number", field="gold", value=value)
     text = json.dumps([*plain_rows(prompt.prompt), *answers], ensure_ascii=False)
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return np.random.default_rng([annotator.seed, int.from_bytes(digest[:8], "big")]), gold
+    return np.random.default_rng([annotator.seed, number_of(text)]), gold
 
 
 def _pairs(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from alignloop.data import builders, forms, values
 from alignloop.data.columns import read_records
-from alignloop.data.sources import Row, read_rows
+from alignloop.data.sources import SourceRow, read_rows
 from alignloop.errors import DataError, UserError
 from alignloop.labels.assign import mix
 from alignloop.labels.project import ItemAnswer, NewItem, Project
@@ -213,7 +213,7 @@ def _has_answers(row: Mapping[str, object], columns: Mapping[str, str]) -> bool:
     return listed and forms.has_prompt(fields) and not any(fields.has(name) for name in _JUDGED)
 
 
-def _from_rows(rows: Iterable[Row], columns: Mapping[str, str]) -> Iterator[NewItem]:
+def _from_rows(rows: Iterable[SourceRow], columns: Mapping[str, str]) -> Iterator[NewItem]:
     gathered: dict[Conversation, tuple[list[ItemAnswer], Provenance]] = {}
     for row in rows:
         try:
@@ -226,7 +226,7 @@ def _from_rows(rows: Iterable[Row], columns: Mapping[str, str]) -> Iterator[NewI
         assert isinstance(prompt, Prompt)
         listed = row.values[ANSWERS] if ANSWERS in row.values else fields.values.get("responses")
         if isinstance(listed, str) and listed.lstrip()[:1] == "[":  # a list in a CSV file
-            listed = values.structured(listed, ANSWERS, list)
+            listed = values.listed(listed, ANSWERS)
         entries = listed if isinstance(listed, list) else [listed]
         details = prompt.provenance.details
         source = Provenance(row.file, row.line, prompt.provenance.origin, details)
@@ -237,7 +237,7 @@ def _from_rows(rows: Iterable[Row], columns: Mapping[str, str]) -> Iterator[NewI
         yield NewItem(prompt, tuple(answers), provenance=source)
 
 
-def _answer(entry: object, model: str, row: Row) -> ItemAnswer:
+def _answer(entry: object, model: str, row: SourceRow) -> ItemAnswer:
     if isinstance(entry, str):
         return ItemAnswer(entry, model)
     text = entry.get("text", entry.get("content")) if isinstance(entry, dict) else None

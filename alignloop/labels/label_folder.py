@@ -28,10 +28,10 @@ from sqlalchemy.exc import DBAPIError
 
 from alignloop.errors import UserError
 from alignloop.foreign import loads
+from alignloop.io import write_whole
 from alignloop.labels.database import insert_new
 from alignloop.labels.schema import meta
 from alignloop.labels.store import Store, log
-from alignloop.runs.files import write_atomically
 
 DATABASE = "labels.sqlite"
 IDENTITY = "database.id"
@@ -133,7 +133,7 @@ def _claim(store: Store, folder: Path, adopt: bool) -> None:
                 f"this database holds the labels of {owner}; use that folder, or another database for "
                 f"{folder} (if that folder is lost: `alignloop label adopt {folder} --database …`)"
             )
-        write_atomically(path, f"{store.identity} {mine['token']}\n")
+        write_whole(path, f"{store.identity} {mine['token']}\n")
 
 
 def _read_claim(connection: Connection) -> dict[str, str] | None:

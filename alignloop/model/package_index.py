@@ -7,7 +7,6 @@ index that pip asks by default. A local folder of wheels (`find-links`) comes fi
 from __future__ import annotations
 
 import configparser
-import hashlib
 import importlib.util
 import os
 import re
@@ -26,6 +25,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import httpx
 
+from alignloop.content import sha256_of
 from alignloop.errors import ModelError, first_line
 from alignloop.foreign import loads
 
@@ -265,8 +265,7 @@ def _checked(file: Path, sha256: str) -> Path:
     Raises:
         ModelError: its hash is another one.
     """
-    with file.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    digest = sha256_of(file)
     if digest != sha256:
         raise ModelError(f"{file.name}: its SHA-256 is {digest}, expected {sha256}; nothing was used")
     return file

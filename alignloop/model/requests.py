@@ -70,7 +70,7 @@ class Event(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class Group:
+class RequestGroup:
     """A request on its way: `waiting` completions have not begun, `rows` run."""
 
     number: int
@@ -78,17 +78,17 @@ class Group:
     max_tokens: int
     eos: frozenset[int]
     waiting: deque[int]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[BatchRow] = field(default_factory=list)
     prefix: Prefix | None = None
     logits: Tensor | None = None
     given_logprobs: list[float] = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)
-class Row:
+class BatchRow:
     """A running completion; all its tokens but the newest are stored in `cell`."""
 
-    group: Group
+    group: RequestGroup
     index: int
     uniforms: np.ndarray
     stream: TextStream | None

@@ -18,7 +18,7 @@ from torch import Tensor
 from alignloop.errors import RunError
 from alignloop.model.kv import Cell, Layer, Pool, Prefix
 from alignloop.model.sampling import SamplingParams
-from alignloop.model.scheduler import Group, Request, Scheduler
+from alignloop.model.scheduler import Request, RequestGroup, Scheduler
 
 FORMAT = 2
 
@@ -83,7 +83,7 @@ def load_state_dict(scheduler: Scheduler, meta: Mapping[str, Any], tensors: Mapp
     scheduler.next_number = meta["next_number"]
 
 
-def _group_state(group: Group, pools: list[Pool]) -> dict[str, Any]:
+def _group_state(group: RequestGroup, pools: list[Pool]) -> dict[str, Any]:
     prefix = group.prefix
     return {
         "number": group.number,
@@ -133,7 +133,9 @@ def _params_of(state: Mapping[str, Any]) -> SamplingParams:
     return SamplingParams(**{**state, **changed})
 
 
-def _restore_group(scheduler: Scheduler, group: Group, state: Mapping[str, Any], pools: list[Pool]) -> None:
+def _restore_group(
+    scheduler: Scheduler, group: RequestGroup, state: Mapping[str, Any], pools: list[Pool]
+) -> None:
     waiting = deque(state["waiting"])
     group.waiting = deque(row["index"] for row in state["rows"])
     if state["place"] is not None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from alignloop.io import new_folder
 from alignloop.model.loading import no_bars
-from alignloop.storage import new_folder
 
 
 def save_model(

@@ -26,7 +26,7 @@ from alignloop.model.decode import Decode, NewPrompt, Prefill, decoding
 from alignloop.model.endings import turn_end
 from alignloop.model.kv import Pool, close, common_start
 from alignloop.model.positions import steady_positions
-from alignloop.model.requests import Event, Finish, Group, Request, Row, Sampled
+from alignloop.model.requests import BatchRow, Event, Finish, Request, RequestGroup, Sampled
 from alignloop.model.sampling import Best, sample, uniforms
 from alignloop.model.step import CALLS, Step, refused, running
 from alignloop.model.textstream import TextStream, decode
@@ -67,9 +67,9 @@ class Scheduler:
         if not isinstance(base, PreTrainedModel):
             raise ModelError(f"generation: {type(base).__name__} is not a transformers model")
         self.model, self.tokenizer, self.token_budget, self.text = base, tokenizer, token_budget, text
-        self.groups: dict[int, Group] = {}
+        self.groups: dict[int, RequestGroup] = {}
         self.pools: dict[tuple[int, int], Pool] = {}
-        self.running: list[Row] = []
+        self.running: list[BatchRow] = []
         self.reserved = 0
         self.next_number = 0
         self._context = ExitStack()
@@ -128,7 +128,7 @@ class Scheduler:
             request = replace(request, params=replace(params, stop=stop))
         if request.seeds:
             waiting = deque(range(len(request.seeds)))
-            self.groups[number] = Group(number, request, max_tokens, eos, waiting)
+            self.groups[number] = RequestGroup(number, request, max_tokens, eos, waiting)
         return number
 
     def cancel(self, number: int) -> None:
@@ -162,10 +162,10 @@ class Scheduler:
             cell.length += 1
         return self._advance(list(self.running), logits)
 
-    def _admit(self) -> list[Row]:
+    def _admit(self) -> list[BatchRow]:
         """Rows that begin now, in order of arrival; the prompts they need are run and stored."""
-        starting: list[Row] = []
-        fresh: list[tuple[Group, NewPrompt]] = []
+        starting: list[BatchRow] = []
+        fresh: list[tuple[RequestGroup, NewPrompt]] = []
         packed = 0
         if self._better_later():
             return starting
@@ -209,7 +209,7 @@ class Scheduler:
             number += 1
         return False
 
-    def _pool(self, group: Group) -> Pool:
+    def _pool(self, group: RequestGroup) -> Pool:
         """The pool for prompts of this length, within a factor of two, and about as many completions; a
         new one has slots for all that wait and fit."""
         key = self._kind(group)
@@ -219,22 +219,22 @@ class Scheduler:
             self.pools[key] = Pool(*key, slots=min(alike, room))
         return self.pools[key]
 
-    def _kind(self, group: Group) -> tuple[int, int]:
+    def _kind(self, group: RequestGroup) -> tuple[int, int]:
         rows = min(len(group.request.seeds), self.token_budget // group.max_tokens)
         return max(64, _power_of_two(len(group.request.prompt))), _power_of_two(rows)
 
-    def begin(self, group: Group) -> Row:
+    def begin(self, group: RequestGroup) -> BatchRow:
         """Take the next waiting completion of a group and reserve its room."""
         index = group.waiting.popleft()
         params = group.request.params
         streams = self.tokenizer is not None and (self.text or bool(params.stop))
         stream = TextStream(self.tokenizer, params.stop) if streams and self.tokenizer is not None else None
-        row = Row(group, index, uniforms(group.request.seeds[index], group.max_tokens), stream)
+        row = BatchRow(group, index, uniforms(group.request.seeds[index], group.max_tokens), stream)
         group.rows.append(row)
         self.reserved += group.max_tokens
         return row
 
-    def _prefill(self, fresh: Sequence[tuple[Group, NewPrompt]]) -> None:
+    def _prefill(self, fresh: Sequence[tuple[RequestGroup, NewPrompt]]) -> None:
         """Run the prompts packed in one row, each with what is given after it; keep the logits of each
         prompt's end for its completions' first tokens, and the log-probs of the given tokens."""
         ids, positions, keep = [], [], []
@@ -255,7 +255,7 @@ class Scheduler:
         if any(len(layers) != self._num_layers for layers in stored):
             raise refused(f"not every layer of {type(self.model).__name__} keeps keys and values")
 
-    def _start(self, starting: list[Row]) -> list[Event]:
+    def _start(self, starting: list[BatchRow]) -> list[Event]:
         """First tokens of completions; one that draws what was given goes on along it."""
         logits = [row.group.logits for row in starting]
         events: list[Event] = []
@@ -292,7 +292,7 @@ class Scheduler:
         # an architecture may ignore what is to be kept
         return logits if kept is None or len(logits) == len(kept) else logits[kept]
 
-    def _advance(self, rows: list[Row], logits: Tensor) -> list[Event]:
+    def _advance(self, rows: list[BatchRow], logits: Tensor) -> list[Event]:
         """Draw a token for each row, end those that are through."""
         numbers = [row.uniforms[len(row.ids)] for row in rows]
         tokens, logprobs, best = sample(
@@ -307,7 +307,7 @@ class Scheduler:
         self.running.sort(key=_pool_key)
         return events
 
-    def _take(self, row: Row, token: int, logprob: float, best: Best) -> Event:
+    def _take(self, row: BatchRow, token: int, logprob: float, best: Best) -> Event:
         """Note a row's new token; end the row if it was its last."""
         group = row.group
         if math.isnan(logprob):
@@ -335,7 +335,7 @@ class Scheduler:
             self._remove(row)
         return Event(group.number, row.index, token, logprob, finish, text, sampled, best)
 
-    def _sampled(self, row: Row, finish: Finish) -> Sampled:
+    def _sampled(self, row: BatchRow, finish: Finish) -> Sampled:
         text = ""
         if row.stream is not None:
             row.stream.close()
@@ -344,7 +344,7 @@ class Scheduler:
             text = decode(self.tokenizer, row.ids[:-1] if finish == "eos" else row.ids)
         return Sampled(row.ids, row.logprobs, text, finish, row.group.given_logprobs)
 
-    def _remove(self, row: Row) -> None:
+    def _remove(self, row: BatchRow) -> None:
         """Take a row out of the batch and give its room back."""
         group = row.group
         group.rows.remove(row)
@@ -355,7 +355,7 @@ class Scheduler:
         if not group.rows and not group.waiting:
             self._release(group)
 
-    def _release(self, group: Group) -> None:
+    def _release(self, group: RequestGroup) -> None:
         """Forget a group that has ended, with its prompt; an empty pool goes too."""
         del self.groups[group.number]
         if group.prefix is not None:
@@ -366,20 +366,20 @@ class Scheduler:
                 del self.pools[pool.key]
 
 
-def _follows(group: Group) -> bool:
+def _follows(group: RequestGroup) -> bool:
     """Whether a completion may go on along the tokens given: the prompt's pass kept their keys for it."""
     alone = group.prefix is not None and group.prefix.pool.lone and len(group.request.seeds) == 1
     return alone and len(group.request.given) > 1
 
 
-def _drew_given(row: Row) -> bool:
+def _drew_given(row: BatchRow) -> bool:
     """Whether a completion goes on whose newest token is the given one, with logits after it."""
     given, length = row.group.request.given, len(row.ids)
     going = row in row.group.rows and _follows(row.group)
     return going and length < len(given) and row.ids[-1] == given[length - 1]
 
 
-def _pool_key(row: Row) -> tuple[int, int]:
+def _pool_key(row: BatchRow) -> tuple[int, int]:
     return row.cell.prefix.pool.key if row.cell is not None else (0, 0)
 
 
@@ -387,7 +387,7 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def _seen(row: Row, device: torch.device) -> Tensor | None:
+def _seen(row: BatchRow, device: torch.device) -> Tensor | None:
     """Distinct tokens of prompt and completion if the row has a repetition penalty."""
     if row.group.request.params.repetition_penalty == 1:
         return None

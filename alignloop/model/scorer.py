@@ -17,11 +17,11 @@ from torch import Tensor
 
 from alignloop.data.packing import Batch, Group
 from alignloop.errors import ModelError
+from alignloop.io import new_file
 from alignloop.model.adapters import using
 from alignloop.model.infer import run_groups
 from alignloop.model.loading import loading
 from alignloop.model.packed import Forward, PackedModel, ScalarHead
-from alignloop.storage import new_file
 
 HEAD_FILE = "scalar_head.safetensors"
 

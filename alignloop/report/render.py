@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from alignloop.errors import RunError
+from alignloop.io import write_whole
 from alignloop.report.comparison import RATING_COLUMNS, WIN_COLUMNS
 from alignloop.report.document import as_json, as_markdown
 from alignloop.report.folder import PipelineFolder, is_pipeline, read_pipeline, read_run
@@ -26,7 +27,6 @@ from alignloop.report.names import name_of
 from alignloop.report.plot import interval_plot, line_plot
 from alignloop.report.scale import rounded
 from alignloop.report.view import ReportView, view_pipeline, view_run
-from alignloop.runs import write_atomically
 
 Format = Literal["html", "md", "json"]
 Source = str | Path | Sequence[str | Path]
@@ -99,7 +99,7 @@ def write_text(target: Path, content: str) -> Path:
     Raises:
         DiskError: it cannot be written.
     """
-    write_atomically(target, content)
+    write_whole(target, content)
     return target
 
 

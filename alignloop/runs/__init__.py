@@ -1,12 +1,11 @@
 """Run folders: the only interface between stages."""
 
-from alignloop.runs.files import write_atomically
+from alignloop.runs.code import code_of
 from alignloop.runs.folder import Run, Status
 from alignloop.runs.hashing import (
     RUN_FILE,
     Input,
     Parent,
-    code_sha256,
     config_sha256,
     find_inputs,
     fingerprint,
@@ -24,7 +23,7 @@ __all__ = [
     "Run",
     "Status",
     "children",
-    "code_sha256",
+    "code_of",
     "config_sha256",
     "delete_run",
     "differences",
@@ -36,5 +35,4 @@ __all__ = [
     "set_tags",
     "tags",
     "work_sha256",
-    "write_atomically",
 ]

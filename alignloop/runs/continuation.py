@@ -14,9 +14,9 @@ from typing import Any, Literal
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import RunError
-from alignloop.runs.files import plain
+from alignloop.foreign import has_shape
+from alignloop.io import plain
 from alignloop.runs.hashing import KEYS_WITHOUT_EFFECT, Input, Parent, with_contents
-from alignloop.storage import has_shape
 
 
 class Origin(TypedDict):

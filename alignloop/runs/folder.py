@@ -18,24 +18,15 @@ from typing import IO, Any
 
 from alignloop.data.template_choice import day_of_run
 from alignloop.errors import AlignLoopError, DiskError, RunError
-from alignloop.foreign import dump_yaml, loads
+from alignloop.foreign import dump_yaml, loads, read_mapping
+from alignloop.io import FULL, append_line, cut_lines, plain, read_lines, sweep, sync, write_whole, writing
 from alignloop.machine import memory_gb, process_rank, reset_peak_memory
 from alignloop.runs.continuation import Rule, origin
 from alignloop.runs.environment import is_alive
-from alignloop.runs.files import (
-    append_line,
-    cut_lines,
-    plain,
-    read_lines,
-    seconds_logged,
-    sync,
-    write_atomically,
-)
 from alignloop.runs.hashing import Input, Parent, digest, work_sha256
 from alignloop.runs.ownership import new_record, now, sources, take_lock, unfinished
-from alignloop.runs.record import RUN_FILE, Status, read_record
+from alignloop.runs.record import RUN_FILE, Status, read_record, seconds_logged
 from alignloop.runs.trackers import Tracker, open_tracker
-from alignloop.storage import FULL, read_mapping, sweep, writing
 
 
 class Run:
@@ -83,6 +74,7 @@ class Run:
         inputs: Mapping[str, Input] | None = None,
         name: str = "",
         may_change: Mapping[str, Rule] | None = None,
+        code: str = "",
     ) -> Run:
         """Start a run in a folder, or take up the unfinished one of the same work that is there.
 
@@ -95,6 +87,7 @@ class Run:
             inputs: files and folders that are read, by key.
             name: name in a pipeline; the folder's name if empty.
             may_change: keys of `config` that an unfinished run goes on with at another value, by rule.
+            code: see `new_record`.
 
         Returns:
             The run, locked for writing until it is closed. On another rank than the first, which writes,
@@ -106,7 +99,7 @@ class Run:
         """
         path = Path(output_dir)
         if process_rank() > 0:
-            run = cls(path, new_record(path, stage, config, seed, name))
+            run = cls(path, new_record(path, stage, config, seed, name, code))
             run._follows = True
             if (path / RUN_FILE).is_file():  # a run that goes on keeps its day on every rank
                 run._record["created"] = read_record(path)["created"]
@@ -120,14 +113,14 @@ class Run:
             earlier = read_record(path) if (path / RUN_FILE).exists() else None
             earlier = unfinished(path, earlier, own, work, may_change or {})
             reset_peak_memory()
-            run = cls(path, new_record(path, stage, config, seed, name), lock)
+            run = cls(path, new_record(path, stage, config, seed, name, code), lock)
             run.origin, run.may_change = own, dict(may_change or {})
-            run._record |= sources(links, inputs, work)
+            run._record |= sources(links, inputs, work, run._record["code"])
             if earlier is not None:
                 run._take_up(earlier)
             run._write()
             recipe = dump_yaml(own["keys"])
-            write_atomically(path / "recipe.yaml", recipe)
+            write_whole(path / "recipe.yaml", recipe)
         except AlignLoopError:
             lock.close()
             raise
@@ -394,4 +387,4 @@ class Run:
         if self._follows:
             return
         text = json.dumps(plain(self._record), ensure_ascii=False, indent=2, allow_nan=False)
-        write_atomically(self._owned() / RUN_FILE, text + "\n")
+        write_whole(self._owned() / RUN_FILE, text + "\n")

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 from alignloop.errors import RunError
+from alignloop.foreign import has_shape
+from alignloop.io import new_folder
 from alignloop.runs.continuation import Origin, changes, refuse_other_origin
 from alignloop.runs.folder import Run
-from alignloop.storage import has_shape, new_folder
 from alignloop.training.checkpoint import read_manifest
 
 

@@ -1,29 +1,25 @@
-"""What a run depends on, as content: hashes of its configuration, inputs, parents and the code.
+"""What a run depends on, as content: hashes of its configuration, inputs and parents.
 
 A path counts by what it holds, not by where it lies, so that a folder of runs can be moved.
 """
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import json
-import re
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import alignloop
+from alignloop.content import sha256_of, text_sha256
+from alignloop.data.sources import exists, files_fitting, split_rows
 from alignloop.errors import RunError
-from alignloop.runs.files import plain
+from alignloop.io import plain
 from alignloop.runs.record import RUN_FILE, read_record
 
 KEYS_WITHOUT_EFFECT = ("output_dir", "report_to")
 """Keys of a recipe that say where things go, not what is done."""
-_WITHOUT_EFFECT_ON_RESULTS = ("api", "cli", "report", "serve", "notebook.py", "progress.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,7 @@ class Parent:
 def digest(value: Any) -> str:
     """SHA-256 of a value's canonical JSON."""
     text = json.dumps(plain(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return text_sha256(text)
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
@@ -123,12 +119,12 @@ def find_inputs(
         path = Path(split_rows(text)[0]).expanduser()
         if not text:
             continue
-        fitting = [path] if _exists(path) else _fitting(str(path))
+        fitting = [path] if exists(path) else files_fitting(str(path))
         for file in fitting:
-            run = _enclosing_run(file)
+            run = enclosing_run(file)
             if run is not None:
                 parents.setdefault(str(run), _parent(run, whole=run == file))
-        if fitting == [path] and _enclosing_run(path) != path:
+        if fitting == [path] and enclosing_run(path) != path:
             inputs[name] = Input(str(path), content_sha256(path))
         elif fitting and fitting != [path]:
             content = digest([(file.name, content_sha256(file)) for file in fitting])
@@ -138,27 +134,7 @@ def find_inputs(
     return inputs, [parent for name, parent in parents.items() if name not in around]
 
 
-def split_rows(value: str) -> tuple[str, str]:
-    """`rows.jsonl#500` → (`rows.jsonl`, `#500`); a file whose name ends so is taken literally."""
-    match = re.fullmatch(r"(.+)(#\d+)", value, re.DOTALL)
-    return (match[1], match[2]) if match and not _exists(Path(value)) else (value, "")
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # longer than a path may be, or with a NUL: text, not a path
-        return False
-
-
-def _fitting(pattern: str) -> list[Path]:
-    """The files that a pattern such as `data/*.jsonl` fits."""
-    if not any(sign in pattern for sign in "*?["):
-        return []
-    return sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
-
-
-def _enclosing_run(path: Path) -> Path | None:
+def enclosing_run(path: Path) -> Path | None:
     """The run folder that a path is, or lies in (checkpoints/step-10, model/, samples.jsonl)."""
     return next((p for p in (path, *list(path.parents)[:3]) if (p / RUN_FILE).is_file()), None)
 
@@ -184,30 +160,4 @@ def content_sha256(path: Path) -> str:
 @cache
 def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
     """Size and time are there to ask the cache for the present content only."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@cache
-def code_sha256() -> str:
-    """Hash of the package's sources that can change a result: not the command line, pages and reports."""
-    root = Path(alignloop.__file__).parent
-    files = (p.relative_to(root) for p in sorted(root.rglob("*.py")))
-    relevant = [p for p in files if p.parts[0] not in _WITHOUT_EFFECT_ON_RESULTS]
-    return digest([(p.as_posix(), content_sha256(root / p)) for p in relevant])
-
-
-@cache
-def code_version() -> dict[str, str]:
-    """{version, git_commit, sha256}; the commit is "" where the package is not in a git work tree."""
-    root = Path(alignloop.__file__).parent
-    commit = ""
-    if (root.parent / ".git").exists():
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, timeout=5, check=False
-            )
-            commit = done.stdout.decode("ascii", "replace").strip() if done.returncode == 0 else ""
-        except (OSError, subprocess.TimeoutExpired):
-            commit = ""
-    return {"version": alignloop.__version__, "git_commit": commit, "sha256": code_sha256()}
+    return sha256_of(Path(path))

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from alignloop.errors import RunError
 from alignloop.foreign import loads, read_text
-from alignloop.runs.files import GIVEN, write_atomically
+from alignloop.io import write_whole
 from alignloop.runs.folder import Run
 from alignloop.runs.hashing import RUN_FILE
 from alignloop.runs.lineage import find_run, find_runs
 from alignloop.runs.ownership import take_lock
+from alignloop.runs.record import GIVEN
 
 TAGS_FILE = "tags.json"
 PIPELINE_FILE = "pipeline.json"
@@ -78,7 +79,7 @@ def set_tags(path: str | Path, *, add: Iterable[str] = (), remove: Iterable[str]
     if odd is not None:
         raise RunError(f"tag '{odd}': letters, digits and . : - _ are accepted, 64 at most")
     now = sorted({*tags(path), *wanted} - set(remove))
-    write_atomically(Path(path) / TAGS_FILE, json.dumps(now, ensure_ascii=False) + "\n")
+    write_whole(Path(path) / TAGS_FILE, json.dumps(now, ensure_ascii=False) + "\n")
     return now
 
 

@@ -12,19 +12,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignloop.errors import RunError
+from alignloop.foreign import read_mapping
+from alignloop.runs.code import code_sha256, code_version
 from alignloop.runs.continuation import Rule, changes, origin
 from alignloop.runs.environment import environment, process_start
-from alignloop.runs.files import GIVEN
-from alignloop.runs.hashing import (
-    Input,
-    Parent,
-    code_sha256,
-    code_version,
-    config_sha256,
-    fingerprint,
-)
-from alignloop.runs.record import SCHEMA
-from alignloop.storage import read_mapping
+from alignloop.runs.hashing import Input, Parent, config_sha256, enclosing_run, fingerprint
+from alignloop.runs.record import GIVEN, SCHEMA, read_record
 
 
 class FolderTaken(RunError):
@@ -144,9 +137,24 @@ def take_lock(path: Path) -> IO[bytes]:
     return file
 
 
-def new_record(path: Path, stage: str, config: Mapping[str, Any], seed: int, name: str) -> dict[str, Any]:
-    """run.json of a run that begins now in this process."""
+def new_record(
+    path: Path, stage: str, config: Mapping[str, Any], seed: int, name: str, code: str
+) -> dict[str, Any]:
+    """run.json of a run that begins now in this process.
+
+    Args:
+        path: the run folder.
+        stage: name of the stage.
+        config: resolved keys.
+        seed: seed of the run.
+        name: name in a pipeline; the folder's name if empty.
+        code: hash of the code that the stage runs; if empty, that of the run that this one is a part of,
+            else that of the package.
+    """
     started = now()
+    if not code:
+        whole = enclosing_run(path.parent)
+        code = code_sha256() if whole is None else str(read_record(whole).get("code", {}).get("sha256", ""))
     return {
         "schema": SCHEMA,
         "stage": stage,
@@ -159,7 +167,7 @@ def new_record(path: Path, stage: str, config: Mapping[str, Any], seed: int, nam
         "parents": [],
         "inputs": {},
         "config_sha256": config_sha256(config),
-        "code": code_version(),
+        "code": code_version(code),
         "seed": seed,
         "environment": environment(),
         "results": {},
@@ -173,11 +181,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def sources(parents: Sequence[Parent], inputs: Mapping[str, Input], work_sha256: str) -> dict[str, Any]:
+def sources(
+    parents: Sequence[Parent], inputs: Mapping[str, Input], work_sha256: str, code: Mapping[str, str]
+) -> dict[str, Any]:
     """The part of a record that says what a run is made from."""
     return {
         "parents": [asdict(parent) for parent in parents],
         "inputs": {key: asdict(item) for key, item in inputs.items()},
         "work_sha256": work_sha256,
-        "fingerprint": fingerprint(work_sha256, code_sha256()),
+        "fingerprint": fingerprint(work_sha256, code["sha256"]),
     }

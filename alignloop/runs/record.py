@@ -1,7 +1,9 @@
-"""run.json: what a run says about itself, read back with its shape checked."""
+"""What a run folder holds: run.json, read back with its shape checked, and the files beside it."""
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NotRequired, Protocol, TypeVar
@@ -10,10 +12,13 @@ from pydantic import ConfigDict
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import RunError
-from alignloop.storage import has_shape, read_state
+from alignloop.foreign import has_shape, read_state
+from alignloop.io import new_folder, read_lines, write_whole
 
 T = TypeVar("T")
 RUN_FILE = "run.json"
+GIVEN = "given"
+"""Folder of a run folder for what was given in Python: rows, models, sources of functions."""
 SCHEMA = 1
 Status = Literal["running", "finished", "failed", "interrupted"]
 
@@ -126,3 +131,48 @@ class _Run(Protocol):
 
     @property
     def record(self) -> dict[str, Any]: ...
+
+
+def copy_given(places: Mapping[str, Path]) -> None:
+    """Copy files and folders to their places, whole or not at all; a file that is there stays.
+
+    Args:
+        places: source by place; places are named by content.
+
+    Raises:
+        DiskError: disk full or not writable.
+    """
+    for place, source in places.items():
+        target = Path(place)
+        if target.exists():
+            continue
+        if source.is_dir():
+            with new_folder(target) as made:
+                shutil.copytree(source, made, dirs_exist_ok=True)
+        else:
+            write_whole(target, source.read_text(encoding="utf-8"))
+
+
+def seconds_logged(path: Path) -> float:
+    """Seconds of work up to the last line of a metrics.jsonl; a value that is no number counts nothing."""
+    found = (row.get("time_s") for row in read_lines(path))
+    return max((float(x) for x in found if isinstance(x, int | float) and math.isfinite(x)), default=0.0)
+
+
+_WITHOUT_WORK = frozenset(
+    ("run.json", "recipe.yaml", "metrics.jsonl", "samples.jsonl", "tags.json", "tensorboard", "model", GIVEN)
+)
+"""Entries of a run folder that no stage goes on from."""
+
+
+def saved_place(folder: Path) -> str:
+    """What an unfinished run in a folder goes on from, for a sentence; "" if it saved nothing yet."""
+    if not folder.is_dir():
+        return ""
+    steps = [int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*") if p.name[5:].isdigit()]
+    if steps:
+        return f"step {max(steps)}"
+    held = [
+        p for p in folder.iterdir() if p.name not in _WITHOUT_WORK and not p.name.startswith((".", "report"))
+    ]
+    return "here" if any(p.is_file() or any(p.iterdir()) for p in held) else ""

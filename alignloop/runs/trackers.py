@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from alignloop.errors import UserError
-from alignloop.runs.files import plain
+from alignloop.io import plain
 
 PROJECT = "alignloop"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.foreign import lines_of, loads, opened
+from alignloop.io import writing
 from alignloop.runs.hashing import digest
-from alignloop.storage import writing
 
 
 class ValueCache:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignloop.data.chat import ChatTemplate
-from alignloop.data.template_probe import Findings
+from alignloop.data.template_probe import TemplateTraits
 from alignloop.model.scheduler import Event, Finish
 from alignloop.model.textstream import UNFINISHED
 from alignloop.serve.served import Policy
@@ -37,7 +37,7 @@ class CompletionChoice:
         finish: how the completion ended, None while it grows.
     """
 
-    found: Findings | None
+    found: TemplateTraits | None
     text: str = ""
     thinking: str = ""
     tokens: list[Token] = field(default_factory=list)

@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignloop.data.chat import ChatTemplate
 from alignloop.errors import ModelError
 from alignloop.foreign import loads
+from alignloop.io import new_file
 from alignloop.model.endings import TurnEnd, end_turns
 from alignloop.model.load import LoadedModel
-from alignloop.storage import new_file
 
 Storage = Literal["f32", "f16", "bf16", "q8_0"]
 ARCHITECTURES = {

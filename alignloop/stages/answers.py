@@ -12,11 +12,11 @@ from pathlib import Path
 
 from alignloop.data.builders import build
 from alignloop.data.columns import record_to_row
-from alignloop.data.files import write_whole
 from alignloop.data.forms import fields_of
 from alignloop.data.sources import Spec, read_rows
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError
+from alignloop.io import write_whole
 from alignloop.model.generate import generate
 from alignloop.model.load import LoadedModel
 from alignloop.model.sampling import SamplingParams, completion_seeds

@@ -15,13 +15,15 @@ import numpy as np
 from alignloop.config import BestOfNConfig
 from alignloop.data.columns import read_records, write_records
 from alignloop.errors import DataError
+from alignloop.foreign import read_state
+from alignloop.io import write_whole
 from alignloop.model.load import load_model
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.sft import SFT
 from alignloop.records import Demonstration, Prompt, Provenance, Record, as_context
 from alignloop.rl.rewards import check_prompts
 from alignloop.rl.verifiers import VERIFIERS
-from alignloop.runs import RUN_FILE, Run, write_atomically
+from alignloop.runs import RUN_FILE, Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, sample_over_ranks
 from alignloop.stages.best_answers import reward_curve
@@ -30,7 +32,6 @@ from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.stopping import stop_requests
 from alignloop.stages.summaries import data_summary
 from alignloop.stages.unfinished import Kept
-from alignloop.storage import read_state
 from alignloop.training.distributed import on_first_rank
 
 
@@ -75,7 +76,7 @@ def one_round(
             rewards = score(config, prompts, answers)
             chosen = best(prompts, answers, rewards, config.keep_per_prompt, config.reward_model)
             file.parent.mkdir(exist_ok=True)
-            write_atomically(curve_file, json.dumps(reward_curve(rewards, config.n)))
+            write_whole(curve_file, json.dumps(reward_curve(rewards, config.n)))
             write_records(file, [*earlier, *chosen])
 
         with stop_requests("the next token") as stop:

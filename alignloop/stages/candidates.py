@@ -9,7 +9,7 @@ from typing import Protocol
 
 from alignloop.data.builders import build
 from alignloop.data.forms import ALIASES, fields_of
-from alignloop.data.sources import Row, read_rows
+from alignloop.data.sources import SourceRow, read_rows
 from alignloop.errors import ConfigError, DataError, EngineError, ModelError
 from alignloop.evaluation.choices import Question
 from alignloop.judges.adviser import Adviser, Ask, Cached
@@ -134,7 +134,7 @@ class Recorded:
         return dict(_answer_in(row) for row in read_rows(self.path))
 
 
-def _answer_in(row: Row) -> tuple[Conversation, str]:
+def _answer_in(row: SourceRow) -> tuple[Conversation, str]:
     """Prompt and answer of a row; an answer that is empty or null was given, and is empty."""
     fields = fields_of(row.values, {})
     asked = any(name.casefold() in ALIASES["completion"] for name in fields.row)

@@ -8,9 +8,9 @@ from typing import Any
 
 from alignloop.config.ai import ConstitutionConfig
 from alignloop.data.columns import write_records
-from alignloop.data.files import write_whole
 from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import mean_interval, rate_interval
+from alignloop.io import write_whole
 from alignloop.judges.adviser import Adviser
 from alignloop.judges.constitution.chain import Chain, ChainSettings, run_chains
 from alignloop.judges.constitution.manners import has_boilerplate, is_refusal, shares_sentence

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from alignloop.data.packing import Group
+from alignloop.data.split import drawn_share
 from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import resampling_weights, studentised, wilson
 from alignloop.objectives.base import Objective
@@ -67,15 +68,14 @@ def hold_out(groups: list[Group], fraction: float, seed: int) -> tuple[list[Grou
     """
     if fraction <= 0:
         return groups, []
-    prompts = sorted({group.question for group in groups})
+    prompts = {group.question for group in groups}
     if len(prompts) < 2:
         raise DataError(
             f"eval_fraction {fraction:g}: the {len(groups)} rows have one prompt, and rows of one prompt "
             "stay together: none would be left to train on; set eval_fraction: 0 or give an eval_dataset",
             reason="no_rows",
         )
-    count = min(max(1, round(fraction * len(prompts))), len(prompts) - 1)
-    chosen = {prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))[:count]}
+    chosen = drawn_share(prompts, fraction, seed, most=len(prompts) - 1)
     return (
         [g for g in groups if g.question not in chosen],
         [g for g in groups if g.question in chosen],

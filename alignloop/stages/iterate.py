@@ -18,10 +18,12 @@ from alignloop.config import PreferenceConfig, TrainConfig
 from alignloop.config.rl import IterateConfig
 from alignloop.data.columns import write_records
 from alignloop.errors import DataError
+from alignloop.foreign import read_state
+from alignloop.io import write_whole
 from alignloop.model.load import load_model
 from alignloop.model.scheduler import TOKEN_BUDGET, Sampled
 from alignloop.records import Label, Preference, Prompt, Provenance, Record
-from alignloop.runs import RUN_FILE, Run, write_atomically
+from alignloop.runs import RUN_FILE, Run
 from alignloop.runs.record import result_of
 from alignloop.stages import common
 from alignloop.stages.answers import sample_over_ranks
@@ -31,7 +33,6 @@ from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.scoring import build_reward
 from alignloop.stages.stopping import stop_requests
 from alignloop.stages.unfinished import Kept
-from alignloop.storage import read_state
 from alignloop.training.distributed import on_first_rank
 
 
@@ -115,7 +116,7 @@ def sample_round(
 
     def write() -> None:
         fresh = compared(config, prompts, done, model, number, labels=labels)
-        write_atomically(told, json.dumps({"reward": fresh.reward, "num_rows": float(len(fresh.rows))}))
+        write_whole(told, json.dumps({"reward": fresh.reward, "num_rows": float(len(fresh.rows))}))
         write_records(pairs, fresh.rows)
 
     on_first_rank(write)

@@ -11,8 +11,8 @@ import numpy as np
 
 from alignloop.config.ai import JudgeConfig
 from alignloop.data.columns import read_records, write_records
-from alignloop.data.files import write_whole
 from alignloop.errors import DataError
+from alignloop.io import write_whole
 from alignloop.judges.adviser import Adviser
 from alignloop.judges.certify import Certificate, Thresholds, certify, refuse_unless_passed
 from alignloop.judges.constitution.principles import load_constitution

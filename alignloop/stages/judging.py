@@ -18,6 +18,8 @@ from alignloop.config.stages import StageConfig
 from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError, EngineError, RunError
 from alignloop.evaluation.comparisons import PairJudge
+from alignloop.foreign import read_state
+from alignloop.io import write_whole
 from alignloop.judges.adviser import Account, Adviser, Cached
 from alignloop.judges.certify import Certificate, CertificateMeasure
 from alignloop.judges.endpoint import EndpointAdviser, EndpointSettings, read_key
@@ -28,9 +30,7 @@ from alignloop.machine import cache_dir
 from alignloop.model.load import TINY, LoadedModel, load_model
 from alignloop.model.save import fingerprint
 from alignloop.rl.rewards import Component, Sample
-from alignloop.runs import write_atomically
 from alignloop.stages import common
-from alignloop.storage import read_state
 
 CERTIFICATE_FILE = "certificate.json"
 MAX_UNGRADED = 0.2
@@ -119,7 +119,7 @@ def write_certificate(certificates: Sequence[Certificate], folder: Path) -> None
     """Keep the certificates of a run's judges."""
     content = {"schema": 1, "certificates": [asdict(c) | {"failed": c.failed} for c in certificates]}
     text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
-    write_atomically(folder / CERTIFICATE_FILE, text + "\n")
+    write_whole(folder / CERTIFICATE_FILE, text + "\n")
 
 
 def read_certificates(path: str | Path) -> list[Certificate]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.normal import completion_texts
-from alignloop.data.template_probe import Findings
+from alignloop.data.template_probe import TemplateTraits
 from alignloop.data.template_turn import as_text, drops_thoughts, split, without_end
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError
@@ -117,7 +117,7 @@ def _about_thoughts(thoughtless: int, dropped: int, encoder: Encoder) -> list[Fi
     return found
 
 
-def _answers(record: Record, found: Findings) -> Sequence[str]:
+def _answers(record: Record, found: TemplateTraits) -> Sequence[str]:
     """The answers of a record, thoughts in a field of their own between the template's marks."""
     return (as_text(found, record.turn),) if isinstance(record, Demonstration) else completion_texts(record)
 
@@ -129,7 +129,7 @@ def _foreign(record: Record) -> Iterable[str]:
     return (message.content for message in record.prompt if message.role != "assistant")
 
 
-def _written(record: Record, found: Findings) -> Iterable[str]:
+def _written(record: Record, found: TemplateTraits) -> Iterable[str]:
     """Texts that the assistant writes, less an end of turn that they have already."""
     if isinstance(record, Document):
         return ()

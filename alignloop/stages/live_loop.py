@@ -31,6 +31,8 @@ from alignloop.config.fields import fixed
 from alignloop.config.stages import SamplingConfig, StageConfig
 from alignloop.data.columns import write_records
 from alignloop.errors import UserError
+from alignloop.foreign import read_state
+from alignloop.io import write_whole
 from alignloop.labels.export import Filters, records
 from alignloop.labels.faults import StoreUnavailable
 from alignloop.labels.importing import read_items
@@ -41,12 +43,11 @@ from alignloop.labels.store import Store
 from alignloop.labels.votes import ranges
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.records import Prompt
-from alignloop.runs import RUN_FILE, Run, find_inputs, write_atomically
+from alignloop.runs import RUN_FILE, Run, find_inputs
 from alignloop.stages import common
 from alignloop.stages.preference import preference
 from alignloop.stages.reward import RewardModel, reward
 from alignloop.stages.sample import read_prompts, sample
-from alignloop.storage import read_state
 from alignloop.training.distributed import world
 
 LOCKED_ATTEMPTS = 60
@@ -378,7 +379,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def _read_round(folder: Path) -> dict[str, Any]:

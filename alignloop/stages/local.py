@@ -17,7 +17,7 @@ import numpy as np
 from huggingface_hub import try_to_load_from_cache
 
 import alignloop
-from alignloop.data.files import sha256_of
+from alignloop.content import number_of, sha256_of
 from alignloop.data.packing import Group, completion
 from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder, tokenize
@@ -230,8 +230,7 @@ class Local:
 
 def seed_of(prompt: Conversation, seed: int) -> int:
     """A prompt's own seed, whatever other prompts are asked beside it."""
-    shown = repr([seed, plain_rows(prompt)]).encode("utf-8", "surrogatepass")
-    return int.from_bytes(sha256(shown).digest()[:7], "big")
+    return number_of(repr([seed, plain_rows(prompt)]), 7)
 
 
 def is_hub_id(path: str) -> bool:

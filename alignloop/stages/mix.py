@@ -12,6 +12,7 @@ import numpy as np
 from alignloop.config.ai import MixConfig
 from alignloop.data.columns import read_records, write_records
 from alignloop.data.sources import repeat
+from alignloop.data.split import drawn_share
 from alignloop.errors import DataError
 from alignloop.evaluation.agreement import cohen_kappa
 from alignloop.records import Conversation, Preference, plain_rows
@@ -81,9 +82,7 @@ def _read(config: MixConfig, run: Run, name: str) -> list[Preference]:
 
 def hold_out_prompts(prompts: Sequence[Conversation], fraction: float, seed: int) -> set[Conversation]:
     """A seeded share of the distinct prompts, at least one unless the fraction is 0."""
-    distinct = sorted(set(prompts), key=lambda p: json.dumps(plain_rows(p)))
-    count = max(1, round(fraction * len(distinct))) if fraction else 0
-    return {distinct[k] for k in np.random.default_rng(seed).permutation(len(distinct))[:count]}
+    return drawn_share(prompts, fraction, seed, key=lambda prompt: json.dumps(plain_rows(prompt)))
 
 
 def both_judged(human: Sequence[Preference], ai: Sequence[Preference]) -> dict[str, Any]:

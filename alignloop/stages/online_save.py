@@ -15,13 +15,13 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from alignloop.data.packing import Group
 from alignloop.errors import RunError
+from alignloop.foreign import has_shape
 from alignloop.model.generate import Unfinished
 from alignloop.rl.buffer import from_tensors, to_tensors
 from alignloop.stages import common
 from alignloop.stages.checks import tell
 from alignloop.stages.online_setup import Online, Place
 from alignloop.stages.unfinished import load_unfinished, save_unfinished
-from alignloop.storage import has_shape
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.distributed import is_first_rank, world
 from alignloop.training.stream import rows_digest

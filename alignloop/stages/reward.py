@@ -24,6 +24,7 @@ from alignloop.data.columns import Dataset
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Tokenized, attributes_of, tokenize, with_attributes
 from alignloop.evaluation.reward_bench import summarize
+from alignloop.io import new_folder
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normalize, save_head
 from alignloop.objectives.base import Objective
@@ -36,7 +37,6 @@ from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
 from alignloop.stages.summaries import data_summary
-from alignloop.storage import new_folder
 from alignloop.training.distributed import is_first_rank, wait_for_all
 
 _NORMALIZED_ON = 256

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from alignloop.data.packing import Group
 from alignloop.errors import ModelError
+from alignloop.foreign import read_state
 from alignloop.model.adapter_load import base_name, load_adapter
 from alignloop.model.load import LoadedModel, find_folder, load_model
 from alignloop.model.packed import PackedModel
@@ -19,7 +20,6 @@ from alignloop.model.scorer import HEAD_FILE, Scorer, load_head
 from alignloop.model.tokenizer_load import load_tokenizer
 from alignloop.rl.rewards import combined
 from alignloop.stages import common
-from alignloop.storage import read_state
 
 REWARD_FILE = "reward.json"
 

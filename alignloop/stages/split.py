@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 from alignloop.config.pairs import SplitConfig
+from alignloop.content import text_sha256
 from alignloop.data.columns import read_records, write_records
 from alignloop.data.normal import normalise
 from alignloop.errors import DataError
@@ -96,4 +96,4 @@ def chosen_longer(pairs: Sequence[Preference]) -> float:
 
 
 def _place(text: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}\x1d{text}".encode("utf-8", "surrogatepass")).hexdigest()
+    return text_sha256(f"{seed}\x1d{text}")

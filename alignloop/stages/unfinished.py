@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignloop.errors import RunError
+from alignloop.foreign import has_shape
 from alignloop.model import resume
 from alignloop.model.generate import Unfinished, UnfinishedState
 from alignloop.runs import Run
 from alignloop.stages.checks import tell
-from alignloop.storage import has_shape
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import RunError
-from alignloop.foreign import loads
-from alignloop.storage import new_folder, read_state, sweep
+from alignloop.foreign import loads, read_state
+from alignloop.io import new_folder, sweep
 from alignloop.training.distributed import on_first_rank
 
 MANIFEST = "checkpoint.json"

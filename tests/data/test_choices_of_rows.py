@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alignloop.data import multiple_choice as mc
-from alignloop.data.check_choices import check_choices, is_choices
+from alignloop.data.check import check_choices, is_choices
 from alignloop.errors import DataError
 
 
@@ -131,7 +131,7 @@ ASKED = mc.ChoiceForm("f", ("q", "c"), ("p", "q"), mc.listed("c"), mc.one("a"), 
 
 def test_a_question_is_joined_of_its_parts() -> None:
     row = {"p": " read ", "q": " why? ", "c": ["x", "y"], "a": 1}
-    assert ASKED.read(row) == mc.Choice("read\n\nwhy?", ("x", "y"), (False, True))
+    assert ASKED.read(row) == mc.ChoiceQuestion("read\n\nwhy?", ("x", "y"), (False, True))
     assert ASKED.read({**row, "p": None}).question == "why?"
     assert ASKED.read({**row, "p": " "}).question == "why?"
     assert ASKED.read({**row, "q": ""}).question == "read"
@@ -148,9 +148,9 @@ def test_which_form_fits() -> None:
     for row in ({"q": "x"}, {"q": "x", "c": None}, {"q": "x", "c": [], "no": None}):
         assert not ASKED.fits(row)
     hae = {"query": "q (A) x\n(B) y", "answer": "(B)"}
-    assert mc.choice_of(hae) == mc.Choice(hae["query"], ("(A)", "(B)"), (False, True), told=True)
+    assert mc.choice_of(hae) == mc.ChoiceQuestion(hae["query"], ("(A)", "(B)"), (False, True), told=True)
     listed = {"query": "q", "options": ["x", "y"], "answer": "(B)"}
-    assert mc.choice_of(listed) == mc.Choice("q", ("x", "y"), (False, True))
+    assert mc.choice_of(listed) == mc.ChoiceQuestion("q", ("x", "y"), (False, True))
     single = {"question": "q", "mc1_targets": {"choices": ["x", "y"], "labels": [1, 0]}}
     assert fault(mc.choice_of, single) == ("mc1_targets", None, "truthfulness")
     with pytest.raises(DataError, match="the row has a, b") as caught:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignloop.data.dialogue import Dialogue, Turn, bare, encode_turns, render_turns
 from alignloop.data.plain_text import Shielded
-from alignloop.data.template_probe import Findings
+from alignloop.data.template_probe import TemplateTraits
+from alignloop.data.trained_turns import Dialogue, RenderedTurn, bare, encode_turns, render_turns
 from alignloop.records import Message
 
 U1, A1, U2, A2 = (
@@ -78,18 +78,19 @@ def test_parts_are_encoded_at_the_borders_of_exact_turns() -> None:
         asked.append((text, after))
         return [len(text)] * (len(text) > 0)
 
-    rows = (Turn(1, 2, 5, True), Turn(3, 0, 0, False), Turn(5, 7, 8, True))
+    rows = (RenderedTurn(1, 2, 5, True), RenderedTurn(3, 0, 0, False), RenderedTurn(5, 7, 8, True))
     ids, found = encode_turns("0123456789", rows, encode, Shielded((), (), {"#": "<e>"}))
     assert asked == [("01", ""), ("234", "01"), ("56", "01234"), ("7", "0123456"), ("89", "01234567")]
     assert ids == [2, 3, 2, 1, 2]
-    assert found == (Turn(1, 1, 2, True), Turn(3, 0, 0, False), Turn(5, 3, 4, True))
-    ids, found = encode_turns("0123", (Turn(1, 0, 0, False),), encode, Shielded((), (), {"#": "<e>"}))
-    assert (ids, found) == ([4], (Turn(1, 0, 0, False),))
+    assert found == (RenderedTurn(1, 1, 2, True), RenderedTurn(3, 0, 0, False), RenderedTurn(5, 3, 4, True))
+    ids, found = encode_turns("0123", (RenderedTurn(1, 0, 0, False),), encode, Shielded((), (), {"#": "<e>"}))
+    assert (ids, found) == ([4], (RenderedTurn(1, 0, 0, False),))
 
 
 def test_the_mask_of_a_dialogue_is_that_of_its_turns() -> None:
     found = Dialogue(
-        np.arange(6, dtype=np.int32), (Turn(1, 1, 3, True), Turn(3, 0, 0, False), Turn(5, 5, 6, True))
+        np.arange(6, dtype=np.int32),
+        (RenderedTurn(1, 1, 3, True), RenderedTurn(3, 0, 0, False), RenderedTurn(5, 5, 6, True)),
     )
     ids, mask = found
     assert ids is found.ids
@@ -99,7 +100,7 @@ def test_the_mask_of_a_dialogue_is_that_of_its_turns() -> None:
 @pytest.mark.parametrize(("role", "left"), [("assistant", "a"), ("user", "a<e>"), ("tool", "a<e>")])
 def test_only_the_assistants_text_loses_its_end_of_turn(role: str, left: str) -> None:
     class Template:
-        found = Findings(
+        found = TemplateTraits(
             **{"lead": "", "end": "<e>", "tail": "", "ends": True, "gap": "", "trims": False},
             **{"merges_system": False, "prompts": True, "thought": ("", ""), "opening": "", "closes": False},
             **{"after_thought": "", "takes_thinking": False, "tool_marks": ()},

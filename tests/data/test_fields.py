@@ -101,9 +101,9 @@ def test_no_side(value):
 
 
 def test_lists_and_objects_may_be_written_as_text():
-    assert read.structured(' ["a", 1]', "x", list) == ["a", 1]
-    assert read.structured('{"a": [1]}', "x", dict) == {"a": [1]}
-    assert read.structured(("a",), "x", list) == ("a",)
+    assert read.listed(' ["a", 1]', "x") == ["a", 1]
+    assert read.mapped('{"a": [1]}', "x") == {"a": [1]}
+    assert read.listed(("a",), "x") == ("a",)
     for value, kind, message in (
         ("[1", list, "broken JSON in the field"),
         ("text", list, r"expected a list \[…\], found text"),
@@ -114,7 +114,7 @@ def test_lists_and_objects_may_be_written_as_text():
         (b"", list, "found other"),
     ):
         with pytest.raises(DataError, match=message) as caught:
-            read.structured(value, "x", kind)
+            (read.listed if kind is list else read.mapped)(value, "x")
         assert caught.value.reason == "wrong_type"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from alignloop.data import hints
-from alignloop.data.source_files import Row
+from alignloop.data.source_files import SourceRow
 from alignloop.data.sources import Source
 from alignloop.records import Label, Message, Preference, Ranking, Rating
 
@@ -18,8 +18,8 @@ FILE = Source("rows.jsonl")
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
 
 
-def row(**values: Any) -> Row:
-    return Row(values, "rows.jsonl", 1)
+def row(**values: Any) -> SourceRow:
+    return SourceRow(values, "rows.jsonl", 1)
 
 
 def test_columns_are_named_up_to_twenty() -> None:

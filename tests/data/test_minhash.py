@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignloop.data import minhash
-from alignloop.data.minhash import first_similar, jaccard, rows_per_band, shingles
+from alignloop.data import quality
+from alignloop.data.quality import first_similar, jaccard, rows_per_band, shingles
 
 
 def grams(text):
@@ -86,10 +86,10 @@ def test_equal_items_are_always_found_and_different_ones_never_at_one(items, thr
 def test_unlike_items_share_no_bucket():
     """Only items of one bucket are compared; where all were, a million rows would take for ever."""
     compared = []
-    plain = minhash.jaccard
+    plain = quality.jaccard
     texts = [[f"{word} " * 30] for word in ("ocean", "window", "bridge", "candle", "purple", "ginger")]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(minhash, "jaccard", lambda a, b: (compared.append(1), plain(a, b))[1])
+        patched.setattr(quality, "jaccard", lambda a, b: (compared.append(1), plain(a, b))[1])
         assert first_similar(texts, 0.8) == [None] * len(texts)
         assert not compared
         assert first_similar([*texts, texts[0]], 0.8)[-1] == 0
@@ -99,9 +99,9 @@ def test_unlike_items_share_no_bucket():
 def test_factors_are_odd_and_distinct():
     """An even one maps two sets of hashes to one, so that unlike texts would share a bucket."""
     seen = []
-    plain = minhash.signature
+    plain = quality.signature
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(minhash, "signature", lambda h, factors: (seen.append(factors), plain(h, factors))[1])
+        patched.setattr(quality, "signature", lambda h, factors: (seen.append(factors), plain(h, factors))[1])
         first_similar([["some text"]], 0.8)
     (factors,) = seen
     assert len(set(factors.tolist())) == len(factors) == 25 * 5

@@ -9,7 +9,7 @@ import pytest
 from alignloop.data import message_trees, published
 from alignloop.data import published_rows as rows
 from alignloop.data.paths import Watched, WatchedList, taken, unseen
-from alignloop.data.source_files import Row
+from alignloop.data.source_files import SourceRow
 from alignloop.errors import DataError
 
 
@@ -239,7 +239,7 @@ def node(name: str, parent: str | None, role: str = "assistant", **more: Any) ->
 
 def joined(*values: dict[str, Any]) -> tuple[list[dict[str, Any]], list[tuple[int, str, str]]]:
     faults: list[DataError] = []
-    found = message_trees.joined((Row(v, "f", k) for k, v in enumerate(values, 1)), faults.append)
+    found = message_trees.joined((SourceRow(v, "f", k) for k, v in enumerate(values, 1)), faults.append)
     return [row.values for row in found], [(f.line, f.reason, f.message) for f in faults]
 
 

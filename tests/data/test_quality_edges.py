@@ -11,9 +11,9 @@ from alignloop.data import quality
 from alignloop.data.check import turns_of, warnings
 from alignloop.data.convert import Options, convert, targets
 from alignloop.data.diversity import diversity, lengths, verb_object
-from alignloop.data.minhash import first_similar, jaccard, rows_per_band, shingles
 from alignloop.data.normal import completion_texts, normalise, prompt_key, prompt_text, words
 from alignloop.data.overlength import fit, fit_turns
+from alignloop.data.quality import first_similar, jaccard, rows_per_band, shingles
 from alignloop.errors import DataError
 from alignloop.records import (
     Demonstration,

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alignloop.data import lines, packing
+from alignloop.data import packing, source_files
 from alignloop.data.chat import load_template
-from alignloop.data.files import write_whole
 from alignloop.data.messages import history
 from alignloop.data.plain_text import marks_of
 from alignloop.data.show import _shielded
@@ -17,6 +16,7 @@ from alignloop.data.source_files import _is_mmlu
 from alignloop.data.sources import _expand_name, score_range
 from alignloop.errors import DataError
 from alignloop.foreign import TooLarge
+from alignloop.io import write_whole
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Label, Message
 
@@ -30,17 +30,17 @@ def test_a_turn_of_history_is_a_pair(item: object) -> None:
 
 
 def test_what_a_packed_file_unpacks_to_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "FREE_BYTES", 1000)
+    monkeypatch.setattr(source_files, "FREE_BYTES", 1000)
     file = tmp_path / "rows.jsonl.gz"
     for size, fits in ((1000, True), (400_000, False)):  # that unpacks to about 1000 times its size
         file.write_bytes(gzip.compress(b"\n" * size))
         if fits:
-            with lines.open_text(file) as opened:
+            with source_files.open_text(file) as opened:
                 assert len(opened.read()) == size
         else:
             with (
                 pytest.raises((TooLarge, DataError), match="unpacks to more than"),
-                lines.open_text(file) as opened,
+                source_files.open_text(file) as opened,
             ):
                 opened.read()
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from alignloop.data import hints, lines, source_files, sources
+from alignloop.data import hints, source_files, sources
 from alignloop.data.columns import read_records, record_to_row, write_records
-from alignloop.data.source_records import Reading, SourceRecords, no_usable_row, read_source
+from alignloop.data.source_records import ReadOptions, SourceRecords, no_usable_row, read_source
 from alignloop.errors import DataError
 from alignloop.records import Demonstration, Label, Message, Preference, Prompt, Provenance
 
@@ -129,26 +129,26 @@ def test_kinds_of_files_by_their_names() -> None:
 def test_lines_up_to_their_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def decoded(raw: bytes, most: int = 5) -> list[tuple[int, str]]:
         (tmp_path / "x").write_bytes(raw)
-        with lines.open_text(tmp_path / "x") as handle:
-            return list(lines.decoded(handle, "x", most=most))
+        with source_files.open_text(tmp_path / "x") as handle:
+            return list(source_files.decoded(handle, "x", most=most))
 
     assert decoded(b"1234\n12345\xe2"[:-1]) == [(1, "1234\n"), (2, "12345")]
     assert decoded(b"\xef\xbb\xbfab\n\xef\xbb\xbf", 9) == [(1, "ab\n"), (2, "\ufeff")]
-    found = fault(decoded, b"1\n" + b"2" * (3 * lines.MIB + 1), 3 * lines.MIB)
+    found = fault(decoded, b"1\n" + b"2" * (3 * source_files.MIB + 1), 3 * source_files.MIB)
     assert (found.line, found.reason, found.file) == (2, "too_large", "x")
     assert found.message.startswith("a line of more than 3 MiB")
     assert (found := fault(decoded, b"a\n\xff\xfe", 9)).line == 2
     assert "at byte 1 (it looks like another encoding)" in found.message
     assert "at byte 1 (it looks like UTF-16)" in fault(decoded, b"\xfe\xff\x00a", 9).message
     assert "at byte 3 (it looks like another encoding)" in fault(decoded, b"ab\xff", 9).message
-    monkeypatch.setattr(lines, "MAX_WHOLE", 4)
+    monkeypatch.setattr(source_files, "MAX_WHOLE", 4)
     for text, fits in ((b"1234", True), (b"12345", False)):
         (tmp_path / "x").write_bytes(text)
-        with lines.open_text(tmp_path / "x") as handle:
+        with source_files.open_text(tmp_path / "x") as handle:
             if fits:
-                assert lines.whole(handle, "x") == "1234"
+                assert source_files.whole(handle, "x") == "1234"
             else:
-                assert fault(lines.whole, handle, "x").reason == "too_large"
+                assert fault(source_files.whole, handle, "x").reason == "too_large"
 
 
 def test_a_small_packed_file_may_unpack_to_many_times_its_size(tmp_path: Path) -> None:
@@ -159,20 +159,23 @@ def test_a_small_packed_file_may_unpack_to_many_times_its_size(tmp_path: Path) -
 
 def test_a_whole_file_may_be_one_long_line() -> None:
     """Longer than a line of a file that is read line by line may be."""
-    text = b"[" + b" " * lines.MAX_LINE + b"]"
-    assert len(lines.whole(io.BytesIO(text), "x")) == len(text)
+    text = b"[" + b" " * source_files.MAX_LINE + b"]"
+    assert len(source_files.whole(io.BytesIO(text), "x")) == len(text)
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     for name, why in (("none.jsonl", "No such file"), (".", "Is a directory")):
-        with pytest.raises(DataError, match=f"cannot be read .{why}"), lines.open_text(tmp_path / name):
+        with (
+            pytest.raises(DataError, match=f"cannot be read .{why}"),
+            source_files.open_text(tmp_path / name),
+        ):
             pass
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, *rows: dict[str, Any]) -> SourceRecords:
-    made = (sources.Row(row, "o/n", k) for k, row in enumerate(rows, 1))
+    made = (sources.SourceRow(row, "o/n", k) for k, row in enumerate(rows, 1))
     monkeypatch.setattr(sources, "_hub", lambda source: made)
-    return read_source(sources.Source("o/n", split="train"), Reading((), {}, "unknown", True))
+    return read_source(sources.Source("o/n", split="train"), ReadOptions((), {}, "unknown", True))
 
 
 def test_rows_of_the_hub_are_hashed_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +288,7 @@ def test_ratings_beyond_their_range_name_one(tmp_path: Path, monkeypatch: pytest
 
 def test_what_is_said_of_a_source_without_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    reading = Reading(("label",), {}, "unknown", False)
+    reading = ReadOptions(("label",), {}, "unknown", False)
     source = sources.Source("r.jsonl")
     empty = no_usable_row(source, SourceRecords("label", ""), reading)
     assert (str(empty), empty.reason) == ("r.jsonl: no usable row: the file has none", "no_usable_row")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from alignloop.data import template_turn
-from alignloop.data.template_probe import Findings
+from alignloop.data.template_probe import TemplateTraits
 from alignloop.errors import DataError
 from alignloop.records import Message, ToolCall
 
@@ -17,13 +17,13 @@ OPENING = "<think>\n"
 THOUGHT = "<think>\nOh.\n</think>\n\nSo."
 
 
-def found(**more: Any) -> Findings:
+def found(**more: Any) -> TemplateTraits:
     plain: dict[str, Any] = {
         **{"lead": "", "end": "<e>", "tail": "\n", "ends": True, "gap": "", "trims": False},
         **{"merges_system": False, "prompts": True, "thought": THINK, "opening": "", "closes": False},
         **{"after_thought": "\n\n", "takes_thinking": False, "tool_marks": ()},
     }
-    return Findings(**{**plain, **more})
+    return TemplateTraits(**{**plain, **more})
 
 
 def bot(text: str, thinking: str = "", *calls: ToolCall) -> Message:

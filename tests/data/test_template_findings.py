@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alignloop.data import template_limits, template_render
-from alignloop.data.template_probe import ASK, PROBE, Findings, Render, Row, examine
+from alignloop.data.template_probe import ASK, PROBE, Render, Row, TemplateTraits, examine
 from alignloop.errors import DataError
 
 
@@ -39,12 +39,12 @@ def rendering(
     return render
 
 
-def findings(source: str = "", added: Sequence[str] = ("[user]",), **forms: Any) -> Findings:
+def findings(source: str = "", added: Sequence[str] = ("[user]",), **forms: Any) -> TemplateTraits:
     return examine(source, rendering(**forms), "<eos>", "<bos>", added)
 
 
 def test_a_plain_template() -> None:
-    assert findings() == Findings(
+    assert findings() == TemplateTraits(
         **{"lead": "", "end": "</e>", "tail": "\n", "ends": True, "gap": "", "trims": False},
         **{"merges_system": False, "prompts": True, "thought": ("", ""), "opening": "", "closes": False},
         **{"after_thought": "\n\n", "takes_thinking": False, "tool_marks": ()},

@@ -5,8 +5,8 @@ import copy
 import pytest
 
 from alignloop.data.chat import check_same, load_saved, load_template
-from alignloop.data.dialogue import Turn, shifted
 from alignloop.data.tokenize import Encoder
+from alignloop.data.trained_turns import RenderedTurn, shifted
 from alignloop.errors import ModelError
 from alignloop.records import Message
 from tests.helpers_tokenizers import make_tokenizer
@@ -215,6 +215,10 @@ def test_a_conversation_has_the_ids_of_its_prompts_and_completions(name):
 
 def test_turns_move_with_what_comes_before_them():
     """By a BOS in front; a turn whose tokens are not known has no place."""
-    turns = (Turn(1, 2, 5, True), Turn(3, 0, 0, False), Turn(5, 6, 9, True))
-    assert shifted(turns, 1) == (Turn(1, 3, 6, True), Turn(3, 0, 0, False), Turn(5, 7, 10, True))
+    turns = (RenderedTurn(1, 2, 5, True), RenderedTurn(3, 0, 0, False), RenderedTurn(5, 6, 9, True))
+    assert shifted(turns, 1) == (
+        RenderedTurn(1, 3, 6, True),
+        RenderedTurn(3, 0, 0, False),
+        RenderedTurn(5, 7, 10, True),
+    )
     assert shifted(turns, 0) == turns

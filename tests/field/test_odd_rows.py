@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from alignloop.data.check_choices import check_choices
+from alignloop.data.check import check_choices
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 from tests.field.forms import ASKING, PAIRS, QUESTIONS, SCORED, SHOWING

@@ -86,14 +86,14 @@ def test_a_claim_cut_short_is_made_again(url, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 
-    write = folders.write_atomically
+    write = folders.write_whole
 
     def dies(path: Path, text: str) -> None:
         write(path, text)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "write_atomically", dies)
+        patch.setattr(folders, "write_whole", dies)
         with pytest.raises(Killed):
             names(tmp_path / "labels", url)
     assert (tmp_path / "labels" / IDENTITY).exists()

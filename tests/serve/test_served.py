@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alignloop.data.chat import load_template
-from alignloop.data.template_probe import Findings
+from alignloop.data.template_probe import TemplateTraits
 from alignloop.errors import ConfigError, ModelError
 from alignloop.model.save import save_model
 from alignloop.model.tiny import tiny_model
@@ -110,7 +110,7 @@ THINKS = replace(PLAIN, thought=("<think>", "</think>"))
     ],
 )
 def test_thoughts_come_apart_from_the_answer(
-    found: Findings | None, written: str, thoughts: str, text: str, size: int
+    found: TemplateTraits | None, written: str, thoughts: str, text: str, size: int
 ) -> None:
     pieces = [written[i : i + size] for i in range(0, len(written), size)]
     choice = CompletionChoice(found)

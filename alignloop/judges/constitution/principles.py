@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from alignloop.content import number_of
 from alignloop.errors import ConfigError
 from alignloop.judges.prompt_files import LANGUAGES, language_of, read_texts
 from alignloop.records import Conversation, plain_rows
@@ -64,8 +64,7 @@ class Constitution:
         The draw depends on the seed and the prompt alone, not on its place among others.
         """
         text = "\x00".join(":".join(map(str, row)) for row in plain_rows(prompt))
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-        rng = np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
+        rng = np.random.default_rng([seed, number_of(text)])
         order: list[int] = []
         while len(order) < count:
             order += rng.permutation(len(self.principles)).tolist()

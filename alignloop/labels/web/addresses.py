@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignloop.foreign import loads
-from alignloop.runs.files import write_atomically
+from alignloop.io import write_whole
 from alignloop.web.server import EVERY_ADDRESS, LOCAL_HOSTS, url_of
 
 ADDRESSES = "addresses.json"
@@ -88,7 +88,7 @@ def shared_address(addresses: Sequence[str]) -> str | None:
 
 def remember(folder: Path, addresses: Sequence[str]) -> None:
     """Write down where a folder is served, for invitations made by other commands."""
-    write_atomically(folder / ADDRESSES, json.dumps(list(addresses)) + "\n")
+    write_whole(folder / ADDRESSES, json.dumps(list(addresses)) + "\n")
 
 
 def recall(folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignloop.errors import UserError
+from alignloop.io import new_file
 from alignloop.labels import people
 from alignloop.labels.importing import Pairs, Say, add, holds_samples
 from alignloop.labels.label_folder import is_label_folder, opened, served_alone
@@ -153,11 +154,7 @@ def owner_token(store: Store, folder: Path) -> str:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file that only its owner can read, whole or not at all."""
-    temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)  # left by a kill, or a link that leads elsewhere
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with new_file(path, mode=0o600) as made:
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)

@@ -1,33 +1,29 @@
-"""Reading state back and writing it: what a person has to know when a file or the disk is at fault.
+"""Writing: files and folders whole or not at all, JSON lines that survive a kill, disk errors as sentences.
 
-`read_state` checks the shape of a JSON file that AlignLoop wrote itself. `writing` turns the operating
-system's refusals into one sentence. Everything that is kept on disk goes through one of the two.
+`writing` turns refusals of the operating system into one sentence; all that is kept on disk is written in it.
+`foreign` reads files back.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import gzip
 import json
+import math
 import os
 import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, SupportsFloat
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-
-from alignloop.errors import AlignLoopError, DiskError, RunError, UserError
-from alignloop.foreign import MIB, TooLarge, load_yaml, loads, read_bytes, read_text
-
-T = TypeVar("T")
+from alignloop.errors import AlignLoopError, DiskError
+from alignloop.foreign import lines_of, loads, opened
 
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space"),
@@ -132,13 +128,14 @@ def new_folder(target: Path, what: str = "", kept: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def new_file(target: Path) -> Iterator[Path]:
+def new_file(target: Path, *, mode: int = 0o644) -> Iterator[Path]:
     """A path beside `target` to be written, whose file then takes the place of `target`, synced.
 
     Readers see the old content or the new one. What an exception or a kill leaves is as `new_folder` has it.
 
     Args:
-        target: replaced if it exists; its folder is there.
+        target: replaced if it exists; its folder is made if it is not there.
+        mode: who can read and write the file.
 
     Yields:
         The path, at which nothing is yet.
@@ -147,10 +144,11 @@ def new_file(target: Path) -> Iterator[Path]:
         DiskError: disk full or not writable; `target` is untouched.
     """
     with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         made = target.with_name(f".{target.name}-{secrets.token_hex(6)}.tmp")
         try:
             yield made
-            made.chmod(0o644)
+            made.chmod(mode)
             with made.open("rb") as handle:
                 os.fsync(handle.fileno())
             os.replace(made, target)
@@ -214,84 +212,107 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
-def read_state(path: Path, shape: type[T], *, remedy: str, error: type[UserError] = RunError) -> T:
-    """Read a JSON file that AlignLoop wrote, and check it against its shape.
+def write_whole(path: Path, content: str | Iterable[str]) -> None:
+    """Write text as UTF-8 (compressed if the name ends with .gz): beside the file, synced, renamed.
+
+    The bytes depend on the content only. Readers see the old or the new file, never a part.
 
     Args:
         path: the file.
-        shape: a type that pydantic checks strictly, such as a TypedDict or `list[str]`.
-        remedy: what a person can do if the file is damaged, the end of the sentence.
-        error: what is raised, such as ModelError for a file of a model.
+        content: its new text, or pieces of it such as lines with their ends.
+
+    Raises:
+        DiskError: disk full or not writable; the old file is untouched.
+    """
+    pieces = (piece.encode("utf-8") for piece in ([content] if isinstance(content, str) else content))
+    with new_file(path) as made, made.open("wb") as raw:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+                packed.writelines(pieces)
+        else:
+            raw.writelines(pieces)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: tensors and numpy numbers become floats, NaN and infinities null."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, SupportsFloat):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    return str(value)
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """One JSON object as a line."""
+    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl file; a torn, damaged or overlong line is passed over."""
+    if not path.exists():
+        return
+    with opened(path) as file:
+        for line in lines_of(file):
+            try:
+                row = loads(line.decode("utf-8")) if line and line.strip() else None
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def append_line(file: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a file of JSON lines.
+
+    Raises:
+        DiskError: disk full or not writable.
+    """
+    with writing(file), open(file, "ab", opener=no_link) as handle:
+        handle.write(json_line(dict(row)).encode("utf-8", "surrogatepass"))
+
+
+def cut_lines(path: Path, *, after_step: int | None = None) -> int:
+    """Drop a torn last line, and with `after_step` all rows of later steps.
+
+    Args:
+        path: a .jsonl file; none is no error.
+        after_step: the last step that stays, None for all.
 
     Returns:
-        The file's content.
-
-    Raises:
-        UserError: the file is missing, unreadable, cut short, no JSON, or of another shape.
+        Number of lines dropped.
     """
-    with _reading(path, remedy, error):
-        return checked(loads(read_bytes(path)), shape)
+    if not path.exists():
+        return 0
+    content = path.read_bytes()
+    *lines, rest = content.split(b"\n")
+    kept = [line for line in lines if after_step is None or _step(line) <= after_step]
+    dropped = len(lines) - len(kept) + bool(rest)
+    if dropped:
+        write_whole(path, b"".join(line + b"\n" for line in kept).decode("utf-8", "replace"))
+    return dropped
 
 
-def checked(value: object, shape: type[T]) -> T:
-    """The value, if it has the shape.
-
-    Raises:
-        ValidationError: it has not (a ValueError).
-    """
-    return _adapter(shape).validate_python(value, strict=True)
-
-
-def has_shape(value: object, shape: type[T]) -> TypeGuard[T]:
-    """Whether a value that was read from a file has the shape that its reader relies on."""
+def _step(line: bytes) -> float:
+    """The step of a line; a line without one is always kept, a damaged one never."""
     try:
-        checked(value, shape)
-    except ValidationError:
-        return False
-    return True
+        row = loads(line.decode("utf-8"))
+    except ValueError:
+        return math.inf
+    step = row.get("step", -1) if isinstance(row, dict) else math.inf
+    return step if isinstance(step, int | float) else -1
 
 
-def read_mapping(path: Path, *, remedy: str) -> dict[str, Any]:
-    """A YAML file that AlignLoop wrote, such as the recipe.yaml of a run.
+def sync(file: Path) -> None:
+    """Have a file's content on the disk, if there is one.
 
     Raises:
-        RunError: the file is missing, unreadable, no YAML, or no mapping with texts as keys.
+        DiskError: disk full or not writable.
     """
-    with _reading(path, remedy, RunError):
-        return checked(load_yaml(read_text(path, most=4 * MIB)), dict[str, Any])
-
-
-@contextmanager
-def _reading(path: Path, remedy: str, error: type[UserError]) -> Iterator[None]:
-    """A file that cannot be read, or holds something else, in one sentence."""
-    try:
-        yield
-    except OSError as found:
-        raise error(f"{path} cannot be read: {_strerror(found)}; {remedy}") from found
-    except (ValueError, yaml.YAMLError) as found:
-        raise error(f"{path} is damaged: {_fault(found)}; {remedy}") from found
-
-
-@cache
-def _adapter(shape: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(shape)
-
-
-def _strerror(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
-def _fault(error: Exception) -> str:
-    """What is wrong, on one line."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        said = first["msg"][:1].lower() + first["msg"][1:]
-        return f"'{where}': {said}" if where else said
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8 text"
-    if isinstance(error, json.JSONDecodeError):
-        return f"it is no JSON or cut short ({error.msg}, line {error.lineno})"
-    if isinstance(error, TooLarge):
-        return f"it is {error}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    if file.exists():
+        with writing(file), open(file, "rb") as handle:
+            os.fsync(handle.fileno())

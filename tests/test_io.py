@@ -16,16 +16,16 @@ from safetensors.torch import save_file
 from torch import nn
 from typing_extensions import TypedDict
 
-from alignloop import storage
-from alignloop.data.files import write_whole
+from alignloop import io
 from alignloop.errors import DiskError, ModelError, RunError
+from alignloop.foreign import read_mapping, read_state
+from alignloop.io import replace_folder, write_whole, writing
 from alignloop.model.packed import ScalarHead
 from alignloop.model.save import save_model
 from alignloop.model.scorer import save_head
 from alignloop.model.tiny import tiny_model
-from alignloop.runs import Run, write_atomically
+from alignloop.runs import Run
 from alignloop.runs.value_cache import ValueCache
-from alignloop.storage import read_mapping, read_state, replace_folder, writing
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.reference import _keep  # pyright: ignore[reportPrivateUsage]
 
@@ -105,7 +105,7 @@ def test_other_errors_pass_a_write() -> None:
         with pytest.raises(type(error)) as raised, writing("x.json"):
             raise error
         assert raised.value is error
-    with pytest.raises(PermissionError), writing("x.json", only=storage.FULL):  # may come of a read
+    with pytest.raises(PermissionError), writing("x.json", only=io.FULL):  # may come of a read
         raise PermissionError(errno.EACCES, "denied")
 
 
@@ -114,7 +114,7 @@ def test_a_folder_is_replaced_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
 ) -> None:
     if not can_exchange:
-        monkeypatch.setattr(storage, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(io, "_exchange", lambda one, other: False)
     for content in ("old", "new"):
         made = tmp_path / "made"
         made.mkdir()
@@ -143,7 +143,7 @@ def _head(folder: Path, step: int) -> None:
 
 
 WRITERS: dict[str, Callable[[Path, int], object]] = {
-    "state": lambda folder, step: write_atomically(folder / "run.json", json.dumps({"step": step})),
+    "state": lambda folder, step: write_whole(folder / "run.json", json.dumps({"step": step})),
     "rows": lambda folder, step: write_whole(folder / "rows.jsonl", [json.dumps({"step": step}) + "\n"]),
     "checkpoint": _checkpoint,
     "model": _model,

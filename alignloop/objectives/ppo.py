@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from alignloop.objectives.base import (
     Inputs,
     Mean,
+    Objective,
     Output,
     Turn,
     bounded_ratio,
@@ -29,7 +30,7 @@ MEAN_RETURN = "mean_return"
 
 
 @dataclass(frozen=True)
-class PPO:
+class PPO(Objective):
     """−min(ratio·A, clip(ratio, 1 ± ε)·A) + c_V·value loss + c_KL·KL − c_H·entropy, means over tokens.
 
     Schulman et al. 2017, arXiv 1707.06347, equations 7 and 9. ratio = π/π_old per token, with
@@ -62,7 +63,6 @@ class PPO:
 
     records: ClassVar[tuple[str, ...]] = ("prompt",)
     statistics_need: ClassVar[frozenset[str]] = frozenset()
-    statistics_rows: ClassVar[str | None] = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -84,6 +84,10 @@ class PPO:
     def step_statistics(self, inputs: Inputs) -> Mapping[str, Mean]:
         """Sum of the returns and number of tokens."""
         return {MEAN_RETURN: mean_of(extra(inputs, "returns"), inputs.mask)}
+
+    def critic_only(self) -> PPO:
+        """Without entropy bonus and KL, which would move a policy whose advantages are 0."""
+        return replace(self, entropy_coefficient=0.0, kl_coefficient=0.0)
 
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
         policy, critic = (turn.loss(inputs, denominator=denominator) for turn in self.turns)

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from alignloop.data.packing import Group
-from alignloop.objectives.base import Inputs, Mean, Output, Turn, mean_of, required, sequence_sum
-from alignloop.objectives.ppo import PPO
+from alignloop.objectives.base import Inputs, Mean, Objective, Output, Turn, mean_of, required, sequence_sum
 
 WEIGHT = "ptx_weight"
 """Per-token value: 0 for sampled tokens, γ_ptx / (demonstration tokens of the step) for the others."""
@@ -49,12 +47,10 @@ def mixed_in(
 
 
 @dataclass(frozen=True)
-class WithPretraining:
+class WithPretraining(Objective):
     """An objective on the sampled rows, and the weighted NLL of the demonstrations among them."""
 
-    objective: PPO
-
-    statistics_rows: ClassVar[str | None] = None
+    objective: Objective
 
     @property
     def records(self) -> tuple[str, ...]:
@@ -65,7 +61,7 @@ class WithPretraining:
         return self.objective.needs
 
     @property
-    def statistics_need(self) -> frozenset[str]:
+    def statistics_need(self) -> frozenset[str] | None:
         return self.objective.statistics_need
 
     def step_statistics(self, inputs: Inputs) -> Mapping[str, Mean]:

@@ -17,7 +17,7 @@ from alignloop.data.columns import read_records, write_records
 from alignloop.errors import DataError
 from alignloop.model.load import load_model
 from alignloop.model.scheduler import TOKEN_BUDGET
-from alignloop.objectives.sft import SFT
+from alignloop.objectives.registry import load
 from alignloop.records import Demonstration, Prompt, Provenance, Record, as_context
 from alignloop.rl.rewards import check_prompts
 from alignloop.rl.verifiers import VERIFIERS
@@ -86,7 +86,7 @@ def one_round(
     data = read_records(str(file), kind="demonstration")
     prepared = common.prepare(config)
     result = common.tokenized(config, prepared, run, data)
-    objective: Any = SFT()
+    objective = load("sft")()
     common.check_rows(config, objective, run, prepared, result.groups)
     summary = common.fit(config, objective, run, prepared, result.groups)
     common.save_policy(prepared, run.path / "model")

@@ -12,7 +12,7 @@ from alignloop.data.packing import Group
 from alignloop.errors import ConfigError
 from alignloop.model.adapters import delete_others
 from alignloop.model.roles import POLICY, ActorCritic, frozen_copy
-from alignloop.objectives.grpo import GRPO
+from alignloop.objectives.base import Objective
 from alignloop.rl.advantages import (
     decoupled_advantages,
     group_advantages,
@@ -27,11 +27,11 @@ from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.checks import check_online
 from alignloop.stages.online import train_online
-from alignloop.stages.online_setup import Online, Rollout, set_up
+from alignloop.stages.online_setup import Online, Rollout, reads_reference, set_up
 from alignloop.stages.rollouts import kl_metrics, read_tables
 
 
-def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
+def grpo(config: GRPOConfig, run: Run, objective: Objective) -> dict[str, Any]:
     """Train a policy on rewards of its own completions.
 
     Args:
@@ -44,7 +44,7 @@ def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
     """
     prepared = common.prepare(config)
     check_online(config, objective, run, prepared.model, prepared.loaded, prepared.template)
-    follows_kl = bool(objective.beta or config.kl_coef or config.kl_budget or config.track_kl)
+    follows_kl = reads_reference(config, objective)
     if config.reference_refresh and not follows_kl:
         raise ConfigError("reference_refresh: nothing reads the reference; set beta, kl_coef or track_kl")
     reference = frozen_copy(prepared.model) if follows_kl and prepared.peft is None else None

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from alignloop.config.rl import OnlineConfig
+from alignloop.config.rl import OnlineConfig, PPOConfig
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError
 from alignloop.model.roles import ActorCritic
 from alignloop.model.scheduler import TOKEN_BUDGET
+from alignloop.objectives.base import Objective
 from alignloop.records import Prompt
 from alignloop.rl.guard import Guard, Limits
 from alignloop.rl.kl import AdaptiveKL, FixedKL, KLController
@@ -177,6 +178,14 @@ def set_up(
         guard=guard,
         place=Place(),
         rounds=rounds,
+    )
+
+
+def reads_reference(config: OnlineConfig, objective: Objective | None) -> bool:
+    """Whether anything reads the reference: the loss, the reward's KL, the guard's budget or a metric."""
+    in_loss = objective is not None and "reference_logprobs" in objective.needs
+    return isinstance(config, PPOConfig) or bool(
+        in_loss or config.kl_coef or config.kl_budget or config.track_kl
     )
 
 

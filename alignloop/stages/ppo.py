@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from alignloop.model.load import same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy
 from alignloop.model.scorer import load_head
-from alignloop.objectives.ppo import PPO
+from alignloop.objectives.base import Objective
 from alignloop.rl.advantages import gae, group_advantages, token_rewards, whiten
 from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.ptx import WithPretraining, mixed_in
@@ -32,7 +31,7 @@ from alignloop.stages.reward_model import fits_on, reward_folder
 from alignloop.stages.rollouts import kl_metrics, read_tables
 
 
-def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
+def ppo(config: PPOConfig, run: Run, objective: Objective) -> dict[str, Any]:
     """Train a policy with a critic on rewards of its own completions.
 
     Args:
@@ -59,9 +58,9 @@ def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
     )
     demonstrations = read_demonstrations(config, run, prepared)
 
-    def loss(online: Online) -> Any:
+    def loss(online: Online) -> Objective:
         warming = online.place.rollout < config.critic_warmup
-        current = replace(objective, entropy_coefficient=0.0, kl_coefficient=0.0) if warming else objective
+        current = objective.critic_only() if warming else objective
         return WithPretraining(current) if demonstrations else current
 
     online.extend = lambda groups: mixed_in(

@@ -7,11 +7,9 @@ from typing import Any
 from alignloop.config import PreferenceConfig
 from alignloop.config.fields import fixed
 from alignloop.data.packing import Group
-from alignloop.data.tokenize import with_mismatched
 from alignloop.model.load import load_model, load_skeleton
 from alignloop.model.packed import PackedModel
 from alignloop.objectives.base import Objective
-from alignloop.objectives.listwise import Listwise
 from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.held_out import hold_out
@@ -47,13 +45,12 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
     if held is not None:
         held_out = common.tokenized(config, prepared, run, held).groups
     common.check_rows(config, objective, run, prepared, groups, held_out)
-    if objective.records == ("label",):
-        groups = with_mismatched(groups, config.seed)
-        held_out = with_mismatched(held_out, config.seed) if len(held_out) > 1 else []
+    groups = objective.arranged(groups, config.seed)
+    held_out = objective.arranged(held_out, config.seed) if len(held_out) >= objective.fewest_rows else []
     reference = None
     if "reference_logprobs" in objective.needs:
         groups, held_out, reference = _reference(config, run, prepared, groups, held_out)
-    if isinstance(objective, Listwise) and objective.method == "group_relative":
+    if objective.needs_old_logprobs:
         groups, held_out, cached = _logprobs(
             config, prepared, prepared.model, groups, held_out, name="old_logprobs"
         )

@@ -15,11 +15,10 @@ import torch
 from alignloop.config import PreferenceConfig, RewardConfig, TrainConfig
 from alignloop.config.fields import fixed
 from alignloop.data.packing import Group, pack
-from alignloop.data.tokenize import attributes_of, with_mismatched
+from alignloop.data.tokenize import attributes_of
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.load import LoadedModel, load_skeleton, resolve_device
-from alignloop.objectives.base import Objective, StepObjective
-from alignloop.objectives.odin import Odin
+from alignloop.objectives.base import Objective
 from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.common import (
     adds_embeddings,
@@ -30,7 +29,7 @@ from alignloop.stages.common import (
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
 from alignloop.stages.recipe_check import StageRows, find_traps, numbers, read_stage
 from alignloop.stages.summaries import counted_tokens
-from alignloop.training.loop import rows_of_passes
+from alignloop.training.loop import divide
 from alignloop.training.pieces import split_group
 from alignloop.training.stream import GroupStream
 
@@ -137,9 +136,9 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
     rows = read_stage(config, objective, loaded)
     traps = find_traps(config, objective, loaded, rows)
     groups, held_out = rows.groups, rows.held_out
-    if objective is not None and objective.records == ("label",):
-        groups = with_mismatched(groups, config.seed)
-        held_out = with_mismatched(held_out, config.seed) if len(held_out) > 1 else []
+    if objective is not None:
+        groups = objective.arranged(groups, config.seed)
+        held_out = objective.arranged(held_out, config.seed) if len(held_out) >= objective.fewest_rows else []
     process = memory_gb() * 1e9
     device = resolve_device(config.device)
     lora = lora_settings(config)
@@ -154,9 +153,8 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
         with_head=not isinstance(config, RewardConfig),
     )
     outputs = 0
-    if isinstance(config, RewardConfig):
-        attributes = attributes_of(rows.data.records)
-        outputs = 2 if isinstance(objective, Odin) else max(1, len(attributes))
+    if isinstance(config, RewardConfig) and objective is not None:
+        outputs = max(1, len(attributes_of(rows.data.records))) + objective.auxiliary_outputs
     parameters = count_parameters(config, loaded, lora, dtype, num_outputs=outputs)
     budgets = config.tokens_per_pass(device.type), config.tokens_unsplit(device.type)
     work = plan_work(objective, data_order(config, groups), *budgets)
@@ -220,10 +218,11 @@ def plan_work(objective: Objective | None, stream: GroupStream, token_budget: in
     tokens = counted = passes = largest = largest_counted = informing = informing_counted = 0
     for step in (i * stream.num_steps // number for i in range(number)):
         groups = stream.step_groups(step)
-        learning, others = rows_of_passes(objective, groups)
-        chunks = pack(learning, token_budget)
-        if isinstance(objective, StepObjective) and not (others is learning and len(chunks) == 1):
-            more = _size(others)
+        division = divide(objective, groups)
+        chunks = pack(division.learning, token_budget)
+        reads_statistics = objective is not None and bool(objective.statistics_need)
+        if reads_statistics and not (division.together and len(chunks) == 1):
+            more = _size(division.informing)
             informing, informing_counted = informing + more[0], informing_counted + more[1]
         for chunk in chunks:
             whole = _size(chunk)

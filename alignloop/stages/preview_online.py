@@ -19,7 +19,7 @@ from alignloop.config.fields import fixed
 from alignloop.config.rl import IterateConfig, OnlineConfig
 from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, completion
-from alignloop.data.tokenize import Encoder, with_mismatched
+from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError
 from alignloop.model.adapter_load import base_name
 from alignloop.model.adapters import LoraSettings
@@ -31,7 +31,7 @@ from alignloop.stages.best_of_n import verifier_of
 from alignloop.stages.checks import agreed_template
 from alignloop.stages.common import adds_embeddings, base_precision, data_order, set_threads
 from alignloop.stages.lint_settings import lint_schedule, lint_settings
-from alignloop.stages.online_setup import num_rollouts, num_steps
+from alignloop.stages.online_setup import num_rollouts, num_steps, reads_reference
 from alignloop.stages.preview import (
     Memory,
     Parameters,
@@ -225,11 +225,10 @@ def rounds_of_work(
     for number in range(1, config.rounds + 1):
         if isinstance(config, BestOfNConfig):  # each round trains on the demonstrations of all before
             rows = [answered(ids, size, 1) for ids in prompts] * (config.keep_per_prompt * number)
-        elif config.objective == "kto":  # a label for each side, and a mismatched completion beside it
+        elif objective is not None and "label" in objective.records:  # a label for each side
             good = {"desirable": np.array([True])}
             sides = [replace(answered(ids, size, 1), values=good) for ids in prompts]
-            labels = sides * (2 * config.pairs_per_prompt)
-            rows = with_mismatched(labels, config.seed)
+            rows = objective.arranged(sides * (2 * config.pairs_per_prompt), config.seed)
         else:
             rows = [answered(ids, size, 2) for ids in prompts] * config.pairs_per_prompt
         parts.append(plan_work(objective, data_order(config, rows), *budgets))
@@ -269,19 +268,11 @@ def roles(
             own.bytes + 4 * trained,
             own.head,
         )
-    if isinstance(config, OnlineConfig) and lora is None and follows_reference(config, objective):
+    if isinstance(config, OnlineConfig) and lora is None and reads_reference(config, objective):
         others["the reference"] = base_bytes
     for number, path in enumerate(reward_paths(config), start=1):
         others[f"reward model {number}"] = reward_bytes(config, path, dtype)
     return own, others
-
-
-def follows_reference(config: OnlineConfig, objective: Objective | None) -> bool:
-    """Whether a frozen copy of the start is kept: always by PPO, by the GRPO family where the KL counts."""
-    beta = getattr(objective, "beta", 0.0)
-    return isinstance(config, PPOConfig) or bool(
-        beta or config.kl_coef or config.kl_budget or config.track_kl
-    )
 
 
 def reward_paths(config: SampledConfig) -> list[str]:
@@ -341,7 +332,7 @@ def training_seconds(
     once, counted = work.tokens / passes, work.counted / passes
     readings = len(reward_paths(config)) + int(with_critic)
     if isinstance(config, OnlineConfig):
-        read = follows_reference(config, objective) + config.corrects_sampler(bfloat16=bfloat16)
+        read = reads_reference(config, objective) + config.corrects_sampler(bfloat16=bfloat16)
     else:
         read = int(isinstance(config, IterateConfig))
     return seconds + (readings + read) * once * costs.forward_s + read * counted * costs.head_forward_s

@@ -25,9 +25,8 @@ from alignloop.data.packing import Group
 from alignloop.data.tokenize import Tokenized, attributes_of, tokenize, with_attributes
 from alignloop.evaluation.reward_bench import summarize
 from alignloop.model.packed import PackedModel, ScalarHead
-from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normalize, save_head
+from alignloop.model.scorer import HEAD_FILE, first_outputs, group_scores, normalize, save_head
 from alignloop.objectives.base import Objective
-from alignloop.objectives.odin import Odin
 from alignloop.rl.rewards import combined
 from alignloop.runs import RUN_FILE, Run
 from alignloop.runs.record import result_of
@@ -75,8 +74,9 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
 def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_seed: int) -> dict[str, Any]:
     """One reward model; `split_seed` chooses the held-out prompts, so that members share them."""
     data, held, attributes = read_rows(config, objective, run)
-    outputs = 2 if isinstance(objective, Odin) else max(1, len(attributes))
-    prepared = common.prepare(config, num_outputs=outputs, freeze_base=config.freeze_base)
+    outputs = max(1, len(attributes))
+    num_outputs = outputs + objective.auxiliary_outputs
+    prepared = common.prepare(config, num_outputs=num_outputs, freeze_base=config.freeze_base)
     prepared.model.head = own_head(prepared.model, config.seed_of_head)
     rows = tokenized_rows(config, run, prepared, data, held, split_seed)
     common.check_rows(config, objective, run, prepared, rows.groups, rows.held_out)
@@ -86,8 +86,8 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
     summary = common.fit(config, objective, run, prepared, rows.groups, held_out=rows.held_out)
     model = prepared.model
     assert model.head is not None
-    if isinstance(objective, Odin):
-        model.head = first_output(model.head)
+    if objective.auxiliary_outputs:
+        model.head = first_outputs(model.head, outputs)
     mean, std = torch.zeros(1), torch.ones(1)
     budget = config.tokens_per_pass(model.device.type)
     centred_on = sample_of(rows.groups, _NORMALIZED_ON, config.seed) if config.normalize else []

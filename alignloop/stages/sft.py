@@ -6,7 +6,7 @@ from typing import Any
 
 from alignloop.config import PretrainConfig, SFTConfig
 from alignloop.config.fields import fixed
-from alignloop.objectives.sft import SFT
+from alignloop.objectives.registry import load
 from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.held_out import hold_out
@@ -53,7 +53,7 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, Any]:
 def _train(config: Any, run: Run, prepared: Any, data: Any, held: Any, result: Any) -> dict[str, Any]:
     groups, held_out = hold_out(result.groups, fixed(config.eval_fraction), config.seed)
     held_out = held_out if held is None else held
-    objective: Any = SFT()
+    objective = load("sft")()
     common.check_rows(config, objective, run, prepared, groups, held_out)
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out)
     common.save_policy(prepared, run.path / "model")

@@ -79,11 +79,10 @@ def test_the_draw_depends_on_the_seed_only() -> None:
 def test_it_is_asked_as_the_objective_itself() -> None:
     plain = PPO(kl_coefficient=0.1, entropy_coefficient=0.1)
     mixed = WithPretraining(plain)
-    assert (mixed.records, mixed.needs, mixed.statistics_need, mixed.statistics_rows) == (
+    assert (mixed.records, mixed.needs, mixed.statistics_need) == (
         ("prompt",),
         {"logprobs", "values", "entropy", "reference_logprobs"},
         frozenset(),
-        None,
     )
     assert [turn.needs for turn in mixed.turns] == [turn.needs for turn in plain.turns]
 

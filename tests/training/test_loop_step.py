@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from alignloop.data.packing import Group, collate, completion
-from alignloop.data.tokenize import with_mismatched
 from alignloop.errors import NonFiniteError
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.packed import PackedModel, ScalarHead
@@ -18,7 +17,7 @@ from alignloop.model.tiny import tiny_model
 from alignloop.objectives.base import Inputs, Objective, with_statistics
 from alignloop.objectives.dpo import DPO
 from alignloop.objectives.grpo import PRESETS
-from alignloop.objectives.kto import KTO
+from alignloop.objectives.kto import KTO, with_mismatched
 from alignloop.objectives.odin import Odin
 from alignloop.objectives.sft import SFT
 from alignloop.training.held_out import evaluate

@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from alignloop.data.packing import Group, collate, completion
-from alignloop.data.tokenize import with_mismatched
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.packed import PackedModel
 from alignloop.model.tiny import tiny_model
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.objectives.dpo import DPO
 from alignloop.objectives.grpo import GRPO
-from alignloop.objectives.kto import KTO
+from alignloop.objectives.kto import KTO, with_mismatched
 from alignloop.objectives.listwise import Listwise
 from alignloop.objectives.orpo import ORPO
 from alignloop.objectives.plackett_luce import PlackettLuce

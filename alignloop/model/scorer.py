@@ -67,7 +67,7 @@ def group_scores(
         return out.scores.cpu().split([len(group.completions) for group in chunk])
 
     def forward(batch: Batch) -> Forward:
-        return model(batch, logprobs=False, scores=True)
+        return model(batch, {"scores"})
 
     return run_groups(model, groups, token_budget, forward, read, title=title)
 

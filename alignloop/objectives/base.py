@@ -8,7 +8,7 @@ An objective's loss is a *sum over units divided by a denominator that is passed
 (a counted token, a pair, a completion) the objective says in `count`, from tensors that are known
 before the forward pass. The loop adds the counts of all micro-batches and ranks of one optimizer
 step, so k micro-batches of 1 give the same gradient as one batch of k. A quantity of the whole step
-that enters the loss otherwise (KTO's z) is a *step statistic*: see `StepObjective`.
+that enters the loss otherwise (KTO's z) is a *step statistic*: see `step_statistics`.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def with_advantages(online: Online, rollout: Rollout) -> tuple[list[Group], dict
     mask, logprobs = token_mask(groups), token_values(groups, "sampler_logprobs")
 
     def read(batch: Batch) -> dict[str, torch.Tensor]:
-        values = online.roles(batch, logprobs=False, values=True).values
+        values = online.roles(batch, {"values"}).values
         reference = online.roles.reference_logprobs(batch, temperature=config.temperature)
         return {"old_values": values, "reference_logprobs": reference}
 

@@ -233,15 +233,7 @@ def _reference_logprobs(
 
 def _forward(trainer: Trainer, batch: Batch, needs: frozenset[str]) -> Forward:
     """The model's pass over a batch."""
-    return trainer.model(
-        batch,
-        logprobs="logprobs" in needs,
-        entropy="entropy" in needs,
-        scores="scores" in needs,
-        values="values" in needs,
-        prompt_logprob="prompt_logprob" in needs,
-        temperature=trainer.temperature,
-    )
+    return trainer.model(batch, needs - {"reference_logprobs"}, temperature=trainer.temperature)
 
 
 def _filled(known: Inputs, reference: Tensor | None, out: Forward) -> Inputs:

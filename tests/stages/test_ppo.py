@@ -114,7 +114,7 @@ def test_roles_share_a_base_and_keep_apart() -> None:
     assert len(critics) == len(own) + 2  # weight and bias of the head
 
     batch = collate([Group(torch.arange(5, 9).numpy().astype("int32"), (completion([7, 8, 9]),), 0)])
-    out = roles(batch, values=True)
+    out = roles(batch, {"logprobs", "values"})
     out.logprobs.sum().backward(retain_graph=True)
     assert any(p.grad is not None for p in own)
     assert all(p.grad is None for p in critics)

@@ -178,7 +178,7 @@ def test_odins_gradient_is_that_of_the_correlations_of_all_completions() -> None
     trainer.settings = replace(trainer.settings, learning_rate=1.0, lr_scheduler_type="constant")
     other = odin_trainer(10_000)
     batch = collate(groups)
-    scores = other.model(batch, logprobs=False, scores=True).scores.double()
+    scores = other.model(batch, {"scores"}).scores.double()
     quality, length = scores[:, 0], scores[:, 1]
     tokens = batch.mask.sum(-1).double()
 
@@ -363,9 +363,7 @@ def test_inputs_hold_what_the_pass_gave() -> None:
     known = Inputs(batch.mask, batch.group, extras=batch.extras)
     every = frozenset({"logprobs", "entropy", "scores", "values", "prompt_logprob"})
     with torch.no_grad():
-        direct = trainer.model(
-            batch, logprobs=True, entropy=True, scores=True, values=True, prompt_logprob=True
-        )
+        direct = trainer.model(batch, every)
         filled = fill_inputs(trainer, batch, known, every)
         for name in every:
             assert torch.equal(getattr(filled, name), getattr(direct, name)), name

@@ -261,7 +261,7 @@ def test_a_model_without_a_head_refuses_scores() -> None:
 
 def test_what_no_pass_gives_is_refused() -> None:
     packed = PackedModel(random_model(hf.LlamaConfig(**BASE), scale=3))
-    with pytest.raises(ValueError, match="gives no reference_logprobs, score$"):
+    with pytest.raises(ValueError, match=r"gives no reference_logprobs, score$"):
         packed(collate(make_groups()), {"logprobs", "reference_logprobs", "score"})
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from alignloop.errors import DataError
 from alignloop.model.roles import ActorCritic
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.base import Objective
+from alignloop.progress import Progress
 from alignloop.records import Prompt
 from alignloop.rl.guard import Guard, Limits
 from alignloop.rl.kl import AdaptiveKL, FixedKL, KLController
@@ -58,12 +59,20 @@ class Place:
     best_step: int = -1
 
 
+class SavedPlace(NamedTuple):
+    """Step, rollout and best step of a checkpoint, −1 before there is one."""
+
+    step: int = -1
+    rollout: int = -1
+    best_step: int = -1
+
+
 @dataclass(slots=True)
 class Online:
     """Everything a run of online RL carries.
 
-    `rounds` is how often dynamic sampling may draw anew; `extend` adds groups to a mini-batch; `saved`
-    is (step, rollout) of the last checkpoint, and `saved_best` its best step.
+    `saved` is the place of the last checkpoint; `stop`, set when the run shall end, and `progress` are there
+    while it runs (`online.running`).
     """
 
     config: OnlineConfig
@@ -78,11 +87,17 @@ class Online:
     gold: Component | None
     kl: KLController
     guard: Guard
-    place: Place
-    rounds: int = 1
-    extend: Callable[[list[Group]], list[Group]] = list
-    saved: tuple[int, int] = (-1, -1)
-    saved_best: int = -1
+    place: Place = field(default_factory=Place)
+    saved: SavedPlace = SavedPlace()
+    stop: threading.Event = field(init=False)
+    progress: Progress = field(init=False)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether rollouts and steps are left, and no alarm has ended the run."""
+        place, trainer = self.place, self.trainer
+        left = place.rollout < num_rollouts(self.config, len(self.prompts))
+        return left and trainer.step < trainer.num_steps and not place.ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +142,7 @@ def usable_prompts(config: OnlineConfig, run: Run, encoder: Encoder) -> tuple[li
     return [prompts[i] for i in kept], [ids[i] for i in kept]
 
 
-def set_up(
-    config: OnlineConfig, run: Run, prepared: common.Prepared, roles: ActorCritic, *, rounds: int = 1
-) -> Online:
+def set_up(config: OnlineConfig, run: Run, prepared: common.Prepared, roles: ActorCritic) -> Online:
     """Prompts, rewards, optimizer and guard around the roles of a model."""
     prompts, prompt_ids = usable_prompts(config, run, common.encoder(config, prepared))
     where: Any = {"base": prepared, "dtype": config.dtype, "device": config.device}
@@ -176,8 +189,6 @@ def set_up(
         gold=gold,
         kl=kl,
         guard=guard,
-        place=Place(),
-        rounds=rounds,
     )
 
 

@@ -12,7 +12,7 @@ from alignloop.data.packing import Batch, Group
 from alignloop.data.tokenize import tokenize
 from alignloop.errors import ConfigError
 from alignloop.model.adapter_load import load_adapter
-from alignloop.model.adapters import LoraSettings, add_adapter, delete_others
+from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.load import same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy
@@ -24,11 +24,10 @@ from alignloop.rl.ptx import WithPretraining, mixed_in
 from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.checks import check_online
-from alignloop.stages.grpo import with_old_logprobs
-from alignloop.stages.online import train_online
+from alignloop.stages.online import end, learn, mini_batches, receive, running
 from alignloop.stages.online_setup import Online, Rollout, set_up
 from alignloop.stages.reward_model import fits_on, reward_folder
-from alignloop.stages.rollouts import kl_metrics, read_tables
+from alignloop.stages.rollouts import kl_metrics, read_tables, sample_rollout, with_old_logprobs
 
 
 def ppo(config: PPOConfig, run: Run, objective: Objective) -> dict[str, Any]:
@@ -57,20 +56,22 @@ def ppo(config: PPOConfig, run: Run, objective: Objective) -> dict[str, Any]:
         }
     )
     demonstrations = read_demonstrations(config, run, prepared)
-
-    def loss(online: Online) -> Objective:
-        warming = online.place.rollout < config.critic_warmup
-        current = objective.critic_only() if warming else objective
-        return WithPretraining(current) if demonstrations else current
-
-    online.extend = lambda groups: mixed_in(
-        groups, demonstrations, coefficient=config.ptx_coefficient, seed=(config.seed, online.trainer.step)
-    )
-    results = train_online(online, loss, with_advantages)
-    if prepared.peft is not None:
-        delete_others(prepared.peft, POLICY)
-    common.save_policy(prepared, run.path / "model")
-    return results
+    history: list[dict[str, float]] = []
+    with running(online):
+        while online.unfinished:
+            if not online.place.groups:
+                rollout = sample_rollout(online)
+                groups, metrics = with_advantages(online, rollout)
+                receive(online, rollout, groups, metrics)
+            warming = online.place.rollout < config.critic_warmup
+            loss = objective.critic_only() if warming else objective
+            if demonstrations:
+                loss = WithPretraining(loss)
+            for batch in mini_batches(online):
+                seed = (config.seed, online.trainer.step)
+                mixed = mixed_in(batch, demonstrations, coefficient=config.ptx_coefficient, seed=seed)
+                history.append(learn(online, loss, mixed))
+    return end(online, history)
 
 
 def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:

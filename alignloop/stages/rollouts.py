@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,35 +12,50 @@ import torch
 from torch import Tensor
 
 from alignloop.data.chat import ChatTemplate
-from alignloop.data.packing import Batch, Group, collate, completion, pack
+from alignloop.data.packing import Batch, Completion, Group, collate, completion, pack
 from alignloop.model.sampling import completion_seeds
 from alignloop.model.scheduler import Sampled
 from alignloop.records import Prompt, message_rows
 from alignloop.rl.advantages import zero_spread
-from alignloop.rl.buffer import group_numbers, token_mask, token_values
+from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.kl import sequence_kl
 from alignloop.rl.rewards import Sample, checked_scores, repetition
 from alignloop.rl.scores import Scores, joined
 from alignloop.stages.answers import of_all_ranks
 from alignloop.stages.checks import tell
-from alignloop.stages.online_save import Keeper
+from alignloop.stages.online_save import Keeper, state_of
 from alignloop.stages.online_setup import Online, Rollout
 from alignloop.stages.sample import sampling_params
 from alignloop.training.distributed import add_over_ranks, on_first_rank, share, world
 
 
-def sample_rollout(online: Online, keeper: Keeper) -> Rollout:
+def sample_rollout(online: Online, *, rounds: int = 1) -> Rollout:
     """Completions of the next prompts, scored; under dynamic sampling until enough groups have a spread.
 
     The spread that keeps a group is that of the rewards that are no penalties: all-wrong answers of
-    different length teach length only.
+    different length teach length only. The policy becomes the reference first, if `reference_refresh` says so.
+
+    Args:
+        online: the run.
+        rounds: how often dynamic sampling may draw prompts, 1 without it.
+
+    Returns:
+        The groups, those without a spread left out under dynamic sampling.
+
+    Raises:
+        EngineError: a reward failed; the last checkpoint stays.
+        KeyboardInterrupt: a stop was asked for; what is sampled so far is saved.
     """
     config, place = online.config, online.place
+    refresh = config.reference_refresh
+    if refresh and place.rollout and place.rollout % refresh == 0:
+        online.roles.refresh_reference()
+    keeper = Keeper(online, state_of(online))
     groups: list[Group] = []
     samples: list[Sample] = []
     parts: list[Scores] = []
     num_flat = num_undecided = 0
-    for attempt in range(online.rounds):
+    for attempt in range(rounds):
         rows = next_rows(online, config.rollout_prompts - len(groups))
         seed = int(np.random.default_rng([config.seed, place.rollout, attempt]).integers(2**63))
         done = completions(online, rows, seed, keeper, attempt)
@@ -59,7 +75,7 @@ def sample_rollout(online: Online, keeper: Keeper) -> Rollout:
         )
         num_flat += sum(flat)
         num_undecided += sum(undecided)
-        kept = [g for g in range(len(fresh)) if online.rounds == 1 or not (flat[g] or undecided[g])]
+        kept = [g for g in range(len(fresh)) if rounds == 1 or not (flat[g] or undecided[g])]
         groups += [fresh[g] for g in kept]
         places = [g * config.num_generations + k for g in kept for k in range(config.num_generations)]
         samples += [asked[i] for i in places]
@@ -139,6 +155,29 @@ def read_tables(
                     table[start : start + len(part), : part.shape[1]] = part
                     row += len(part)
     return {name: add_over_ranks(table) if shared else table for name, table in tables.items()}
+
+
+def with_old_logprobs(online: Online, groups: list[Group]) -> list[Group]:
+    """Groups with `old_logprobs`: the sampler's, or the trainer's beside the sampler's."""
+    if not online.config.corrects_sampler(bfloat16=online.roles.autocast is not None):
+        old = token_values(groups, "sampler_logprobs")
+        return with_values(without(groups, "sampler_logprobs"), old_logprobs=old)
+    temperature = online.config.temperature
+
+    def read(batch: Batch) -> dict[str, Tensor]:
+        out = online.roles(batch, temperature=temperature).logprobs
+        return {"old_logprobs": out}
+
+    return with_values(groups, **read_tables(online, groups, read))
+
+
+def without(groups: list[Group], name: str) -> list[Group]:
+    """Groups whose completions lack this value."""
+
+    def bare(item: Completion) -> Completion:
+        return replace(item, values={k: v for k, v in item.values.items() if k != name})
+
+    return [replace(group, completions=tuple(map(bare, group.completions))) for group in groups]
 
 
 def measure(online: Online, rollout: Rollout) -> dict[str, float]:

@@ -47,7 +47,6 @@ class Trainer:
         reference: gives reference log-probs; None where batches carry them or none are needed.
         temperature: sampling temperature of the policy's log-probs.
         step: optimizer steps done.
-        observe: shown the complete inputs of each pass with gradient, for measurements beside the loss.
     """
 
     model: PackedModel | ActorCritic
@@ -59,7 +58,6 @@ class Trainer:
     reference: Reference | None = None
     temperature: float = 1.0
     step: int = 0
-    observe: Callable[[Inputs], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +87,27 @@ def train(trainer: Trainer, objective: Objective, steps: Iterable[Sequence[Group
         yield train_step(trainer, objective, groups)
 
 
-def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) -> StepReport:
-    """One optimizer step; see `train`."""
+def train_step(
+    trainer: Trainer,
+    objective: Objective,
+    groups: Sequence[Group],
+    *,
+    observe: Callable[[Inputs], None] | None = None,
+) -> StepReport:
+    """One optimizer step; see `train`.
+
+    Args:
+        trainer: state.
+        objective: the loss.
+        groups: of the step, of all ranks.
+        observe: shown the complete inputs of each pass with gradient, for measurements beside the loss.
+
+    Returns:
+        The report.
+
+    Raises:
+        NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before the step.
+    """
     started = time.perf_counter()
     trainer.model.train()
     division = divide(objective, share(groups))
@@ -107,8 +124,8 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     loss = torch.zeros(())
     for micro_batch, turn in product(micro_batches, objective.turns):
         filled, finish_backward = _with_gradient(trainer, micro_batch, turn.needs)
-        if trainer.observe is not None:
-            trainer.observe(filled)
+        if observe is not None:
+            observe(filled)
         if alone:
             with torch.no_grad():
                 statistics = dict(objective.step_statistics(filled))

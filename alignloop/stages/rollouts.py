@@ -33,7 +33,7 @@ def sample_rollout(online: Online, *, rounds: int = 1) -> Rollout:
     """Completions of the next prompts, scored; under dynamic sampling until enough groups have a spread.
 
     The spread that keeps a group is that of the rewards that are no penalties: all-wrong answers of
-    different length teach length only. The policy becomes the reference first, if `reference_refresh` says so.
+    different length teach length only. If `reference_refresh` says so, it refreshes the reference first.
 
     Args:
         online: the run.

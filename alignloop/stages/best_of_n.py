@@ -26,6 +26,7 @@ from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, sample_over_ranks
 from alignloop.stages.best_answers import reward_curve
 from alignloop.stages.reward_model import RewardModel
+from alignloop.stages.rows import tokenized, training_encoder
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.stopping import stop_requests
 from alignloop.stages.summaries import data_summary
@@ -85,7 +86,8 @@ def one_round(
         kept.close()
     data = read_records(str(file), kind="demonstration")
     prepared = common.prepare(config)
-    result = common.tokenized(config, prepared, run, data)
+    encoder = training_encoder(config, prepared.loaded, prepared.template)
+    result = tokenized(config, data, encoder, run)
     objective = load("sft")()
     common.check_rows(config, objective, run, prepared, result.groups)
     summary = common.fit(config, objective, run, prepared, result.groups)

@@ -25,6 +25,7 @@ from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_template, lint_texts
+from alignloop.stages.rows import training_encoder
 from alignloop.stages.sample import read_prompts
 from alignloop.stages.scoring import build_gold, build_reward
 from alignloop.training.loop import Trainer
@@ -144,7 +145,8 @@ def usable_prompts(config: OnlineConfig, run: Run, encoder: Encoder) -> tuple[li
 
 def set_up(config: OnlineConfig, run: Run, prepared: common.Prepared, roles: ActorCritic) -> Online:
     """Prompts, rewards, optimizer and guard around the roles of a model."""
-    prompts, prompt_ids = usable_prompts(config, run, common.encoder(config, prepared))
+    encoder = training_encoder(config, prepared.loaded, prepared.template)
+    prompts, prompt_ids = usable_prompts(config, run, encoder)
     where: Any = {"base": prepared, "dtype": config.dtype, "device": config.device}
     reward = build_reward(config, prompts, max_tokens=config.max_new_tokens, **where)
     settings = common.optimizer_settings(config, num_steps(config, len(prompts)))

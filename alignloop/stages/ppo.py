@@ -8,6 +8,7 @@ import torch
 
 from alignloop.config.fields import fixed
 from alignloop.config.rl import PPOConfig
+from alignloop.data.columns import read_records
 from alignloop.data.packing import Batch, Group
 from alignloop.data.tokenize import tokenize
 from alignloop.errors import ConfigError
@@ -28,6 +29,7 @@ from alignloop.stages.online import end, learn, mini_batches, receive, running
 from alignloop.stages.online_setup import Online, Rollout, set_up
 from alignloop.stages.reward_model import fits_on, reward_folder
 from alignloop.stages.rollouts import kl_metrics, read_tables, sample_rollout, with_old_logprobs
+from alignloop.stages.rows import note_dropped, training_encoder
 
 
 def ppo(config: PPOConfig, run: Run, objective: Objective) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def read_demonstrations(config: PPOConfig, run: Run, prepared: common.Prepared) 
     """Tokenized demonstrations for `ptx_dataset`, none without it."""
     if config.ptx_dataset is None:
         return []
-    data = common.read_records(config.ptx_dataset, kind="demonstration", columns=config.columns)
-    result = tokenize(data.records, common.encoder(config, prepared))
-    common.note_dropped(run, "ptx_dataset", [*data.dropped, *result.dropped])
+    data = read_records(config.ptx_dataset, kind="demonstration", columns=config.columns)
+    result = tokenize(data.records, training_encoder(config, prepared.loaded, prepared.template))
+    note_dropped(run, "ptx_dataset", [*data.dropped, *result.dropped])
     return result.groups

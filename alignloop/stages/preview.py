@@ -27,7 +27,8 @@ from alignloop.stages.common import (
     set_threads,
 )
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
-from alignloop.stages.recipe_check import StageRows, find_traps, numbers, read_stage
+from alignloop.stages.recipe_check import find_traps, numbers, read_stage
+from alignloop.stages.rows import StageRows, arranged
 from alignloop.stages.summaries import counted_tokens
 from alignloop.training.loop import divide
 from alignloop.training.pieces import split_group
@@ -137,8 +138,7 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
     traps = find_traps(config, objective, loaded, rows)
     groups, held_out = rows.groups, rows.held_out
     if objective is not None:
-        groups = objective.arranged(groups, config.seed)
-        held_out = objective.arranged(held_out, config.seed) if len(held_out) >= objective.fewest_rows else []
+        groups, held_out = arranged(rows, objective, config.seed)
     process = memory_gb() * 1e9
     device = resolve_device(config.device)
     lora = lora_settings(config)

@@ -34,6 +34,7 @@ from alignloop.rl.rewards import combined
 from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.reward_model import RewardModel
+from alignloop.stages.rows import note_dropped
 
 Judged = Preference | Ranking
 
@@ -85,7 +86,7 @@ def reward_bench(config: RewardBenchConfig, run: Run) -> dict[str, Any]:
     """
     common.set_threads(config.num_threads)
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
-    common.note_dropped(run, "dataset", data.dropped)
+    note_dropped(run, "dataset", data.dropped)
     if data.kind not in ("preference", "ranking"):
         raise DataError(f"a reward bench reads preferences or rankings, not rows of kind {data.kind}")
     records: list[Any] = data.records[: config.max_rows or None]
@@ -111,7 +112,7 @@ def examine(config: RewardBenchConfig, path: str, records: Sequence[Judged], run
     model = RewardModel(path, dtype=config.dtype, device=config.device, token_budget=config.token_budget)
     encoder = replace(model.encoder, max_length=config.max_length, overlength="drop")
     result = tokenize(records, encoder)
-    common.note_dropped(run, f"tokenization for {path}", result.dropped)
+    note_dropped(run, f"tokenization for {path}", result.dropped)
     rewards = scored(model, result.groups)
     subsets = [subset_of(records[group.index], config.subset) for group in result.groups]
     comparisons = comparisons_of(result.groups, rewards, subsets)

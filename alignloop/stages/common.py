@@ -125,10 +125,8 @@ def _prepared(config: TrainConfig, num_outputs: int, freeze_base: bool) -> Prepa
         head = ScalarHead(size, num_outputs, seed=config.seed).to(loaded.model.device)
     model = PackedModel(loaded.model, head=head, autocast=base_precision(config).autocast)
     peft = None
-    if config.lora_r:
-        settings = LoraSettings(
-            config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_target_modules
-        )
+    settings = lora_settings(config)
+    if settings is not None:
         peft = add_adapter(loaded.model, settings, seed=config.seed)
     elif freeze_base:
         loaded.model.requires_grad_(False)
@@ -144,6 +142,13 @@ def load_trained(config: TrainConfig, source: str, *, grow: bool = False) -> Loa
     if kind.rounds_what_trains:
         spread_weights(loaded.model)
     return loaded
+
+
+def lora_settings(config: TrainConfig) -> LoraSettings | None:
+    """The recipe's adapters, None if all weights train."""
+    if not config.lora_r:
+        return None
+    return LoraSettings(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_target_modules)
 
 
 def base_precision(config: TrainConfig) -> Precision:

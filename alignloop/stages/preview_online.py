@@ -19,10 +19,8 @@ from alignloop.config.fields import fixed
 from alignloop.config.rl import IterateConfig, OnlineConfig
 from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, completion
-from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError
 from alignloop.model.adapter_load import base_name
-from alignloop.model.adapters import LoraSettings
 from alignloop.model.load import LoadedModel, load_skeleton, resolve_device, resolve_dtype
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.base import Objective
@@ -40,12 +38,13 @@ from alignloop.stages.preview import (
     count_parameters,
     estimate_memory,
     gigabytes,
-    lora_settings,
     memory_in_words,
     plan_work,
+    steps_seconds,
 )
 from alignloop.stages.probe import Costs, measure_costs, sampling_cost
 from alignloop.stages.reward_model import reward_folder
+from alignloop.stages.rows import training_encoder
 from alignloop.stages.sample import distinct_prompts
 from alignloop.training.stream import GroupStream
 
@@ -148,15 +147,11 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
         found = [*found, *lint_schedule(config, plan.work.num_steps)]
     traps = tuple(map(str, found))
     process = memory_gb() * 1e9
-    wanted, lora = resolve_dtype(config.dtype, device), lora_settings(config)
-    dtype, autocast = base_precision(config)
+    wanted = resolve_dtype(config.dtype, device)
     groups = [answered(ids, config.max_new_tokens, 1) for ids in plan.prompts[:64]]
-    costs = measure_costs(
-        loaded.model.config, groups, dtype=dtype, autocast=autocast, device=device, lora=lora
-    )
-    parameters, others = roles(config, objective, loaded, lora, dtype)
-    in_ram = 0 if device.type == "cuda" else process
-    memory = estimate_memory(config, loaded, parameters, plan.work, costs, process=in_ram)
+    costs = measure_costs(config, loaded.model.config, groups, device)
+    parameters, others = roles(config, objective, loaded)
+    memory = estimate_memory(config, loaded, parameters, plan.work, costs, process=process)
     per_token = sampling_cost(
         loaded.model.config,
         rows=plan.num_completions // plan.rounds,
@@ -171,7 +166,7 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
         others,
         cache_bytes(config, loaded, plan, wanted),
         sampling_seconds(config, plan, costs, per_token),
-        training_seconds(config, objective, plan, parameters, costs, bfloat16=autocast is not None),
+        training_seconds(config, objective, plan, parameters, costs),
         traps,
     )
 
@@ -182,13 +177,7 @@ def make_plan(
     """Prompts as the stage reads them, and what it will run through."""
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
     limit = 0 if isinstance(config, IterateConfig) else config.max_prompts
-    template = agreed_template(loaded, config.template)
-    encoder = Encoder(
-        loaded.tokenizer,  # pyright: ignore[reportArgumentType]
-        template,
-        config.max_length,
-        special_tokens=config.special_tokens_in_content,
-    )
+    encoder = training_encoder(config, loaded, agreed_template(loaded, config.template))
     found = [encoder.prompt(prompt.prompt) for prompt in distinct_prompts(data, limit)]
     room = config.max_length - config.max_new_tokens
     prompts = [ids for ids in found if len(ids) <= room] if isinstance(config, OnlineConfig) else found
@@ -249,26 +238,23 @@ def answered(prompt_ids: np.ndarray, length: int, count: int) -> Group:
 
 
 def roles(
-    config: SampledConfig,
-    objective: Objective | None,
-    loaded: LoadedModel,
-    lora: LoraSettings | None,
-    dtype: torch.dtype,
+    config: SampledConfig, objective: Objective | None, loaded: LoadedModel
 ) -> tuple[Parameters, dict[str, float]]:
     """Policy and critic; bytes of the reference and of each reward model."""
+    lora, dtype = config.lora_r > 0, base_precision(config).weights
     base_bytes = sum(p.numel() for p in loaded.model.parameters()) * dtype.itemsize
-    own = count_parameters(config, loaded, lora, dtype)
+    own = count_parameters(config, loaded)
     others: dict[str, float] = {}
     if isinstance(config, PPOConfig):
         head = loaded.model.config.get_text_config().hidden_size + 1
         trained = own.trained + head
         own = Parameters(
-            own.total + trained if lora is None else own.total + own.trained + head,
+            own.total + (own.trained + head if lora else trained),
             own.trained + trained,
             own.bytes + 4 * trained,
             own.head,
         )
-    if isinstance(config, OnlineConfig) and lora is None and reads_reference(config, objective):
+    if isinstance(config, OnlineConfig) and not lora and reads_reference(config, objective):
         others["the reference"] = base_bytes
     for number, path in enumerate(reward_paths(config), start=1):
         others[f"reward model {number}"] = reward_bytes(config, path, dtype)
@@ -313,29 +299,20 @@ def sampling_seconds(config: SampledConfig, plan: Plan, costs: Costs, per_token:
 
 
 def training_seconds(
-    config: SampledConfig,
-    objective: Objective | None,
-    plan: Plan,
-    parameters: Parameters,
-    costs: Costs,
-    *,
-    bfloat16: bool,
+    config: SampledConfig, objective: Objective | None, plan: Plan, parameters: Parameters, costs: Costs
 ) -> float:
     """Time of the steps, of the critic, of what the reference reads, and of reward models like the policy."""
     work, with_critic = plan.work, isinstance(config, PPOConfig)
-    step = work.tokens * costs.training_s * (2 if with_critic else 1) + work.counted * costs.head_training_s
-    seconds = step + work.num_steps * parameters.trained * costs.optimizer_s
-    seconds += work.informing[0] * costs.forward_s + work.informing[1] * costs.head_forward_s
-    if config.gradient_checkpointing:
-        seconds += work.tokens * costs.forward_s * (2 if with_critic else 1)
+    seconds = steps_seconds(config, parameters, work, costs, models=1 + with_critic)
     passes = config.num_iterations if isinstance(config, OnlineConfig) else 1
     once, counted = work.tokens / passes, work.counted / passes
     readings = len(reward_paths(config)) + int(with_critic)
     if isinstance(config, OnlineConfig):
+        bfloat16 = base_precision(config).autocast is not None
         read = reads_reference(config, objective) + config.corrects_sampler(bfloat16=bfloat16)
     else:
         read = int(isinstance(config, IterateConfig))
-    return seconds + (readings + read) * once * costs.forward_s + read * counted * costs.head_forward_s
+    return seconds + readings * costs.reading_s(once, 0.0) + read * costs.reading_s(once, counted)
 
 
 def _about_memory(made: OnlinePreview) -> str:

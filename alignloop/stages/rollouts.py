@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from alignloop.data.chat import ChatTemplate
-from alignloop.data.packing import Batch, Completion, Group, collate, completion, pack
+from alignloop.data.packing import Batch, Completion, Group, completion
+from alignloop.model.infer import run_groups
 from alignloop.model.sampling import completion_seeds
 from alignloop.model.scheduler import Sampled
 from alignloop.records import Prompt, message_rows
@@ -137,23 +138,22 @@ def read_tables(
 
     Every rank reads its share of the groups and fills its rows.
     """
-    online.roles.eval()
-    mask = token_mask(groups)
-    sizes = [len(group.completions) for group in groups]
-    starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-    numbered = [Group(group.prompt_ids, group.completions, number) for number, group in enumerate(groups)]
+    shape, shared = token_mask(groups).shape, len(groups) >= world()[1]
+    ends = np.cumsum([len(group.completions) for group in groups]).tolist()
+    mine = list(zip(groups, ends, strict=True))
+    mine = share(mine) if shared else mine
+
+    def split(values: Mapping[str, Tensor], batch: Batch, chunk: Sequence[Group]) -> list[dict[str, Tensor]]:
+        sizes = [len(group.completions) for group in chunk]
+        parts = [value.float().cpu().split(sizes) for value in values.values()]
+        return [dict(zip(values, of_group, strict=True)) for of_group in zip(*parts, strict=True)]
+
+    found = run_groups(online.roles, [group for group, _ in mine], online.trainer.token_budget, read, split)
     tables: dict[str, Tensor] = {}
-    shared = len(groups) >= world()[1]
-    with torch.no_grad():
-        for chunk in pack(share(numbered) if shared else numbered, online.trainer.token_budget):
-            for name, values in read(collate(chunk)).items():
-                table = tables.setdefault(name, torch.zeros(mask.shape))
-                row = 0
-                for group in chunk:
-                    part = values[row : row + sizes[group.index]].float().cpu()
-                    start = starts[group.index]
-                    table[start : start + len(part), : part.shape[1]] = part
-                    row += len(part)
+    for (_, end), of_group in zip(mine, found, strict=True):
+        for name, part in of_group.items():
+            table = tables.setdefault(name, torch.zeros(shape))
+            table[end - len(part) : end, : part.shape[1]] = part
     return {name: add_over_ranks(table) if shared else table for name, table in tables.items()}
 
 

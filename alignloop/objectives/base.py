@@ -85,11 +85,11 @@ class Output:
     metrics: Mapping[str, Mean]
 
 
-class Turn(NamedTuple):
+class LossPart(NamedTuple):
     """A part of a loss that can be computed by itself: the `Inputs` fields it reads, and the part.
 
-    `loss` is called as an objective is; the losses of all turns add up to the objective's, and no metric
-    is in two turns.
+    `loss` is called as an objective is; the losses of all parts add up to the objective's, and no metric
+    is in two parts.
     """
 
     needs: frozenset[str]
@@ -155,13 +155,13 @@ class Objective(ABC):
         """Loss: sum over this micro-batch's units / `denominator`."""
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def parts(self) -> tuple[LossPart, ...]:
         """Parts of the loss that share no tensor, such as PPO's policy and critic.
 
         The loop runs forward pass, loss and backward pass of one, then of the next, so that the activations
         of only one are in memory. The gradient is the same. Most objectives are one part.
         """
-        return (Turn(self.needs, self),)
+        return (LossPart(self.needs, self),)
 
     def step_statistics(self, inputs: Inputs) -> Mapping[str, Mean]:
         """Sums and counts of this micro-batch, detached, of the means over the step that the loss reads.

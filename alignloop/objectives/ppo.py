@@ -12,10 +12,10 @@ from torch import Tensor
 
 from alignloop.objectives.base import (
     Inputs,
+    LossPart,
     Mean,
     Objective,
     Output,
-    Turn,
     bounded_ratio,
     extra,
     kl_estimate,
@@ -66,16 +66,16 @@ class PPO(Objective):
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.turns[0].needs | self.turns[1].needs
+        return self.parts[0].needs | self.parts[1].needs
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def parts(self) -> tuple[LossPart, ...]:
         """The policy's part, then the critic's."""
         entropy = {"entropy"} if self.entropy_coefficient else set()
         reference = {"reference_logprobs"} if self.kl_coefficient else set()
         return (
-            Turn(frozenset({"logprobs"} | entropy | reference), self._policy_part),
-            Turn(frozenset({"values"}), self._value_part),
+            LossPart(frozenset({"logprobs"} | entropy | reference), self._policy_part),
+            LossPart(frozenset({"values"}), self._value_part),
         )
 
     def count(self, inputs: Inputs) -> Tensor:
@@ -90,7 +90,7 @@ class PPO(Objective):
         return replace(self, entropy_coefficient=0.0, kl_coefficient=0.0)
 
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
-        policy, critic = (turn.loss(inputs, denominator=denominator) for turn in self.turns)
+        policy, critic = (part.loss(inputs, denominator=denominator) for part in self.parts)
         return Output(policy.loss + critic.loss, {**policy.metrics, **critic.metrics})
 
     def _policy_part(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:

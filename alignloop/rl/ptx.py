@@ -13,7 +13,16 @@ import numpy as np
 from torch import Tensor
 
 from alignloop.data.packing import Group
-from alignloop.objectives.base import Inputs, Mean, Objective, Output, Turn, mean_of, required, sequence_sum
+from alignloop.objectives.base import (
+    Inputs,
+    LossPart,
+    Mean,
+    Objective,
+    Output,
+    mean_of,
+    required,
+    sequence_sum,
+)
 
 WEIGHT = "ptx_weight"
 """Per-token value: 0 for sampled tokens, γ_ptx / (demonstration tokens of the step) for the others."""
@@ -72,17 +81,17 @@ class WithPretraining(Objective):
         return self.objective.count(sampled(inputs))
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def parts(self) -> tuple[LossPart, ...]:
         """The objective's; the NLL is part of the policy's."""
-        return tuple(Turn(turn.needs, partial(self._part, turn)) for turn in self.objective.turns)
+        return tuple(LossPart(part.needs, partial(self._part, part)) for part in self.objective.parts)
 
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
-        whole = Turn(self.needs, self.objective)
+        whole = LossPart(self.needs, self.objective)
         return self._part(whole, inputs, denominator=denominator)
 
-    def _part(self, turn: Turn, inputs: Inputs, *, denominator: Tensor | float) -> Output:
-        output = turn.loss(sampled(inputs), denominator=denominator)
-        if "logprobs" not in turn.needs:
+    def _part(self, part: LossPart, inputs: Inputs, *, denominator: Tensor | float) -> Output:
+        output = part.loss(sampled(inputs), denominator=denominator)
+        if "logprobs" not in part.needs:
             return output
         logprobs, weight = required(inputs.logprobs, "logprobs"), inputs.extras[WEIGHT]
         nll = -sequence_sum(weight * logprobs, inputs.mask).sum()

@@ -20,7 +20,7 @@ from alignloop.model.adapters import delete_others
 from alignloop.model.roles import POLICY
 from alignloop.objectives.base import Inputs, Objective
 from alignloop.progress import Progress
-from alignloop.rl.guard import Reading
+from alignloop.rl.guard import RolloutReading
 from alignloop.rl.kl import Mismatch, beyond_rounding, mismatch
 from alignloop.rl.ptx import WEIGHT
 from alignloop.stages import common
@@ -109,7 +109,7 @@ def watch(online: Online, rollout: Rollout) -> None:
     place, news = online.place, online.place.news
     if not rollout.samples:
         return
-    reading = Reading(
+    reading = RolloutReading(
         news["reward"],
         news["completion_length"],
         news["entropy"],

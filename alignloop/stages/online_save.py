@@ -31,7 +31,7 @@ PlaceState.__pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[r
 
 
 class GuardState(TypedDict):
-    """State of a `Guard`."""
+    """State of a `TrainingGuard`."""
 
     readings: list[dict[str, float | None]]
     best: dict[str, float] | None

@@ -17,10 +17,10 @@ from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.base import Objective
 from alignloop.progress import Progress
 from alignloop.records import Prompt
-from alignloop.rl.guard import Guard, Limits
+from alignloop.rl.guard import AlarmLimits, TrainingGuard
 from alignloop.rl.kl import AdaptiveKL, FixedKL, KLController
 from alignloop.rl.rewards import Component, Reward, Sample, Scores
-from alignloop.rl.rollout import Engine, LocalEngine
+from alignloop.rl.rollout import CompletionEngine, LocalEngine
 from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.lint import enforce
@@ -81,13 +81,13 @@ class Online:
     prepared: common.Prepared
     roles: ActorCritic
     trainer: Trainer
-    engine: Engine
+    engine: CompletionEngine
     prompts: list[Prompt]
     prompt_ids: list[np.ndarray]
     reward: Reward
     gold: Component | None
     kl: KLController
-    guard: Guard
+    guard: TrainingGuard
     place: Place = field(default_factory=Place)
     saved: SavedPlace = SavedPlace()
     stop: threading.Event = field(init=False)
@@ -162,7 +162,7 @@ def set_up(config: OnlineConfig, run: Run, prepared: common.Prepared, roles: Act
     )
     model = prepared.peft or prepared.loaded.model
     engine = LocalEngine(model, prepared.loaded.tokenizer, max(TOKEN_BUDGET, config.max_length))
-    limits = Limits(
+    limits = AlarmLimits(
         config.guard_window,
         config.kl_budget,
         config.gold_drop,
@@ -177,7 +177,7 @@ def set_up(config: OnlineConfig, run: Run, prepared: common.Prepared, roles: Act
         else FixedKL(config.kl_coef)
     )
     gold = build_gold(config.gold, prompts, **where)
-    guard = Guard(limits, config.keep_best)
+    guard = TrainingGuard(limits, config.keep_best)
     return Online(
         config=config,
         run=run,

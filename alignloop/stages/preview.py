@@ -78,7 +78,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryEstimate:
     """Bytes at the peak, by what holds them."""
 
     process: float
@@ -100,7 +100,7 @@ class Preview:
     rows: StageRows
     parameters: Parameters
     work: Work
-    memory: Memory
+    memory: MemoryEstimate
     seconds: float
     traps: tuple[str, ...]
 
@@ -230,7 +230,7 @@ def estimate_memory(
     costs: Costs,
     *,
     process: float,
-) -> Memory:
+) -> MemoryEstimate:
     """The peak of a step.
 
     At the start of backward all activations are alive; gradients of earlier passes of the step too, or,
@@ -263,8 +263,8 @@ def estimate_memory(
     at_backward = gradients if work.passes > 1 else _GRADIENT_BYTES * parameters.head
     earlier = moments if work.num_steps > 1 else 0
     peaks = [
-        Memory(process, parameters.bytes, at_backward, earlier, activations),
-        Memory(process, parameters.bytes, gradients, moments, 0.0),
+        MemoryEstimate(process, parameters.bytes, at_backward, earlier, activations),
+        MemoryEstimate(process, parameters.bytes, gradients, moments, 0.0),
     ]
     return max(peaks, key=lambda memory: memory.total)
 
@@ -347,7 +347,7 @@ def _about_memory(made: Preview) -> str:
 
 
 def memory_in_words(
-    memory: Memory, other_weights: Mapping[str, float], in_a_step: Mapping[str, float]
+    memory: MemoryEstimate, other_weights: Mapping[str, float], in_a_step: Mapping[str, float]
 ) -> str:
     """What takes how much, the empty left out; further sizes in bytes come after the weights and last."""
     parts = {

@@ -31,7 +31,7 @@ from alignloop.stages.common import adds_embeddings, base_precision, data_order,
 from alignloop.stages.lint_settings import lint_schedule, lint_settings
 from alignloop.stages.online_setup import num_rollouts, num_steps, reads_reference
 from alignloop.stages.preview import (
-    Memory,
+    MemoryEstimate,
     Parameters,
     Work,
     about_parameters,
@@ -52,7 +52,7 @@ SampledConfig = OnlineConfig | BestOfNConfig | IterateConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SamplingPlan:
     """What is sampled and learned from.
 
     Attributes:
@@ -89,9 +89,9 @@ class OnlinePreview:
         traps: what the linter says of the settings.
     """
 
-    plan: Plan
+    plan: SamplingPlan
     parameters: Parameters
-    memory: Memory
+    memory: MemoryEstimate
     others: dict[str, float]
     cache: float
     sampling_s: float
@@ -173,7 +173,7 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
 
 def make_plan(
     config: SampledConfig, objective: Objective | None, loaded: LoadedModel, budgets: tuple[int, int]
-) -> Plan:
+) -> SamplingPlan:
     """Prompts as the stage reads them, and what it will run through."""
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
     limit = 0 if isinstance(config, IterateConfig) else config.max_prompts
@@ -195,12 +195,14 @@ def make_plan(
         groups = [answered(ids, config.max_new_tokens, config.num_generations) for ids in prompts] * repeats
         stream = GroupStream(groups, config.prompts_per_step, 1.0, num_steps(config, len(prompts)))
         work = plan_work(objective, stream, *budgets)
-        return Plan(prompts, rows, dropped, rollouts, asked, asked * config.num_generations, work)
+        return SamplingPlan(prompts, rows, dropped, rollouts, asked, asked * config.num_generations, work)
     each = config.max_prompts if isinstance(config, IterateConfig) and config.max_prompts else len(prompts)
     n = config.n if isinstance(config, BestOfNConfig) else config.num_generations
     asked = [prompts[i % len(prompts)] for i in range(each)]
     work = rounds_of_work(config, objective, asked, budgets)
-    return Plan(prompts, rows, dropped, config.rounds, config.rounds * each, config.rounds * each * n, work)
+    return SamplingPlan(
+        prompts, rows, dropped, config.rounds, config.rounds * each, config.rounds * each * n, work
+    )
 
 
 def rounds_of_work(
@@ -280,7 +282,7 @@ def reward_bytes(config: TrainConfig, path: str, dtype: torch.dtype) -> float:
     return float(files + size * dtype.itemsize)
 
 
-def cache_bytes(config: SampledConfig, loaded: LoadedModel, plan: Plan, dtype: torch.dtype) -> float:
+def cache_bytes(config: SampledConfig, loaded: LoadedModel, plan: SamplingPlan, dtype: torch.dtype) -> float:
     """Keys and values of the tokens that are in flight at once."""
     text = loaded.model.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -291,7 +293,7 @@ def cache_bytes(config: SampledConfig, loaded: LoadedModel, plan: Plan, dtype: t
     return in_flight * 2 * text.num_hidden_layers * heads * size * dtype.itemsize
 
 
-def sampling_seconds(config: SampledConfig, plan: Plan, costs: Costs, per_token: float) -> float:
+def sampling_seconds(config: SampledConfig, plan: SamplingPlan, costs: Costs, per_token: float) -> float:
     """Time of reading the prompts and of sampling every answer to its longest length."""
     read = plan.asked * float(np.mean([len(ids) for ids in plan.prompts])) * costs.forward_s
     sampled = plan.num_completions * config.max_new_tokens
@@ -299,7 +301,11 @@ def sampling_seconds(config: SampledConfig, plan: Plan, costs: Costs, per_token:
 
 
 def training_seconds(
-    config: SampledConfig, objective: Objective | None, plan: Plan, parameters: Parameters, costs: Costs
+    config: SampledConfig,
+    objective: Objective | None,
+    plan: SamplingPlan,
+    parameters: Parameters,
+    costs: Costs,
 ) -> float:
     """Time of the steps, of the critic, of what the reference reads, and of reward models like the policy."""
     work, with_critic = plan.work, isinstance(config, PPOConfig)

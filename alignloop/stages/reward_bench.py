@@ -58,7 +58,7 @@ class Examined:
     probes: list[dict[str, Any]]
 
 
-class Measure(NamedTuple):
+class RewardMeasure(NamedTuple):
     """A metric; `value` is None where the rows cannot tell it."""
 
     value: float | None
@@ -182,7 +182,7 @@ def best_and_worst(record: Judged) -> tuple[str, str] | None:
     return record.completions[int(ranks.argmin())], record.completions[int(ranks.argmax())]
 
 
-def measures(config: RewardBenchConfig, found: Examined) -> dict[str, Measure]:
+def measures(config: RewardBenchConfig, found: Examined) -> dict[str, RewardMeasure]:
     """Every metric that the rows can tell."""
     comparisons, level = found.comparisons, config.confidence
     overall = agreement(comparisons, level=level)
@@ -191,19 +191,19 @@ def measures(config: RewardBenchConfig, found: Examined) -> dict[str, Measure]:
     shift = prompt_shift(found.rewards) or {"between_share": None}
     pairs, lengths = "share of pairs", length_correlation(found.groups, found.rewards)
     rows = {
-        "accuracy": Measure(overall["accuracy"], overall["accuracy_interval"], pairs, True),
-        "accuracy_where_shorter_is_better": Measure(
+        "accuracy": RewardMeasure(overall["accuracy"], overall["accuracy_interval"], pairs, True),
+        "accuracy_where_shorter_is_better": RewardMeasure(
             shorter["accuracy"], shorter["accuracy_interval"], pairs, True
         ),
-        "best_of_4": Measure(four["accuracy"], four["interval"], "share of prompts", True),
-        "tie_separation": Measure(tie_separation(comparisons), None, "area under the curve", True),
-        "calibration_error": Measure(_calibration_error(comparisons), None, "probability", False),
-        "length_correlation": Measure(lengths, None, "Pearson", None),
-        "prompt_share_of_variance": Measure(shift["between_share"], None, "share", None),
+        "best_of_4": RewardMeasure(four["accuracy"], four["interval"], "share of prompts", True),
+        "tie_separation": RewardMeasure(tie_separation(comparisons), None, "area under the curve", True),
+        "calibration_error": RewardMeasure(_calibration_error(comparisons), None, "probability", False),
+        "length_correlation": RewardMeasure(lengths, None, "Pearson", None),
+        "prompt_share_of_variance": RewardMeasure(shift["between_share"], None, "share", None),
     }
     for probe in found.probes:
         ends = None if probe["flips_low"] is None else [probe["flips_low"], probe["flips_high"]]
-        rows[f"flips_by_{probe['probe']}"] = Measure(probe["flips"], ends, pairs, False)
+        rows[f"flips_by_{probe['probe']}"] = RewardMeasure(probe["flips"], ends, pairs, False)
     return {name: row for name, row in rows.items() if row.value is not None}
 
 
@@ -213,7 +213,7 @@ def _calibration_error(comparisons: Comparisons) -> float:
     return calibration_error(comparisons.margin, comparisons.probability, temperature)
 
 
-def side_by_side(sides: dict[str, dict[str, Measure]]) -> dict[str, Any]:
+def side_by_side(sides: dict[str, dict[str, RewardMeasure]]) -> dict[str, Any]:
     """The report's form of metrics: before, after, their intervals, unit and direction."""
     metrics: dict[str, Any] = {}
     for side in ("before", "after"):

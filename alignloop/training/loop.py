@@ -122,8 +122,8 @@ def train_step(
         statistics = statistics_over(trainer, objective, others)
     total: dict[str, Mean] = {}
     loss = torch.zeros(())
-    for micro_batch, turn in product(micro_batches, objective.turns):
-        filled, finish_backward = _with_gradient(trainer, micro_batch, turn.needs)
+    for micro_batch, part in product(micro_batches, objective.parts):
+        filled, finish_backward = _with_gradient(trainer, micro_batch, part.needs)
         if observe is not None:
             observe(filled)
         if alone:
@@ -131,7 +131,7 @@ def train_step(
                 statistics = dict(objective.step_statistics(filled))
         if not units:  # every completion is masked: the loss is 0 whatever the statistics are
             statistics = {name: Mean(mean.sum, mean.count.clamp(min=1)) for name, mean in statistics.items()}
-        output: Output = turn.loss(with_statistics(filled, statistics), denominator=denominator)
+        output: Output = part.loss(with_statistics(filled, statistics), denominator=denominator)
         output.loss.backward()
         finish_backward()
         loss += output.loss.detach().cpu()

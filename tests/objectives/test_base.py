@@ -82,12 +82,12 @@ def test_equal_rewards_are_no_right_answer():
     assert (found["accuracy"].sum.item(), found["accuracy"].count.item()) == (1.0, 3.0)
 
 
-def test_turns_are_those_of_the_objective_or_the_objective_itself():
+def test_parts_are_those_of_the_objective_or_the_objective_itself():
     ppo = PPO()
-    assert [sorted(turn.needs) for turn in ppo.turns] == [["logprobs"], ["values"]]
+    assert [sorted(part.needs) for part in ppo.parts] == [["logprobs"], ["values"]]
     dpo = DPO()
-    (turn,) = dpo.turns
-    assert (turn.needs, turn.loss) == (dpo.needs, dpo)
+    (part,) = dpo.parts
+    assert (part.needs, part.loss) == (dpo.needs, dpo)
 
 
 def test_group_count():

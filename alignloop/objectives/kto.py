@@ -65,7 +65,7 @@ class KTO(Objective):
 
     def data_advice(self, groups: Sequence[Group]) -> str:
         """The class weights against the sizes of the classes; "" if a class is missing."""
-        labels = [bool(np.asarray(group.values["desirable"])[0]) for group in groups]
+        labels = [bool(np.asarray(g.values["desirable"])[0]) for g in groups if "desirable" in g.values]
         if len(set(labels)) < 2:
             return ""
         good = sum(labels)

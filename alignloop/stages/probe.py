@@ -100,8 +100,8 @@ def measure_costs(
     per_token = depth / min(2, depth) / batch.num_tokens
     head = (0.0, 0.0)
     if not isinstance(config, RewardConfig):
-        kind = {"dtype": dtype, "autocast": autocast, "device": device}
-        head = _head_costs(shape, batch, **kind, frozen=lora is not None)
+        frozen = lora is not None
+        head = _head_costs(shape, batch, dtype=dtype, autocast=autocast, device=device, frozen=frozen)
     return Costs(
         forward * per_token,
         training * per_token,

@@ -186,4 +186,4 @@ def test_the_new_objectives_batch_and_trap(
     with pytest.raises(ConfigError, match=r"the toy's mean margin is a mean over .* at least 16 is usual"):
         run_stage("toy_margin", keys(per_device_train_batch_size=1))
     run = run_stage("toy_margin", keys(max_steps=1, output_dir=f"{keys()['output_dir']}-auto"))
-    assert run.config["per_device_train_batch_size"] == toy.smallest_batch
+    assert run.config()["per_device_train_batch_size"] == toy.smallest_batch

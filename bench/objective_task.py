@@ -18,7 +18,7 @@ import numpy as np
 
 from alignloop.data.instructions import instruction_prompts
 from alignloop.data.packing import Completion, Group
-from alignloop.data.tokenize import Encoder, tokenize, with_mismatched
+from alignloop.data.tokenize import Encoder, tokenize
 from alignloop.io import write_whole
 from alignloop.judges.simulated import (
     SimulatedAnnotator,
@@ -31,6 +31,7 @@ from alignloop.model.generate import generate
 from alignloop.model.load import LoadedModel, load_model
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import Sampled
+from alignloop.objectives.kto import with_mismatched
 from alignloop.records import Demonstration, Label, Preference, Prompt, Record
 from alignloop.rl.verifiers import VERIFIERS
 from alignloop.stages.common import inference_encoder

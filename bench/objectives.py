@@ -247,7 +247,7 @@ def held_out_scores(bench: Bench, model: PackedModel, encoder: Any, seed: int) -
         completions = tuple(Completion(np.asarray(i, np.int32), np.ones(len(i), bool)) for i in row)
         batch = collate([Group(encoder.prompt(prompt.prompt), completions)])
         with torch.no_grad():
-            found = model(batch, logprobs=False, scores=True).scores
+            found = model(batch, {"scores"}).scores
         assert found is not None
         scores.append(found[:, 0].tolist())
     return scores

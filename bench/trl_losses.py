@@ -21,7 +21,6 @@ from trl.experimental.orpo import ORPOTrainer
 
 from alignloop.objectives.base import (
     Inputs,
-    StepObjective,
     pairs,
     sequence_mean,
     sequence_sum,
@@ -93,8 +92,7 @@ def example(rows_per_group: int = 2, *, low: float = -3.0, seed: int = 0) -> Inp
 
 def ours(objective: Any, inputs: Inputs) -> float:
     """The loss of one step made of these inputs."""
-    if isinstance(objective, StepObjective):
-        inputs = with_statistics(inputs, objective.step_statistics(inputs))
+    inputs = with_statistics(inputs, objective.step_statistics(inputs))
     return float(objective(inputs, denominator=objective.count(inputs)).loss)
 
 

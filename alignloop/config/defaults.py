@@ -22,13 +22,12 @@ from alignloop.config.fields import AUTO
 from alignloop.config.reward_models import RewardConfig
 from alignloop.config.rl import IterateConfig
 from alignloop.config.stages import PreferenceConfig, TrainConfig
+from alignloop.objectives import registry as objectives
 
 STEPS = 60
 """Fewest optimizer steps that a batch is chosen for, and what the warning AL213 measures a run against."""
 HELD_OUT_SHARE, HELD_OUT_ROWS, FEWEST_PROMPTS = 0.1, 500, 20
 SMALLEST_BATCH, LARGEST_BATCH = 4, 64
-_SMALLEST = {"kto": 8}
-"""KTO's reference point is a mean over the rows of a step."""
 
 
 class Rate(NamedTuple):
@@ -140,7 +139,9 @@ def _held_out(config: TrainConfig, facts: Facts) -> Decision:
 
 def _batch(config: TrainConfig, objective_name: str, facts: Facts, share: float) -> Decision:
     seen = (1 - share) * facts.num_rows * config.num_train_epochs
-    least = _SMALLEST.get(objective_name, SMALLEST_BATCH)
+    least = SMALLEST_BATCH
+    if objective_name in objectives.names():
+        least = objectives.load(objective_name).smallest_batch
     rows = least
     while rows < LARGEST_BATCH and seen / (2 * rows) >= STEPS:
         rows *= 2

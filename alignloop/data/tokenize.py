@@ -374,29 +374,3 @@ def _values(record: Record) -> dict[str, Any]:
             message = "a prompt without completion cannot be trained on; use `sample` first"
             raise fault_of(record, "no_completion", message)
     raise TypeError(f"not a record: {type(record).__name__}")
-
-
-def with_mismatched(groups: Sequence[Group], seed: int = 0) -> list[Group]:
-    """KTO's form: each group gets another row's completion under its own prompt.
-
-    The partner is the next row of a seeded permutation, so that no row is its own partner and the
-    pairing does not depend on batches. Adds `mismatched` to the values.
-
-    Raises:
-        DataError: fewer than two rows.
-    """
-    if len(groups) < 2:
-        raise DataError(
-            "KTO needs at least two rows: its reference point uses other rows' completions", reason="no_rows"
-        )
-    order = np.random.default_rng([seed, 7]).permutation(len(groups))
-    partner = {int(a): int(b) for a, b in zip(order, np.roll(order, -1), strict=True)}
-    result = []
-    for number, group in enumerate(groups):
-        other = groups[partner[number]].completions[0]
-        values = {
-            "desirable": np.asarray([group.values["desirable"][0], False]),  # pyright: ignore[reportIndexIssue]
-            "mismatched": np.asarray([False, True]),
-        }
-        result.append(replace(group, completions=(group.completions[0], other), values=values))
-    return result

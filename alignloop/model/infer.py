@@ -6,21 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from alignloop.data.packing import Batch, Group, collate, pack
-from alignloop.model.packed import Forward, PackedModel
 from alignloop.progress import Progress
 
-T = TypeVar("T")
+T, F = TypeVar("T"), TypeVar("F")
 _EVERY_S = 2.0
 
 
 def run_groups(
-    model: PackedModel,
+    model: nn.Module,
     groups: Sequence[Group],
     token_budget: int,
-    forward: Callable[[Batch], Forward],
-    read: Callable[[Forward, Batch, Sequence[Group]], Sequence[T]],
+    forward: Callable[[Batch], F],
+    read: Callable[[F, Batch, Sequence[Group]], Sequence[T]],
     *,
     title: str = "",
 ) -> list[T]:

@@ -6,8 +6,9 @@ states: N for a packed row, more where rows do not share their prompts.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class Forward:
     scores: Tensor | None = None
     values: Tensor | None = None
     prompt_logprob: Tensor | None = None
+
+
+_READ = frozenset(item.name for item in fields(Forward))
 
 
 class ScalarHead(nn.Module):
@@ -160,49 +164,38 @@ class PackedModel(nn.Module):
 
     @in_precision
     def forward(
-        self,
-        batch: Batch,
-        *,
-        logprobs: bool = True,
-        entropy: bool = False,
-        scores: bool = False,
-        values: bool = False,
-        prompt_logprob: bool = False,
-        temperature: float = 1.0,
+        self, batch: Batch, needs: Set[str] = frozenset({"logprobs"}), *, temperature: float = 1.0
     ) -> Forward:
         """Run the decoder once and read what is asked for.
 
         Args:
             batch: micro-batch of packed groups; moved to the model's device if it is elsewhere.
-            logprobs: per-token log-probs of the counted completion tokens.
-            entropy: per-token entropies of the policy (with `logprobs`).
-            scores: scalar head at the last token of each completion.
-            values: first output of the scalar head at each place that predicts a token.
-            prompt_logprob: sum of the log-probs of each prompt's own tokens.
+            needs: names of the fields of `Forward` to read; entropies come with the log-probs.
             temperature: sampling temperature the logits are divided by.
 
         Returns:
             The tensors asked for.
 
         Raises:
-            ValueError: scores or values without a scalar head.
+            ValueError: no such field, or scores or values without a scalar head.
         """
+        unknown = needs - _READ
+        if unknown:
+            raise ValueError(f"a forward pass gives no {', '.join(sorted(unknown))}")
         batch = batch.to(self.device)
         rows = self._rows(batch, self.layout)
         hidden, predict, last = rows.hidden, rows.predict, rows.last
-        result = Forward()
+        found: dict[str, Tensor] = {}
         counted = batch.mask
         transform = replace(self.transform, temperature=temperature)
-        if logprobs or entropy:
-            flat, ent = self._logprobs(
-                hidden[predict[counted]], batch.target_ids[counted], transform, entropy=entropy
+        if needs & {"logprobs", "entropy"}:
+            flat, entropy = self._logprobs(
+                hidden[predict[counted]], batch.target_ids[counted], transform, entropy="entropy" in needs
             )
-            result = replace(
-                result,
-                logprobs=_scatter(flat, counted),
-                entropy=None if ent is None else _scatter(ent, counted),
-            )
-        if prompt_logprob:
+            found["logprobs"] = _scatter(flat, counted)
+            if entropy is not None:
+                found["entropy"] = _scatter(entropy, counted)
+        if "prompt_logprob" in needs:
             at, number = _prompt_places(batch)
             flat, _ = self._logprobs(
                 hidden[at if rows.places is None else rows.places[at]],
@@ -210,14 +203,14 @@ class PackedModel(nn.Module):
                 transform,
             )
             sums = torch.zeros(len(batch.indices), dtype=flat.dtype, device=flat.device)
-            result = replace(result, prompt_logprob=sums.index_add(0, number, flat))
-        if (scores or values) and self.head is None:
+            found["prompt_logprob"] = sums.index_add(0, number, flat)
+        if needs & {"scores", "values"} and self.head is None:
             raise ValueError("this model has no scalar head; reward models and critics have one")
-        if scores and self.head is not None:
-            result = replace(result, scores=self.head(hidden[last]))
-        if values and self.head is not None:
-            result = replace(result, values=_scatter(self.head(hidden[predict[counted]])[:, 0], counted))
-        return result
+        if "scores" in needs and self.head is not None:
+            found["scores"] = self.head(hidden[last])
+        if "values" in needs and self.head is not None:
+            found["values"] = _scatter(self.head(hidden[predict[counted]])[:, 0], counted)
+        return Forward(**found)
 
 
 def _prompt_places(batch: Batch) -> tuple[Tensor, Tensor]:

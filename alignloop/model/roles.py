@@ -6,8 +6,9 @@ B completions, T tokens.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 import torch
 from peft import PeftModel
@@ -84,33 +85,20 @@ class ActorCritic(nn.Module):
         return policy, [p for p in self._trainable if id(p) in own]
 
     def forward(
-        self,
-        batch: Batch,
-        *,
-        logprobs: bool = True,
-        entropy: bool = False,
-        scores: bool = False,
-        values: bool = False,
-        prompt_logprob: bool = False,
-        temperature: float = 1.0,
+        self, batch: Batch, needs: Set[str] = frozenset({"logprobs"}), *, temperature: float = 1.0
     ) -> Forward:
         """Log-probs and entropies of the policy, values of the critic; see `PackedModel.forward`."""
+        of_critic = needs & {"scores", "values"}
         out = Forward()
-        if logprobs or entropy or prompt_logprob:
-            out = self.policy(
-                batch,
-                logprobs=logprobs,
-                entropy=entropy,
-                prompt_logprob=prompt_logprob,
-                temperature=temperature,
-            )
-        if not (values or scores):
+        if needs - of_critic:
+            out = self.policy(batch, needs - of_critic, temperature=temperature)
+        if not of_critic:
             return out
         if self.critic is None:
             raise ValueError("these roles have no critic")
         with self._as_critic():
-            read = self.critic(batch, logprobs=False, values=values, scores=scores)
-        return Forward(out.logprobs, out.entropy, read.scores, read.values, out.prompt_logprob)
+            read = self.critic(batch, of_critic)
+        return replace(out, scores=read.scores, values=read.values)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch, *, temperature: float = 1.0) -> Tensor:

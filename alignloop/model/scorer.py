@@ -67,7 +67,7 @@ def group_scores(
         return out.scores.cpu().split([len(group.completions) for group in chunk])
 
     def forward(batch: Batch) -> Forward:
-        return model(batch, logprobs=False, scores=True)
+        return model(batch, {"scores"})
 
     return run_groups(model, groups, token_budget, forward, read, title=title)
 
@@ -110,8 +110,8 @@ def load_head(folder: Path) -> ScalarHead:
     return head
 
 
-def first_output(head: ScalarHead) -> ScalarHead:
-    """The head without its other outputs: the quality head of one that was trained beside a length head."""
-    kept = ScalarHead(head.weight.shape[1]).to(device=head.weight.device, dtype=head.weight.dtype)
-    kept.load_state_dict({name: tensor[:1] for name, tensor in head.state_dict().items()})
+def first_outputs(head: ScalarHead, count: int) -> ScalarHead:
+    """The head without its later outputs: the quality head of one that was trained beside a length head."""
+    kept = ScalarHead(head.weight.shape[1], count).to(device=head.weight.device, dtype=head.weight.dtype)
+    kept.load_state_dict({name: tensor[:count] for name, tensor in head.state_dict().items()})
     return kept

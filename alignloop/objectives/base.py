@@ -8,18 +8,22 @@ An objective's loss is a *sum over units divided by a denominator that is passed
 (a counted token, a pair, a completion) the objective says in `count`, from tensors that are known
 before the forward pass. The loop adds the counts of all micro-batches and ranks of one optimizer
 step, so k micro-batches of 1 give the same gradient as one batch of k. A quantity of the whole step
-that enters the loss otherwise (KTO's z) is a *step statistic*: see `StepObjective`.
+that enters the loss otherwise (KTO's z) is a *step statistic*: see `step_statistics`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from alignloop.data.packing import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,38 +65,6 @@ class Inputs:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def only_group(inputs: Inputs, number: int) -> Inputs:
-    """The rows of one group, and what belongs to it alone.
-
-    A tensor's first dimension is rows (B) or groups (P); where both are equal, each group has one row.
-
-    Args:
-        inputs: of several groups.
-        number: the group, counted as in `inputs.group`.
-
-    Returns:
-        The same fields; the group's number is 0.
-    """
-    rows, groups = inputs.group == number, int(inputs.group.max()) + 1
-
-    def part(value: Tensor | None) -> Tensor | None:
-        if value is None or value.dim() == 0:
-            return value
-        return value[number : number + 1] if len(value) == groups else value[rows]
-
-    return Inputs(
-        mask=inputs.mask[rows],
-        group=torch.zeros_like(inputs.group[rows]),
-        logprobs=part(inputs.logprobs),
-        reference_logprobs=part(inputs.reference_logprobs),
-        scores=part(inputs.scores),
-        values=part(inputs.values),
-        entropy=part(inputs.entropy),
-        prompt_logprob=part(inputs.prompt_logprob),
-        extras={name: found for name, value in inputs.extras.items() if (found := part(value)) is not None},
-    )
-
-
 class Mean(NamedTuple):
     """A metric as sum and count, so that it averages correctly over micro-batches and ranks."""
 
@@ -113,95 +85,123 @@ class Output:
     metrics: Mapping[str, Mean]
 
 
-class Objective(Protocol):
-    """What the training loop needs of an objective.
-
-    Class attributes:
-        records: the kinds of record it trains on, for example `("preference",)`.
-        needs: the optional `Inputs` fields it reads: `logprobs`, `reference_logprobs`, `scores`, ….
-            Ask the instance: they depend on its fields (no reference where the KL coefficient is 0).
-    """
-
-    records: ClassVar[tuple[str, ...]]
-
-    @property
-    def needs(self) -> frozenset[str]: ...
-
-    def count(self, inputs: Inputs) -> Tensor:
-        """Number of units in this micro-batch, a float32 scalar, from mask, group and extras only."""
-        ...
-
-    def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
-        """Loss: sum over this micro-batch's units / `denominator`."""
-        ...
-
-
-@runtime_checkable
-class StepObjective(Protocol):
-    """An objective whose loss also reads means over the whole optimizer step.
-
-    The loop calls `step_statistics` without gradient on every micro-batch, adds the results over
-    micro-batches and ranks with `add_means`, and hands them back with `with_statistics` before the
-    loss is computed. With one micro-batch on one rank both can use the same forward pass.
-
-    Attributes:
-        statistics_need: the `Inputs` fields that `step_statistics` reads; none if extras suffice, so
-            that no forward pass is spent.
-        statistics_rows: the bool extra (B,) that marks completions only the statistics are made of:
-            these enter no loss, the others no statistic, so each kind has a pass of its own. None if
-            the statistics are made of the rows of the loss.
-    """
-
-    statistics_rows: ClassVar[str | None]
-
-    @property
-    def statistics_need(self) -> frozenset[str]: ...
-
-    def step_statistics(self, inputs: Inputs) -> Mapping[str, Mean]:
-        """Sums and counts of this micro-batch, detached."""
-        ...
-
-
-class Turn(NamedTuple):
+class LossPart(NamedTuple):
     """A part of a loss that can be computed by itself: the `Inputs` fields it reads, and the part.
 
-    `loss` is called as an objective is; the losses of all turns add up to the objective's, and no metric
-    is in two turns.
+    `loss` is called as an objective is; the losses of all parts add up to the objective's, and no metric
+    is in two parts.
     """
 
     needs: frozenset[str]
     loss: Callable[..., Output]
 
 
-@runtime_checkable
-class TurnObjective(Protocol):
-    """An objective of several roles whose losses share no tensor (PPO's policy and critic).
+class Passes(NamedTuple):
+    """Which of a group's completions run in which pass, bool (K,) each; a completion in neither only counts.
 
-    The loop lets them take turns: forward pass, loss and backward pass of one, then of the next, so that
-    the activations of only one are in memory. The gradient is the same.
+    `loss`: in the pass with gradient. `statistics`: in the pass that the step's statistics are made of, None
+    for the same completions as `loss`.
     """
+
+    loss: np.ndarray
+    statistics: np.ndarray | None = None
+
+
+class UsualRange(NamedTuple):
+    """Lowest and highest usual value of a hyperparameter, and the paper's value in words."""
+
+    key: str
+    low: float
+    high: float
+    paper: str
+
+
+class Objective(ABC):
+    """What an objective declares of itself: a subclass is a frozen dataclass in a file of its own.
+
+    The loop, the stages and the linter ask no objective which one it is. All but `records`, `needs`, `count`
+    and `__call__` has a default that fits most losses.
+
+    Attributes:
+        records: the kinds of record it trains on, for example `("preference",)`.
+        needs: the optional `Inputs` fields it reads: `logprobs`, `reference_logprobs`, `scores`, ….
+            Ask the instance: they depend on its fields (no reference where the KL coefficient is 0).
+        needs_old_logprobs: whether stored rows need `extras["old_logprobs"]`, those of the starting policy.
+        statistics_need: the `Inputs` fields that `step_statistics` reads, empty if extras suffice, so that no
+            forward pass is spent; None if the loss reads no mean over the step.
+        auxiliary_outputs: outputs of the scalar head, its last ones, that only the training reads.
+        fewest_rows: rows that a data set needs.
+        smallest_batch: rows of an optimizer step that `auto` chooses at least.
+        mean_over_step: what the loss reads as a mean over the step's rows, "" if a step may have one row.
+        usual: the range of the hyperparameter that is easily taken from another method, None without one.
+    """
+
+    records: ClassVar[tuple[str, ...]] = ()
+    needs: frozenset[str] = frozenset()
+    needs_old_logprobs: bool = False
+    statistics_need: frozenset[str] | None = None
+    auxiliary_outputs: ClassVar[int] = 0
+    fewest_rows: ClassVar[int] = 1
+    smallest_batch: ClassVar[int] = 4
+    mean_over_step: ClassVar[str] = ""
+    usual: ClassVar[UsualRange | None] = None
+
+    @abstractmethod
+    def count(self, inputs: Inputs) -> Tensor:
+        """Number of units in this micro-batch, a float32 scalar, from mask, group and extras only."""
+
+    @abstractmethod
+    def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
+        """Loss: sum over this micro-batch's units / `denominator`."""
 
     @property
-    def turns(self) -> tuple[Turn, ...]: ...
+    def parts(self) -> tuple[LossPart, ...]:
+        """Parts of the loss that share no tensor, such as PPO's policy and critic.
 
+        The loop runs forward pass, loss and backward pass of one, then of the next, so that the activations
+        of only one are in memory. The gradient is the same. Most objectives are one part.
+        """
+        return (LossPart(self.needs, self),)
 
-@runtime_checkable
-class IdleRows(Protocol):
-    """An objective to whose loss and gradient some completions add exactly nothing, whatever the model says.
+    def step_statistics(self, inputs: Inputs) -> Mapping[str, Mean]:
+        """Sums and counts of this micro-batch, detached, of the means over the step that the loss reads.
 
-    The loop counts them in the denominator and does not run them; metrics are of the others then.
-    """
+        The loop calls it without gradient on every micro-batch, adds the results over micro-batches and ranks
+        with `add_means`, and hands them back with `with_statistics` before the loss is computed. With one
+        micro-batch on one rank both can use the same forward pass.
+        """
+        return {}
 
-    def idle(self, inputs: Inputs) -> Tensor:
-        """bool (B,), True for such a completion; from mask, group and extras only."""
-        ...
+    def passes(self, group: Group) -> Passes | None:
+        """Which completions run in which pass; None if all enter the loss and the statistics.
 
+        To loss and gradient a completion outside `Passes.loss` must add exactly nothing, whatever the model
+        says. The loop does not run it with gradient; metrics are of the others then.
+        """
+        return None
 
-def turns_of(objective: Objective) -> tuple[Turn, ...]:
-    """The parts that are computed one after another; most objectives are one."""
-    if isinstance(objective, TurnObjective):
-        return objective.turns
-    return (Turn(objective.needs, objective),)
+    def arranged(self, groups: Sequence[Group], seed: int) -> list[Group]:
+        """Stored rows in the form that the loss reads; as they are by default.
+
+        Args:
+            groups: all tokenized rows of a data set.
+            seed: of a choice among them.
+
+        Returns:
+            As many groups, in the same order.
+
+        Raises:
+            DataError: fewer than `fewest_rows`.
+        """
+        return list(groups)
+
+    def data_advice(self, groups: Sequence[Group]) -> str:
+        """A sentence if the hyperparameters do not fit the tokenized rows, else ""."""
+        return ""
+
+    def critic_only(self) -> Objective:
+        """The loss while a critic learns and the policy, whose advantages are 0, shall stay as it is."""
+        return self
 
 
 def add_means(total: Mapping[str, Mean], new: Mapping[str, Mean]) -> dict[str, Mean]:

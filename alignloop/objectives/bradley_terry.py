@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from alignloop.objectives.base import Inputs, Output, group_count, mean_of, required, same_group
+from alignloop.objectives.base import Inputs, Objective, Output, group_count, mean_of, required, same_group
 
 
 @dataclass(frozen=True)
-class BradleyTerry:
+class BradleyTerry(Objective):
     """−p·log σ(Δ − m) − (1 − p)·log σ(−Δ − m) + c·(r_w + r_l)², Δ = r_w − r_l.
 
     p is `extras["probability"]` (1 if absent, ½ a tie), m `extras["margin"]` (0 if absent). The

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from alignloop.objectives.base import (
     Inputs,
+    Objective,
     Output,
+    UsualRange,
     group_count,
     log_ratios,
     pair_metrics,
@@ -23,7 +25,7 @@ from alignloop.objectives.base import (
 
 
 @dataclass(frozen=True)
-class DPO:
+class DPO(Objective):
     """−log σ(βΔ), Δ = log-ratio of chosen − log-ratio of rejected, each summed over tokens.
 
     Rafailov et al. 2023, arXiv 2305.18290, equation 7. One unit is one pair. At π = ref the loss is
@@ -50,6 +52,7 @@ class DPO:
     ] = 0.0
 
     records: ClassVar[tuple[str, ...]] = ("preference",)
+    usual: ClassVar[UsualRange | None] = UsualRange("beta", 1e-3, 1.0, "0.1")
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "reference_logprobs"})
 
     def count(self, inputs: Inputs) -> Tensor:

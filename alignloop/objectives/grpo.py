@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from alignloop.data.packing import Group
 from alignloop.errors import ConfigError
 from alignloop.objectives.base import (
     Inputs,
     Mean,
+    Objective,
     Output,
+    Passes,
+    UsualRange,
     bounded_ratio,
     extra,
     kl_estimate,
@@ -26,7 +31,7 @@ from alignloop.objectives.base import (
 
 
 @dataclass(frozen=True)
-class GRPO:
+class GRPO(Objective):
     """−min(ratio·A, clip(ratio, 1 − ε_low, 1 + ε_high)·A) + β·KL(π‖ref), with its reductions as fields.
 
     Shao et al. 2024, arXiv 2402.03300, equation 3. A is `extras["advantages"]`, made by
@@ -80,6 +85,7 @@ class GRPO:
     ] = 2.0
 
     records: ClassVar[tuple[str, ...]] = ("prompt",)
+    usual: ClassVar[UsualRange | None] = UsualRange("beta", 0.0, 0.5, "0.04")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -91,11 +97,11 @@ class GRPO:
             return inputs.mask.sum().float()
         return torch.tensor(float(inputs.mask.shape[0]), device=inputs.mask.device)
 
-    def idle(self, inputs: Inputs) -> Tensor:
+    def passes(self, group: Group) -> Passes | None:
         """Without KL and entropy a completion whose advantages are all 0 has neither loss nor gradient."""
-        if self.beta or self.entropy_coefficient:
-            return torch.zeros(len(inputs.mask), dtype=torch.bool, device=inputs.mask.device)
-        return (extra(inputs, "advantages").masked_fill(~inputs.mask, 0.0) == 0.0).all(dim=1)
+        if self.beta or self.entropy_coefficient or "advantages" not in group.completions[0].values:
+            return None
+        return Passes(np.array([item.values["advantages"][item.mask].any() for item in group.completions]))
 
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
         logprobs = required(inputs.logprobs, "logprobs")

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from alignloop.objectives.base import (
     Inputs,
+    Objective,
     Output,
+    UsualRange,
     group_count,
     pair_metrics,
     pairs,
@@ -21,7 +23,7 @@ from alignloop.objectives.base import (
 
 
 @dataclass(frozen=True)
-class IPO:
+class IPO(Objective):
     """(Δ − 1/(2β))², Δ = log-ratio of chosen − log-ratio of rejected.
 
     Azar et al. 2023, arXiv 2310.12036, equation 17; β is the paper's τ. A bounded target instead of
@@ -37,6 +39,7 @@ class IPO:
     ] = "mean"
 
     records: ClassVar[tuple[str, ...]] = ("preference",)
+    usual: ClassVar[UsualRange | None] = UsualRange("beta", 1e-3, 2.0, "0.1")
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "reference_logprobs"})
 
     def count(self, inputs: Inputs) -> Tensor:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from alignloop.objectives.base import Inputs, Mean, Output, extra, log_ratios, mean_of, required, sequence_sum
+from alignloop.data.packing import Group
+from alignloop.errors import DataError
+from alignloop.objectives.base import (
+    Inputs,
+    Mean,
+    Objective,
+    Output,
+    Passes,
+    UsualRange,
+    extra,
+    log_ratios,
+    mean_of,
+    required,
+    sequence_sum,
+)
 
 REFERENCE_POINT = "mismatched_log_ratio"
 """Name of the step statistic that z is made of."""
 
 
 @dataclass(frozen=True)
-class KTO:
+class KTO(Objective):
     """λ_D(1 − σ(β(r − z))) for desirable, λ_U(1 − σ(β(z − r))) for undesirable completions.
 
     Ethayarajh et al. 2024, arXiv 2402.01306, equation 8. r = log π − log ref summed over tokens;
@@ -32,9 +47,30 @@ class KTO:
     undesirable_weight: Annotated[float, Field(ge=0, description="λ_U, weight of undesirable rows")] = 1.0
 
     records: ClassVar[tuple[str, ...]] = ("label",)
+    usual: ClassVar[UsualRange | None] = UsualRange("beta", 1e-3, 1.0, "0.1")
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "reference_logprobs"})
     statistics_need: ClassVar[frozenset[str]] = frozenset({"logprobs", "reference_logprobs"})
-    statistics_rows: ClassVar[str | None] = "mismatched"
+    fewest_rows: ClassVar[int] = 2
+    smallest_batch: ClassVar[int] = 8
+    mean_over_step: ClassVar[str] = "KTO's reference point"
+
+    def passes(self, group: Group) -> Passes | None:
+        """Of the mismatched completions only the statistics are made."""
+        mismatched = np.asarray(group.values["mismatched"], dtype=bool)
+        return Passes(~mismatched, mismatched)
+
+    def arranged(self, groups: Sequence[Group], seed: int) -> list[Group]:
+        """Each row beside another row's completion; see `with_mismatched`."""
+        return with_mismatched(groups, seed)
+
+    def data_advice(self, groups: Sequence[Group]) -> str:
+        """The class weights against the sizes of the classes; "" if a class is missing."""
+        labels = [bool(np.asarray(g.values["desirable"])[0]) for g in groups if "desirable" in g.values]
+        if len(set(labels)) < 2:
+            return ""
+        good = sum(labels)
+        advice = weight_advice(self, num_desirable=good, num_undesirable=len(labels) - good)
+        return f"the classes are out of balance, {advice}" if advice else ""
 
     def count(self, inputs: Inputs) -> Tensor:
         return (~extra(inputs, "mismatched")).sum().float()
@@ -64,6 +100,32 @@ class KTO:
             "reference_point": mean_of(z),
         }
         return Output(torch.where(own, loss, 0.0).sum() / denominator, metrics)
+
+
+def with_mismatched(groups: Sequence[Group], seed: int = 0) -> list[Group]:
+    """KTO's form: each group gets another row's completion under its own prompt.
+
+    The partner is the next row of a seeded permutation, so that no row is its own partner and the
+    pairing does not depend on batches. Adds `mismatched` to the values.
+
+    Raises:
+        DataError: fewer than two rows.
+    """
+    if len(groups) < 2:
+        raise DataError(
+            "KTO needs at least two rows: its reference point uses other rows' completions", reason="no_rows"
+        )
+    order = np.random.default_rng([seed, 7]).permutation(len(groups))
+    partner = {int(a): int(b) for a, b in zip(order, np.roll(order, -1), strict=True)}
+    result = []
+    for number, group in enumerate(groups):
+        other = groups[partner[number]].completions[0]
+        values = {
+            "desirable": np.asarray([group.values["desirable"][0], False]),  # pyright: ignore[reportIndexIssue]
+            "mismatched": np.asarray([False, True]),
+        }
+        result.append(replace(group, completions=(group.completions[0], other), values=values))
+    return result
 
 
 def weight_advice(objective: KTO, *, num_desirable: int, num_undesirable: int) -> str | None:

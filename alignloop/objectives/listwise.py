@@ -13,7 +13,9 @@ from torch import Tensor
 from alignloop.objectives.base import (
     Inputs,
     Mean,
+    Objective,
     Output,
+    UsualRange,
     bounded_ratio,
     extra,
     group_count,
@@ -28,7 +30,7 @@ from alignloop.objectives.plackett_luce import plackett_luce_terms, ranking_metr
 
 
 @dataclass(frozen=True)
-class Listwise:
+class Listwise(Objective):
     """Three ways to learn from rankings, with s_i = β·(log π − log ref)(y_i), summed over tokens.
 
     plackett_luce: Plackett–Luce on s (arXiv 2305.18290, appendix A.3); with K = 2 exactly DPO.
@@ -54,11 +56,16 @@ class Listwise:
     ] = 0.2
 
     records: ClassVar[tuple[str, ...]] = ("ranking",)
+    usual: ClassVar[UsualRange | None] = UsualRange("beta", 1e-3, 1.0, "0.1")
 
     @property
     def needs(self) -> frozenset[str]:
         reference = set() if self.method == "group_relative" else {"reference_logprobs"}
         return frozenset({"logprobs"} | reference)
+
+    @property
+    def needs_old_logprobs(self) -> bool:
+        return self.method == "group_relative"
 
     def count(self, inputs: Inputs) -> Tensor:
         return group_count(inputs)

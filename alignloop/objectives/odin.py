@@ -11,14 +11,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from alignloop.objectives.base import Inputs, Mean, Output, extra, group_count, mean_of, required
+from alignloop.objectives.base import Inputs, Mean, Objective, Output, extra, group_count, mean_of, required
 from alignloop.objectives.bradley_terry import BradleyTerry
 
 _COLUMNS = ("quality", "length", "tokens")
 
 
 @dataclass(frozen=True)
-class Odin:
+class Odin(Objective):
     """BT(q + l) + λ·(|ρ(q, n)| − ρ(l, n)) + μ·|ρ(q, l)|; afterwards the length head l is dropped.
 
     Chen et al. 2024, arXiv 2402.07319, equations 5 to 8: q and l are two outputs of the head, n the
@@ -43,7 +43,7 @@ class Odin:
     records: ClassVar[tuple[str, ...]] = ("preference", "ranking")
     needs: ClassVar[frozenset[str]] = frozenset({"scores"})
     statistics_need: ClassVar[frozenset[str]] = frozenset({"scores"})
-    statistics_rows: ClassVar[str | None] = None
+    auxiliary_outputs: ClassVar[int] = 1
 
     def count(self, inputs: Inputs) -> Tensor:
         return group_count(inputs)

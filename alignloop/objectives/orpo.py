@@ -13,7 +13,9 @@ from torch import Tensor
 
 from alignloop.objectives.base import (
     Inputs,
+    Objective,
     Output,
+    UsualRange,
     extra,
     group_count,
     mean_of,
@@ -29,7 +31,7 @@ CERTAIN = -1e-6
 
 
 @dataclass(frozen=True)
-class ORPO:
+class ORPO(Objective):
     """NLL(y_w) − λ·log σ(log-odds(y_w) − log-odds(y_l)), log-odds(l) = l − log(1 − eˡ).
 
     Hong et al. 2024, arXiv 2403.07691, equations 6 and 7; l is the mean log-prob per token. No
@@ -46,6 +48,7 @@ class ORPO:
     ] = "completion"
 
     records: ClassVar[tuple[str, ...]] = ("preference",)
+    usual: ClassVar[UsualRange | None] = UsualRange("lam", 1e-3, 2.0, "0.1")
 
     @property
     def needs(self) -> frozenset[str]:

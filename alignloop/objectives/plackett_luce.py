@@ -8,11 +8,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from alignloop.objectives.base import Inputs, Mean, Output, extra, group_count, mean_of, required, same_group
+from alignloop.objectives.base import (
+    Inputs,
+    Mean,
+    Objective,
+    Output,
+    extra,
+    group_count,
+    mean_of,
+    required,
+    same_group,
+)
 
 
 @dataclass(frozen=True)
-class PlackettLuce:
+class PlackettLuce(Objective):
     """−Σ_k log( e^{r_k} / Σ_{j: rank j ≥ rank k} e^{r_j} ), completions of a group in rank order.
 
     Plackett 1975; Luce 1959. For K = 2 it is Bradley–Terry. Tied completions share a position: their

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from alignloop.objectives.base import (
     Inputs,
+    LossPart,
     Mean,
+    Objective,
     Output,
-    Turn,
     bounded_ratio,
     extra,
     kl_estimate,
@@ -29,7 +30,7 @@ MEAN_RETURN = "mean_return"
 
 
 @dataclass(frozen=True)
-class PPO:
+class PPO(Objective):
     """−min(ratio·A, clip(ratio, 1 ± ε)·A) + c_V·value loss + c_KL·KL − c_H·entropy, means over tokens.
 
     Schulman et al. 2017, arXiv 1707.06347, equations 7 and 9. ratio = π/π_old per token, with
@@ -62,20 +63,19 @@ class PPO:
 
     records: ClassVar[tuple[str, ...]] = ("prompt",)
     statistics_need: ClassVar[frozenset[str]] = frozenset()
-    statistics_rows: ClassVar[str | None] = None
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.turns[0].needs | self.turns[1].needs
+        return self.parts[0].needs | self.parts[1].needs
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def parts(self) -> tuple[LossPart, ...]:
         """The policy's part, then the critic's."""
         entropy = {"entropy"} if self.entropy_coefficient else set()
         reference = {"reference_logprobs"} if self.kl_coefficient else set()
         return (
-            Turn(frozenset({"logprobs"} | entropy | reference), self._policy_part),
-            Turn(frozenset({"values"}), self._value_part),
+            LossPart(frozenset({"logprobs"} | entropy | reference), self._policy_part),
+            LossPart(frozenset({"values"}), self._value_part),
         )
 
     def count(self, inputs: Inputs) -> Tensor:
@@ -85,8 +85,12 @@ class PPO:
         """Sum of the returns and number of tokens."""
         return {MEAN_RETURN: mean_of(extra(inputs, "returns"), inputs.mask)}
 
+    def critic_only(self) -> PPO:
+        """Without entropy bonus and KL, which would move a policy whose advantages are 0."""
+        return replace(self, entropy_coefficient=0.0, kl_coefficient=0.0)
+
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
-        policy, critic = (turn.loss(inputs, denominator=denominator) for turn in self.turns)
+        policy, critic = (part.loss(inputs, denominator=denominator) for part in self.parts)
         return Output(policy.loss + critic.loss, {**policy.metrics, **critic.metrics})
 
     def _policy_part(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import pkgutil
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
+from alignloop import objectives
 from alignloop.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-_NOT_OBJECTIVES = frozenset({"__init__", "base", "registry"})
+_NOT_OBJECTIVES = frozenset({"base", "registry"})
 
 
 class FieldDoc(NamedTuple):
@@ -33,7 +34,7 @@ class FieldDoc(NamedTuple):
 @cache
 def names() -> list[str]:
     """Names of all objectives, sorted: the files of this folder that define one."""
-    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in _NOT_OBJECTIVES)
+    return sorted({m.name for m in pkgutil.iter_modules(objectives.__path__)} - _NOT_OBJECTIVES)
 
 
 def file_of(objective: object) -> str:
@@ -53,12 +54,14 @@ def load(name: str) -> type[Any]:
 
     Raises:
         ConfigError: no such objective.
-        TypeError: the file does not define exactly one dataclass with `records` and `count`.
+        TypeError: the file does not define exactly one dataclass that is an `Objective`.
     """
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(names())}"
         raise ConfigError(f"unknown objective '{name}'; {hint}")
+    from alignloop.objectives.base import Objective
+
     module = importlib.import_module(f"alignloop.objectives.{name}")
     found = [
         value
@@ -66,7 +69,7 @@ def load(name: str) -> type[Any]:
         if isinstance(value, type)
         and value.__module__ == module.__name__
         and dataclasses.is_dataclass(value)
-        and {"records", "count"} <= vars(value).keys()
+        and issubclass(value, Objective)
     ]
     if len(found) != 1:
         raise TypeError(f"{module.__name__} must define exactly one objective, found {len(found)}")

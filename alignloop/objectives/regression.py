@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from alignloop.objectives.base import Inputs, Mean, Output, extra, mean_of, required
+from alignloop.objectives.base import Inputs, Mean, Objective, Output, extra, mean_of, required
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(Objective):
     """Mean squared error (r − y)² between each head output and its attribute's score.
 
     One output per attribute, scores on the scale of the file (0–5), as HelpSteer2 (arXiv 2406.08673)

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from alignloop.objectives.base import Inputs, Mean, Output, required, sequence_sum
+from alignloop.objectives.base import Inputs, Mean, Objective, Output, required, sequence_sum
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFT(Objective):
     """Mean negative log-likelihood: −Σ log π(token) / number of counted tokens.
 
     One unit is one counted token, so long completions weigh more than short ones, and the loss of a

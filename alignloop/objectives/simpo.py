@@ -11,7 +11,9 @@ from torch import Tensor
 
 from alignloop.objectives.base import (
     Inputs,
+    Objective,
     Output,
+    UsualRange,
     group_count,
     pair_metrics,
     pairs,
@@ -22,7 +24,7 @@ from alignloop.objectives.base import (
 
 
 @dataclass(frozen=True)
-class SimPO:
+class SimPO(Objective):
     """−log σ(β·l_w − β·l_l − γ), l the mean log-prob per token. No reference model.
 
     Meng et al. 2024, arXiv 2405.14734, equation 6. γ is the paper's raw margin, not γ/β. With
@@ -36,6 +38,7 @@ class SimPO:
     ] = 1.0
 
     records: ClassVar[tuple[str, ...]] = ("preference",)
+    usual: ClassVar[UsualRange | None] = UsualRange("beta", 0.5, 20.0, "2.0 to 10")
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
 
     def count(self, inputs: Inputs) -> Tensor:

@@ -15,7 +15,7 @@ AlarmName = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class RolloutReading:
     """Means over one rollout, taken before it is learned from; None where it is not measured.
 
     Attributes:
@@ -36,7 +36,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AlarmLimits:
     """When an alarm goes off.
 
     Attributes:
@@ -64,7 +64,7 @@ class Alarm(NamedTuple):
 
 
 @dataclass
-class Guard:
+class TrainingGuard:
     """Watches the readings of a run.
 
     Attributes:
@@ -75,13 +75,13 @@ class Guard:
         best_gold: the same of gold.
     """
 
-    limits: Limits
+    limits: AlarmLimits
     follow: Literal["none", "gold", "reward"] = "none"
-    readings: list[Reading] = field(default_factory=list)
+    readings: list[RolloutReading] = field(default_factory=list)
     best: dict[str, float] | None = None
     best_gold: dict[str, float] | None = None
 
-    def update(self, reading: Reading) -> list[Alarm]:
+    def update(self, reading: RolloutReading) -> list[Alarm]:
         """Take in a rollout's reading; returns the alarms it sets off."""
         self.readings.append(reading)
         window = self.limits.window
@@ -114,7 +114,7 @@ class Guard:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.readings = [Reading(**row) for row in state["readings"]]
+        self.readings = [RolloutReading(**row) for row in state["readings"]]
         self.best, self.best_gold = state["best"], state["best_gold"]
 
     def _higher(self, best: dict[str, float] | None, name: str) -> dict[str, float] | None:

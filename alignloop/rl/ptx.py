@@ -8,14 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from alignloop.data.packing import Group
-from alignloop.objectives.base import Inputs, Mean, Output, Turn, mean_of, required, sequence_sum
-from alignloop.objectives.ppo import PPO
+from alignloop.objectives.base import (
+    Inputs,
+    LossPart,
+    Mean,
+    Objective,
+    Output,
+    mean_of,
+    required,
+    sequence_sum,
+)
 
 WEIGHT = "ptx_weight"
 """Per-token value: 0 for sampled tokens, γ_ptx / (demonstration tokens of the step) for the others."""
@@ -49,12 +56,10 @@ def mixed_in(
 
 
 @dataclass(frozen=True)
-class WithPretraining:
+class WithPretraining(Objective):
     """An objective on the sampled rows, and the weighted NLL of the demonstrations among them."""
 
-    objective: PPO
-
-    statistics_rows: ClassVar[str | None] = None
+    objective: Objective
 
     @property
     def records(self) -> tuple[str, ...]:
@@ -65,7 +70,7 @@ class WithPretraining:
         return self.objective.needs
 
     @property
-    def statistics_need(self) -> frozenset[str]:
+    def statistics_need(self) -> frozenset[str] | None:
         return self.objective.statistics_need
 
     def step_statistics(self, inputs: Inputs) -> Mapping[str, Mean]:
@@ -76,17 +81,17 @@ class WithPretraining:
         return self.objective.count(sampled(inputs))
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def parts(self) -> tuple[LossPart, ...]:
         """The objective's; the NLL is part of the policy's."""
-        return tuple(Turn(turn.needs, partial(self._part, turn)) for turn in self.objective.turns)
+        return tuple(LossPart(part.needs, partial(self._part, part)) for part in self.objective.parts)
 
     def __call__(self, inputs: Inputs, *, denominator: Tensor | float) -> Output:
-        whole = Turn(self.needs, self.objective)
+        whole = LossPart(self.needs, self.objective)
         return self._part(whole, inputs, denominator=denominator)
 
-    def _part(self, turn: Turn, inputs: Inputs, *, denominator: Tensor | float) -> Output:
-        output = turn.loss(sampled(inputs), denominator=denominator)
-        if "logprobs" not in turn.needs:
+    def _part(self, part: LossPart, inputs: Inputs, *, denominator: Tensor | float) -> Output:
+        output = part.loss(sampled(inputs), denominator=denominator)
+        if "logprobs" not in part.needs:
             return output
         logprobs, weight = required(inputs.logprobs, "logprobs"), inputs.extras[WEIGHT]
         nll = -sequence_sum(weight * logprobs, inputs.mask).sum()

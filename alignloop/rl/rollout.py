@@ -14,7 +14,7 @@ from alignloop.model.sampling import SamplingParams
 from alignloop.model.scheduler import TOKEN_BUDGET, Sampled
 
 
-class Engine(Protocol):
+class CompletionEngine(Protocol):
     """Anything that completes prompts. P prompts, n completions of each."""
 
     def generate(

@@ -19,7 +19,7 @@ from alignloop.foreign import read_state
 from alignloop.io import write_whole
 from alignloop.model.load import load_model
 from alignloop.model.scheduler import TOKEN_BUDGET
-from alignloop.objectives.sft import SFT
+from alignloop.objectives.registry import load
 from alignloop.records import Demonstration, Prompt, Provenance, Record, as_context
 from alignloop.rl.rewards import check_prompts
 from alignloop.rl.verifiers import VERIFIERS
@@ -28,6 +28,7 @@ from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, sample_over_ranks
 from alignloop.stages.best_answers import reward_curve
 from alignloop.stages.reward_model import RewardModel
+from alignloop.stages.rows import tokenized, training_encoder
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.stopping import stop_requests
 from alignloop.stages.summaries import data_summary
@@ -86,8 +87,9 @@ def one_round(
         kept.close()
     data = read_records(str(file), kind="demonstration")
     prepared = common.prepare(config)
-    result = common.tokenized(config, prepared, run, data)
-    objective: Any = SFT()
+    encoder = training_encoder(config, prepared.loaded, prepared.template)
+    result = tokenized(config, data, encoder, run)
+    objective = load("sft")()
     common.check_rows(config, objective, run, prepared, result.groups)
     summary = common.fit(config, objective, run, prepared, result.groups)
     common.save_policy(prepared, run.path / "model")

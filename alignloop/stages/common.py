@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,9 @@ from alignloop.config import (
 from alignloop.config.fields import fixed
 from alignloop.config.rl import IterateConfig
 from alignloop.data.chat import ChatTemplate
-from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
 from alignloop.data.template_choice import TemplateChoice
-from alignloop.data.tokenize import Encoder, Tokenized, tokenize
-from alignloop.data.trained_turns import TrainOn
+from alignloop.data.tokenize import Encoder
 from alignloop.errors import RunError
 from alignloop.machine import cache_dir
 from alignloop.model.adapters import LoraSettings, add_adapter
@@ -43,10 +40,8 @@ from alignloop.objectives.base import Objective
 from alignloop.progress import Progress, busy
 from alignloop.runs import Run, find_inputs
 from alignloop.runs.continuation import refuse_other_origin
-from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell, tell_notes
+from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell
 from alignloop.stages.held_out import measure_held_out
-from alignloop.stages.lint import enforce
-from alignloop.stages.lint_template import lint_texts
 from alignloop.stages.stopping import stop_requests
 from alignloop.stages.summaries import summary_of_steps
 from alignloop.training.checkpoint import Restored, load_checkpoint, save_checkpoint
@@ -130,10 +125,8 @@ def _prepared(config: TrainConfig, num_outputs: int, freeze_base: bool) -> Prepa
         head = ScalarHead(size, num_outputs, seed=config.seed).to(loaded.model.device)
     model = PackedModel(loaded.model, head=head, autocast=base_precision(config).autocast)
     peft = None
-    if config.lora_r:
-        settings = LoraSettings(
-            config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_target_modules
-        )
+    settings = lora_settings(config)
+    if settings is not None:
         peft = add_adapter(loaded.model, settings, seed=config.seed)
     elif freeze_base:
         loaded.model.requires_grad_(False)
@@ -151,67 +144,17 @@ def load_trained(config: TrainConfig, source: str, *, grow: bool = False) -> Loa
     return loaded
 
 
+def lora_settings(config: TrainConfig) -> LoraSettings | None:
+    """The recipe's adapters, None if all weights train."""
+    if not config.lora_r:
+        return None
+    return LoraSettings(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_target_modules)
+
+
 def base_precision(config: TrainConfig) -> Precision:
     """The types of the recipe's model, which its reference, critic and reward models on it share."""
     frozen = bool(config.lora_r) or (isinstance(config, RewardConfig) and config.freeze_base)
     return training_precision(config.dtype, config.device, weights_train=not frozen)
-
-
-def read_data(config: TrainConfig, kind: str | Sequence[str], run: Run) -> tuple[Dataset, Dataset | None]:
-    """Training and held-out records of one of these kinds; dropped rows are noted in the run."""
-    with busy("reading the data set"):
-        data = read_records(config.dataset, kind, config.columns, config.strict)
-    run.set_rows("dataset", len(data.records))
-    held_out = None
-    if config.eval_dataset is not None:
-        with busy("reading the held-out rows"):
-            held_out = read_records(config.eval_dataset, data.kind, config.columns, config.strict)
-        run.set_rows("eval_dataset", len(held_out.records))
-    note_dropped(run, "dataset", data.dropped)
-    tell_notes(run, "dataset", data.notes)
-    return data, held_out
-
-
-def note_dropped(run: Run, name: str, dropped: Sequence[Exception]) -> None:
-    """Say in the run how many rows were dropped, and the first of them."""
-    if dropped:
-        tell(run, f"{name}: {len(dropped)} rows dropped; first: {dropped[0]}")
-
-
-def encoder(config: TrainConfig, prepared: Prepared) -> Encoder:
-    """The encoder a training stage uses."""
-    return Encoder(
-        prepared.loaded.tokenizer,  # pyright: ignore[reportArgumentType]
-        prepared.template,
-        config.max_length,
-        config.overlength,
-        config.special_tokens_in_content,
-    )
-
-
-def tokenized(
-    config: TrainConfig,
-    prepared: Prepared,
-    run: Run,
-    data: Dataset,
-    *,
-    train_on: TrainOn = "all",
-    train_on_prompt: bool = False,
-) -> Tokenized:
-    """Tokenize a data set and note dropped and shortened rows in the run, and what the template omits."""
-    reader = encoder(config, prepared)
-    with busy(f"tokenizing {len(data.records)} rows"):
-        result = tokenize(data.records, reader, train_on=train_on, train_on_prompt=train_on_prompt)
-        findings = lint_texts(data.records, reader)
-    enforce(findings, partial(tell, run))
-    note_dropped(run, "tokenization", result.dropped)
-    for what, count in result.left_out.items():
-        if what == "thoughts" and reader.template.found.closes:
-            continue  # the linter tells of these
-        tell(run, f"{count} rows hold {what}, which chat template '{prepared.template.name}' does not render")
-    if result.truncated:
-        tell(run, f"{result.truncated} rows were shortened to max_length={config.max_length}")
-    return result
 
 
 def fit(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-from alignloop.config import BestOfNConfig, PretrainConfig, StageConfig, TrainConfig
+from alignloop.config import BestOfNConfig, StageConfig, TrainConfig
 from alignloop.config.ai import LoopConfig
 from alignloop.config.defaults import Decision, Facts, decide, open_keys
 from alignloop.config.rl import IterateConfig
@@ -19,6 +19,7 @@ from alignloop.model.load import load_skeleton
 from alignloop.objectives.base import Objective
 from alignloop.objectives.registry import file_of
 from alignloop.stages.common import adds_embeddings
+from alignloop.stages.rows import kinds_of
 
 C = TypeVar("C", bound=StageConfig)
 _WHOLE = ("per_device_train_batch_size",)
@@ -74,22 +75,14 @@ def facts_of(config: TrainConfig, objective: Objective | None, given: Mapping[st
 def _rows(config: TrainConfig, objective: Objective | None, given: Mapping[str, Path]) -> tuple[int, int]:
     if isinstance(config, LoopConfig):  # a round has at least as many judgements
         return config.every, config.every
-    kinds = _kinds(config, objective)
+    own = isinstance(config, BestOfNConfig | IterateConfig)  # rows of any kind have the prompts they want
+    kinds = None if own else kinds_of(config, objective)
     records = read_records(_found(config.dataset, given), kinds, config.columns, config.strict).records
     num_prompts = len({prompt_key(record) for record in records})
     if isinstance(config, BestOfNConfig | IterateConfig):
         each = config.keep_per_prompt if isinstance(config, BestOfNConfig) else config.pairs_per_prompt
         return each * min(num_prompts, config.max_prompts or num_prompts), num_prompts
     return len(records), num_prompts
-
-
-def _kinds(config: TrainConfig, objective: Objective | None) -> tuple[str, ...] | None:
-    """Kinds of records that the stage reads, None where any kind has the prompts it wants."""
-    if isinstance(config, BestOfNConfig | IterateConfig):
-        return None
-    if objective is not None:
-        return objective.records
-    return ("document",) if isinstance(config, PretrainConfig) else ("demonstration",)
 
 
 def _found(value: Any, given: Mapping[str, Path]) -> Any:

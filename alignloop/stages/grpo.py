@@ -10,9 +10,8 @@ import torch
 from alignloop.config.rl import GRPOConfig
 from alignloop.data.packing import Group
 from alignloop.errors import ConfigError
-from alignloop.model.adapters import delete_others
-from alignloop.model.roles import POLICY, ActorCritic, frozen_copy
-from alignloop.objectives.grpo import GRPO
+from alignloop.model.roles import ActorCritic, frozen_copy
+from alignloop.objectives.base import Objective
 from alignloop.rl.advantages import (
     decoupled_advantages,
     group_advantages,
@@ -26,12 +25,12 @@ from alignloop.rl.kl import sequence_kl
 from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.checks import check_online
-from alignloop.stages.online import train_online
-from alignloop.stages.online_setup import Online, Rollout, set_up
-from alignloop.stages.rollouts import kl_metrics, read_tables
+from alignloop.stages.online import end, learn, mini_batches, receive, running
+from alignloop.stages.online_setup import Online, Rollout, reads_reference, set_up
+from alignloop.stages.rollouts import kl_metrics, read_tables, sample_rollout, with_old_logprobs
 
 
-def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
+def grpo(config: GRPOConfig, run: Run, objective: Objective) -> dict[str, Any]:
     """Train a policy on rewards of its own completions.
 
     Args:
@@ -44,22 +43,22 @@ def grpo(config: GRPOConfig, run: Run, objective: GRPO) -> dict[str, Any]:
     """
     prepared = common.prepare(config)
     check_online(config, objective, run, prepared.model, prepared.loaded, prepared.template)
-    follows_kl = bool(objective.beta or config.kl_coef or config.kl_budget or config.track_kl)
+    follows_kl = reads_reference(config, objective)
     if config.reference_refresh and not follows_kl:
         raise ConfigError("reference_refresh: nothing reads the reference; set beta, kl_coef or track_kl")
     reference = frozen_copy(prepared.model) if follows_kl and prepared.peft is None else None
     roles = ActorCritic(prepared.model, peft=prepared.peft, reference=reference)
+    online = set_up(config, run, prepared, roles)
     rounds = config.max_sampling_rounds if config.dynamic_sampling else 1
-    online = set_up(config, run, prepared, roles, rounds=rounds)
-
-    def prepare(online: Online, rollout: Rollout) -> tuple[list[Group], dict[str, float]]:
-        return with_advantages(online, rollout, config, follows_kl=follows_kl)
-
-    results = train_online(online, lambda _: objective, prepare)
-    if prepared.peft is not None:
-        delete_others(prepared.peft, POLICY)
-    common.save_policy(prepared, run.path / "model")
-    return results
+    history: list[dict[str, float]] = []
+    with running(online):
+        while online.unfinished:
+            if not online.place.groups:
+                rollout = sample_rollout(online, rounds=rounds)
+                groups, metrics = with_advantages(online, rollout, config, follows_kl=follows_kl)
+                receive(online, rollout, groups, metrics)
+            history += [learn(online, objective, batch) for batch in mini_batches(online)]
+    return end(online, history)
 
 
 def with_advantages(
@@ -100,33 +99,3 @@ def with_advantages(
         metrics["kl_coef"] = beta
         online.kl.update(metrics["kl"], num_completions=len(rewards))
     return with_old_logprobs(online, with_values(groups, **tables)), metrics
-
-
-def with_old_logprobs(online: Online, groups: list[Group]) -> list[Group]:
-    """Groups with `old_logprobs`: the sampler's, or the trainer's beside the sampler's."""
-    if not online.config.corrects_sampler(bfloat16=online.roles.autocast is not None):
-        old = token_values(groups, "sampler_logprobs")
-        return with_values(without(groups, "sampler_logprobs"), old_logprobs=old)
-    temperature = online.config.temperature
-
-    def read(batch: Any) -> dict[str, torch.Tensor]:
-        out = online.roles(batch, temperature=temperature).logprobs
-        return {"old_logprobs": out}
-
-    return with_values(groups, **read_tables(online, groups, read))
-
-
-def without(groups: list[Group], name: str) -> list[Group]:
-    """Groups whose completions lack this value."""
-    return [
-        Group(
-            group.prompt_ids,
-            tuple(
-                type(item)(item.ids, item.mask, {k: v for k, v in item.values.items() if k != name})
-                for item in group.completions
-            ),
-            group.index,
-            group.values,
-        )
-        for group in groups
-    ]

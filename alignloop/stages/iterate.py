@@ -78,8 +78,8 @@ def one_round(
     told = pairs.with_name(f"{number + 1}-rows.json")
     if not pairs.exists():  # a resumed round goes on with the rows it made before
         pairs.parent.mkdir(exist_ok=True)
-        kinds = objective.records == ("label",)
-        sample_round(config, run, prompts, model, number, pairs=pairs, told=told, labels=kinds)
+        labels = "label" in objective.records
+        sample_round(config, run, prompts, model, number, pairs=pairs, told=told, labels=labels)
     keys = {name: getattr(config, name) for name in TrainConfig.model_fields}
     keys |= {"dataset": str(pairs), "columns": {}, "model_name_or_path": model, "output_dir": str(folder)}
     reference = config.model_name_or_path if config.reference == "start" else "auto"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -17,7 +16,6 @@ from alignloop.config.stages import PreferenceConfig, PretrainConfig, StageConfi
 from alignloop.data.packing import Group
 from alignloop.machine import bf16_is_native
 from alignloop.objectives.base import Objective
-from alignloop.objectives.kto import KTO, weight_advice
 from alignloop.objectives.registry import file_of
 from alignloop.stages.lint import Finding
 
@@ -33,17 +31,6 @@ _RATES: tuple[tuple[type[TrainConfig], str, float, float], ...] = (
 )
 _SMALL = 20_000_000
 _ADAPTER_FACTOR = 10.0
-
-# Objective's class: its field, lowest and highest usual value, the paper's.
-_SCALES: dict[str, tuple[str, float, float, str]] = {
-    "DPO": ("beta", 1e-3, 1.0, "0.1"),
-    "IPO": ("beta", 1e-3, 2.0, "0.1"),
-    "KTO": ("beta", 1e-3, 1.0, "0.1"),
-    "ORPO": ("lam", 1e-3, 2.0, "0.1"),
-    "SimPO": ("beta", 0.5, 20.0, "2.0 to 10"),
-    "Listwise": ("beta", 1e-3, 1.0, "0.1"),
-    "GRPO": ("beta", 0.0, 0.5, "0.04"),
-}
 
 
 def lint_settings(
@@ -144,7 +131,7 @@ def lint_data_settings(
     Returns:
         What was found.
     """
-    found = [_class_weights(objective, groups)]
+    found = [_data_advice(objective, groups)]
     longest = max((len(g.prompt_ids) + len(c.ids) for g in groups for c in g.completions), default=0)
     if config.token_budget and longest > config.token_budget:
         sentence = (
@@ -159,16 +146,10 @@ def lint_data_settings(
     return [finding for finding in found if finding is not None]
 
 
-def _class_weights(objective: Objective | None, groups: Sequence[Group]) -> Finding | None:
-    """KTO's weights against the classes' sizes; a class that is missing is AL111."""
-    labels = [bool(np.asarray(g.values["desirable"])[0]) for g in groups if "desirable" in g.values]
-    if not isinstance(objective, KTO) or len(set(labels)) < 2:
-        return None
-    good = sum(labels)
-    advice = weight_advice(objective, num_desirable=good, num_undesirable=len(labels) - good)
-    if advice is None:
-        return None
-    return Finding("AL114", "warning", f"the classes are out of balance, {advice}", "or add rows")
+def _data_advice(objective: Objective | None, groups: Sequence[Group]) -> Finding | None:
+    """AL114: the objective's hyperparameters do not fit the rows. A class that is missing is AL111."""
+    advice = objective.data_advice(groups) if objective is not None else ""
+    return Finding("AL114", "warning", advice, "or add rows") if advice else None
 
 
 def lint_reference(
@@ -229,14 +210,16 @@ def _learning_rate(config: TrainConfig, num_parameters: int | None) -> Finding |
 
 
 def _scale(objective: Objective) -> Finding | None:
-    name = type(objective).__name__
-    if name not in _SCALES:
+    usual = objective.usual
+    if usual is None:
         return None
-    key, low, high, usual = _SCALES[name]
-    value: float = getattr(objective, key)
-    if low <= value <= high:
+    value: float = getattr(objective, usual.key)
+    if usual.low <= value <= usual.high:
         return None
-    sentence = f"{key}: {value:g} is outside {low:g} to {high:g}, the scale of {name} (the paper has {usual})"
+    sentence = (
+        f"{usual.key}: {value:g} is outside {usual.low:g} to {usual.high:g}, the scale of "
+        f"{type(objective).__name__} (the paper has {usual.paper})"
+    )
     return Finding("AL202", "warning", sentence, "check that it is not another method's")
 
 
@@ -250,12 +233,13 @@ def _no_reference(config: StageConfig, objective: Objective) -> Finding | None:
 
 
 def _batch_of_one(config: StageConfig, objective: Objective) -> Finding | None:
-    if not isinstance(config, TrainConfig) or not isinstance(objective, KTO):
+    if not isinstance(config, TrainConfig) or not objective.mean_over_step:
         return None
     if config.per_device_train_batch_size == AUTO:
         return None
     rows = fixed(config.per_device_train_batch_size) * config.gradient_accumulation_steps
     if rows > 1:
         return None
-    sentence = "KTO's reference point is a mean over the step's rows, and a step has one row"
-    return Finding("AL205", "error", sentence, "raise per_device_train_batch_size, at least 8 is usual")
+    sentence = f"{objective.mean_over_step} is a mean over the step's rows, and a step has one row"
+    fix = f"raise per_device_train_batch_size, at least {objective.smallest_batch} is usual"
+    return Finding("AL205", "error", sentence, fix)

@@ -41,7 +41,7 @@ from alignloop.labels.project import NewItem
 from alignloop.labels.select import choose, text_features
 from alignloop.labels.store import Store
 from alignloop.labels.votes import ranges
-from alignloop.objectives.bradley_terry import BradleyTerry
+from alignloop.objectives.registry import load
 from alignloop.records import Prompt
 from alignloop.runs import RUN_FILE, Run, find_inputs
 from alignloop.stages import common
@@ -205,7 +205,7 @@ def train_reward(config: LoopConfig, folder: Path) -> Run:
     """The round's reward model."""
     keys: dict[str, Any] = _train_keys(config, folder, "reward")
     keys["learning_rate"] = fixed(config.reward_learning_rate)
-    objective: Any = BradleyTerry()
+    objective = load("bradley_terry")()
     return part_run("reward", RewardConfig(**keys), lambda c, r: reward(c, r, objective))
 
 

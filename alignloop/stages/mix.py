@@ -17,8 +17,8 @@ from alignloop.errors import DataError
 from alignloop.evaluation.agreement import cohen_kappa
 from alignloop.records import Conversation, Preference, plain_rows
 from alignloop.runs import Run
-from alignloop.stages import common
 from alignloop.stages.labels import label_table
+from alignloop.stages.rows import note_dropped
 
 CONTROL_FILE = "control/rows.jsonl"
 HELD_OUT_FILE = "held_out/rows.jsonl"
@@ -76,7 +76,7 @@ def mix(config: MixConfig, run: Run) -> dict[str, Any]:
 def _read(config: MixConfig, run: Run, name: str) -> list[Preference]:
     data = read_records(getattr(config, name), kind="preference")
     run.set_rows(name, len(data.records))
-    common.note_dropped(run, name, data.dropped)
+    note_dropped(run, name, data.dropped)
     return [record for record in data.records if isinstance(record, Preference)]
 
 

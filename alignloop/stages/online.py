@@ -1,4 +1,4 @@
-"""What PPO and the GRPO family share: rollout → score → advantages → mini-batches, resumable anywhere.
+"""The parts of PPO's and GRPO's loops: run, receive a rollout, mini-batches, learn, end; resumable anywhere.
 
 Between mini-batches the rollout is in the checkpoint. An unfinished one is saved now and then; as it
 depends only on the weights, the seeds and the place in the data, what is lost is sampled again alike.
@@ -6,7 +6,8 @@ depends only on the weights, the seeds and the place in the data, what is lost i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,74 +16,87 @@ from torch import Tensor
 
 from alignloop.data.packing import Group
 from alignloop.errors import ModelError
+from alignloop.model.adapters import delete_others
+from alignloop.model.roles import POLICY
 from alignloop.objectives.base import Inputs, Objective
 from alignloop.progress import Progress
-from alignloop.rl.guard import Reading
+from alignloop.rl.guard import RolloutReading
 from alignloop.rl.kl import Mismatch, beyond_rounding, mismatch
 from alignloop.rl.ptx import WEIGHT
+from alignloop.stages import common
 from alignloop.stages.checks import tell
-from alignloop.stages.online_save import Keeper, keep_best, restore, save, save_best, state_of
-from alignloop.stages.online_setup import Online, Place, Rollout, num_rollouts
-from alignloop.stages.rollouts import measure, sample_rollout, sample_rows
+from alignloop.stages.online_save import keep_best, restore, save, save_best
+from alignloop.stages.online_setup import Online, Place, Rollout
+from alignloop.stages.rollouts import measure, sample_rows
 from alignloop.stages.stopping import stop_requests
 from alignloop.stages.summaries import summary_of_steps
 from alignloop.training.distributed import any_rank, on_first_rank
 from alignloop.training.loop import train_step
 
-Prepare = Callable[[Online, Rollout], tuple[list[Group], dict[str, float]]]
-"""Gives a rollout's groups the values its objective reads, and metrics."""
+
+@contextmanager
+def running(online: Online) -> Iterator[None]:
+    """Go on from the last checkpoint, with a progress bar; `learn` and `receive` answer Ctrl-C meanwhile."""
+    restore(online)
+    trainer = online.trainer
+    bar = Progress(trainer.num_steps, description=online.run.stage, start=trainer.step)
+    with stop_requests() as online.stop, bar as online.progress:
+        yield
 
 
-def train_online(
-    online: Online, objective: Callable[[Online], Objective], prepare: Prepare
-) -> dict[str, Any]:
-    """Roll out, score, learn, until the steps are made or an alarm ends the run.
+def receive(online: Online, rollout: Rollout, groups: list[Group], metrics: dict[str, float]) -> None:
+    """Take a rollout to be learned from, if the guard lets the run go on and there is something to learn.
 
     Args:
-        online: the run; goes on from its last checkpoint.
-        objective: the loss of the present rollout.
-        prepare: gives a rollout's groups the values the objective reads.
+        online: the run.
+        rollout: the completions with their rewards.
+        groups: its groups with the values the objective reads.
+        metrics: what was measured beside the rollout's own metrics.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for; a checkpoint with the rollout is written.
+    """
+    place = online.place
+    place.groups = groups
+    place.news = agreed({**measure(online, rollout), **metrics})
+    place.shown = sample_rows(online, rollout)
+    watch(online, rollout)
+    if place.ended or not place.groups:
+        log_alone(online)
+        leave_rollout(place)
+    else:
+        pause(online)
+
+
+def pause(online: Online, *, due: bool = False) -> None:
+    """Write a checkpoint if it is `due` or a stop was asked for.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for, on any rank.
+    """
+    stopped = any_rank(online.stop.is_set())
+    if stopped or due:
+        save(online)
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def end(online: Online, history: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Save the policy, the best one if the recipe keeps it.
+
+    Args:
+        online: the run after its last step.
+        history: metrics of its steps.
 
     Returns:
         Means of the last tenth of the steps, and how the run ended.
-
-    Raises:
-        EngineError: a reward failed; the last checkpoint stays.
-        KeyboardInterrupt: after a checkpoint was written.
     """
-    restore(online)
-    place, trainer, config = online.place, online.trainer, online.config
-    total = num_rollouts(config, len(online.prompts))
-    history: list[dict[str, float]] = []
-    with (
-        stop_requests() as stop,
-        Progress(trainer.num_steps, description=online.run.stage, start=trainer.step) as progress,
-    ):
-        while place.rollout < total and trainer.step < trainer.num_steps and not place.ended:
-            if not place.groups:
-                refresh = config.reference_refresh
-                if refresh and place.rollout and place.rollout % refresh == 0:
-                    online.roles.refresh_reference()
-                rollout = sample_rollout(online, Keeper(online, stop, state_of(online)))
-                place.groups, more = prepare(online, rollout)
-                place.news = agreed({**measure(online, rollout), **more})
-                place.shown = sample_rows(online, rollout)
-                watch(online, rollout)
-                if place.ended or not place.groups:
-                    log_alone(online)
-                    leave_rollout(place)
-                    continue
-            if not any_rank(stop.is_set()):
-                metrics = learn(online, objective(online))
-                progress.update(trainer.step, **metrics)
-                history.append(metrics)
-            stopped = any_rank(stop.is_set())
-            if stopped or (config.save_steps and trainer.step % config.save_steps == 0):
-                save(online)
-            if stopped:
-                raise KeyboardInterrupt
-    ended = {"ended_by": place.ended} if place.ended else {}
-    return {**summary_of_steps(history, trainer.step), **ended, **keep_best(online)}
+    ended = {"ended_by": online.place.ended} if online.place.ended else {}
+    results = {**summary_of_steps(history, online.trainer.step), **ended, **keep_best(online)}
+    if online.prepared.peft is not None:
+        delete_others(online.prepared.peft, POLICY)
+    common.save_policy(online.prepared, online.run.model)
+    return results
 
 
 def agreed(metrics: dict[str, float]) -> dict[str, float]:
@@ -95,7 +109,7 @@ def watch(online: Online, rollout: Rollout) -> None:
     place, news = online.place, online.place.news
     if not rollout.samples:
         return
-    reading = Reading(
+    reading = RolloutReading(
         news["reward"],
         news["completion_length"],
         news["entropy"],
@@ -116,14 +130,14 @@ def watch(online: Online, rollout: Rollout) -> None:
         place.ended = alarms[0].name
 
 
-def learn(online: Online, objective: Objective) -> dict[str, float]:
-    """One optimizer step on the next mini-batch of the rollout; logs it.
+def learn(online: Online, objective: Objective, batch: Sequence[Group]) -> dict[str, float]:
+    """One optimizer step on the next mini-batch of the rollout; logs it and writes a checkpoint that is due.
 
     Raises:
         ModelError: the trainer's log-probs are not the sampler's; nothing of the step is saved.
+        KeyboardInterrupt: a stop was asked for; a checkpoint is written.
     """
     place, trainer, config = online.place, online.trainer, online.config
-    batches = mini_batches(online)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def observe(inputs: Inputs) -> None:
@@ -135,8 +149,7 @@ def learn(online: Online, objective: Objective) -> dict[str, float]:
         seen.append(tuple(t.cpu() for t in rows))  # pyright: ignore[reportArgumentType]
 
     first = place.done == 0
-    trainer.observe = observe if first else None
-    report = train_step(trainer, objective, online.extend(batches[place.done]))
+    report = train_step(trainer, objective, batch, observe=observe if first else None)
     metrics = dict(report.metrics)
     if "kl" in metrics:
         metrics["kl_per_token"] = metrics.pop("kl")
@@ -154,13 +167,15 @@ def learn(online: Online, objective: Objective) -> dict[str, float]:
     early = bool(config.target_kl) and metrics.get("approx_kl", 0.0) > config.target_kl
     if early:
         metrics["left_early"] = 1.0
-    if early or place.done == len(batches):
+    if early or place.done == num_mini_batches(online):
         leave_rollout(place)
     last = trainer.step == trainer.num_steps
     if first or last or trainer.step % config.logging_steps == 0:
         online.run.log(trainer.step, **metrics)
     if first:
         check_gap(online, gap, int(metrics["rollout"]))
+    online.progress.update(trainer.step, **metrics)
+    pause(online, due=bool(config.save_steps) and trainer.step % config.save_steps == 0)
     return metrics
 
 
@@ -195,14 +210,25 @@ def _positive(value: object) -> bool:
     return isinstance(value, float) and value > 0
 
 
-def mini_batches(online: Online) -> list[list[Group]]:
-    """The rollout's groups for each of its optimizer steps: a new order in every pass."""
-    config, place = online.config, online.place
-    size, found = config.prompts_per_step, list[list[Group]]()
-    for iteration in range(config.num_iterations):
-        order = np.random.default_rng([config.seed, place.rollout, iteration]).permutation(len(place.groups))
-        found += [[place.groups[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
-    return found
+def num_mini_batches(online: Online) -> int:
+    """Mini-batches of the rollout, all its passes together."""
+    return online.config.num_iterations * -(-len(online.place.groups) // online.config.prompts_per_step)
+
+
+def mini_batches(online: Online) -> Iterator[list[Group]]:
+    """The rollout's groups for each of its optimizer steps that are left: a new order in every pass.
+
+    The rollout may be left early, when `learn` has seen its KL, and the run may end within it.
+    """
+    config, place, trainer = online.config, online.place, online.trainer
+    rollout, size, groups = place.rollout, config.prompts_per_step, place.groups
+    per_pass = -(-len(groups) // size)
+    for number in range(place.done, num_mini_batches(online)):
+        if place.rollout != rollout or trainer.step == trainer.num_steps:
+            return
+        iteration, at = divmod(number, per_pass)
+        order = np.random.default_rng([config.seed, rollout, iteration]).permutation(len(groups))
+        yield [groups[i] for i in order[at * size : (at + 1) * size]]
 
 
 def leave_rollout(place: Place) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic import ConfigDict
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
@@ -20,31 +19,19 @@ from alignloop.model.generate import Unfinished
 from alignloop.rl.buffer import from_tensors, to_tensors
 from alignloop.stages import common
 from alignloop.stages.checks import tell
-from alignloop.stages.online_setup import Online, Place
+from alignloop.stages.online_setup import Online, Place, SavedPlace
 from alignloop.stages.unfinished import load_unfinished, save_unfinished
 from alignloop.training.checkpoint import load_checkpoint, save_checkpoint
 from alignloop.training.distributed import is_first_rank, world
 from alignloop.training.stream import rows_digest
 
-
-class PlaceState(TypedDict):
-    """A `Place` without its groups, as a checkpoint has it."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
-
-    rollout: int
-    cursor: int
-    done: int
-    news: dict[str, float]
-    shown: list[dict[str, Any]]
-    alarmed: list[str]
-    alone: list[dict[str, float]]
-    ended: str
-    best_step: int
+# A `Place` without its groups, as a checkpoint has it.
+PlaceState = TypedDict("PlaceState", {k: v for k, v in get_type_hints(Place).items() if k != "groups"})  # pyright: ignore
+PlaceState.__pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class GuardState(TypedDict):
-    """State of a `Guard`."""
+    """State of a `TrainingGuard`."""
 
     readings: list[dict[str, float | None]]
     best: dict[str, float] | None
@@ -56,7 +43,7 @@ class OnlineState(TypedDict):
 
     __pydantic_config__ = ConfigDict(extra="allow")  # pyright: ignore[reportGeneralTypeIssues]
 
-    place: PlaceState
+    place: PlaceState  # pyright: ignore[reportInvalidTypeForm]
     kl: dict[str, float]
     reward: dict[str, float]
     guard: GuardState
@@ -92,8 +79,7 @@ def save(online: Online, state: dict[str, Any] | None = None) -> None:
         tensors={**to_tensors(place.groups), **online.roles.reference_state()},
         keep=online.config.save_total_limit,
     )
-    online.saved = (online.trainer.step, place.rollout)
-    online.saved_best = place.best_step
+    online.saved = SavedPlace(online.trainer.step, place.rollout, place.best_step)
     _keep_only(online.run.path / "best", {place.best_step})
 
 
@@ -124,8 +110,8 @@ def restore(online: Online) -> None:
     online.kl.load_state_dict(state["kl"])
     online.reward.load_state_dict(state["reward"])
     online.guard.load_state_dict(state["guard"])
-    online.saved = (trainer.step, online.place.rollout)
     restore_best(online)
+    online.saved = SavedPlace(trainer.step, online.place.rollout, online.place.best_step)
 
 
 # The best weights
@@ -136,7 +122,7 @@ def save_best(online: Online) -> None:
     folder, step = online.run.path / "best", online.trainer.step
     save_checkpoint(folder, step=step, modules={"policy": online.roles.policy}, optimizers={}, keep=3)
     online.place.best_step = step
-    _keep_only(folder, {step, online.saved_best})
+    _keep_only(folder, {step, online.saved.best_step})
 
 
 def restore_best(online: Online) -> None:
@@ -149,7 +135,6 @@ def restore_best(online: Online) -> None:
             f"the best weights so far, of step {step}, are not in {folder}; the best from here on are kept",
         )
         online.guard.best, online.place.best_step = None, -1
-    online.saved_best = online.place.best_step
 
 
 def keep_best(online: Online) -> dict[str, Any]:
@@ -181,13 +166,11 @@ class Keeper:
 
     Attributes:
         online: the run.
-        stop: set when the run shall end.
         state: of the run at the start of the rollout.
         last: when it was saved last, or begun.
     """
 
     online: Online
-    stop: threading.Event
     state: dict[str, Any]
     last: float = field(default_factory=time.monotonic)
 
@@ -210,13 +193,13 @@ class Keeper:
         """
         online, every_s = self.online, self.online.config.rollout_save_s
         due = every_s and time.monotonic() - self.last >= every_s
-        if world()[1] > 1 or not (due or self.stop.is_set()):
+        if world()[1] > 1 or not (due or self.online.stop.is_set()):
             return
-        if online.saved != (online.trainer.step, online.place.rollout):
+        if online.saved[:2] != (online.trainer.step, online.place.rollout):
             save(online, self.state)
         save_unfinished(self.folder, self._key(attempt), describe(), step=online.trainer.step)
         self.last = time.monotonic()
-        if self.stop.is_set():
+        if self.online.stop.is_set():
             raise KeyboardInterrupt
 
     def close(self) -> None:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignloop.config.rl import OnlineConfig
+from alignloop.config.rl import OnlineConfig, PPOConfig
 from alignloop.data.packing import Group
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import DataError
 from alignloop.model.roles import ActorCritic
 from alignloop.model.scheduler import TOKEN_BUDGET
+from alignloop.objectives.base import Objective
+from alignloop.progress import Progress
 from alignloop.records import Prompt
-from alignloop.rl.guard import Guard, Limits
+from alignloop.rl.guard import AlarmLimits, TrainingGuard
 from alignloop.rl.kl import AdaptiveKL, FixedKL, KLController
 from alignloop.rl.rewards import Component, Reward, Sample, Scores
-from alignloop.rl.rollout import Engine, LocalEngine
+from alignloop.rl.rollout import CompletionEngine, LocalEngine
 from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_template, lint_texts
+from alignloop.stages.rows import training_encoder
 from alignloop.stages.sample import read_prompts
 from alignloop.stages.scoring import build_gold, build_reward
 from alignloop.training.loop import Trainer
@@ -57,12 +60,20 @@ class Place:
     best_step: int = -1
 
 
+class SavedPlace(NamedTuple):
+    """Step, rollout and best step of a checkpoint, −1 before there is one."""
+
+    step: int = -1
+    rollout: int = -1
+    best_step: int = -1
+
+
 @dataclass(slots=True)
 class Online:
     """Everything a run of online RL carries.
 
-    `rounds` is how often dynamic sampling may draw anew; `extend` adds groups to a mini-batch; `saved`
-    is (step, rollout) of the last checkpoint, and `saved_best` its best step.
+    `saved` is the place of the last checkpoint; `stop`, set when the run shall end, and `progress` are there
+    while it runs (`online.running`).
     """
 
     config: OnlineConfig
@@ -70,18 +81,24 @@ class Online:
     prepared: common.Prepared
     roles: ActorCritic
     trainer: Trainer
-    engine: Engine
+    engine: CompletionEngine
     prompts: list[Prompt]
     prompt_ids: list[np.ndarray]
     reward: Reward
     gold: Component | None
     kl: KLController
-    guard: Guard
-    place: Place
-    rounds: int = 1
-    extend: Callable[[list[Group]], list[Group]] = list
-    saved: tuple[int, int] = (-1, -1)
-    saved_best: int = -1
+    guard: TrainingGuard
+    place: Place = field(default_factory=Place)
+    saved: SavedPlace = SavedPlace()
+    stop: threading.Event = field(init=False)
+    progress: Progress = field(init=False)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether rollouts and steps are left, and no alarm has ended the run."""
+        place, trainer = self.place, self.trainer
+        left = place.rollout < num_rollouts(self.config, len(self.prompts))
+        return left and trainer.step < trainer.num_steps and not place.ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +143,10 @@ def usable_prompts(config: OnlineConfig, run: Run, encoder: Encoder) -> tuple[li
     return [prompts[i] for i in kept], [ids[i] for i in kept]
 
 
-def set_up(
-    config: OnlineConfig, run: Run, prepared: common.Prepared, roles: ActorCritic, *, rounds: int = 1
-) -> Online:
+def set_up(config: OnlineConfig, run: Run, prepared: common.Prepared, roles: ActorCritic) -> Online:
     """Prompts, rewards, optimizer and guard around the roles of a model."""
-    prompts, prompt_ids = usable_prompts(config, run, common.encoder(config, prepared))
+    encoder = training_encoder(config, prepared.loaded, prepared.template)
+    prompts, prompt_ids = usable_prompts(config, run, encoder)
     where: Any = {"base": prepared, "dtype": config.dtype, "device": config.device}
     reward = build_reward(config, prompts, max_tokens=config.max_new_tokens, **where)
     settings = common.optimizer_settings(config, num_steps(config, len(prompts)))
@@ -146,7 +162,7 @@ def set_up(
     )
     model = prepared.peft or prepared.loaded.model
     engine = LocalEngine(model, prepared.loaded.tokenizer, max(TOKEN_BUDGET, config.max_length))
-    limits = Limits(
+    limits = AlarmLimits(
         config.guard_window,
         config.kl_budget,
         config.gold_drop,
@@ -161,7 +177,7 @@ def set_up(
         else FixedKL(config.kl_coef)
     )
     gold = build_gold(config.gold, prompts, **where)
-    guard = Guard(limits, config.keep_best)
+    guard = TrainingGuard(limits, config.keep_best)
     return Online(
         config=config,
         run=run,
@@ -175,8 +191,14 @@ def set_up(
         gold=gold,
         kl=kl,
         guard=guard,
-        place=Place(),
-        rounds=rounds,
+    )
+
+
+def reads_reference(config: OnlineConfig, objective: Objective | None) -> bool:
+    """Whether anything reads the reference: the loss, the reward's KL, the guard's budget or a metric."""
+    in_loss = objective is not None and "reference_logprobs" in objective.needs
+    return isinstance(config, PPOConfig) or bool(
+        in_loss or config.kl_coef or config.kl_budget or config.track_kl
     )
 
 

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from alignloop.config.fields import fixed
 from alignloop.config.rl import PPOConfig
+from alignloop.data.columns import read_records
 from alignloop.data.packing import Batch, Group
 from alignloop.data.tokenize import tokenize
 from alignloop.errors import ConfigError
 from alignloop.model.adapter_load import load_adapter
-from alignloop.model.adapters import LoraSettings, add_adapter, delete_others
+from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.load import same_vocabulary
 from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic, frozen_copy
 from alignloop.model.scorer import load_head
-from alignloop.objectives.ppo import PPO
+from alignloop.objectives.base import Objective
 from alignloop.rl.advantages import gae, group_advantages, token_rewards, whiten
 from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.ptx import WithPretraining, mixed_in
 from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.checks import check_online
-from alignloop.stages.grpo import with_old_logprobs
-from alignloop.stages.online import train_online
+from alignloop.stages.online import end, learn, mini_batches, receive, running
 from alignloop.stages.online_setup import Online, Rollout, set_up
 from alignloop.stages.reward_model import fits_on, reward_folder
-from alignloop.stages.rollouts import kl_metrics, read_tables
+from alignloop.stages.rollouts import kl_metrics, read_tables, sample_rollout, with_old_logprobs
+from alignloop.stages.rows import note_dropped, training_encoder
 
 
-def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
+def ppo(config: PPOConfig, run: Run, objective: Objective) -> dict[str, Any]:
     """Train a policy with a critic on rewards of its own completions.
 
     Args:
@@ -58,20 +58,22 @@ def ppo(config: PPOConfig, run: Run, objective: PPO) -> dict[str, Any]:
         }
     )
     demonstrations = read_demonstrations(config, run, prepared)
-
-    def loss(online: Online) -> Any:
-        warming = online.place.rollout < config.critic_warmup
-        current = replace(objective, entropy_coefficient=0.0, kl_coefficient=0.0) if warming else objective
-        return WithPretraining(current) if demonstrations else current
-
-    online.extend = lambda groups: mixed_in(
-        groups, demonstrations, coefficient=config.ptx_coefficient, seed=(config.seed, online.trainer.step)
-    )
-    results = train_online(online, loss, with_advantages)
-    if prepared.peft is not None:
-        delete_others(prepared.peft, POLICY)
-    common.save_policy(prepared, run.path / "model")
-    return results
+    history: list[dict[str, float]] = []
+    with running(online):
+        while online.unfinished:
+            if not online.place.groups:
+                rollout = sample_rollout(online)
+                groups, metrics = with_advantages(online, rollout)
+                receive(online, rollout, groups, metrics)
+            warming = online.place.rollout < config.critic_warmup
+            loss = objective.critic_only() if warming else objective
+            if demonstrations:
+                loss = WithPretraining(loss)
+            for batch in mini_batches(online):
+                seed = (config.seed, online.trainer.step)
+                mixed = mixed_in(batch, demonstrations, coefficient=config.ptx_coefficient, seed=seed)
+                history.append(learn(online, loss, mixed))
+    return end(online, history)
 
 
 def make_critic(config: PPOConfig, prepared: common.Prepared) -> PackedModel:
@@ -147,7 +149,7 @@ def with_advantages(online: Online, rollout: Rollout) -> tuple[list[Group], dict
     mask, logprobs = token_mask(groups), token_values(groups, "sampler_logprobs")
 
     def read(batch: Batch) -> dict[str, torch.Tensor]:
-        values = online.roles(batch, logprobs=False, values=True).values
+        values = online.roles(batch, {"values"}).values
         reference = online.roles.reference_logprobs(batch, temperature=config.temperature)
         return {"old_values": values, "reference_logprobs": reference}
 
@@ -171,7 +173,7 @@ def read_demonstrations(config: PPOConfig, run: Run, prepared: common.Prepared) 
     """Tokenized demonstrations for `ptx_dataset`, none without it."""
     if config.ptx_dataset is None:
         return []
-    data = common.read_records(config.ptx_dataset, kind="demonstration", columns=config.columns)
-    result = tokenize(data.records, common.encoder(config, prepared))
-    common.note_dropped(run, "ptx_dataset", [*data.dropped, *result.dropped])
+    data = read_records(config.ptx_dataset, kind="demonstration", columns=config.columns)
+    result = tokenize(data.records, training_encoder(config, prepared.loaded, prepared.template))
+    note_dropped(run, "ptx_dataset", [*data.dropped, *result.dropped])
     return result.groups

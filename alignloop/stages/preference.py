@@ -5,20 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from alignloop.config import PreferenceConfig
-from alignloop.config.fields import fixed
 from alignloop.data.packing import Group
-from alignloop.data.tokenize import with_mismatched
 from alignloop.model.load import load_model, load_skeleton
 from alignloop.model.packed import PackedModel
 from alignloop.objectives.base import Objective
-from alignloop.objectives.listwise import Listwise
 from alignloop.runs import Run
 from alignloop.stages import common
-from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_model import lint_weights
 from alignloop.stages.lint_settings import lint_reference
+from alignloop.stages.rows import arranged, read_rows, tokenized_rows, training_encoder
 from alignloop.stages.summaries import data_summary
 from alignloop.training.loop import Reference
 from alignloop.training.reference import adapter_reference, with_reference_logprobs
@@ -40,27 +37,22 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
             does not fit the policy, or a silent trap was found (docs/lint.md).
     """
     common.check_settings(config, objective)
-    data, held = common.read_data(config, objective.records, run)
+    records = read_rows(config, objective, run)
     prepared = common.prepare(config)
-    result = common.tokenized(config, prepared, run, data)
-    groups, held_out = hold_out(result.groups, fixed(config.eval_fraction), config.seed)
-    if held is not None:
-        held_out = common.tokenized(config, prepared, run, held).groups
-    common.check_rows(config, objective, run, prepared, groups, held_out)
-    if objective.records == ("label",):
-        groups = with_mismatched(groups, config.seed)
-        held_out = with_mismatched(held_out, config.seed) if len(held_out) > 1 else []
+    rows = tokenized_rows(config, records, training_encoder(config, prepared.loaded, prepared.template), run)
+    common.check_rows(config, objective, run, prepared, rows.groups, rows.held_out)
+    groups, held_out = arranged(rows, objective, config.seed)
     reference = None
     if "reference_logprobs" in objective.needs:
         groups, held_out, reference = _reference(config, run, prepared, groups, held_out)
-    if isinstance(objective, Listwise) and objective.method == "group_relative":
+    if objective.needs_old_logprobs:
         groups, held_out, cached = _logprobs(
             config, prepared, prepared.model, groups, held_out, name="old_logprobs"
         )
         run.set_environment(old_logprobs=f"of the starting policy, {_FROM[cached]}")
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out, reference=reference)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": data_summary(data, result), **label_table(data.records)}
+    return {**summary, "data": data_summary(rows.data, rows.tokenized), **label_table(rows.data.records)}
 
 
 def _reference(

@@ -15,22 +15,23 @@ import torch
 from alignloop.config import PreferenceConfig, RewardConfig, TrainConfig
 from alignloop.config.fields import fixed
 from alignloop.data.packing import Group, pack
-from alignloop.data.tokenize import attributes_of, with_mismatched
-from alignloop.model.adapters import LoraSettings, add_adapter
+from alignloop.data.tokenize import attributes_of
+from alignloop.model.adapters import add_adapter
 from alignloop.model.load import LoadedModel, load_skeleton, resolve_device
-from alignloop.objectives.base import Objective, StepObjective
-from alignloop.objectives.odin import Odin
+from alignloop.objectives.base import Objective
 from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.common import (
     adds_embeddings,
     base_precision,
     data_order,
+    lora_settings,
     set_threads,
 )
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
-from alignloop.stages.recipe_check import StageRows, find_traps, numbers, read_stage
+from alignloop.stages.recipe_check import find_traps, numbers, read_stage
+from alignloop.stages.rows import StageRows, arranged
 from alignloop.stages.summaries import counted_tokens
-from alignloop.training.loop import rows_of_passes
+from alignloop.training.loop import divide
 from alignloop.training.pieces import split_group
 from alignloop.training.stream import GroupStream
 
@@ -77,7 +78,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryEstimate:
     """Bytes at the peak, by what holds them."""
 
     process: float
@@ -99,7 +100,7 @@ class Preview:
     rows: StageRows
     parameters: Parameters
     work: Work
-    memory: Memory
+    memory: MemoryEstimate
     seconds: float
     traps: tuple[str, ...]
 
@@ -137,64 +138,34 @@ def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
     rows = read_stage(config, objective, loaded)
     traps = find_traps(config, objective, loaded, rows)
     groups, held_out = rows.groups, rows.held_out
-    if objective is not None and objective.records == ("label",):
-        groups = with_mismatched(groups, config.seed)
-        held_out = with_mismatched(held_out, config.seed) if len(held_out) > 1 else []
+    if objective is not None:
+        groups, held_out = arranged(rows, objective, config.seed)
     process = memory_gb() * 1e9
     device = resolve_device(config.device)
-    lora = lora_settings(config)
-    dtype, autocast = base_precision(config)
-    costs = measure_costs(
-        loaded.model.config,
-        groups,
-        dtype=dtype,
-        autocast=autocast,
-        device=device,
-        lora=lora,
-        with_head=not isinstance(config, RewardConfig),
-    )
+    costs = measure_costs(config, loaded.model.config, groups, device)
     outputs = 0
-    if isinstance(config, RewardConfig):
-        attributes = attributes_of(rows.data.records)
-        outputs = 2 if isinstance(objective, Odin) else max(1, len(attributes))
-    parameters = count_parameters(config, loaded, lora, dtype, num_outputs=outputs)
+    if isinstance(config, RewardConfig) and objective is not None:
+        outputs = max(1, len(attributes_of(rows.data.records))) + objective.auxiliary_outputs
+    parameters = count_parameters(config, loaded, num_outputs=outputs)
     budgets = config.tokens_per_pass(device.type), config.tokens_unsplit(device.type)
     work = plan_work(objective, data_order(config, groups), *budgets)
-    memory = estimate_memory(
-        config, loaded, parameters, work, costs, process=0 if device.type == "cuda" else process
-    )
+    memory = estimate_memory(config, loaded, parameters, work, costs, process=process)
     seconds = estimate_seconds(config, objective, groups, held_out, parameters, work, costs)
     return Preview(rows, parameters, work, memory, seconds, traps)
 
 
-def lora_settings(config: TrainConfig) -> LoraSettings | None:
-    """The recipe's adapters, None if all weights train."""
-    if not config.lora_r:
-        return None
-    return LoraSettings(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_target_modules)
-
-
-def count_parameters(
-    config: TrainConfig,
-    loaded: LoadedModel,
-    lora: LoraSettings | None,
-    dtype: torch.dtype,
-    *,
-    num_outputs: int = 0,
-) -> Parameters:
+def count_parameters(config: TrainConfig, loaded: LoadedModel, *, num_outputs: int = 0) -> Parameters:
     """Parameters in all and trained, counted on a model without values; under LoRA it gets adapters.
 
     Args:
         config: the recipe.
         loaded: the model's shape.
-        lora: adapters, None if all weights train.
-        dtype: of the weights.
         num_outputs: of the scalar head, 0 without one.
 
     Returns:
         The sizes.
     """
-    model = loaded.model
+    model, lora, dtype = loaded.model, lora_settings(config), base_precision(config).weights
     base = sum(p.numel() for p in model.parameters())
     output = model.get_output_embeddings()
     assert output is not None, "a causal language model has a vocabulary head"
@@ -220,10 +191,11 @@ def plan_work(objective: Objective | None, stream: GroupStream, token_budget: in
     tokens = counted = passes = largest = largest_counted = informing = informing_counted = 0
     for step in (i * stream.num_steps // number for i in range(number)):
         groups = stream.step_groups(step)
-        learning, others = rows_of_passes(objective, groups)
-        chunks = pack(learning, token_budget)
-        if isinstance(objective, StepObjective) and not (others is learning and len(chunks) == 1):
-            more = _size(others)
+        division = divide(objective, groups)
+        chunks = pack(division.learning, token_budget)
+        reads_statistics = objective is not None and bool(objective.statistics_need)
+        if reads_statistics and not (division.together and len(chunks) == 1):
+            more = _size(division.informing)
             informing, informing_counted = informing + more[0], informing_counted + more[1]
         for chunk in chunks:
             whole = _size(chunk)
@@ -258,7 +230,7 @@ def estimate_memory(
     costs: Costs,
     *,
     process: float,
-) -> Memory:
+) -> MemoryEstimate:
     """The peak of a step.
 
     At the start of backward all activations are alive; gradients of earlier passes of the step too, or,
@@ -270,13 +242,14 @@ def estimate_memory(
         parameters: its sizes.
         work: tokens of the passes.
         costs: bytes per token.
-        process: bytes of the process without the model.
+        process: bytes of the process without the model, which are not on a GPU.
 
     Returns:
         The larger of the peak at the start of backward and that of the update.
     """
     text = loaded.model.config.get_text_config()
     depth, device = text.num_hidden_layers, resolve_device(config.device)
+    process = 0.0 if device.type == "cuda" else process
     layer = costs.layer_bytes * work.largest
     kept = layer * depth
     if config.gradient_checkpointing:  # a layer's input stays, one layer at a time is computed again
@@ -290,8 +263,8 @@ def estimate_memory(
     at_backward = gradients if work.passes > 1 else _GRADIENT_BYTES * parameters.head
     earlier = moments if work.num_steps > 1 else 0
     peaks = [
-        Memory(process, parameters.bytes, at_backward, earlier, activations),
-        Memory(process, parameters.bytes, gradients, moments, 0.0),
+        MemoryEstimate(process, parameters.bytes, at_backward, earlier, activations),
+        MemoryEstimate(process, parameters.bytes, gradients, moments, 0.0),
     ]
     return max(peaks, key=lambda memory: memory.total)
 
@@ -306,15 +279,8 @@ def estimate_seconds(
     costs: Costs,
 ) -> float:
     """Time of the steps, of the reference's pass and of the evaluations, loading left out."""
-
-    def forward(tokens: float, counted: float) -> float:
-        return tokens * costs.forward_s + counted * costs.head_forward_s
-
-    seconds = work.tokens * costs.training_s + work.counted * costs.head_training_s
-    if config.gradient_checkpointing:
-        seconds += work.tokens * costs.forward_s
-    seconds += work.num_steps * parameters.trained * costs.optimizer_s
-    seconds += forward(*work.informing)
+    forward = costs.reading_s
+    seconds = steps_seconds(config, parameters, work, costs)
     if objective is not None and "reference_logprobs" in objective.needs:
         assert isinstance(config, PreferenceConfig)
         if config.lora_r and config.reference in ("auto", "start"):  # with each pass of the policy
@@ -324,6 +290,16 @@ def estimate_seconds(
     members = config.num_members if isinstance(config, RewardConfig) else 1  # one after the other
     evaluations = 1 + (work.num_steps - 1) // config.eval_steps if config.eval_steps else 1
     return members * (seconds + evaluations * forward(*_size(held_out)))
+
+
+def steps_seconds(
+    config: TrainConfig, parameters: Parameters, work: Work, costs: Costs, *, models: int = 1
+) -> float:
+    """Time of the optimizer steps alone, of as many `models` of the policy's size as learn at once."""
+    per_token = costs.training_s + (costs.forward_s if config.gradient_checkpointing else 0.0)
+    seconds = models * work.tokens * per_token + work.counted * costs.head_training_s
+    seconds += work.num_steps * parameters.trained * costs.optimizer_s
+    return seconds + costs.reading_s(*work.informing)
 
 
 def _about_data(config: TrainConfig, made: Preview) -> dict[str, str]:
@@ -371,7 +347,7 @@ def _about_memory(made: Preview) -> str:
 
 
 def memory_in_words(
-    memory: Memory, other_weights: Mapping[str, float], in_a_step: Mapping[str, float]
+    memory: MemoryEstimate, other_weights: Mapping[str, float], in_a_step: Mapping[str, float]
 ) -> str:
     """What takes how much, the empty left out; further sizes in bytes come after the weights and last."""
     parts = {

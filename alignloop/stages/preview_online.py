@@ -19,10 +19,8 @@ from alignloop.config.fields import fixed
 from alignloop.config.rl import IterateConfig, OnlineConfig
 from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, completion
-from alignloop.data.tokenize import Encoder, with_mismatched
 from alignloop.errors import DataError
 from alignloop.model.adapter_load import base_name
-from alignloop.model.adapters import LoraSettings
 from alignloop.model.load import LoadedModel, load_skeleton, resolve_device, resolve_dtype
 from alignloop.model.scheduler import TOKEN_BUDGET
 from alignloop.objectives.base import Objective
@@ -31,21 +29,22 @@ from alignloop.stages.best_of_n import verifier_of
 from alignloop.stages.checks import agreed_template
 from alignloop.stages.common import adds_embeddings, base_precision, data_order, set_threads
 from alignloop.stages.lint_settings import lint_schedule, lint_settings
-from alignloop.stages.online_setup import num_rollouts, num_steps
+from alignloop.stages.online_setup import num_rollouts, num_steps, reads_reference
 from alignloop.stages.preview import (
-    Memory,
+    MemoryEstimate,
     Parameters,
     Work,
     about_parameters,
     count_parameters,
     estimate_memory,
     gigabytes,
-    lora_settings,
     memory_in_words,
     plan_work,
+    steps_seconds,
 )
 from alignloop.stages.probe import Costs, measure_costs, sampling_cost
 from alignloop.stages.reward_model import reward_folder
+from alignloop.stages.rows import training_encoder
 from alignloop.stages.sample import distinct_prompts
 from alignloop.training.stream import GroupStream
 
@@ -53,7 +52,7 @@ SampledConfig = OnlineConfig | BestOfNConfig | IterateConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SamplingPlan:
     """What is sampled and learned from.
 
     Attributes:
@@ -90,9 +89,9 @@ class OnlinePreview:
         traps: what the linter says of the settings.
     """
 
-    plan: Plan
+    plan: SamplingPlan
     parameters: Parameters
-    memory: Memory
+    memory: MemoryEstimate
     others: dict[str, float]
     cache: float
     sampling_s: float
@@ -148,15 +147,11 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
         found = [*found, *lint_schedule(config, plan.work.num_steps)]
     traps = tuple(map(str, found))
     process = memory_gb() * 1e9
-    wanted, lora = resolve_dtype(config.dtype, device), lora_settings(config)
-    dtype, autocast = base_precision(config)
+    wanted = resolve_dtype(config.dtype, device)
     groups = [answered(ids, config.max_new_tokens, 1) for ids in plan.prompts[:64]]
-    costs = measure_costs(
-        loaded.model.config, groups, dtype=dtype, autocast=autocast, device=device, lora=lora
-    )
-    parameters, others = roles(config, objective, loaded, lora, dtype)
-    in_ram = 0 if device.type == "cuda" else process
-    memory = estimate_memory(config, loaded, parameters, plan.work, costs, process=in_ram)
+    costs = measure_costs(config, loaded.model.config, groups, device)
+    parameters, others = roles(config, objective, loaded)
+    memory = estimate_memory(config, loaded, parameters, plan.work, costs, process=process)
     per_token = sampling_cost(
         loaded.model.config,
         rows=plan.num_completions // plan.rounds,
@@ -171,24 +166,18 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
         others,
         cache_bytes(config, loaded, plan, wanted),
         sampling_seconds(config, plan, costs, per_token),
-        training_seconds(config, objective, plan, parameters, costs, bfloat16=autocast is not None),
+        training_seconds(config, objective, plan, parameters, costs),
         traps,
     )
 
 
 def make_plan(
     config: SampledConfig, objective: Objective | None, loaded: LoadedModel, budgets: tuple[int, int]
-) -> Plan:
+) -> SamplingPlan:
     """Prompts as the stage reads them, and what it will run through."""
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
     limit = 0 if isinstance(config, IterateConfig) else config.max_prompts
-    template = agreed_template(loaded, config.template)
-    encoder = Encoder(
-        loaded.tokenizer,  # pyright: ignore[reportArgumentType]
-        template,
-        config.max_length,
-        special_tokens=config.special_tokens_in_content,
-    )
+    encoder = training_encoder(config, loaded, agreed_template(loaded, config.template))
     found = [encoder.prompt(prompt.prompt) for prompt in distinct_prompts(data, limit)]
     room = config.max_length - config.max_new_tokens
     prompts = [ids for ids in found if len(ids) <= room] if isinstance(config, OnlineConfig) else found
@@ -206,12 +195,14 @@ def make_plan(
         groups = [answered(ids, config.max_new_tokens, config.num_generations) for ids in prompts] * repeats
         stream = GroupStream(groups, config.prompts_per_step, 1.0, num_steps(config, len(prompts)))
         work = plan_work(objective, stream, *budgets)
-        return Plan(prompts, rows, dropped, rollouts, asked, asked * config.num_generations, work)
+        return SamplingPlan(prompts, rows, dropped, rollouts, asked, asked * config.num_generations, work)
     each = config.max_prompts if isinstance(config, IterateConfig) and config.max_prompts else len(prompts)
     n = config.n if isinstance(config, BestOfNConfig) else config.num_generations
     asked = [prompts[i % len(prompts)] for i in range(each)]
     work = rounds_of_work(config, objective, asked, budgets)
-    return Plan(prompts, rows, dropped, config.rounds, config.rounds * each, config.rounds * each * n, work)
+    return SamplingPlan(
+        prompts, rows, dropped, config.rounds, config.rounds * each, config.rounds * each * n, work
+    )
 
 
 def rounds_of_work(
@@ -225,11 +216,10 @@ def rounds_of_work(
     for number in range(1, config.rounds + 1):
         if isinstance(config, BestOfNConfig):  # each round trains on the demonstrations of all before
             rows = [answered(ids, size, 1) for ids in prompts] * (config.keep_per_prompt * number)
-        elif config.objective == "kto":  # a label for each side, and a mismatched completion beside it
+        elif objective is not None and "label" in objective.records:  # a label for each side
             good = {"desirable": np.array([True])}
             sides = [replace(answered(ids, size, 1), values=good) for ids in prompts]
-            labels = sides * (2 * config.pairs_per_prompt)
-            rows = with_mismatched(labels, config.seed)
+            rows = objective.arranged(sides * (2 * config.pairs_per_prompt), config.seed)
         else:
             rows = [answered(ids, size, 2) for ids in prompts] * config.pairs_per_prompt
         parts.append(plan_work(objective, data_order(config, rows), *budgets))
@@ -250,38 +240,27 @@ def answered(prompt_ids: np.ndarray, length: int, count: int) -> Group:
 
 
 def roles(
-    config: SampledConfig,
-    objective: Objective | None,
-    loaded: LoadedModel,
-    lora: LoraSettings | None,
-    dtype: torch.dtype,
+    config: SampledConfig, objective: Objective | None, loaded: LoadedModel
 ) -> tuple[Parameters, dict[str, float]]:
     """Policy and critic; bytes of the reference and of each reward model."""
+    lora, dtype = config.lora_r > 0, base_precision(config).weights
     base_bytes = sum(p.numel() for p in loaded.model.parameters()) * dtype.itemsize
-    own = count_parameters(config, loaded, lora, dtype)
+    own = count_parameters(config, loaded)
     others: dict[str, float] = {}
     if isinstance(config, PPOConfig):
         head = loaded.model.config.get_text_config().hidden_size + 1
         trained = own.trained + head
         own = Parameters(
-            own.total + trained if lora is None else own.total + own.trained + head,
+            own.total + (own.trained + head if lora else trained),
             own.trained + trained,
             own.bytes + 4 * trained,
             own.head,
         )
-    if isinstance(config, OnlineConfig) and lora is None and follows_reference(config, objective):
+    if isinstance(config, OnlineConfig) and not lora and reads_reference(config, objective):
         others["the reference"] = base_bytes
     for number, path in enumerate(reward_paths(config), start=1):
         others[f"reward model {number}"] = reward_bytes(config, path, dtype)
     return own, others
-
-
-def follows_reference(config: OnlineConfig, objective: Objective | None) -> bool:
-    """Whether a frozen copy of the start is kept: always by PPO, by the GRPO family where the KL counts."""
-    beta = getattr(objective, "beta", 0.0)
-    return isinstance(config, PPOConfig) or bool(
-        beta or config.kl_coef or config.kl_budget or config.track_kl
-    )
 
 
 def reward_paths(config: SampledConfig) -> list[str]:
@@ -303,7 +282,7 @@ def reward_bytes(config: TrainConfig, path: str, dtype: torch.dtype) -> float:
     return float(files + size * dtype.itemsize)
 
 
-def cache_bytes(config: SampledConfig, loaded: LoadedModel, plan: Plan, dtype: torch.dtype) -> float:
+def cache_bytes(config: SampledConfig, loaded: LoadedModel, plan: SamplingPlan, dtype: torch.dtype) -> float:
     """Keys and values of the tokens that are in flight at once."""
     text = loaded.model.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -314,7 +293,7 @@ def cache_bytes(config: SampledConfig, loaded: LoadedModel, plan: Plan, dtype: t
     return in_flight * 2 * text.num_hidden_layers * heads * size * dtype.itemsize
 
 
-def sampling_seconds(config: SampledConfig, plan: Plan, costs: Costs, per_token: float) -> float:
+def sampling_seconds(config: SampledConfig, plan: SamplingPlan, costs: Costs, per_token: float) -> float:
     """Time of reading the prompts and of sampling every answer to its longest length."""
     read = plan.asked * float(np.mean([len(ids) for ids in plan.prompts])) * costs.forward_s
     sampled = plan.num_completions * config.max_new_tokens
@@ -324,27 +303,22 @@ def sampling_seconds(config: SampledConfig, plan: Plan, costs: Costs, per_token:
 def training_seconds(
     config: SampledConfig,
     objective: Objective | None,
-    plan: Plan,
+    plan: SamplingPlan,
     parameters: Parameters,
     costs: Costs,
-    *,
-    bfloat16: bool,
 ) -> float:
     """Time of the steps, of the critic, of what the reference reads, and of reward models like the policy."""
     work, with_critic = plan.work, isinstance(config, PPOConfig)
-    step = work.tokens * costs.training_s * (2 if with_critic else 1) + work.counted * costs.head_training_s
-    seconds = step + work.num_steps * parameters.trained * costs.optimizer_s
-    seconds += work.informing[0] * costs.forward_s + work.informing[1] * costs.head_forward_s
-    if config.gradient_checkpointing:
-        seconds += work.tokens * costs.forward_s * (2 if with_critic else 1)
+    seconds = steps_seconds(config, parameters, work, costs, models=1 + with_critic)
     passes = config.num_iterations if isinstance(config, OnlineConfig) else 1
     once, counted = work.tokens / passes, work.counted / passes
     readings = len(reward_paths(config)) + int(with_critic)
     if isinstance(config, OnlineConfig):
-        read = follows_reference(config, objective) + config.corrects_sampler(bfloat16=bfloat16)
+        bfloat16 = base_precision(config).autocast is not None
+        read = reads_reference(config, objective) + config.corrects_sampler(bfloat16=bfloat16)
     else:
         read = int(isinstance(config, IterateConfig))
-    return seconds + (readings + read) * once * costs.forward_s + read * counted * costs.head_forward_s
+    return seconds + readings * costs.reading_s(once, 0.0) + read * costs.reading_s(once, counted)
 
 
 def _about_memory(made: OnlinePreview) -> str:

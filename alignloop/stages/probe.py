@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from alignloop.config import RewardConfig, TrainConfig
 from alignloop.data.packing import Batch, Group, collate
-from alignloop.model.adapters import LoraSettings, add_adapter
+from alignloop.model.adapters import add_adapter
 from alignloop.model.generate import generate
 from alignloop.model.logprobs import SLICE_ELEMENTS, token_logprobs
 from alignloop.model.packed import PackedModel
 from alignloop.model.precision import autocast_to
 from alignloop.model.sampling import SamplingParams
+from alignloop.stages.common import base_precision, lora_settings
 from alignloop.training.optim import OptimizerSettings, build_optimizer
 
 _PROBE_TOKENS = 768
@@ -57,35 +59,34 @@ class Costs:
     layer_bytes: float
     other_bytes: float
 
+    def reading_s(self, tokens: float, counted: float) -> float:
+        """Seconds of a pass without gradient over tokens of which so many count."""
+        return tokens * self.forward_s + counted * self.head_forward_s
+
 
 def measure_costs(
-    shape: PretrainedConfig,
-    groups: Sequence[Group],
-    *,
-    dtype: torch.dtype,
-    autocast: torch.dtype | None,
-    device: torch.device,
-    lora: LoraSettings | None = None,
-    with_head: bool = True,
+    config: TrainConfig, shape: PretrainedConfig, groups: Sequence[Group], device: torch.device
 ) -> Costs:
     """Run a few rows through two layers of the model's shape, with random weights.
 
     Args:
+        config: the recipe, for types and adapters; the loss of reward models reads no log-probs.
         shape: the model's configuration.
         groups: rows as the training sees them; as many are used as fit into a small pass.
-        dtype: of the weights.
-        autocast: of the matrix products, None for the weights' own.
         device: where the training will run.
-        lora: adapters, None if all weights train.
-        with_head: whether the loss reads log-probs (False for reward models).
 
     Returns:
         Costs per token, extrapolated to all layers.
     """
-    depth = shape.get_text_config().num_hidden_layers
+    depth, lora = shape.get_text_config().num_hidden_layers, lora_settings(config)
+    dtype, autocast = base_precision(config)
     batch = _small_batch(groups).to(device)
-    kind = {"dtype": dtype, "autocast": autocast, "device": device, "lora": lora}
-    models = [_shallow(shape, min(layers, depth), **kind) for layers in (1, 2)]
+    models = []
+    for layers in (1, 2):
+        hf = _small_model(shape, min(layers, depth), dtype=dtype, device=device)
+        if lora is not None:
+            add_adapter(hf, lora)
+        models.append(PackedModel(hf, autocast=autocast).train())
     kept = []
     for model in models:
         with kept_for_backward(model) as total:
@@ -97,11 +98,14 @@ def measure_costs(
         forward = _timed(lambda: deep.hidden(batch), device)
     training = _timed(lambda: _train_hidden(deep, batch), device)
     per_token = depth / min(2, depth) / batch.num_tokens
-    head = _head_costs(shape, batch, dtype=dtype, autocast=autocast, device=device, frozen=lora is not None)
+    head = (0.0, 0.0)
+    if not isinstance(config, RewardConfig):
+        frozen = lora is not None
+        head = _head_costs(shape, batch, dtype=dtype, autocast=autocast, device=device, frozen=frozen)
     return Costs(
         forward * per_token,
         training * per_token,
-        *(head if with_head else (0.0, 0.0)),
+        *head,
         _optimizer_cost(device),
         layer_bytes,
         max(0.0, kept[0] - layer_bytes),
@@ -168,22 +172,6 @@ def _small_batch(groups: Sequence[Group]) -> Batch:
         chosen.append(Group(group.prompt_ids, tuple(replace(c, values={}) for c in group.completions)))
     batch = collate(chosen)
     return replace(batch, input_ids=batch.input_ids.clamp(max=_PROBE_VOCABULARY - 1))
-
-
-def _shallow(
-    shape: PretrainedConfig,
-    num_layers: int,
-    *,
-    dtype: torch.dtype,
-    autocast: torch.dtype | None,
-    device: torch.device,
-    lora: LoraSettings | None,
-) -> PackedModel:
-    """As `_small_model`, ready to train."""
-    hf = _small_model(shape, num_layers, dtype=dtype, device=device)
-    if lora is not None:
-        add_adapter(hf, lora)
-    return PackedModel(hf, autocast=autocast).train()
 
 
 def _small_model(

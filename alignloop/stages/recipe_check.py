@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
-from alignloop.config import BestOfNConfig, PreferenceConfig, PretrainConfig, SFTConfig, TrainConfig
-from alignloop.config.fields import fixed
+from alignloop.config import BestOfNConfig, PreferenceConfig, TrainConfig
 from alignloop.config.rl import IterateConfig, OnlineConfig
-from alignloop.data.chat import ChatTemplate
-from alignloop.data.columns import Dataset, read_records
-from alignloop.data.packing import Group
-from alignloop.data.tokenize import Encoder, Tokenized, attributes_of, tokenize, with_attributes
 from alignloop.errors import ConfigError, DataError, UserError
 from alignloop.model.load import LoadedModel, load_skeleton
 from alignloop.objectives.base import Objective
 from alignloop.stages.checks import agreed_template, lint_training
 from alignloop.stages.common import adds_embeddings, data_order
 from alignloop.stages.defaults import settled
-from alignloop.stages.held_out import hold_out
 from alignloop.stages.lint import Finding
 from alignloop.stages.lint_settings import lint_reference, lint_schedule, lint_settings
 from alignloop.stages.lint_template import lint_texts
+from alignloop.stages.rows import StageRows, read_rows, tokenized_rows, training_encoder
 
 _BUILT_IN_REFERENCES = ("auto", "none", "start")
 
@@ -69,49 +63,14 @@ def numbers(config: TrainConfig, objective: Objective | None) -> TrainConfig:
         return config
 
 
-@dataclass(frozen=True, slots=True)
-class StageRows:
-    """A stage's rows as it would read, tokenize and divide them."""
-
-    data: Dataset
-    tokenized: Tokenized
-    groups: list[Group]
-    held_out: list[Group]
-    encoder: Encoder
-
-    @property
-    def template(self) -> ChatTemplate:
-        """How the rows become text."""
-        return self.encoder.template
-
-
 def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedModel) -> StageRows:
     """Rows of a training stage, read as the stage reads them.
 
     Raises:
         UserError: rows or template cannot be used, or nothing is left to train on.
     """
-    template = agreed_template(loaded, config.template)
-    encoder = Encoder(
-        loaded.tokenizer,  # pyright: ignore[reportArgumentType]
-        template,
-        config.max_length,
-        config.overlength,
-        config.special_tokens_in_content,
-    )
-    turns: dict[str, Any] = {}
-    if isinstance(config, SFTConfig):
-        turns = {"train_on": config.train_on, "train_on_prompt": not config.completion_only}
-    kind = "document" if isinstance(config, PretrainConfig) else "demonstration"
-    kinds = (kind,) if objective is None else objective.records
-    data = read_records(config.dataset, kinds, config.columns, config.strict)
-    attributes = attributes_of(data.records)
-    made = tokenize(with_attributes(data.records, attributes), encoder, **turns)
-    groups, held_out = hold_out(made.groups, fixed(config.eval_fraction), config.seed)
-    if config.eval_dataset is not None:
-        rows = read_records(config.eval_dataset, data.kind, config.columns, config.strict).records
-        held_out = tokenize(with_attributes(rows, attributes), encoder, **turns).groups
-    return StageRows(data, made, groups, held_out, encoder)
+    encoder = training_encoder(config, loaded, agreed_template(loaded, config.template))
+    return tokenized_rows(config, read_rows(config, objective), encoder)
 
 
 def find_traps(
@@ -119,7 +78,7 @@ def find_traps(
 ) -> tuple[str, ...]:
     """What the linter says of a stage's settings and rows."""
     findings = _reference(config, loaded) + lint_texts(rows.data.records, rows.encoder)
-    findings += lint_training(config, objective, loaded, rows.template, rows.groups, rows.held_out)
+    findings += lint_training(config, objective, loaded, rows.encoder.template, rows.groups, rows.held_out)
     size = sum(p.numel() for p in loaded.model.parameters())
     findings += lint_schedule(
         config, data_order(config, rows.groups).num_steps, objective=objective, num_parameters=size

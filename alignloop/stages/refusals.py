@@ -14,6 +14,7 @@ from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.answers import answer_all
 from alignloop.stages.constitution import manners
+from alignloop.stages.rows import note_dropped
 from alignloop.stages.sample import sampling_params
 
 
@@ -52,7 +53,7 @@ def _prompts(config: RefusalsConfig, run: Run) -> list[Prompt]:
     if config.dataset is None:
         return [Prompt((Message("user", text),)) for text in benign_prompts()]
     data = read_records(config.dataset, kind="prompt", columns=config.columns)
-    common.note_dropped(run, "dataset", data.dropped)
+    note_dropped(run, "dataset", data.dropped)
     return [record for record in data.records if isinstance(record, Prompt)]
 
 

@@ -13,43 +13,30 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from alignloop.config import RewardConfig
-from alignloop.config.fields import fixed
-from alignloop.data.columns import Dataset
 from alignloop.data.packing import Group
-from alignloop.data.tokenize import Tokenized, attributes_of, tokenize, with_attributes
 from alignloop.evaluation.reward_bench import summarize
 from alignloop.io import new_folder
 from alignloop.model.packed import PackedModel, ScalarHead
-from alignloop.model.scorer import HEAD_FILE, first_output, group_scores, normalize, save_head
+from alignloop.model.scorer import HEAD_FILE, first_outputs, group_scores, normalize, save_head
 from alignloop.objectives.base import Objective
-from alignloop.objectives.odin import Odin
 from alignloop.rl.rewards import combined
 from alignloop.runs import RUN_FILE, Run
 from alignloop.runs.record import result_of
 from alignloop.stages import common
-from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
+from alignloop.stages.rows import read_rows, tokenized_rows, training_encoder
 from alignloop.stages.summaries import data_summary
 from alignloop.training.distributed import is_first_rank, wait_for_all
 
 _NORMALIZED_ON = 256
 """Training rows, drawn with the seed, on which rewards are centred: more would take minutes for a digit."""
-
-
-class Rows(NamedTuple):
-    """Tokenized rows of a reward stage."""
-
-    data: Dataset
-    tokenized: Tokenized
-    groups: list[Group]
-    held_out: list[Group]
 
 
 def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, Any]:
@@ -74,11 +61,13 @@ def reward(config: RewardConfig, run: Run, objective: Objective) -> dict[str, An
 
 def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_seed: int) -> dict[str, Any]:
     """One reward model; `split_seed` chooses the held-out prompts, so that members share them."""
-    data, held, attributes = read_rows(config, objective, run)
-    outputs = 2 if isinstance(objective, Odin) else max(1, len(attributes))
-    prepared = common.prepare(config, num_outputs=outputs, freeze_base=config.freeze_base)
+    records = read_rows(config, objective, run)
+    outputs = max(1, len(records.attributes))
+    num_outputs = outputs + objective.auxiliary_outputs
+    prepared = common.prepare(config, num_outputs=num_outputs, freeze_base=config.freeze_base)
     prepared.model.head = own_head(prepared.model, config.seed_of_head)
-    rows = tokenized_rows(config, run, prepared, data, held, split_seed)
+    encoder = training_encoder(config, prepared.loaded, prepared.template)
+    rows = tokenized_rows(config, records, encoder, run, split_seed=split_seed)
     common.check_rows(config, objective, run, prepared, rows.groups, rows.held_out)
     base = prepared.loaded.model
     if not base.config.tie_word_embeddings:  # the vocabulary head is replaced, so it does not train
@@ -86,8 +75,8 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
     summary = common.fit(config, objective, run, prepared, rows.groups, held_out=rows.held_out)
     model = prepared.model
     assert model.head is not None
-    if isinstance(objective, Odin):
-        model.head = first_output(model.head)
+    if objective.auxiliary_outputs:
+        model.head = first_outputs(model.head, outputs)
     mean, std = torch.zeros(1), torch.ones(1)
     budget = config.tokens_per_pass(model.device.type)
     centred_on = sample_of(rows.groups, _NORMALIZED_ON, config.seed) if config.normalize else []
@@ -104,22 +93,10 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
         "reward_mean": float(mean[0]),
         "reward_std": float(std[0]),
         "normalized_on_rows": len(centred_on),
-        "data": data_summary(data, rows.tokenized),
-        **label_table(data.records),
-        **({"attributes": list(attributes)} if attributes else {}),
+        "data": data_summary(rows.data, rows.tokenized),
+        **label_table(rows.data.records),
+        **({"attributes": list(records.attributes)} if records.attributes else {}),
     }
-
-
-def read_rows(
-    config: RewardConfig, objective: Objective, run: Run
-) -> tuple[Dataset, Dataset | None, tuple[str, ...]]:
-    """Training and held-out records, and the attributes of ratings: the head's outputs, in this order."""
-    data, held = common.read_data(config, objective.records, run)
-    attributes = attributes_of(data.records)
-    data = replace(data, records=with_attributes(data.records, attributes))
-    if held is not None:
-        held = replace(held, records=with_attributes(held.records, attributes))
-    return data, held, attributes
 
 
 def sample_of(groups: Sequence[Group], size: int, seed: int) -> list[Group]:
@@ -137,22 +114,6 @@ def own_head(model: PackedModel, seed: int) -> ScalarHead:
     assert model.head is not None
     outputs, size = model.head.weight.shape
     return ScalarHead(size, outputs, seed=seed).to(model.device)
-
-
-def tokenized_rows(
-    config: RewardConfig,
-    run: Run,
-    prepared: common.Prepared,
-    data: Dataset,
-    held: Dataset | None,
-    split_seed: int,
-) -> Rows:
-    """Training and held-out groups."""
-    result = common.tokenized(config, prepared, run, data)
-    groups, held_out = hold_out(result.groups, fixed(config.eval_fraction), split_seed)
-    if held is not None:
-        held_out = common.tokenized(config, prepared, run, held).groups
-    return Rows(data, result, groups, held_out)
 
 
 def held_out_results(
@@ -183,12 +144,10 @@ def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict
     wait_for_all()
     std = float(np.mean([result_of(part, "reward_std", float) for part in members]))
     results: dict[str, Any] = {"members": [_row(number, part) for number, part in enumerate(members, 1)]}
-    data, held, _ = read_rows(config, objective, run)
+    records = read_rows(config, objective, run)
     model = RewardModel(run.path, dtype=config.dtype, device=config.device)
     encoder = replace(model.encoder, max_length=config.max_length, overlength=config.overlength)
-    _, held_out = hold_out(tokenize(data.records, encoder).groups, fixed(config.eval_fraction), config.seed)
-    if held is not None:
-        held_out = tokenize(held.records, encoder).groups
+    held_out = tokenized_rows(config, records, encoder).held_out
     if held_out:
         by_member = model.group_scores(held_out)
         rewards = [combined(scores, config.combine, config.uwo_coefficient) for scores in by_member]

@@ -34,6 +34,7 @@ from alignloop.rl.rewards import combined
 from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.reward_model import RewardModel
+from alignloop.stages.rows import note_dropped
 
 Judged = Preference | Ranking
 
@@ -57,7 +58,7 @@ class Examined:
     probes: list[dict[str, Any]]
 
 
-class Measure(NamedTuple):
+class RewardMeasure(NamedTuple):
     """A metric; `value` is None where the rows cannot tell it."""
 
     value: float | None
@@ -85,7 +86,7 @@ def reward_bench(config: RewardBenchConfig, run: Run) -> dict[str, Any]:
     """
     common.set_threads(config.num_threads)
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
-    common.note_dropped(run, "dataset", data.dropped)
+    note_dropped(run, "dataset", data.dropped)
     if data.kind not in ("preference", "ranking"):
         raise DataError(f"a reward bench reads preferences or rankings, not rows of kind {data.kind}")
     records: list[Any] = data.records[: config.max_rows or None]
@@ -111,7 +112,7 @@ def examine(config: RewardBenchConfig, path: str, records: Sequence[Judged], run
     model = RewardModel(path, dtype=config.dtype, device=config.device, token_budget=config.token_budget)
     encoder = replace(model.encoder, max_length=config.max_length, overlength="drop")
     result = tokenize(records, encoder)
-    common.note_dropped(run, f"tokenization for {path}", result.dropped)
+    note_dropped(run, f"tokenization for {path}", result.dropped)
     rewards = scored(model, result.groups)
     subsets = [subset_of(records[group.index], config.subset) for group in result.groups]
     comparisons = comparisons_of(result.groups, rewards, subsets)
@@ -181,7 +182,7 @@ def best_and_worst(record: Judged) -> tuple[str, str] | None:
     return record.completions[int(ranks.argmin())], record.completions[int(ranks.argmax())]
 
 
-def measures(config: RewardBenchConfig, found: Examined) -> dict[str, Measure]:
+def measures(config: RewardBenchConfig, found: Examined) -> dict[str, RewardMeasure]:
     """Every metric that the rows can tell."""
     comparisons, level = found.comparisons, config.confidence
     overall = agreement(comparisons, level=level)
@@ -190,19 +191,19 @@ def measures(config: RewardBenchConfig, found: Examined) -> dict[str, Measure]:
     shift = prompt_shift(found.rewards) or {"between_share": None}
     pairs, lengths = "share of pairs", length_correlation(found.groups, found.rewards)
     rows = {
-        "accuracy": Measure(overall["accuracy"], overall["accuracy_interval"], pairs, True),
-        "accuracy_where_shorter_is_better": Measure(
+        "accuracy": RewardMeasure(overall["accuracy"], overall["accuracy_interval"], pairs, True),
+        "accuracy_where_shorter_is_better": RewardMeasure(
             shorter["accuracy"], shorter["accuracy_interval"], pairs, True
         ),
-        "best_of_4": Measure(four["accuracy"], four["interval"], "share of prompts", True),
-        "tie_separation": Measure(tie_separation(comparisons), None, "area under the curve", True),
-        "calibration_error": Measure(_calibration_error(comparisons), None, "probability", False),
-        "length_correlation": Measure(lengths, None, "Pearson", None),
-        "prompt_share_of_variance": Measure(shift["between_share"], None, "share", None),
+        "best_of_4": RewardMeasure(four["accuracy"], four["interval"], "share of prompts", True),
+        "tie_separation": RewardMeasure(tie_separation(comparisons), None, "area under the curve", True),
+        "calibration_error": RewardMeasure(_calibration_error(comparisons), None, "probability", False),
+        "length_correlation": RewardMeasure(lengths, None, "Pearson", None),
+        "prompt_share_of_variance": RewardMeasure(shift["between_share"], None, "share", None),
     }
     for probe in found.probes:
         ends = None if probe["flips_low"] is None else [probe["flips_low"], probe["flips_high"]]
-        rows[f"flips_by_{probe['probe']}"] = Measure(probe["flips"], ends, pairs, False)
+        rows[f"flips_by_{probe['probe']}"] = RewardMeasure(probe["flips"], ends, pairs, False)
     return {name: row for name, row in rows.items() if row.value is not None}
 
 
@@ -212,7 +213,7 @@ def _calibration_error(comparisons: Comparisons) -> float:
     return calibration_error(comparisons.margin, comparisons.probability, temperature)
 
 
-def side_by_side(sides: dict[str, dict[str, Measure]]) -> dict[str, Any]:
+def side_by_side(sides: dict[str, dict[str, RewardMeasure]]) -> dict[str, Any]:
     """The report's form of metrics: before, after, their intervals, unit and direction."""
     metrics: dict[str, Any] = {}
     for side in ("before", "after"):

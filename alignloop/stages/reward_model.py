@@ -33,7 +33,7 @@ class Combination:
     uwo_coefficient: float = 0.5
 
 
-class Facts(TypedDict):
+class RewardFacts(TypedDict):
     """reward.json of an ensemble."""
 
     schema: int
@@ -129,7 +129,9 @@ def read_combination(folder: Path) -> Combination:
     """
     if not (folder / REWARD_FILE).is_file():
         return Combination()
-    facts = read_state(folder / REWARD_FILE, Facts, remedy="train the reward model again", error=ModelError)
+    facts = read_state(
+        folder / REWARD_FILE, RewardFacts, remedy="train the reward model again", error=ModelError
+    )
     return Combination(facts["members"], facts["combine"], facts["uwo_coefficient"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,35 +12,51 @@ import torch
 from torch import Tensor
 
 from alignloop.data.chat import ChatTemplate
-from alignloop.data.packing import Batch, Group, collate, completion, pack
+from alignloop.data.packing import Batch, Completion, Group, completion
+from alignloop.model.infer import run_groups
 from alignloop.model.sampling import completion_seeds
 from alignloop.model.scheduler import Sampled
 from alignloop.records import Prompt, message_rows
 from alignloop.rl.advantages import zero_spread
-from alignloop.rl.buffer import group_numbers, token_mask, token_values
+from alignloop.rl.buffer import group_numbers, token_mask, token_values, with_values
 from alignloop.rl.kl import sequence_kl
 from alignloop.rl.rewards import Sample, checked_scores, repetition
 from alignloop.rl.scores import Scores, joined
 from alignloop.stages.answers import of_all_ranks
 from alignloop.stages.checks import tell
-from alignloop.stages.online_save import Keeper
+from alignloop.stages.online_save import Keeper, state_of
 from alignloop.stages.online_setup import Online, Rollout
 from alignloop.stages.sample import sampling_params
 from alignloop.training.distributed import add_over_ranks, on_first_rank, share, world
 
 
-def sample_rollout(online: Online, keeper: Keeper) -> Rollout:
+def sample_rollout(online: Online, *, rounds: int = 1) -> Rollout:
     """Completions of the next prompts, scored; under dynamic sampling until enough groups have a spread.
 
     The spread that keeps a group is that of the rewards that are no penalties: all-wrong answers of
-    different length teach length only.
+    different length teach length only. If `reference_refresh` says so, it refreshes the reference first.
+
+    Args:
+        online: the run.
+        rounds: how often dynamic sampling may draw prompts, 1 without it.
+
+    Returns:
+        The groups, those without a spread left out under dynamic sampling.
+
+    Raises:
+        EngineError: a reward failed; the last checkpoint stays.
+        KeyboardInterrupt: a stop was asked for; what is sampled so far is saved.
     """
     config, place = online.config, online.place
+    refresh = config.reference_refresh
+    if refresh and place.rollout and place.rollout % refresh == 0:
+        online.roles.refresh_reference()
+    keeper = Keeper(online, state_of(online))
     groups: list[Group] = []
     samples: list[Sample] = []
     parts: list[Scores] = []
     num_flat = num_undecided = 0
-    for attempt in range(online.rounds):
+    for attempt in range(rounds):
         rows = next_rows(online, config.rollout_prompts - len(groups))
         seed = int(np.random.default_rng([config.seed, place.rollout, attempt]).integers(2**63))
         done = completions(online, rows, seed, keeper, attempt)
@@ -59,7 +76,7 @@ def sample_rollout(online: Online, keeper: Keeper) -> Rollout:
         )
         num_flat += sum(flat)
         num_undecided += sum(undecided)
-        kept = [g for g in range(len(fresh)) if online.rounds == 1 or not (flat[g] or undecided[g])]
+        kept = [g for g in range(len(fresh)) if rounds == 1 or not (flat[g] or undecided[g])]
         groups += [fresh[g] for g in kept]
         places = [g * config.num_generations + k for g in kept for k in range(config.num_generations)]
         samples += [asked[i] for i in places]
@@ -121,24 +138,46 @@ def read_tables(
 
     Every rank reads its share of the groups and fills its rows.
     """
-    online.roles.eval()
-    mask = token_mask(groups)
-    sizes = [len(group.completions) for group in groups]
-    starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-    numbered = [Group(group.prompt_ids, group.completions, number) for number, group in enumerate(groups)]
+    shape, shared = token_mask(groups).shape, len(groups) >= world()[1]
+    ends = np.cumsum([len(group.completions) for group in groups]).tolist()
+    mine = list(zip(groups, ends, strict=True))
+    mine = share(mine) if shared else mine
+
+    def split(values: Mapping[str, Tensor], batch: Batch, chunk: Sequence[Group]) -> list[dict[str, Tensor]]:
+        sizes = [len(group.completions) for group in chunk]
+        parts = [value.float().cpu().split(sizes) for value in values.values()]
+        return [dict(zip(values, of_group, strict=True)) for of_group in zip(*parts, strict=True)]
+
+    found = run_groups(online.roles, [group for group, _ in mine], online.trainer.token_budget, read, split)
     tables: dict[str, Tensor] = {}
-    shared = len(groups) >= world()[1]
-    with torch.no_grad():
-        for chunk in pack(share(numbered) if shared else numbered, online.trainer.token_budget):
-            for name, values in read(collate(chunk)).items():
-                table = tables.setdefault(name, torch.zeros(mask.shape))
-                row = 0
-                for group in chunk:
-                    part = values[row : row + sizes[group.index]].float().cpu()
-                    start = starts[group.index]
-                    table[start : start + len(part), : part.shape[1]] = part
-                    row += len(part)
+    for (_, end), of_group in zip(mine, found, strict=True):
+        for name, part in of_group.items():
+            table = tables.setdefault(name, torch.zeros(shape))
+            table[end - len(part) : end, : part.shape[1]] = part
     return {name: add_over_ranks(table) if shared else table for name, table in tables.items()}
+
+
+def with_old_logprobs(online: Online, groups: list[Group]) -> list[Group]:
+    """Groups with `old_logprobs`: the sampler's, or the trainer's beside the sampler's."""
+    if not online.config.corrects_sampler(bfloat16=online.roles.autocast is not None):
+        old = token_values(groups, "sampler_logprobs")
+        return with_values(without(groups, "sampler_logprobs"), old_logprobs=old)
+    temperature = online.config.temperature
+
+    def read(batch: Batch) -> dict[str, Tensor]:
+        out = online.roles(batch, temperature=temperature).logprobs
+        return {"old_logprobs": out}
+
+    return with_values(groups, **read_tables(online, groups, read))
+
+
+def without(groups: list[Group], name: str) -> list[Group]:
+    """Groups whose completions lack this value."""
+
+    def bare(item: Completion) -> Completion:
+        return replace(item, values={k: v for k, v in item.values.items() if k != name})
+
+    return [replace(group, completions=tuple(map(bare, group.completions))) for group in groups]
 
 
 def measure(online: Online, rollout: Rollout) -> dict[str, float]:

@@ -14,6 +14,7 @@ from alignloop.records import Prompt, Record, message_rows
 from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, answer_all, from_model, write_answers
+from alignloop.stages.rows import note_dropped
 from alignloop.stages.stopping import stop_requests
 from alignloop.stages.unfinished import Kept
 
@@ -80,7 +81,7 @@ def read_prompts(config: RowsConfig, limit: int, run: Run) -> list[Prompt]:
         DataError: the data set holds raw documents.
     """
     data = read_records(config.dataset, columns=config.columns, strict=config.strict)
-    common.note_dropped(run, "dataset", data.dropped)
+    note_dropped(run, "dataset", data.dropped)
     return distinct_prompts(data, limit)
 
 

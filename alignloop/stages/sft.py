@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from alignloop.config import PretrainConfig, SFTConfig
-from alignloop.config.fields import fixed
-from alignloop.objectives.sft import SFT
+from alignloop.objectives.registry import load
 from alignloop.runs import Run
 from alignloop.stages import common
-from alignloop.stages.held_out import hold_out
+from alignloop.stages.rows import read_rows, tokenized_rows, training_encoder
 from alignloop.stages.summaries import data_summary
 
 
@@ -25,12 +24,7 @@ def sft(config: SFTConfig, run: Run) -> dict[str, Any]:
     Returns:
         Results for run.json.
     """
-    data, held = common.read_data(config, "demonstration", run)
-    prepared = common.prepare(config)
-    turns: dict[str, Any] = {"train_on": config.train_on, "train_on_prompt": not config.completion_only}
-    result = common.tokenized(config, prepared, run, data, **turns)
-    held_out = None if held is None else common.tokenized(config, prepared, run, held, **turns).groups
-    return _train(config, run, prepared, data, held_out, result)
+    return _train(config, run)
 
 
 def pretrain(config: PretrainConfig, run: Run) -> dict[str, Any]:
@@ -43,18 +37,15 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, Any]:
     Returns:
         Results for run.json.
     """
-    data, held = common.read_data(config, "document", run)
+    return _train(config, run)
+
+
+def _train(config: SFTConfig | PretrainConfig, run: Run) -> dict[str, Any]:
+    objective = load("sft")()
+    records = read_rows(config, run=run)
     prepared = common.prepare(config)
-    result = common.tokenized(config, prepared, run, data)
-    held_out = None if held is None else common.tokenized(config, prepared, run, held).groups
-    return _train(config, run, prepared, data, held_out, result)
-
-
-def _train(config: Any, run: Run, prepared: Any, data: Any, held: Any, result: Any) -> dict[str, Any]:
-    groups, held_out = hold_out(result.groups, fixed(config.eval_fraction), config.seed)
-    held_out = held_out if held is None else held
-    objective: Any = SFT()
-    common.check_rows(config, objective, run, prepared, groups, held_out)
-    summary = common.fit(config, objective, run, prepared, groups, held_out=held_out)
+    rows = tokenized_rows(config, records, training_encoder(config, prepared.loaded, prepared.template), run)
+    common.check_rows(config, objective, run, prepared, rows.groups, rows.held_out)
+    summary = common.fit(config, objective, run, prepared, rows.groups, held_out=rows.held_out)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": data_summary(data, result)}
+    return {**summary, "data": data_summary(rows.data, rows.tokenized)}

@@ -12,9 +12,9 @@ from alignloop.data.normal import normalise
 from alignloop.errors import DataError
 from alignloop.records import Conversation, Demonstration, Preference, Prompt, Record
 from alignloop.runs import Run
-from alignloop.stages import common
 from alignloop.stages.checks import tell_notes
 from alignloop.stages.labels import label_table
+from alignloop.stages.rows import note_dropped
 
 HELD_OUT_FILE, PROMPTS_FILE = "held_out/rows.jsonl", "held_out/prompts.jsonl"
 CHOSEN_FILE = "chosen/rows.jsonl"
@@ -39,7 +39,7 @@ def split(config: SplitConfig, run: Run) -> dict[str, Any]:
     """
     data = read_records(config.dataset, "preference", config.columns, config.strict)
     run.set_rows("dataset", len(data.records))
-    common.note_dropped(run, "dataset", data.dropped)
+    note_dropped(run, "dataset", data.dropped)
     tell_notes(run, "dataset", data.notes)
     pairs = [record for record in data.records if isinstance(record, Preference)]
     held = held_out_questions([question(pair) for pair in pairs], config)

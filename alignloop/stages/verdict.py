@@ -21,6 +21,7 @@ from alignloop.runs import Run
 from alignloop.stages import common
 from alignloop.stages.local import Local
 from alignloop.stages.reward_model import RewardModel
+from alignloop.stages.rows import note_dropped
 from alignloop.stages.split import chosen_longer, question
 
 LABELS = "label"
@@ -74,7 +75,7 @@ def decided(config: VerdictConfig, run: Run) -> list[Preference]:
     """
     data = read_records(config.dataset, "preference", config.columns, config.strict)
     run.set_rows("dataset", len(data.records))
-    common.note_dropped(run, "dataset", data.dropped)
+    note_dropped(run, "dataset", data.dropped)
     found = [
         p if p.probability > 0.5 else Preference(p.prompt, p.rejected, p.chosen, 1 - p.probability)
         for p in data.records

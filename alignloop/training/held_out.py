@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from alignloop.data.packing import Group
-from alignloop.objectives.base import Mean, Objective, add_means, only_group, with_statistics
+from alignloop.objectives.base import Inputs, Mean, Objective, add_means, with_statistics
 from alignloop.training.loop import (
     Trainer,
+    divide,
     fill_inputs,
     means_of,
     micro_batches_of,
-    rows_of_passes,
     statistics_over,
 )
 
@@ -41,10 +42,10 @@ def evaluate(
         Means over all groups.
     """
     trainer.model.eval()
-    learning, informing = rows_of_passes(objective, groups)
-    passes = micro_batches_of(trainer, learning)
+    division = divide(objective, groups)
+    passes = micro_batches_of(trainer, division.learning)
     denominator = sum((objective.count(one.known).float() for one in passes), torch.zeros(()))
-    others = passes if informing is learning else micro_batches_of(trainer, informing)
+    others = passes if division.together else micro_batches_of(trainer, division.informing)
     statistics = statistics_over(trainer, objective, others)
     total: dict[str, Mean] = {}
     loss = 0.0
@@ -62,3 +63,35 @@ def evaluate(
                     numbers = {name: (float(mean.sum), float(mean.count)) for name, mean in means.items()}
                     each.append(GroupMeans(group.question, numbers))
     return {"eval_loss": loss, **{f"eval_{name}": value for name, value in means_of(total).items()}}
+
+
+def only_group(inputs: Inputs, number: int) -> Inputs:
+    """The rows of one group, and what belongs to it alone.
+
+    A tensor's first dimension is rows (B) or groups (P); where both are equal, each group has one row.
+
+    Args:
+        inputs: of several groups.
+        number: the group, counted as in `inputs.group`.
+
+    Returns:
+        The same fields; the group's number is 0.
+    """
+    rows, groups = inputs.group == number, int(inputs.group.max()) + 1
+
+    def part(value: Tensor | None) -> Tensor | None:
+        if value is None or value.dim() == 0:
+            return value
+        return value[number : number + 1] if len(value) == groups else value[rows]
+
+    return Inputs(
+        mask=inputs.mask[rows],
+        group=torch.zeros_like(inputs.group[rows]),
+        logprobs=part(inputs.logprobs),
+        reference_logprobs=part(inputs.reference_logprobs),
+        scores=part(inputs.scores),
+        values=part(inputs.values),
+        entropy=part(inputs.entropy),
+        prompt_logprob=part(inputs.prompt_logprob),
+        extras={name: found for name, value in inputs.extras.items() if (found := part(value)) is not None},
+    )

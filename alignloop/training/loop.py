@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,17 +23,7 @@ from alignloop.errors import NonFiniteError
 from alignloop.model.finite import non_finite_weight
 from alignloop.model.packed import Forward, PackedModel
 from alignloop.model.roles import ActorCritic
-from alignloop.objectives.base import (
-    IdleRows,
-    Inputs,
-    Mean,
-    Objective,
-    Output,
-    StepObjective,
-    add_means,
-    turns_of,
-    with_statistics,
-)
+from alignloop.objectives.base import Inputs, Mean, Objective, Output, add_means, with_statistics
 from alignloop.training.distributed import add_gradients, add_over_ranks, gathered, share, world
 from alignloop.training.optim import OptimizerSettings, learning_rate
 from alignloop.training.pieces import run_in_pieces
@@ -56,7 +47,6 @@ class Trainer:
         reference: gives reference log-probs; None where batches carry them or none are needed.
         temperature: sampling temperature of the policy's log-probs.
         step: optimizer steps done.
-        observe: shown the complete inputs of each pass with gradient, for measurements beside the loss.
     """
 
     model: PackedModel | ActorCritic
@@ -68,7 +58,6 @@ class Trainer:
     reference: Reference | None = None
     temperature: float = 1.0
     step: int = 0
-    observe: Callable[[Inputs], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,33 +87,51 @@ def train(trainer: Trainer, objective: Objective, steps: Iterable[Sequence[Group
         yield train_step(trainer, objective, groups)
 
 
-def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) -> StepReport:
-    """One optimizer step; see `train`."""
+def train_step(
+    trainer: Trainer,
+    objective: Objective,
+    groups: Sequence[Group],
+    *,
+    observe: Callable[[Inputs], None] | None = None,
+) -> StepReport:
+    """One optimizer step; see `train`.
+
+    Args:
+        trainer: state.
+        objective: the loss.
+        groups: of the step, of all ranks.
+        observe: shown the complete inputs of each pass with gradient, for measurements beside the loss.
+
+    Returns:
+        The report.
+
+    Raises:
+        NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before the step.
+    """
     started = time.perf_counter()
     trainer.model.train()
-    active, idle = without_idle(objective, share(groups))
-    learning, informing = rows_of_passes(objective, active)
-    micro_batches = micro_batches_of(trainer, learning)
-    units = _units(objective, [*micro_batches, *micro_batches_of(trainer, idle)])
+    division = divide(objective, share(groups))
+    micro_batches = micro_batches_of(trainer, division.learning)
+    units = _units(objective, [*micro_batches, *micro_batches_of(trainer, division.idle)])
     denominator = units.clamp(min=1)
     # With one micro-batch on one rank the statistics come from the forward pass of the loss itself.
-    alone = informing is learning and len(micro_batches) == 1 and not torch.distributed.is_initialized()
+    alone = division.together and len(micro_batches) == 1 and not torch.distributed.is_initialized()
     statistics = {}
     if not alone:
-        others = micro_batches if informing is learning else micro_batches_of(trainer, informing)
+        others = micro_batches if division.together else micro_batches_of(trainer, division.informing)
         statistics = statistics_over(trainer, objective, others)
     total: dict[str, Mean] = {}
     loss = torch.zeros(())
-    for micro_batch, turn in product(micro_batches, turns_of(objective)):
-        filled, finish_backward = _with_gradient(trainer, micro_batch, turn.needs)
-        if trainer.observe is not None:
-            trainer.observe(filled)
-        if alone and isinstance(objective, StepObjective):
+    for micro_batch, part in product(micro_batches, objective.parts):
+        filled, finish_backward = _with_gradient(trainer, micro_batch, part.needs)
+        if observe is not None:
+            observe(filled)
+        if alone:
             with torch.no_grad():
                 statistics = dict(objective.step_statistics(filled))
         if not units:  # every completion is masked: the loss is 0 whatever the statistics are
             statistics = {name: Mean(mean.sum, mean.count.clamp(min=1)) for name, mean in statistics.items()}
-        output: Output = turn.loss(with_statistics(filled, statistics), denominator=denominator)
+        output: Output = part.loss(with_statistics(filled, statistics), denominator=denominator)
         output.loss.backward()
         finish_backward()
         loss += output.loss.detach().cpu()
@@ -142,41 +149,46 @@ def train_step(trainer: Trainer, objective: Objective, groups: Sequence[Group]) 
     return StepReport(trainer.step, metrics, indices)
 
 
-def without_idle(objective: Objective, groups: Sequence[Group]) -> tuple[Sequence[Group], Sequence[Group]]:
-    """Groups of the completions that can move the weights, and of the `IdleRows`, which only count.
+class Division(NamedTuple):
+    """The groups of a step by the passes of their completions.
 
-    Where all are idle one completion is kept: the step has a gradient then, of exact zeros.
+    `learning`: in the pass with gradient. `informing`: in that of the step's statistics, the list `learning`
+    itself where they are made of the same completions. `idle`: in none, they only count.
     """
-    if not isinstance(objective, IdleRows) or not groups:
-        return groups, []
-    flags = objective.idle(_known_inputs(collate(groups), torch.device("cpu"))).numpy()
-    if not flags.any():
-        return groups, []
-    flags[0] &= not flags.all()
-    return _parted(groups, np.split(flags, np.cumsum([len(group.completions) for group in groups])[:-1]))
+
+    learning: Sequence[Group]
+    informing: Sequence[Group]
+    idle: Sequence[Group] = ()
+
+    @property
+    def together(self) -> bool:
+        """Whether the statistics are made of the completions of the loss."""
+        return self.informing is self.learning
 
 
-def rows_of_passes(
-    objective: Objective | None, groups: Sequence[Group]
-) -> tuple[Sequence[Group], Sequence[Group]]:
-    """Which groups the pass with gradient runs, and which the one for the step's statistics.
+def divide(objective: Objective | None, groups: Sequence[Group]) -> Division:
+    """Divide the groups of a step as the objective declares in `Objective.passes`.
 
-    Both are the groups themselves but for an objective whose statistics are made of completions of
-    their own (KTO's mismatched ones): then each pass gets its completions only.
+    Where all completions are idle one is kept: the step has a gradient then, of exact zeros.
     """
-    marked = objective.statistics_rows if isinstance(objective, StepObjective) else None
-    if marked is None:
-        return groups, groups
-    return _parted(groups, [np.asarray(group.values[marked], dtype=bool) for group in groups])
+    found = [None if objective is None else objective.passes(group) for group in groups]
+    passes = [passes for passes in found if passes is not None]
+    if not passes:
+        return Division(groups, groups)
+    loss = [passes.loss for passes in passes]
+    statistics = [passes.statistics for passes in passes if passes.statistics is not None]
+    if statistics:
+        return Division(_of_completions(groups, loss), _of_completions(groups, statistics))
+    if not any(flags.any() for flags in loss):
+        loss[0] = np.arange(len(loss[0])) == 0
+    learning = _of_completions(groups, loss)
+    return Division(learning, learning, _of_completions(groups, [~flags for flags in loss]))
 
 
-def _parted(groups: Sequence[Group], flags: Sequence[np.ndarray]) -> tuple[list[Group], list[Group]]:
-    """Groups of the completions whose flag is False, and of the others; bool (K,) for each group."""
-    pairs = list(zip(groups, flags, strict=True))
-    return (
-        [with_completions(group, ~flag) for group, flag in pairs if not flag.all()],
-        [with_completions(group, flag) for group, flag in pairs if flag.any()],
-    )
+def _of_completions(groups: Sequence[Group], flags: Sequence[np.ndarray]) -> list[Group]:
+    """Groups of the completions whose flag is True; bool (K,) for each group."""
+    pairs = zip(groups, flags, strict=True)
+    return [g if keep.all() else with_completions(g, keep) for g, keep in pairs if keep.any()]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,15 +250,7 @@ def _reference_logprobs(
 
 def _forward(trainer: Trainer, batch: Batch, needs: frozenset[str]) -> Forward:
     """The model's pass over a batch."""
-    return trainer.model(
-        batch,
-        logprobs="logprobs" in needs,
-        entropy="entropy" in needs,
-        scores="scores" in needs,
-        values="values" in needs,
-        prompt_logprob="prompt_logprob" in needs,
-        temperature=trainer.temperature,
-    )
+    return trainer.model(batch, needs - {"reference_logprobs"}, temperature=trainer.temperature)
 
 
 def _filled(known: Inputs, reference: Tensor | None, out: Forward) -> Inputs:
@@ -271,7 +275,7 @@ def statistics_over(
     trainer: Trainer, objective: Objective, micro_batches: Sequence[MicroBatch]
 ) -> dict[str, Mean]:
     """The step's statistics over all micro-batches and ranks, in a pass without gradient."""
-    if not isinstance(objective, StepObjective):
+    if objective.statistics_need is None:
         return {}
     total: dict[str, Mean] = {}
     with torch.no_grad():

@@ -10,14 +10,12 @@ from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from alignloop.data.chat import load_template
-from alignloop.data.packing import Group, completion
 from alignloop.data.tokenize import (
     Encoder,
     attributes_of,
     document_pieces,
     tokenize,
     with_attributes,
-    with_mismatched,
 )
 from alignloop.errors import DataError
 from alignloop.model.tiny import CHATML
@@ -232,61 +230,6 @@ def test_every_rating_has_all_attributes_in_one_order() -> None:
     assert math.isnan(first.scores["help"])
     assert last.scores == {"style": 1.0, "help": 3.0}
     assert demonstration is rows[1]
-
-
-def labelled(number: int) -> list[Group]:
-    """Rows whose prompt is [k] and whose completion is [100 + k], desirable where k is even."""
-    return [
-        Group(
-            np.asarray([k], np.int32),
-            (completion([100 + k]),),
-            10 * k,
-            {"desirable": np.asarray([k % 2 == 0])},
-        )
-        for k in range(number)
-    ]
-
-
-@pytest.mark.parametrize("number", [2, 3, 5, 16])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_mismatched_completion_is_another_rows(number: int, seed: int) -> None:
-    groups = labelled(number)
-    result = with_mismatched(groups, seed)
-    partners = []
-    for k, (before, after) in enumerate(zip(groups, result, strict=True)):
-        assert after.index == 10 * k
-        assert after.prompt_ids.tolist() == [k]
-        own, other = after.completions
-        assert own is before.completions[0]
-        assert other.ids.tolist() != own.ids.tolist()
-        assert other is groups[other.ids[0] - 100].completions[0]
-        partners.append(int(other.ids[0]) - 100)
-        assert after.values["desirable"].tolist() == [k % 2 == 0, False]
-        assert after.values["mismatched"].tolist() == [False, True]
-    assert sorted(partners) == list(range(number))  # each completion serves once
-
-
-PAIRS_OF_16 = [1, 11, 10, 2, 12, 6, 15, 0, 5, 4, 13, 14, 3, 8, 9, 7]
-
-
-def test_pairs_hang_on_the_seed_alone() -> None:
-    def partners(seed: int) -> list[int]:
-        return [int(group.completions[1].ids[0]) for group in with_mismatched(labelled(16), seed)]
-
-    assert partners(3) == partners(3)
-    assert partners(3) != partners(4)
-    assert partners(0) == [int(g.completions[1].ids[0]) for g in with_mismatched(labelled(16))]
-    # the pairs of runs that an earlier version began
-    assert [p - 100 for p in partners(0)] == PAIRS_OF_16
-    # not simply the next row of the file, whose completions may be of one topic
-    assert partners(0) != [100 + (k + 1) % 16 for k in range(16)]
-
-
-def test_one_row_has_no_partner() -> None:
-    for number in (0, 1):
-        with pytest.raises(DataError, match="at least two rows") as caught:
-            with_mismatched(labelled(number))
-        assert caught.value.reason == "no_rows"
 
 
 def test_a_conversation_that_is_too_long_keeps_its_bos() -> None:

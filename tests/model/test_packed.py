@@ -166,7 +166,7 @@ def test_packed_rows_and_padded_rows_read_the_same_heads() -> None:
         model = random_model(hf.LlamaConfig(**BASE), scale=3)
         packed = PackedModel(model, head=ScalarHead(32, 2), shared_prefix=shared_prefix)
         with torch.no_grad():
-            outputs.append(packed(batch, entropy=True, scores=True, values=True, prompt_logprob=True))
+            outputs.append(packed(batch, {"logprobs", "entropy", "scores", "values", "prompt_logprob"}))
     for name in ("logprobs", "entropy", "scores", "values", "prompt_logprob"):
         a, b = (getattr(output, name) for output in outputs)
         assert a.abs().max() > 0.1
@@ -182,7 +182,7 @@ def test_scores_values_and_prompt_logprob_are_read_at_the_right_places() -> None
     batch = collate(groups)
     packed = PackedModel(model, head=head)
     with torch.no_grad():
-        out = packed(batch, scores=True, values=True, prompt_logprob=True)
+        out = packed(batch, {"logprobs", "scores", "values", "prompt_logprob"})
         packed.restore_attention()
         prompt, item = groups[0].prompt_ids, groups[0].completions[1]
         ids = torch.from_numpy(np.concatenate([prompt, item.ids])).long()
@@ -219,7 +219,7 @@ def test_temperature_and_entropy_are_those_of_the_scaled_distribution() -> None:
     group = make_groups()[1]
     packed = PackedModel(model)
     with torch.no_grad():
-        out = packed(collate([group]), entropy=True, temperature=0.7)
+        out = packed(collate([group]), {"logprobs", "entropy"}, temperature=0.7)
         packed.restore_attention()
         ids = torch.from_numpy(np.concatenate([group.prompt_ids, group.completions[0].ids])).long()
         logp = (model(ids[None], use_cache=False).logits[0, :-1].double() / 0.7).log_softmax(-1)
@@ -256,7 +256,13 @@ def test_two_roles_on_one_model() -> None:
 def test_a_model_without_a_head_refuses_scores() -> None:
     packed = PackedModel(random_model(hf.LlamaConfig(**BASE), scale=3))
     with pytest.raises(ValueError, match="no scalar head"):
-        packed(collate(make_groups()), scores=True)
+        packed(collate(make_groups()), {"logprobs", "scores"})
+
+
+def test_what_no_pass_gives_is_refused() -> None:
+    packed = PackedModel(random_model(hf.LlamaConfig(**BASE), scale=3))
+    with pytest.raises(ValueError, match=r"gives no reference_logprobs, score$"):
+        packed(collate(make_groups()), {"logprobs", "reference_logprobs", "score"})
 
 
 def test_gradient_checkpointing_gives_the_same_gradient() -> None:

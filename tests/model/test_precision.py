@@ -59,7 +59,7 @@ def test_scores_and_values_are_the_float32_head_on_the_hidden_states(kind: str) 
         head.bias.fill_(66)
     model, batch = model_of(kind, head=head).eval(), collate(pair_groups(3))
     with torch.no_grad():
-        out = model(batch, scores=True, values=True)
+        out = model(batch, {"logprobs", "scores", "values"})
         hidden = model.hidden(batch).double()
     expected = hidden @ head.weight.detach().double().T + 66
     assert out.scores is not None
@@ -73,7 +73,7 @@ def test_scores_and_values_are_the_float32_head_on_the_hidden_states(kind: str) 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_what_a_model_gives_is_float32_and_so_are_its_gradients(kind: str) -> None:
     model = model_of(kind, head=ScalarHead(32))
-    out = model(collate(pair_groups(2)), entropy=True, scores=True, values=True, prompt_logprob=True)
+    out = model(collate(pair_groups(2)), {"logprobs", "entropy", "scores", "values", "prompt_logprob"})
     given = [out.logprobs, out.entropy, out.scores, out.values, out.prompt_logprob]
     given = [tensor for tensor in given if tensor is not None]
     assert [tensor.dtype for tensor in given] == [FLOAT32] * 5

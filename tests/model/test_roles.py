@@ -112,21 +112,21 @@ def test_each_role_reads_its_own_weights(kind: str, batch: Batch) -> None:
     """Adapters of both roles may be active one after another in a step; training goes on afterwards."""
     roles = lora_roles()[0] if kind == "lora" else own_roles()
     before = trained(roles)
-    out = roles(batch, entropy=True, scores=True, values=True, prompt_logprob=True, temperature=0.7)
+    out = roles(batch, {"logprobs", "entropy", "scores", "values", "prompt_logprob"}, temperature=0.7)
     if roles.peft is not None:
         assert roles.peft.active_adapter == POLICY
     assert trained(roles) == before
-    own = roles.policy(batch, entropy=True, prompt_logprob=True, temperature=0.7)
+    own = roles.policy(batch, {"logprobs", "entropy", "prompt_logprob"}, temperature=0.7)
     for name in ("logprobs", "entropy", "prompt_logprob"):
         assert torch.equal(getattr(out, name), getattr(own, name))
     if roles.peft is not None:
         roles.peft.set_adapter(CRITIC)
-    read = roles.critic(batch, logprobs=False, scores=True, values=True)
+    read = roles.critic(batch, {"scores", "values"})
     assert torch.equal(out.scores, read.scores)
     assert torch.equal(out.values, read.values)
     if roles.peft is not None:
         roles.peft.set_adapter(POLICY)
-        other = roles.critic(batch, logprobs=False, scores=True, values=True)
+        other = roles.critic(batch, {"scores", "values"})
         assert not torch.allclose(out.values, other.values, atol=1e-3)
     (out.logprobs.sum() + out.values.sum()).backward()
     policy, critic = roles.role_parameters()
@@ -141,23 +141,24 @@ def test_only_what_is_asked_for_is_read(batch: Batch) -> None:
     roles.critic.register_forward_pre_hook(lambda *_: calls.append("critic"))
     roles.critic._logprobs = None  # of which nobody asks
     asked = [
-        ({}, ["policy"], ["logprobs"]),
-        ({"entropy": True, "logprobs": False}, ["policy"], ["logprobs", "entropy"]),
-        ({"prompt_logprob": True, "logprobs": False}, ["policy"], ["prompt_logprob"]),
-        ({"values": True, "logprobs": False}, ["critic"], ["values"]),
-        ({"scores": True, "logprobs": False}, ["critic"], ["scores"]),
-        ({"values": True}, ["policy", "critic"], ["logprobs", "values"]),
+        ({"logprobs"}, ["policy"], ["logprobs"]),
+        ({"entropy"}, ["policy"], ["logprobs", "entropy"]),
+        ({"prompt_logprob"}, ["policy"], ["prompt_logprob"]),
+        ({"values"}, ["critic"], ["values"]),
+        ({"scores"}, ["critic"], ["scores"]),
+        ({"logprobs", "values"}, ["policy", "critic"], ["logprobs", "values"]),
     ]
-    for arguments, ran, given in asked:
+    assert roles(batch).logprobs is not None
+    for needs, ran, given in asked:
         calls.clear()
-        out = roles(batch, **arguments)
+        out = roles(batch, needs)
         assert calls == ran
         names = ("logprobs", "entropy", "scores", "values", "prompt_logprob")
         assert [name for name in names if getattr(out, name) is not None] == given
     alone = ActorCritic(roles.policy)
     for wanted in ("values", "scores"):
         with pytest.raises(ValueError, match="no critic"):
-            alone(batch, **{wanted: True})
+            alone(batch, {wanted})
     with pytest.raises(ValueError, match="no reference"):
         alone.reference_logprobs(batch)
 
@@ -239,7 +240,7 @@ def test_an_error_in_a_role_puts_the_policy_back(batch: Batch) -> None:
 
     hook = roles.critic.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="stop"):
-        roles(batch, values=True)
+        roles(batch, {"logprobs", "values"})
     hook.remove()
     assert peft.active_adapter == POLICY
     assert trained(roles) == before

@@ -75,7 +75,7 @@ def test_rows_of_all_lengths_in_one_batch(name: str, shared_prefix: bool) -> Non
             rows.append(torch.nn.functional.pad(logprobs, (0, batch.mask.shape[1] - len(logprobs))))
     model = zoo.tiny(name)
     packed = PackedModel(model, shared_prefix=shared_prefix)
-    ours = packed(batch, entropy=True)
+    ours = packed(batch, {"logprobs", "entropy"})
     assert (ours.logprobs - torch.stack(rows)).abs().max() <= 1e-5
     assert own_gradients is not None
     assert relative(gradients(ours.logprobs.square().sum(), model), own_gradients) <= 1e-5
@@ -86,10 +86,10 @@ def test_a_short_row_is_the_same_after_and_beside_a_long_one(name: str) -> None:
     short, long = some_groups((4, (5, 3)), (20, (9,)))
     packed = PackedModel(zoo.tiny(name))
     with torch.no_grad():
-        alone = packed(collate([short]), prompt_logprob=True)
+        alone = packed(collate([short]), {"logprobs", "prompt_logprob"})
         packed(collate([long]))
         after = packed(collate([short]))
-        beside = packed(collate([long, short]), prompt_logprob=True)
+        beside = packed(collate([long, short]), {"logprobs", "prompt_logprob"})
     assert torch.equal(alone.logprobs, after.logprobs)
     assert torch.allclose(beside.logprobs[1:, :5], alone.logprobs, atol=1e-6)
     assert torch.allclose(beside.prompt_logprob[1:], alone.prompt_logprob, atol=1e-5)
@@ -101,7 +101,7 @@ def test_scores_and_values_are_read_from_each_kinds_own_rows() -> None:
 
     def read(some: list[Group]) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            out = packed(collate(some), logprobs=False, scores=True, values=True)
+            out = packed(collate(some), {"scores", "values"})
         return out.scores, out.values
 
     scores, values = read(groups)

@@ -16,7 +16,7 @@ from alignloop.model.packed import PackedModel, ScalarHead
 from alignloop.model.scorer import (
     HEAD_FILE,
     Scorer,
-    first_output,
+    first_outputs,
     group_scores,
     load_head,
     normalize,
@@ -132,7 +132,7 @@ def test_a_head_is_read_as_it_was_written(tmp_path: Path) -> None:
     }
     hidden = torch.randn(4, 5)
     assert torch.equal(again(hidden), head(hidden))
-    first = first_output(head.double())
+    first = first_outputs(head.double(), 1)
     assert first.weight.shape == (1, 5)
     assert first.weight.dtype == torch.float64
     assert torch.equal(first(hidden), head(hidden)[:, :1])

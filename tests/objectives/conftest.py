@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignloop.objectives.base import Inputs, Output, StepObjective, with_statistics
+from alignloop.objectives.base import Inputs, Output, with_statistics
 
 TOLERANCE = 1e-9
 
@@ -34,8 +34,7 @@ def make_inputs(mask: Sequence[Sequence[int]], group: Sequence[int], **fields: A
 
 def evaluate(objective: Any, inputs: Inputs, denominator: float) -> Output:
     """The objective as the loop calls it, with one micro-batch per step."""
-    if isinstance(objective, StepObjective):
-        inputs = with_statistics(inputs, objective.step_statistics(inputs))
+    inputs = with_statistics(inputs, objective.step_statistics(inputs))
     return objective(inputs, denominator=denominator)
 
 

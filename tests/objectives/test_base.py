@@ -18,7 +18,6 @@ from alignloop.objectives.base import (
     pair_metrics,
     sequence_mean,
     sequence_sum,
-    turns_of,
     with_statistics,
 )
 from alignloop.objectives.dpo import DPO
@@ -83,13 +82,12 @@ def test_equal_rewards_are_no_right_answer():
     assert (found["accuracy"].sum.item(), found["accuracy"].count.item()) == (1.0, 3.0)
 
 
-def test_turns_are_those_of_the_objective_or_the_objective_itself():
+def test_parts_are_those_of_the_objective_or_the_objective_itself():
     ppo = PPO()
-    assert [turn.needs for turn in turns_of(ppo)] == [turn.needs for turn in ppo.turns]
-    assert len(turns_of(ppo)) == 2
+    assert [sorted(part.needs) for part in ppo.parts] == [["logprobs"], ["values"]]
     dpo = DPO()
-    (turn,) = turns_of(dpo)
-    assert (turn.needs, turn.loss) == (dpo.needs, dpo)
+    (part,) = dpo.parts
+    assert (part.needs, part.loss) == (dpo.needs, dpo)
 
 
 def test_group_count():

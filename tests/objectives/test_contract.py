@@ -18,14 +18,8 @@ import torch
 from torch import Tensor
 
 from alignloop.objectives import registry
-from alignloop.objectives.base import (
-    Inputs,
-    Mean,
-    StepObjective,
-    add_means,
-    only_group,
-    with_statistics,
-)
+from alignloop.objectives.base import Inputs, Mean, add_means, with_statistics
+from alignloop.training.held_out import only_group
 
 MODEL_TOKENS = ("logprobs", "values", "entropy")
 FIXED_TOKENS = ("old_logprobs", "sampler_logprobs", "advantages", "old_values", "returns")
@@ -153,11 +147,10 @@ def step(
 ) -> tuple[float, list[Tensor], dict[str, Mean]]:
     """One optimizer step as the loop does it: loss, gradient at the groups' leaves, metrics."""
     denominator = sum(objective.count(inputs) for inputs in micro_batches)
-    if isinstance(objective, StepObjective):
-        statistics: dict[str, Mean] = {}
-        for inputs in micro_batches:
-            statistics = add_means(statistics, objective.step_statistics(inputs))
-        micro_batches = [with_statistics(inputs, statistics) for inputs in micro_batches]
+    statistics: dict[str, Mean] = {}
+    for inputs in micro_batches:
+        statistics = add_means(statistics, objective.step_statistics(inputs))
+    micro_batches = [with_statistics(inputs, statistics) for inputs in micro_batches]
     total, metrics = 0.0, {}
     for inputs in micro_batches:
         output = objective(inputs, denominator=denominator)
@@ -284,8 +277,7 @@ def test_dtype_of_the_log_probs_is_kept(objective, record):
     for dtype in (torch.float32, torch.float64):
         groups = make_groups(record, dtype=dtype)
         inputs = collate(groups)
-        if isinstance(objective, StepObjective):
-            inputs = with_statistics(inputs, objective.step_statistics(inputs))
+        inputs = with_statistics(inputs, objective.step_statistics(inputs))
         output = objective(inputs, denominator=objective.count(inputs))
         assert output.loss.dtype == dtype
         assert output.loss.shape == ()
@@ -299,10 +291,10 @@ def test_reads_what_it_says_and_no_more(objective, record):
     only = dataclasses.replace(inputs, **dict.fromkeys(optional - objective.needs))
 
     def loss(given: Inputs) -> float:
-        if isinstance(objective, StepObjective):
-            bare = dict.fromkeys(optional - objective.statistics_need)
-            statistics = objective.step_statistics(dataclasses.replace(given, **bare))
-            given = with_statistics(given, statistics)
+        bare = dict.fromkeys(optional - (objective.statistics_need or frozenset()))
+        statistics = objective.step_statistics(dataclasses.replace(given, **bare))
+        assert bool(statistics) == (objective.statistics_need is not None)
+        given = with_statistics(given, statistics)
         return objective(given, denominator=1.0).loss.item()
 
     assert loss(only) == loss(inputs)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from alignloop.data.packing import Group, completion
 from alignloop.objectives import registry
 from alignloop.objectives.base import Inputs
 from alignloop.objectives.grpo import GRPO, PRESETS, Preset
@@ -84,8 +86,14 @@ def test_members_of_the_family_are_those_of_their_papers() -> None:
 
 
 def test_idle_completions_have_no_advantage_where_they_count() -> None:
-    advantages = torch.tensor([[0.0, 9.0, 0.0], [0.5, 0, 0], [0, 0, -1], [0, 0, 0], [0, 3, 3]])
-    inputs = replace(INPUTS, extras={"advantages": advantages})
-    assert GRPO(beta=0.0).idle(inputs).tolist() == [True, False, False, True, True]
+    advantages = np.array([[0.0, 9.0, 0.0], [0.5, 0, 0], [0, 0, -1], [0, 0, 0], [0, 3, 3]])
+    items = [
+        completion(np.arange(3), mask, advantages=row)
+        for mask, row in zip(MASK.numpy(), advantages, strict=True)
+    ]
+    group = Group(np.arange(2), tuple(items))
+    passes = GRPO(beta=0.0).passes(group)
+    assert passes is not None
+    assert (passes.loss.tolist(), passes.statistics) == ([False, True, True, False, False], None)
     for other in (GRPO(beta=0.04), GRPO(beta=0.0, entropy_coefficient=0.1)):
-        assert other.idle(inputs).tolist() == [False] * 5
+        assert other.passes(group) is None

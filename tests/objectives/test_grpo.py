@@ -279,5 +279,3 @@ def test_the_entropy_bonus_is_subtracted(make_inputs, uniform) -> None:
     assert "entropy" in objective.needs
     bonus = 0.25 * inputs.entropy[inputs.mask].sum() / 8
     assert objective(inputs, denominator=8.0).loss.item() == pytest.approx((plain - bonus).item(), abs=1e-12)
-    silent = make(make_inputs, uniform, advantages=[[0.0] * 4] * 3)
-    assert not GRPO(beta=0.0, entropy_coefficient=0.1).idle(silent).any()

@@ -143,8 +143,8 @@ def test_turns_add_up_and_need_only_their_own(make_inputs):
         return with_statistics(own, objective.step_statistics(own))
 
     whole = objective(inputs(fields), denominator=2.0)
-    parts = [turn.loss(inputs(turn.needs), denominator=2.0) for turn in objective.turns]
-    assert [turn.needs for turn in objective.turns] == [
+    parts = [part.loss(inputs(part.needs), denominator=2.0) for part in objective.parts]
+    assert [part.needs for part in objective.parts] == [
         {"logprobs", "reference_logprobs", "entropy"},
         {"values"},
     ]

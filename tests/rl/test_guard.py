@@ -2,15 +2,15 @@ import json
 
 import pytest
 
-from alignloop.rl.guard import Guard, Limits, Reading
+from alignloop.rl.guard import AlarmLimits, RolloutReading, TrainingGuard
 
 
-def feed(guard: Guard, readings: list[Reading]) -> list[set[str]]:
+def feed(guard: TrainingGuard, readings: list[RolloutReading]) -> list[set[str]]:
     return [{alarm.name for alarm in guard.update(reading)} for reading in readings]
 
 
-def steady(**changes: float) -> Reading:
-    return Reading(**{"reward": 1.0, "length": 10.0, "entropy": 1.0, **changes})
+def steady(**changes: float) -> RolloutReading:
+    return RolloutReading(**{"reward": 1.0, "length": 10.0, "entropy": 1.0, **changes})
 
 
 @pytest.mark.parametrize(
@@ -29,24 +29,24 @@ def steady(**changes: float) -> Reading:
     ],
 )
 def test_each_alarm_and_no_other(name: str, before: dict, after: dict, fine: dict) -> None:
-    limits = Limits(window=2, kl_budget=5.0)
+    limits = AlarmLimits(window=2, kl_budget=5.0)
     start = [steady(**before)] * 2
-    assert feed(Guard(limits), [*start, *[steady(**after)] * 2])[-1] == {name}
-    assert feed(Guard(limits), [*start, *[steady(**fine)] * 2])[-1] == set()
+    assert feed(TrainingGuard(limits), [*start, *[steady(**after)] * 2])[-1] == {name}
+    assert feed(TrainingGuard(limits), [*start, *[steady(**fine)] * 2])[-1] == set()
 
 
 def test_one_outlier_is_no_alarm() -> None:
-    guard = Guard(Limits(window=4))
+    guard = TrainingGuard(AlarmLimits(window=4))
     assert feed(guard, [*[steady()] * 7, steady(length=40.0), steady()])[-1] == set()  # mean 17.5 < 20
 
 
 def test_the_kl_budget_holds_from_the_first_rollout() -> None:
-    assert feed(Guard(Limits(kl_budget=1.0)), [steady(kl=2.0)]) == [{"kl_over_budget"}]
-    assert feed(Guard(Limits(kl_budget=0.0)), [steady(kl=2.0)] * 20)[-1] == set()
+    assert feed(TrainingGuard(AlarmLimits(kl_budget=1.0)), [steady(kl=2.0)]) == [{"kl_over_budget"}]
+    assert feed(TrainingGuard(AlarmLimits(kl_budget=0.0)), [steady(kl=2.0)] * 20)[-1] == set()
 
 
 def test_the_best_is_the_highest_running_mean() -> None:
-    guard = Guard(Limits(window=2), follow="gold")
+    guard = TrainingGuard(AlarmLimits(window=2), follow="gold")
     golds = [0.2, 0.4, 0.6, 0.5, 0.9, 0.1]  # means 0.3, 0.5, 0.55, 0.7, 0.5
     found = []
     for gold in golds:
@@ -59,7 +59,7 @@ def test_the_best_is_the_highest_running_mean() -> None:
 
 
 def test_weights_past_their_peak_are_not_the_best() -> None:
-    guard = Guard(Limits(window=4), follow="gold")
+    guard = TrainingGuard(AlarmLimits(window=4), follow="gold")
     kept = None
     for rollout, gold in enumerate([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.55, 0.3]):
         guard.update(steady(gold=gold))
@@ -69,7 +69,7 @@ def test_weights_past_their_peak_are_not_the_best() -> None:
 
 
 def test_a_fall_from_the_start_keeps_the_first_window() -> None:
-    guard = Guard(Limits(window=2), follow="gold")
+    guard = TrainingGuard(AlarmLimits(window=2), follow="gold")
     found = []
     for gold in (0.9, 0.8, 0.7, 0.6):
         guard.update(steady(gold=gold))
@@ -78,34 +78,34 @@ def test_a_fall_from_the_start_keeps_the_first_window() -> None:
 
 
 def test_nothing_is_best_without_a_measure() -> None:
-    guard = Guard(Limits(window=1))
+    guard = TrainingGuard(AlarmLimits(window=1))
     guard.update(steady())
     assert not guard.is_best()
-    gold = Guard(Limits(window=1), follow="gold")
+    gold = TrainingGuard(AlarmLimits(window=1), follow="gold")
     gold.update(steady())
     assert not gold.is_best()
 
 
 def test_state_goes_through_json() -> None:
-    guard = Guard(Limits(window=1), follow="reward")
+    guard = TrainingGuard(AlarmLimits(window=1), follow="reward")
     guard.update(steady(gold=0.3))
     guard.is_best()
-    other = Guard(Limits(window=1), follow="reward")
+    other = TrainingGuard(AlarmLimits(window=1), follow="reward")
     other.load_state_dict(json.loads(json.dumps(guard.state_dict())))
     assert other == guard
 
 
 def test_what_is_measured_now_and_then_is_compared_where_it_is() -> None:
     """A spread or gold in the first window alone, or in the last alone, has nothing to be compared with."""
-    limits = Limits(window=2)
+    limits = AlarmLimits(window=2)
     for measured in ({"spread": 9.0}, {"gold": 0.1}):
         for places in ({0, 1}, {2, 3}, {4}):
-            guard = Guard(limits)
+            guard = TrainingGuard(limits)
             readings = [steady(**(measured if i in places else {})) for i in range(5)]
             assert feed(guard, readings)[-1] == set()
     # means of what is there: 1 in the first window, 2.1 in the last
     later = [steady(spread=1.0), steady(), steady(), steady(spread=2.1)]
-    assert feed(Guard(limits), later)[-1] == {"spread_growth"}
+    assert feed(TrainingGuard(limits), later)[-1] == {"spread_growth"}
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,13 @@ def test_what_is_measured_now_and_then_is_compared_where_it_is() -> None:
     ],
 )
 def test_limits_themselves_are_allowed(start: dict, edge: dict, beyond: dict) -> None:
-    limits = Limits(window=1, kl_budget=5.0, gold_drop=0.25, entropy_factor=0.25)
-    assert feed(Guard(limits), [steady(**start), steady(**edge)])[-1] == set()
-    assert len(feed(Guard(limits), [steady(**start), steady(**beyond)])[-1]) == 1
+    limits = AlarmLimits(window=1, kl_budget=5.0, gold_drop=0.25, entropy_factor=0.25)
+    assert feed(TrainingGuard(limits), [steady(**start), steady(**edge)])[-1] == set()
+    assert len(feed(TrainingGuard(limits), [steady(**start), steady(**beyond)])[-1]) == 1
 
 
 def test_nothing_is_compared_before_two_windows_are_full() -> None:
-    guard = Guard(Limits(window=2, kl_budget=5.0))
+    guard = TrainingGuard(AlarmLimits(window=2, kl_budget=5.0))
     grown = steady(length=99.0, kl=1.0)
     assert feed(guard, [steady(kl=1.0), steady(kl=1.0), grown]) == [set()] * 3
     assert feed(guard, [grown]) == [{"length_growth"}]
@@ -134,7 +134,7 @@ def test_nothing_is_compared_before_two_windows_are_full() -> None:
 
 def test_gold_at_its_best_by_hand() -> None:
     """The reward and the rollout at the best mean; an equal mean later does not replace it."""
-    guard = Guard(Limits(window=2), follow="gold")
+    guard = TrainingGuard(AlarmLimits(window=2), follow="gold")
     found = []
     for reward, gold in ((1.0, 0.25), (2.0, 0.75), (3.0, 0.25), (5.0, 0.75)):
         guard.update(steady(reward=reward, gold=gold))
@@ -145,15 +145,15 @@ def test_gold_at_its_best_by_hand() -> None:
 
 
 def test_the_documented_limits() -> None:
-    assert Limits() == Limits(5, 0.0, 0.05, 2.0, 0.2, 2.0)
-    reading = Reading(1.0, 2.0, 3.0)
+    assert AlarmLimits() == AlarmLimits(5, 0.0, 0.05, 2.0, 0.2, 2.0)
+    reading = RolloutReading(1.0, 2.0, 3.0)
     assert reading.gold is reading.kl is reading.spread is None
 
 
 def test_the_sentences_of_alarms() -> None:
-    guard = Guard(Limits(window=1, kl_budget=5.0))
-    guard.update(Reading(1.0, 10.0, 1.0, gold=0.5, kl=1.0, spread=0.5))
-    alarms = guard.update(Reading(1.5, 30.0, 0.125, gold=0.25, kl=6.0, spread=2.0))
+    guard = TrainingGuard(AlarmLimits(window=1, kl_budget=5.0))
+    guard.update(RolloutReading(1.0, 10.0, 1.0, gold=0.5, kl=1.0, spread=0.5))
+    alarms = guard.update(RolloutReading(1.5, 30.0, 0.125, gold=0.25, kl=6.0, spread=2.0))
     assert [alarm.text for alarm in alarms] == [
         "KL 6.00 nats per completion is above the budget of 5",
         "reward rose from 1.000 to 1.500 while gold fell from its best 0.500 to 0.250: the reward is being "

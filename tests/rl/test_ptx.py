@@ -79,13 +79,12 @@ def test_the_draw_depends_on_the_seed_only() -> None:
 def test_it_is_asked_as_the_objective_itself() -> None:
     plain = PPO(kl_coefficient=0.1, entropy_coefficient=0.1)
     mixed = WithPretraining(plain)
-    assert (mixed.records, mixed.needs, mixed.statistics_need, mixed.statistics_rows) == (
+    assert (mixed.records, mixed.needs, mixed.statistics_need) == (
         ("prompt",),
         {"logprobs", "values", "entropy", "reference_logprobs"},
         frozenset(),
-        None,
     )
-    assert [turn.needs for turn in mixed.turns] == [turn.needs for turn in plain.turns]
+    assert [part.needs for part in mixed.parts] == [part.needs for part in plain.parts]
 
 
 def test_turns_add_up_and_the_nll_is_in_the_first() -> None:
@@ -99,7 +98,7 @@ def test_turns_add_up_and_the_nll_is_in_the_first() -> None:
     assert (float(statistics[MEAN_RETURN].sum), float(statistics[MEAN_RETURN].count)) == (1.5, 3.0)
     inputs = with_statistics(inputs, statistics)
     whole = objective(inputs, denominator=3.0)
-    policy, critic = (turn.loss(inputs, denominator=3.0) for turn in objective.turns)
+    policy, critic = (part.loss(inputs, denominator=3.0) for part in objective.parts)
     assert float(policy.loss + critic.loss) == pytest.approx(float(whole.loss), rel=1e-6)
     assert {**policy.metrics, **critic.metrics}.keys() == whole.metrics.keys()
     assert policy.metrics["ptx_nll"] == (1.0, 2.0)

@@ -5,12 +5,12 @@ import torch
 from alignloop.model.generate import generate
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.tiny import tiny_model
-from alignloop.rl.rollout import Engine, LocalEngine
+from alignloop.rl.rollout import CompletionEngine, LocalEngine
 
 
 def test_the_local_engine_samples_from_the_current_weights() -> None:
     model, tokenizer = tiny_model()
-    engine: Engine = LocalEngine(model, tokenizer, token_budget=200)
+    engine: CompletionEngine = LocalEngine(model, tokenizer, token_budget=200)
     prompts = [tokenizer(text).input_ids for text in ("the rain", "비가 오면")]
     params = SamplingParams(max_tokens=12, seed=4)
     done: list[tuple[int, int]] = []

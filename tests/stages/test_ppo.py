@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from alignloop.model.packed import Forward, PackedModel, ScalarHead
 from alignloop.model.roles import CRITIC, POLICY, ActorCritic
 from alignloop.model.tiny import tiny_model
 from alignloop.objectives.ppo import PPO
-from alignloop.stages.online import train_online
+from alignloop.stages.online import running
 from alignloop.stages.online_setup import Online
 from alignloop.training.loop import Trainer, train_step
 from alignloop.training.optim import OptimizerSettings, build_optimizer
@@ -61,15 +63,16 @@ def test_policy_and_critic_have_rates_of_their_own(
     """Adam's first step moves a weight by its rate, whatever its gradient."""
     seen: dict[str, Tensor] = {}
 
-    def watched(online: Online, *args: object) -> dict[str, float]:
+    @contextmanager
+    def watched(online: Online) -> Iterator[None]:
         policy, critic = online.roles.role_parameters()
         before = [p.detach().clone() for p in (*policy, *critic)]
-        results = train_online(online, *args)
+        with running(online):
+            yield
         moved = [float((p.detach() - b).abs().max()) for p, b in zip((*policy, *critic), before, strict=True)]
         seen.update(policy=max(moved[: len(policy)]), critic=max(moved[len(policy) :]))
-        return results
 
-    monkeypatch.setattr("alignloop.stages.ppo.train_online", watched)
+    monkeypatch.setattr("alignloop.stages.ppo.running", watched)
     rates = {"learning_rate": 1e-3, "critic_learning_rate": 4e-3, "lora_r": lora_r}
     run_stage("ppo", recipe(tmp_path, **{**SMALL, "num_iterations": 1}, **rates, max_steps=1))
     assert seen == pytest.approx({"policy": 1e-3, "critic": 4e-3}, rel=1e-3)
@@ -114,7 +117,7 @@ def test_roles_share_a_base_and_keep_apart() -> None:
     assert len(critics) == len(own) + 2  # weight and bias of the head
 
     batch = collate([Group(torch.arange(5, 9).numpy().astype("int32"), (completion([7, 8, 9]),), 0)])
-    out = roles(batch, values=True)
+    out = roles(batch, {"logprobs", "values"})
     out.logprobs.sum().backward(retain_graph=True)
     assert any(p.grad is not None for p in own)
     assert all(p.grad is None for p in critics)

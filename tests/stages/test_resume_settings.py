@@ -15,6 +15,7 @@ from alignloop.runs.continuation import changes, origin
 from alignloop.runs.hashing import KEYS_WITHOUT_EFFECT, Input, Parent
 from alignloop.stages import common
 from alignloop.stages.common import train_step
+from alignloop.stages.rows import read_rows
 
 TRAINING = sorted(name for name, spec in STAGES.items() if issubclass(spec.config, TrainConfig))
 DECIDES = {
@@ -177,14 +178,13 @@ def test_other_rows_are_refused_where_no_file_tells_of_them(
     stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a data set of a hub, whose name stays while its rows change."""
-    read = common.read_data
 
-    def fewer(*args: Any) -> Any:
-        data, held_out = read(*args)
-        data.records.pop()
-        return data, held_out
+    def fewer(*args: Any, **keys: Any) -> Any:
+        found = read_rows(*args, **keys)
+        found.data.records.pop()
+        return found
 
-    monkeypatch.setattr("alignloop.stages.sft.common.read_data", fewer)
+    monkeypatch.setattr("alignloop.stages.sft.read_rows", fewer)
     with pytest.raises(RunError, match=r"other settings .tokenized rows: \w+ -> \w+, by their content"):
         run(stopped)
 

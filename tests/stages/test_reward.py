@@ -220,7 +220,7 @@ def test_policy_critic_and_reward_model_share_one_base(
         for p, ts in zip(prompts[:3], texts[:3], strict=True)
     ]
     with torch.no_grad():
-        read = roles(collate(groups), logprobs=False, scores=True).scores
+        read = roles(collate(groups), {"scores"}).scores
     expected = np.concatenate(models[0].score(prompts[:3], texts[:3]))
     np.testing.assert_allclose(read[:, 0].numpy(), expected, atol=1e-5)
 
@@ -240,7 +240,7 @@ def test_a_critic_of_its_own_starts_as_the_reward_model(single: Run, pairs: Path
         )
     ]
     with torch.no_grad():
-        read = critic(collate(groups), logprobs=False, scores=True).scores
+        read = critic(collate(groups), {"scores"}).scores
     np.testing.assert_allclose(read[:, 0].numpy(), model.score(prompts[:1], texts[:1])[0], atol=1e-5)
 
 

@@ -10,12 +10,12 @@ import torch
 from alignloop.config import resolve
 from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, completion
-from alignloop.data.tokenize import with_mismatched
 from alignloop.errors import DataError, NonFiniteError
 from alignloop.model.packed import ScalarHead
 from alignloop.objectives import registry
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.objectives.dpo import DPO
+from alignloop.objectives.kto import with_mismatched
 from alignloop.objectives.listwise import Listwise
 from alignloop.objectives.plackett_luce import PlackettLuce
 from alignloop.objectives.sft import SFT

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from alignloop.data.packing import Group, collate, completion
-from alignloop.data.tokenize import with_mismatched
 from alignloop.errors import NonFiniteError
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.packed import PackedModel, ScalarHead
@@ -18,7 +17,7 @@ from alignloop.model.tiny import tiny_model
 from alignloop.objectives.base import Inputs, Objective, with_statistics
 from alignloop.objectives.dpo import DPO
 from alignloop.objectives.grpo import PRESETS
-from alignloop.objectives.kto import KTO
+from alignloop.objectives.kto import KTO, with_mismatched
 from alignloop.objectives.odin import Odin
 from alignloop.objectives.sft import SFT
 from alignloop.training.held_out import evaluate
@@ -179,7 +178,7 @@ def test_odins_gradient_is_that_of_the_correlations_of_all_completions() -> None
     trainer.settings = replace(trainer.settings, learning_rate=1.0, lr_scheduler_type="constant")
     other = odin_trainer(10_000)
     batch = collate(groups)
-    scores = other.model(batch, logprobs=False, scores=True).scores.double()
+    scores = other.model(batch, {"scores"}).scores.double()
     quality, length = scores[:, 0], scores[:, 1]
     tokens = batch.mask.sum(-1).double()
 
@@ -242,9 +241,8 @@ def test_a_reference_is_run_only_where_no_log_probs_are_stored() -> None:
 def test_what_is_observed_is_each_pass_with_gradient() -> None:
     seen: list[Inputs] = []
     trainer = make_trainer(budget=1)
-    trainer.observe = seen.append
     groups, _ = with_reference_logprobs(labelled(3), trainer.model, token_budget=100)
-    train_step(trainer, KTO(), groups)
+    train_step(trainer, KTO(), groups, observe=seen.append)
     evaluate(trainer, KTO(), groups)
     assert len(seen) == 3  # a completion each; neither the mismatched ones nor the evaluation's
     assert all(one.logprobs is not None and one.logprobs.requires_grad for one in seen)
@@ -305,7 +303,7 @@ def test_a_trainer_begins_with_the_documented_settings() -> None:
     settings = OptimizerSettings()
     trainer = Trainer(PackedModel(hf), build_optimizer(hf.parameters(), settings), settings, 5)
     assert (trainer.token_budget, trainer.unsplit, trainer.temperature, trainer.step) == (4096, 0, 1.0, 0)
-    assert trainer.reference is trainer.observe is None
+    assert trainer.reference is None
 
 
 @pytest.mark.parametrize(("unsplit", "passes"), [(0, 2), (30, 1)])
@@ -364,9 +362,7 @@ def test_inputs_hold_what_the_pass_gave() -> None:
     known = Inputs(batch.mask, batch.group, extras=batch.extras)
     every = frozenset({"logprobs", "entropy", "scores", "values", "prompt_logprob"})
     with torch.no_grad():
-        direct = trainer.model(
-            batch, logprobs=True, entropy=True, scores=True, values=True, prompt_logprob=True
-        )
+        direct = trainer.model(batch, every)
         filled = fill_inputs(trainer, batch, known, every)
         for name in every:
             assert torch.equal(getattr(filled, name), getattr(direct, name)), name

@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from alignloop.data.packing import Group, collate, completion
-from alignloop.data.tokenize import with_mismatched
 from alignloop.model.adapters import LoraSettings, add_adapter
 from alignloop.model.packed import PackedModel
 from alignloop.model.tiny import tiny_model
 from alignloop.objectives.bradley_terry import BradleyTerry
 from alignloop.objectives.dpo import DPO
 from alignloop.objectives.grpo import GRPO
-from alignloop.objectives.kto import KTO
+from alignloop.objectives.kto import KTO, with_mismatched
 from alignloop.objectives.listwise import Listwise
 from alignloop.objectives.orpo import ORPO
 from alignloop.objectives.plackett_luce import PlackettLuce
@@ -145,13 +144,13 @@ def test_dropout_is_the_same_in_both_passes(monkeypatch):
 def test_every_output_of_three_pieces_is_that_of_the_whole():
     """Gradients of each output, the prompt's log-prob among them, which every piece computes again."""
     group = long_group(7, 3, 9)
-    every = dict.fromkeys(("logprobs", "entropy", "scores", "values", "prompt_logprob"), True)
+    every = dict.fromkeys(("logprobs", "entropy", "scores", "values", "prompt_logprob"))
     found = []
     for budget in (1000, 16):
         trainer = make_trainer(head=True)
         model = trainer.model
         out, finish = run_in_pieces(
-            lambda batch, model=model: model(batch, **every), group, budget, model.device
+            lambda batch, model=model: model(batch, every.keys()), group, budget, model.device
         )
         # weights that differ from place to place, so that nothing cancels or is taken for another
         loss = sum(

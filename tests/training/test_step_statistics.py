@@ -9,19 +9,18 @@ import pytest
 import torch
 
 from alignloop.data.packing import completion
-from alignloop.objectives.base import Inputs, Mean, Output, mean_of
+from alignloop.objectives.base import Inputs, Mean, Objective, Output, mean_of
 from alignloop.training.loop import train_step
 from tests.training.helpers import pair_groups, plain_descent, weights
 
 
 @dataclass(frozen=True)
-class MeanPosition:
+class MeanPosition(Objective):
     """A loss per token with a statistic over the step's counted tokens, as PPO's mean return is."""
 
     records: ClassVar[tuple[str, ...]] = ("prompt",)
     needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
     statistics_need: ClassVar[frozenset[str]] = frozenset()
-    statistics_rows: ClassVar[str | None] = None
 
     def count(self, inputs: Inputs) -> torch.Tensor:
         return inputs.mask.sum().float()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from alignloop.errors import AlignLoopError, ConfigError
+from alignloop.runs.evaluation_results import RequirementRow
 
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -36,7 +37,7 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CheckedRequirement:
     """A requirement with what was measured."""
 
     requirement: Requirement
@@ -62,7 +63,7 @@ def parse(text: str) -> Requirement:
     return Requirement(" ".join(text.split()), match[1], match[2], float(match[3]))
 
 
-def judge(requirements: Sequence[str], measured: Mapping[str, float]) -> list[Outcome]:
+def judge(requirements: Sequence[str], measured: Mapping[str, float]) -> list[CheckedRequirement]:
     """Every requirement with its measured value.
 
     Args:
@@ -70,7 +71,7 @@ def judge(requirements: Sequence[str], measured: Mapping[str, float]) -> list[Ou
         measured: values by name.
 
     Returns:
-        Outcomes in the same order.
+        Checked ones in the same order.
 
     Raises:
         ConfigError: a name that was not measured; the nearest ones are suggested.
@@ -82,11 +83,11 @@ def judge(requirements: Sequence[str], measured: Mapping[str, float]) -> list[Ou
             near = difflib.get_close_matches(wanted.name, measured, n=3, cutoff=0.4)
             shown = ", ".join(near or sorted(measured)[:8])
             raise ConfigError(f"require: '{wanted.name}' was not measured; there are, for example, {shown}")
-        outcomes.append(Outcome(wanted, measured[wanted.name]))
+        outcomes.append(CheckedRequirement(wanted, measured[wanted.name]))
     return outcomes
 
 
-def enforce(outcomes: Sequence[Outcome]) -> None:
+def enforce(outcomes: Sequence[CheckedRequirement]) -> None:
     """Stop where a requirement does not hold.
 
     Raises:
@@ -100,6 +101,8 @@ def enforce(outcomes: Sequence[Outcome]) -> None:
         raise RequirementError(f"{count} {verb} not met: {shown}")
 
 
-def as_rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
+def as_rows(outcomes: Sequence[CheckedRequirement]) -> tuple[RequirementRow, ...]:
     """The outcomes for run.json."""
-    return [{"requirement": o.requirement.text, "measured": o.measured, "met": o.met} for o in outcomes]
+    return tuple(
+        RequirementRow(requirement=o.requirement.text, measured=o.measured, met=o.met) for o in outcomes
+    )

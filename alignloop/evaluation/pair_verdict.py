@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,6 +18,8 @@ from numpy.typing import ArrayLike
 from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import Interval, rate_interval
 from alignloop.evaluation.winrate import length_controlled_win_rate
+from alignloop.runs.evaluation_results import AnswersWon, WinRow
+from alignloop.runs.results import PairAccuracy, ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,16 @@ class PairRate:
         """Whether it is above chance, but not at equal length."""
         return self.learned and self.at_equal_length is not None and self.at_equal_length.low <= 0.5
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> PairAccuracy:
         """As results for run.json."""
         one, two = self.accuracy, self.at_equal_length
-        return {
-            "accuracy": one.value,
-            "accuracy_interval": [one.low, one.high],
-            "at_equal_length": None if two is None else two.value,
-            "at_equal_length_interval": None if two is None else [two.low, two.high],
-            "pairs": self.num_pairs,
-        }
+        return PairAccuracy(
+            accuracy=one.value,
+            accuracy_interval=ends(one),
+            at_equal_length=None if two is None else two.value,
+            at_equal_length_interval=ends(two),
+            pairs=self.num_pairs,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +197,13 @@ def _verdict(policy: PairRate, reward: PairRate, wins: Wins | None) -> str:
     return "the judgements were learned, but the reward model finds the new answers worse: read them first."
 
 
-def wins_of(row: dict[str, Any] | None) -> Wins | None:
-    """A row of a comparison's win rates, None for None."""
-    if row is None:
+def wins_of(row: WinRow | None) -> Wins | None:
+    """A row of a comparison's win rates, None for none, or for one without its rate."""
+    if row is None or row.value is None or row.interval is None:
         return None
-    low, high = row["interval"]
-    return Wins(row["value"], low, high, row["length_controlled"], row["num_prompts"])
+    return Wins(row.value, *row.interval, row.length_controlled, int(row.num_prompts or 0))
 
 
-def as_row(wins: Wins | None) -> dict[str, Any] | None:
+def as_row(wins: Wins | None) -> AnswersWon | None:
     """`Wins` as results for run.json."""
-    return None if wins is None else {**asdict(wins), "verdict": wins.verdict}
+    return None if wins is None else AnswersWon(**asdict(wins), verdict=wins.verdict)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NotRequired, Protocol, TypeVar
+from typing import Any, Literal, NotRequired, TypeVar
 
 from pydantic import ConfigDict
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import RunError
-from alignloop.storage import has_shape, read_state
+from alignloop.storage import read_state
 
 T = TypeVar("T")
 RUN_FILE = "run.json"
@@ -104,25 +104,23 @@ class _Schema(TypedDict):
     schema: int
 
 
-def result_of(run: _Run, name: str, shape: type[T]) -> T:
-    """One of a run's results.
+def needed(value: T | None, name: str, folder: Path) -> T:
+    """One of a run's results without which nothing goes on.
+
+    Args:
+        value: as it was read.
+        name: its key, for the error.
+        folder: the run folder.
+
+    Returns:
+        The value.
 
     Raises:
         RunError: run.json does not have it, or in another shape.
     """
-    value = run.record.get("results", {}).get(name)
-    if not has_shape(value, shape):
+    if value is None:
         raise RunError(
-            f"{run.path / RUN_FILE} is damaged: its results have no usable '{name}'; move the folder "
-            f"{run.path} away and the same command makes it again"
+            f"{folder / RUN_FILE} is damaged: its results have no usable '{name}'; move the folder "
+            f"{folder} away and the same command makes it again"
         )
     return value
-
-
-class _Run(Protocol):
-    """What is read of a `Run` here."""
-
-    path: Path
-
-    @property
-    def record(self) -> dict[str, Any]: ...

@@ -14,6 +14,9 @@ from alignloop.errors import RunError
 from alignloop.foreign import dump_yaml
 from alignloop.report.outcome import outcome_of
 from alignloop.runs import RUN_FILE, Run, find_run, find_runs, lineage
+from alignloop.runs.evaluation_results import Evaluated
+from alignloop.runs.json_values import Span
+from alignloop.runs.results import Trained
 
 Json = Mapping[str, Any]
 _SETTINGS = (
@@ -31,7 +34,7 @@ _SETTINGS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ModelOrigin:
     """Where an exported model comes from.
 
     Attributes:
@@ -43,14 +46,14 @@ class Origin:
     run: Run | None
 
     @classmethod
-    def of(cls, model: str | Path) -> Origin:
+    def of(cls, model: str | Path) -> ModelOrigin:
         """The run at that path, if it is one."""
         folder = Path(model).expanduser()
         return cls(folder.name or str(model), Run.open(folder) if (folder / RUN_FILE).exists() else None)
 
 
 def model_card(
-    origin: Origin, *, name: str, template: ChatTemplate, num_parameters: int, gguf_name: str | None
+    origin: ModelOrigin, *, name: str, template: ChatTemplate, num_parameters: int, gguf_name: str | None
 ) -> str:
     """Text of the README.md of a model folder.
 
@@ -85,7 +88,7 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(stages: Sequence[Json], origin: Origin) -> str:
+def _front_matter(stages: Sequence[Json], origin: ModelOrigin) -> str:
     base = _base(stages, origin)
     tags = ["alignloop", *dict.fromkeys(str(stage["stage"]) for stage in stages)]
     values = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
@@ -104,7 +107,7 @@ def _stages(tree: Json, seen: set[str] | None = None) -> Iterator[Json]:
         yield tree
 
 
-def _base(stages: Sequence[Json], origin: Origin) -> str:
+def _base(stages: Sequence[Json], origin: ModelOrigin) -> str:
     """The model that the first training stage started from, without the folders above it."""
     for stage in stages:
         found = (stage.get("inputs") or {}).get("model_name_or_path")
@@ -123,7 +126,7 @@ def _config(path: Path) -> Json:
         return {}
 
 
-def _summary(stages: Sequence[Json], origin: Origin) -> str:
+def _summary(stages: Sequence[Json], origin: ModelOrigin) -> str:
     chain = " → ".join(dict.fromkeys(str(stage["stage"]) for stage in stages))
     base = _base(stages, origin)
     start = f"it started from {base}" if base else "its first weights were random or are not known"
@@ -181,33 +184,26 @@ def _evaluations(run: Run) -> Iterator[str]:
             and other.status == "finished"
             and here in {p.resolve() for p in parents if p}
         ):
-            yield _evaluation(str(record.get("name") or other.path.name), record.get("results") or {})
+            yield _evaluation(str(record.get("name") or other.path.name), other.results(Evaluated))
 
 
-def _evaluation(title: str, results: Json) -> str:
-    rows = [f"**{_cell(title)}**, {results.get('num_prompts', '?')} prompts, 95 % intervals", ""]
+def _evaluation(title: str, results: Evaluated) -> str:
+    count = "?" if results.num_prompts is None else _cell(results.num_prompts)
+    rows = [f"**{_cell(title)}**, {count} prompts, 95 % intervals", ""]
     rows += ["| Metric | Before | After | Unit |", "| --- | --- | --- | --- |"]
-    for name, row in (results.get("metrics") or {}).items():
-        values = [_interval(row.get(side), row.get(f"{side}_interval")) for side in ("before", "after")]
-        rows.append(f"| {_cell(name)} | {values[0]} | {values[1]} | {_cell(row.get('unit', ''))} |")
-    for name in ("win_rate", "win_rate_reward"):
-        if name in results:
-            rate = results[name]
-            value = _interval(rate.get("value"), rate.get("interval"))
-            rows.append(f"| {name} over before | – | {value} | share |")
+    for name, row in results.metrics.items():
+        values = _interval(row.before, row.before_interval), _interval(row.after, row.after_interval)
+        rows.append(f"| {_cell(name)} | {values[0]} | {values[1]} | {_cell(row.unit)} |")
+    for name, rate in (("win_rate", results.win_rate), ("win_rate_reward", results.win_rate_reward)):
+        if rate is not None:
+            rows.append(f"| {name} over before | – | {_interval(rate.value, rate.interval)} | share |")
     return "\n".join(rows)
 
 
-def _interval(value: object, interval: object) -> str:
-    if not isinstance(value, int | float):
+def _interval(value: float | None, interval: Span | None) -> str:
+    if value is None:
         return "–"
-    if (
-        isinstance(interval, list)
-        and len(interval) == 2
-        and all(isinstance(x, int | float) for x in interval)
-    ):
-        return f"{value:.4g} [{interval[0]:.4g}, {interval[1]:.4g}]"
-    return f"{value:.4g}"
+    return f"{value:.4g}" + ("" if interval is None else f" [{interval[0]:.4g}, {interval[1]:.4g}]")
 
 
 def _use(template: ChatTemplate, name: str, gguf_name: str | None) -> str:
@@ -233,11 +229,9 @@ def _simulated(run: Run, seen: set[Path]) -> bool:
     if here in seen:
         return False
     seen.add(here)
-    record = run.record
-    origins = ((record.get("results") or {}).get("data") or {}).get("origins") or {}
-    if "simulated" in origins:
+    if run.results(Trained).has_simulated_labels:
         return True
-    parents = (find_run(str(link["path"]), run.path) for link in record.get("parents", []))
+    parents = (find_run(str(link["path"]), run.path) for link in run.record.get("parents", []))
     return any(_simulated(Run.open(path), seen) for path in parents if path is not None)
 
 

@@ -17,7 +17,7 @@ from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.save import save_model
 from alignloop.records import Message
-from alignloop.serve.card import Origin, model_card
+from alignloop.serve.card import ModelOrigin, model_card
 from alignloop.serve.gguf_file import Storage, write_gguf
 from alignloop.serve.merge import PROBES, check_free
 from alignloop.serve.modelfile import modelfile
@@ -73,7 +73,7 @@ def export(
         UserError: `to` exists and is not empty.
     """
     check_free(to)
-    origin = Origin.of(model)
+    origin = ModelOrigin.of(model)
     policy = open_policy(
         model, name=name or _default_name(origin), chat_template=chat_template, dtype="float32", device="cpu"
     )
@@ -128,7 +128,7 @@ def _modelfile(policy: Policy, file_name: str) -> str:
     return modelfile(file_name, template, context=context, bos=bos, stops=stops)
 
 
-def _default_name(origin: Origin) -> str:
+def _default_name(origin: ModelOrigin) -> str:
     return origin.model if origin.run is None else str(origin.run.record.get("name") or origin.model)
 
 

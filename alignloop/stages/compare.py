@@ -11,7 +11,7 @@ from alignloop.config import CompareConfig
 from alignloop.config.compare import ModelEntry, model_names, set_names
 from alignloop.data.columns import read_records
 from alignloop.evaluation import gate
-from alignloop.evaluation.comparison import Cell, Measurement, measurement
+from alignloop.evaluation.comparison import Measurement, ModelCell, measurement
 from alignloop.evaluation.comparison import compare as compared
 from alignloop.evaluation.comparisons import (
     PairJudge,
@@ -30,6 +30,9 @@ from alignloop.records import Preference, message_rows
 from alignloop.rl.rewards import function
 from alignloop.rl.verifiers import instruction_reward
 from alignloop.runs import Run
+from alignloop.runs.evaluation_results import CellRow, Compared, MetricRow, RatingRow, WinRow
+from alignloop.runs.json_values import Span
+from alignloop.runs.results import ends
 from alignloop.stages import common
 from alignloop.stages.candidates import (
     Candidate,
@@ -98,27 +101,54 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
     raw = _collect(candidates, sets)
     measured, wins, rated, won = _compare_answers(config, sets, raw, names, baseline, judges, labels, run)
     cells = [(m, cells_of(config, m, baseline)) for m in measured]
-    results = {
-        "models": names,
-        "baseline": baseline,
-        "num_prompts": {one.name: len(one.rows) for one in sets},
-        "confidence": config.confidence,
-        "comparison": [metric_row(m, row) for m, row in cells],
-        "win_rates": wins,
-        "ratings": rated,
-    }
     accounts = [account_row(c.adviser.name, c.adviser.account) for c in judges.values() if c.adviser]
-    if accounts:
-        results["account"] = accounts
+    results = Compared(
+        models=tuple(names),
+        baseline=baseline,
+        num_prompts={one.name: len(one.rows) for one in sets},
+        confidence=config.confidence,
+        comparison=tuple(metric_row(m, row) for m, row in cells),
+        win_rates=tuple(wins),
+        ratings=tuple(rated),
+        **({"account": tuple(accounts)} if accounts else {}),
+    )
     _write_samples(run, sets, raw, names, baseline, won)
     if len(names) == 1:
         common.tell(run, "there is one model only, so nothing is compared: its values are shown")
-    run.set_results(results)
-    outcomes = gate.judge(config.require, _named(cells, wins))
-    results["requirements"] = gate.as_rows(outcomes)
-    run.set_results(results)
+    return concluded(run, config.require, results, _named(cells, wins))
+
+
+def concluded(
+    run: Run, require: Sequence[str], results: Compared, named: Mapping[str, float]
+) -> dict[str, Any]:
+    """The results with the recipe's requirements, which they have to meet.
+
+    Args:
+        run: the run folder; receives the results before anything is required of them.
+        require: sentences of the recipe.
+        results: all but the requirements.
+        named: values that a requirement may name.
+
+    Returns:
+        Results for run.json.
+
+    Raises:
+        ConfigError: a requirement names what was not measured.
+        RequirementError: a requirement is not met.
+    """
+    run.set_results(results.row())
+    outcomes = gate.judge(require, named)
+    found = results.model_copy(update={"requirements": gate.as_rows(outcomes)}).row()
+    run.set_results(found)
     gate.enforce(outcomes)
-    return results
+    return found
+
+
+def with_ends(name: str, value: float | None, interval: Span | None, joint: str) -> dict[str, float]:
+    """A value and the ends of its interval under names such as `NAME.low`; {} where it is not known."""
+    if value is None or interval is None:
+        return {}
+    return {name: value, f"{name}{joint}low": interval[0], f"{name}{joint}high": interval[1]}
 
 
 def _collect(candidates: Sequence[Candidate], sets: Sequence[EvaluationSet]) -> dict[str, dict[str, Raw]]:
@@ -140,11 +170,11 @@ def _compare_answers(
     judges: Mapping[str, Comparing],
     labels: Sequence[Preference] | None,
     run: Run,
-) -> tuple[list[Measurement], list[dict[str, Any]], list[dict[str, Any]], Won]:
+) -> tuple[list[Measurement], list[WinRow], list[RatingRow], Won]:
     """All metrics, rows of win rates and ratings, and who won on each prompt."""
     measured = [m for one in sets for m in measure(one, raw[one.name])]
-    wins: list[dict[str, Any]] = []
-    rated: list[dict[str, Any]] = []
+    wins: list[WinRow] = []
+    rated: list[RatingRow] = []
     won: Won = {}
     for one in sets:
         if one.entry["kind"] in _COMPARED:
@@ -238,101 +268,92 @@ def verdicts_on(
     return measured, {source: verdicts for source, verdicts in found.items() if verdicts}
 
 
-def cells_of(config: CompareConfig, measured: Measurement, baseline: str) -> dict[str, Cell]:
+def cells_of(config: CompareConfig, measured: Measurement, baseline: str) -> dict[str, ModelCell]:
     return compared(
         measured, baseline, level=config.confidence, replicates=config.bootstrap, seed=config.seed
     )
 
 
-def metric_row(measured: Measurement, cells: Mapping[str, Cell]) -> dict[str, Any]:
-    models: dict[str, Any] = {model: {"missing": reason} for model, reason in measured.missing.items()}
+def metric_row(measured: Measurement, cells: Mapping[str, ModelCell]) -> MetricRow:
+    """A metric as results: every model's cell, and why the others were not measured."""
+    models = {model: CellRow(missing=reason) for model, reason in measured.missing.items()}
     for model, cell in cells.items():
-        row: dict[str, Any] = {"value": cell.value.value, "interval": [cell.value.low, cell.value.high]}
-        if cell.difference is not None:
-            gap = cell.difference
-            row |= {"difference": gap.value, "difference_interval": [gap.low, gap.high], "p": cell.p}
-            row |= {"verdict": cell.verdict}
+        more: dict[str, Any] = {}
+        if (gap := cell.difference) is not None:
+            more = {"difference": gap.value, "difference_interval": ends(gap), "p": cell.p}
+            more |= {"verdict": cell.verdict}
         if cell.tax is not None:
-            row |= {"tax": cell.tax, "prompts_to_decide": cell.more_prompts}
-        models[model] = row
-    return {
-        "name": measured.name,
-        "unit": measured.unit,
-        "higher_is_better": measured.higher_is_better,
-        "scale": measured.scale,
-        "margin": measured.margin,
-        "num_prompts": len(measured.sizes),
-        "note": measured.note,
-        "models": models,
-    }
+            more |= {"tax": cell.tax, "prompts_to_decide": cell.more_prompts}
+        models[model] = CellRow(value=cell.value.value, interval=ends(cell.value), **more)
+    return MetricRow(
+        name=measured.name,
+        unit=measured.unit,
+        higher_is_better=measured.higher_is_better,
+        scale=measured.scale,
+        margin=measured.margin,
+        num_prompts=len(measured.sizes),
+        note=measured.note,
+        models=models,
+    )
 
 
-def win_row(name: str, source: str, rate: WinRate) -> dict[str, Any]:
-    controlled = rate.length_controlled
-    return {
-        "set": name,
-        "judge": source,
-        "model": rate.model,
-        "against": rate.against,
-        "value": rate.value.value,
-        "interval": [rate.value.low, rate.value.high],
-        "p": rate.p,
-        "length_controlled": None if controlled is None else controlled.win_rate.value,
-        "length_controlled_interval": None
-        if controlled is None
-        else [controlled.win_rate.low, controlled.win_rate.high],
-        "same_in_both_orders": rate.verdicts.consistency,
-        "contradictory": rate.verdicts.contradictory,
-        "without_verdict": rate.verdicts.without_verdict,
-        "num_prompts": rate.value.num_clusters,
-        "prompts_needed": rate.needed,
-    }
+def win_row(name: str, source: str, rate: WinRate) -> WinRow:
+    """A win rate on a set by a judge, as results."""
+    controlled = None if rate.length_controlled is None else rate.length_controlled.win_rate
+    return WinRow(
+        set=name,
+        judge=source,
+        model=rate.model,
+        against=rate.against,
+        value=rate.value.value,
+        interval=ends(rate.value),
+        p=rate.p,
+        length_controlled=None if controlled is None else controlled.value,
+        length_controlled_interval=ends(controlled),
+        same_in_both_orders=rate.verdicts.consistency,
+        contradictory=rate.verdicts.contradictory,
+        without_verdict=rate.verdicts.without_verdict,
+        num_prompts=rate.value.num_clusters,
+        prompts_needed=rate.needed,
+    )
 
 
 def _rating_rows(
     name: str, source: str, verdicts: Sequence[Verdicts], level: float, baseline: str
-) -> list[dict[str, Any]]:
+) -> list[RatingRow]:
     """Ratings with the baseline at 1000; none for a single pair, whose win rate says it all."""
     models = {name for v in verdicts for name in (v.first, v.second)}
     if len(models) < 3 or len({place for v in verdicts for place in v.prompts}) < 2:
         return []
     found, swept = ratings(verdicts, level=level, anchor=baseline)
-    return [{"set": name, "judge": source, **asdict(one), "with_virtual_ties": swept} for one in found]
+    return [RatingRow(set=name, judge=source, **asdict(one), with_virtual_ties=swept) for one in found]
 
 
 def _named(
-    cells: Sequence[tuple[Measurement, Mapping[str, Cell]]], wins: Sequence[Mapping[str, Any]]
+    cells: Sequence[tuple[Measurement, Mapping[str, ModelCell]]], wins: Sequence[WinRow]
 ) -> dict[str, float]:
     """Everything that `require` may name; a name that would mean several figures is left out."""
     named: dict[str, float] = {}
     for measured, row in cells:
         for model, cell in row.items():
             stem = f"{model}.{measured.name}"
-            named |= {stem: cell.value.value, f"{stem}.low": cell.value.low, f"{stem}.high": cell.value.high}
+            named |= with_ends(stem, cell.value.value, ends(cell.value), ".")
             if cell.difference is not None:
-                named[f"{stem}.change"] = cell.difference.value
-                named |= {
-                    f"{stem}.change_low": cell.difference.low,
-                    f"{stem}.change_high": cell.difference.high,
-                }
+                named |= with_ends(f"{stem}.change", cell.difference.value, ends(cell.difference), "_")
     stems = [_stems(win, wins) for win in wins]
     times = Counter(stem for row in stems for stem in row)
     for win, row in zip(wins, stems, strict=True):
         for stem in row:
             if times[stem] == 1:  # a name of several win rates would be the last one's
-                named |= {
-                    stem: win["value"],
-                    f"{stem}.low": win["interval"][0],
-                    f"{stem}.high": win["interval"][1],
-                }
+                named |= with_ends(stem, win.value, win.interval, ".")
     return named
 
 
-def _stems(win: Mapping[str, Any], wins: Sequence[Mapping[str, Any]]) -> list[str]:
+def _stems(win: WinRow, wins: Sequence[WinRow]) -> list[str]:
     """Names of a win rate, the shorter ones first; the last one names its set."""
-    model, judge = win["model"], win["judge"]
-    short = [f"{model}.win_rate"] if sum(w["model"] == model for w in wins) == 1 else []
-    return [*short, f"{model}.win_rate_{judge}", f"{model}.{win['set']}.win_rate_{judge}"]
+    model, judge = win.model, win.judge
+    short = [f"{model}.win_rate"] if sum(w.model == model for w in wins) == 1 else []
+    return [*short, f"{model}.win_rate_{judge}", f"{model}.{win.set}.win_rate_{judge}"]
 
 
 def _write_samples(

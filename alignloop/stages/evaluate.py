@@ -12,15 +12,17 @@ from alignloop.config.compare import model_names
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 from alignloop.evaluation import gate
-from alignloop.evaluation.comparison import Cell, Measurement
+from alignloop.evaluation.comparison import Measurement, ModelCell
 from alignloop.evaluation.comparisons import win_rates
 from alignloop.evaluation.likelihood import kl_on_samples
 from alignloop.machine import release_memory
 from alignloop.model.load import same_vocabulary
 from alignloop.records import Conversation, Document, Prompt, message_rows
 from alignloop.runs import Run
+from alignloop.runs.evaluation_results import BeforeAfter, Evaluated, WinRow
+from alignloop.runs.results import Estimate, ends
 from alignloop.stages import common
-from alignloop.stages.compare import cells_of, metric_row, verdicts_on, win_row
+from alignloop.stages.compare import cells_of, concluded, metric_row, verdicts_on, win_row, with_ends
 from alignloop.stages.compare_sets import EvaluationSet, measure
 from alignloop.stages.local import Answer, Local
 from alignloop.stages.reward_model import reward_folder
@@ -77,27 +79,19 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
     if texts:
         measured += _perplexity(texts, dict(zip(names, (before, after), strict=True)))
     cells = [(m, cells_of(shared, m, names[0])) for m in measured]
-    results: dict[str, Any] = {
-        "num_prompts": len(prompts),
-        "metrics": {
-            **{m.name: _before_after(m, found, names) for m, found in cells},
-            **_kl(config, prompts, before, after),
-        },
-        **{_WIN_RATES[row["judge"]]: _short(row, config.confidence) for row in wins},
-        "models": list(names),
-        "baseline": names[0],
-        "confidence": config.confidence,
-        "comparison": [metric_row(m, found) for m, found in cells],
-        "win_rates": wins,
-    }
+    metrics = {m.name: _before_after(m, found, names) for m, found in cells}
+    results = Evaluated(
+        num_prompts=len(prompts),
+        metrics={**metrics, **_kl(config, prompts, before, after)},
+        models=names,
+        baseline=names[0],
+        confidence=config.confidence,
+        comparison=tuple(metric_row(m, found) for m, found in cells),
+        win_rates=tuple(wins),
+        **{_WIN_RATES[row.judge]: _short(row, config.confidence) for row in wins},
+    )
     _write_samples(run, prompts, before, after, scores)
-    if config.require:
-        run.set_results(results)
-        outcomes = gate.judge(config.require, named_values(results))
-        results["requirements"] = gate.as_rows(outcomes)
-        run.set_results(results)
-        gate.enforce(outcomes)
-    return results
+    return concluded(run, config.require, results, named_values(results))
 
 
 _WIN_RATES = {"gold": "win_rate", "reward": "win_rate_reward"}
@@ -142,7 +136,7 @@ def _measured(
     run: Run,
     prompts: Sequence[Prompt],
     raw: Mapping[str, Sequence[str]],
-) -> tuple[list[Measurement], list[dict[str, Any]], dict[str, Measurement]]:
+) -> tuple[list[Measurement], list[WinRow], dict[str, Measurement]]:
     """Metrics of the answers, rows of win rates, and the scores that samples are shown with."""
     names = list(raw)
     answers = EvaluationSet("prompts", {"kind": "prompts", "path": "prompts"}, prompts)
@@ -176,40 +170,39 @@ def _perplexity(texts: Sequence[Document], sides: Mapping[str, Side]) -> list[Me
     return measure(one, {name: side.model.likelihoods(texts) for name, side in sides.items()})
 
 
-def _before_after(measured: Measurement, cells: Mapping[str, Cell], names: tuple[str, str]) -> dict[str, Any]:
+def _before_after(
+    measured: Measurement, cells: Mapping[str, ModelCell], names: tuple[str, str]
+) -> BeforeAfter:
     """A metric under short names, with its paired change, which alone says better or worse."""
     old, new = (cells.get(name) for name in names)
     if old is None or new is None:
-        return {}
-    row = before_after((old.value, new.value), measured.unit, higher=measured.higher_is_better)
-    if new.difference is not None:
-        gap = new.difference
-        row |= {"change": gap.value, "change_interval": [gap.low, gap.high], "verdict": new.verdict}
-        row |= {"change_is_relative": True} if measured.scale == "log" else {}
-    return row
+        return BeforeAfter()
+    change: dict[str, Any] = {}
+    if (gap := new.difference) is not None:
+        change = {"change": gap.value, "change_interval": ends(gap), "verdict": new.verdict}
+        change |= {"change_is_relative": True} if measured.scale == "log" else {}
+    values = (old.value, new.value)
+    return before_after(values, measured.unit, higher=measured.higher_is_better, **change)
 
 
-def _short(row: Mapping[str, Any], level: float) -> dict[str, Any]:
-    return {"value": row["value"], "interval": row["interval"], "n": row["num_prompts"], "level": level}
+def _short(row: WinRow, level: float) -> Estimate:
+    return Estimate(value=row.value, interval=row.interval, n=row.num_prompts, level=level)
 
 
-def named_values(results: Mapping[str, Any]) -> dict[str, float]:
+def named_values(results: Evaluated) -> dict[str, float]:
     """What `require` may name: `win_rate`, `.low`, `.high`; of each metric `.before`, `.after`, `.change`
     and the ends of the first two's intervals, `.after_low` and so on."""
     named: dict[str, float] = {}
-    for name in _WIN_RATES.values():
-        if name in results:
-            low, high = results[name]["interval"]
-            named |= {name: results[name]["value"], f"{name}.low": low, f"{name}.high": high}
-    for name, row in results["metrics"].items():
-        if "after" not in row:
+    for name, rate in (("win_rate", results.win_rate), ("win_rate_reward", results.win_rate_reward)):
+        if rate is not None:
+            named |= with_ends(name, rate.value, rate.interval, ".")
+    for name, row in results.metrics.items():
+        if row.before is None or row.after is None:
             continue
-        named[f"{name}.change"] = row["after"] - row["before"]
-        for side in ("before", "after"):
-            named[f"{name}.{side}"] = row[side]
-            if f"{side}_interval" in row:
-                low, high = row[f"{side}_interval"]
-                named |= {f"{name}.{side}_low": low, f"{name}.{side}_high": high}
+        named |= {f"{name}.{what}": value for what, value in (("before", row.before), ("after", row.after))}
+        named[f"{name}.change"] = row.after - row.before
+        named |= with_ends(f"{name}.before", row.before, row.before_interval, "_")
+        named |= with_ends(f"{name}.after", row.after, row.after_interval, "_")
     return named
 
 
@@ -224,7 +217,9 @@ def _answers(config: EvaluateConfig, prompts: Sequence[Conversation]) -> tuple[S
     return Side(before, old), Side(after, new)
 
 
-def _kl(config: EvaluateConfig, prompts: Sequence[Prompt], before: Side, after: Side) -> dict[str, Any]:
+def _kl(
+    config: EvaluateConfig, prompts: Sequence[Prompt], before: Side, after: Side
+) -> dict[str, BeforeAfter]:
     """{"kl": …} of the new model to the old one on the new one's answers; {} for unlike vocabularies."""
     (old, _), (new, encoder) = before.model.opened(), after.model.opened()
     if not same_vocabulary(old.tokenizer, new.tokenizer):
@@ -238,8 +233,8 @@ def _kl(config: EvaluateConfig, prompts: Sequence[Prompt], before: Side, after: 
         replicates=config.bootstrap,
         seed=config.seed,
     )
-    row = {"before": 0.0, "after": kl.value, "after_interval": [kl.low, kl.high]}
-    return {"kl": {**row, "unit": "nats per answer", "higher_is_better": None}}
+    distance = {"after": kl.value, "after_interval": ends(kl)}
+    return {"kl": BeforeAfter(before=0.0, **distance, unit="nats per answer", higher_is_better=None)}
 
 
 def _write_samples(

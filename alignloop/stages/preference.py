@@ -13,6 +13,7 @@ from alignloop.model.packed import PackedModel
 from alignloop.objectives.base import Objective
 from alignloop.objectives.listwise import Listwise
 from alignloop.runs import Run
+from alignloop.runs.results import Trained
 from alignloop.stages import common
 from alignloop.stages.held_out import hold_out
 from alignloop.stages.labels import label_table
@@ -60,7 +61,8 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
         run.set_environment(old_logprobs=f"of the starting policy, {_FROM[cached]}")
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out, reference=reference)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": data_summary(data, result), **label_table(data.records)}
+    read = Trained(data=data_summary(data, result)).row()
+    return {**summary, **read, **label_table(data.records)}
 
 
 def _reference(

@@ -32,6 +32,7 @@ from alignloop.evaluation.reward_probes import PROBES, probe_effect
 from alignloop.records import Preference, Ranking
 from alignloop.rl.rewards import combined
 from alignloop.runs import Run
+from alignloop.runs.evaluation_results import BeforeAfter, RewardExamined
 from alignloop.stages import common
 from alignloop.stages.reward_model import RewardModel
 
@@ -57,7 +58,7 @@ class Examined:
     probes: list[dict[str, Any]]
 
 
-class Measure(NamedTuple):
+class RewardMetric(NamedTuple):
     """A metric; `value` is None where the rows cannot tell it."""
 
     value: float | None
@@ -94,11 +95,14 @@ def reward_bench(config: RewardBenchConfig, run: Run) -> dict[str, Any]:
     sides = {"after": measures(config, after)}
     if config.before is not None:
         sides["before"] = measures(config, examine(config, config.before, records, run))
+    found = RewardExamined(
+        num_rows=len(after.groups),
+        metrics=side_by_side(sides),
+        accuracy_if_longer_wins=longer_wins(after.comparisons),
+        temperature=fit_temperature(after.comparisons.margin, after.comparisons.probability),
+    )
     return {
-        "num_rows": len(after.groups),
-        "metrics": side_by_side(sides),
-        "accuracy_if_longer_wins": longer_wins(after.comparisons),
-        "temperature": fit_temperature(after.comparisons.margin, after.comparisons.probability),
+        **found.row(),
         "by_length": by_length(after.comparisons, level=config.confidence),
         "by_subset": by_subset(after.comparisons, level=config.confidence),
         "probes": after.probes,
@@ -181,7 +185,7 @@ def best_and_worst(record: Judged) -> tuple[str, str] | None:
     return record.completions[int(ranks.argmin())], record.completions[int(ranks.argmax())]
 
 
-def measures(config: RewardBenchConfig, found: Examined) -> dict[str, Measure]:
+def measures(config: RewardBenchConfig, found: Examined) -> dict[str, RewardMetric]:
     """Every metric that the rows can tell."""
     comparisons, level = found.comparisons, config.confidence
     overall = agreement(comparisons, level=level)
@@ -190,19 +194,19 @@ def measures(config: RewardBenchConfig, found: Examined) -> dict[str, Measure]:
     shift = prompt_shift(found.rewards) or {"between_share": None}
     pairs, lengths = "share of pairs", length_correlation(found.groups, found.rewards)
     rows = {
-        "accuracy": Measure(overall["accuracy"], overall["accuracy_interval"], pairs, True),
-        "accuracy_where_shorter_is_better": Measure(
+        "accuracy": RewardMetric(overall["accuracy"], overall["accuracy_interval"], pairs, True),
+        "accuracy_where_shorter_is_better": RewardMetric(
             shorter["accuracy"], shorter["accuracy_interval"], pairs, True
         ),
-        "best_of_4": Measure(four["accuracy"], four["interval"], "share of prompts", True),
-        "tie_separation": Measure(tie_separation(comparisons), None, "area under the curve", True),
-        "calibration_error": Measure(_calibration_error(comparisons), None, "probability", False),
-        "length_correlation": Measure(lengths, None, "Pearson", None),
-        "prompt_share_of_variance": Measure(shift["between_share"], None, "share", None),
+        "best_of_4": RewardMetric(four["accuracy"], four["interval"], "share of prompts", True),
+        "tie_separation": RewardMetric(tie_separation(comparisons), None, "area under the curve", True),
+        "calibration_error": RewardMetric(_calibration_error(comparisons), None, "probability", False),
+        "length_correlation": RewardMetric(lengths, None, "Pearson", None),
+        "prompt_share_of_variance": RewardMetric(shift["between_share"], None, "share", None),
     }
     for probe in found.probes:
         ends = None if probe["flips_low"] is None else [probe["flips_low"], probe["flips_high"]]
-        rows[f"flips_by_{probe['probe']}"] = Measure(probe["flips"], ends, pairs, False)
+        rows[f"flips_by_{probe['probe']}"] = RewardMetric(probe["flips"], ends, pairs, False)
     return {name: row for name, row in rows.items() if row.value is not None}
 
 
@@ -212,16 +216,16 @@ def _calibration_error(comparisons: Comparisons) -> float:
     return calibration_error(comparisons.margin, comparisons.probability, temperature)
 
 
-def side_by_side(sides: dict[str, dict[str, Measure]]) -> dict[str, Any]:
-    """The report's form of metrics: before, after, their intervals, unit and direction."""
-    metrics: dict[str, Any] = {}
+def side_by_side(sides: dict[str, dict[str, RewardMetric]]) -> dict[str, BeforeAfter]:
+    """The metrics with their values before and after, where both were examined."""
+    metrics: dict[str, dict[str, Any]] = {}
     for side in ("before", "after"):
         for name, row in sides.get(side, {}).items():
             entry = metrics.setdefault(name, {"unit": row.unit, "higher_is_better": row.higher_is_better})
             entry[side] = row.value
             if row.interval is not None:
                 entry[f"{side}_interval"] = row.interval
-    return metrics
+    return {name: BeforeAfter(**entry) for name, entry in metrics.items()}
 
 
 def extreme_prompts(records: Sequence[Judged], found: Examined) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from alignloop.config import PretrainConfig, SFTConfig
 from alignloop.config.fields import fixed
 from alignloop.objectives.sft import SFT
 from alignloop.runs import Run
+from alignloop.runs.results import Trained
 from alignloop.stages import common
 from alignloop.stages.held_out import hold_out
 from alignloop.stages.summaries import data_summary
@@ -57,4 +58,4 @@ def _train(config: Any, run: Run, prepared: Any, data: Any, held: Any, result: A
     common.check_rows(config, objective, run, prepared, groups, held_out)
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": data_summary(data, result)}
+    return {**summary, **Trained(data=data_summary(data, result)).row()}

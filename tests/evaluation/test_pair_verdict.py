@@ -7,6 +7,7 @@ import pytest
 from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import Interval
 from alignloop.evaluation.pair_verdict import PairRate, Wins, pair_rate, pairs_needed, sentences, wins_of
+from alignloop.runs.evaluation_results import WinRow
 
 
 def test_accuracy_counts_equal_scores_half() -> None:
@@ -94,5 +95,6 @@ def test_what_the_verdict_rests_on() -> None:
 
 def test_a_comparison_without_a_reward_model_has_no_wins() -> None:
     assert wins_of(None) is None
-    row = {"value": 0.6, "interval": [0.5, 0.7], "length_controlled": None, "num_prompts": 9}
+    assert wins_of(WinRow(judge="reward")) is None
+    row = WinRow(value=0.6, interval=(0.5, 0.7), length_controlled=None, num_prompts=9)
     assert wins_of(row) == Wins(0.6, 0.5, 0.7, None, 9)

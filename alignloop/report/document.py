@@ -9,10 +9,12 @@ from dataclasses import asdict
 from typing import Any
 
 from alignloop.report.comparison import markdown_tables
-from alignloop.report.measures import Measure
+from alignloop.report.figures import MeasureLine
 from alignloop.report.plot import Series, sparkline
+from alignloop.report.samples import visible
 from alignloop.report.scale import rounded
 from alignloop.report.view import ReportView, RunView
+from alignloop.runs.json_values import Span
 
 _MARKDOWN_SAMPLES = 5
 
@@ -54,12 +56,12 @@ def _run_json(run: RunView) -> dict[str, Any]:
         "simulated_labels": run.simulated,
         "evaluation": {
             m.name: {
-                "before": _finite(m.before),
-                "after": _finite(m.after),
-                "before_interval": m.before_interval and [_finite(v) for v in m.before_interval],
-                "after_interval": m.after_interval and [_finite(v) for v in m.after_interval],
-                "change_interval": m.change_interval and [_finite(v) for v in m.change_interval],
-                "unit": m.unit,
+                "before": _finite(m.row.before),
+                "after": _finite(m.row.after),
+                "before_interval": _finite_ends(m.row.before_interval),
+                "after_interval": _finite_ends(m.row.after_interval),
+                "change_interval": _finite_ends(m.row.change_interval),
+                "unit": visible(m.row.unit),
                 "verdict": m.verdict,
             }
             for m in run.measures
@@ -67,15 +69,15 @@ def _run_json(run: RunView) -> dict[str, Any]:
         "win_rates": [
             {
                 "judge": w.judge,
-                "value": _finite(w.value),
-                "interval": w.interval and [_finite(v) for v in w.interval],
-                "level": w.level,
-                "n": w.num_prompts,
+                "value": _finite(w.rate.value),
+                "interval": _finite_ends(w.rate.interval),
+                "level": _finite(w.rate.level),
+                "n": _finite(w.rate.n),
                 "verdict": w.verdict,
             }
             for w in run.win_rates
         ],
-        "audit": None if run.audit is None else asdict(run.audit),
+        "audit": None if run.audit is None else run.audit.row(),
         "comparison": None if run.comparison is None else asdict(run.comparison),
         "results": {fact.key: fact.text for fact in (*run.held_out, *run.results)},
         "tables": {t.name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in run.tables},
@@ -105,6 +107,10 @@ def _run_json(run: RunView) -> dict[str, Any]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def _finite_ends(interval: Span | None) -> list[float | None] | None:
+    return None if interval is None else [_finite(end) for end in interval]
 
 
 def _summary(series: Series) -> dict[str, float | int | None]:
@@ -151,12 +157,12 @@ def _run_markdown(run: RunView) -> list[str]:
         parts.append("> **Simulated labels:** made by a simulated annotator, not by people.")
     parts += [f"> **Warning:** {_escape(warning)}" for warning in run.warnings]
     for w in run.win_rates:
-        interval = f" [{100 * w.interval[0]:.1f}, {100 * w.interval[1]:.1f}]" if w.interval else ""
-        count = f", n = {w.num_prompts}" if w.num_prompts is not None else ""
+        ends = w.rate.interval
+        interval = f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else ""
+        count = f", n = {rounded(w.rate.n)}" if w.rate.n is not None else ""
         judge = f" by {_escape(w.judge)}" if w.judge else ""
-        parts.append(
-            f"**Win rate against the start{judge}: {100 * w.value:.1f} %{interval}**{count}; {w.verdict}."
-        )
+        share = f"{100 * (w.rate.value or 0.0):.1f} %{interval}"
+        parts.append(f"**Win rate against the start{judge}: {share}**{count}; {w.verdict}.")
     if run.audit is not None:
         parts.append(f"**{_escape(run.audit.verdict)}**: {_escape(run.audit.text)}")
         rows = [(found.name, found.level, found.text) for found in run.audit.findings]
@@ -198,15 +204,15 @@ def _run_markdown(run: RunView) -> list[str]:
     return parts
 
 
-def _measure_row(measure: Measure) -> tuple[str, str, str, str]:
-    def cell(value: float | None, interval: tuple[float, float] | None) -> str:
+def _measure_row(measure: MeasureLine) -> tuple[str, str, str, str]:
+    def cell(value: float | None, interval: Span | None) -> str:
         shown = measure.shown(value)
         return f"{shown} [{measure.shown(interval[0])}, {measure.shown(interval[1])}]" if interval else shown
 
     return (
-        f"{measure.name} ({measure.shown_unit})" if measure.shown_unit else measure.name,
-        cell(measure.before, measure.before_interval),
-        cell(measure.after, measure.after_interval),
+        f"{measure.name} ({measure.unit})" if measure.unit else measure.name,
+        cell(measure.row.before, measure.row.before_interval),
+        cell(measure.row.after, measure.row.after_interval),
         measure.verdict,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from alignloop.objectives import registry as objectives
 from alignloop.report.figures import Figure, figures
-from alignloop.report.folder import RunFolder, mapping, read_run
+from alignloop.report.folder import RunFolder, read_run
 from alignloop.report.sentences import reads_metrics, tell
 from alignloop.runs import Run
 
@@ -18,7 +17,7 @@ Next = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """The end of a run.
 
     Attributes:
@@ -39,7 +38,7 @@ class Outcome:
         return self.lines[0] if self.lines else ""
 
 
-def outcome(run: RunFolder) -> Outcome:
+def outcome(run: RunFolder) -> RunOutcome:
     """What came out of a finished run.
 
     Args:
@@ -50,11 +49,11 @@ def outcome(run: RunFolder) -> Outcome:
     """
     offline = _policy if run.stage in objectives.names() else _report
     commands = _NEXT.get(run.stage, offline)(run, shlex.quote(str(run.path)))
-    found = figures(mapping(run.info.get("results")))
-    return Outcome(run.stage, tuple(tell(run)), found, tuple(commands))
+    found = figures(run.all_results)
+    return RunOutcome(run.stage, tuple(tell(run)), found, tuple(commands))
 
 
-def outcome_of(path: str | Path) -> Outcome:
+def outcome_of(path: str | Path) -> RunOutcome:
     """What came out of the run in a folder; only the files that its sentences need are read.
 
     Raises:
@@ -64,7 +63,7 @@ def outcome_of(path: str | Path) -> Outcome:
     return outcome(read_run(path, rows=wanted))
 
 
-def overall(stages: Sequence[tuple[str, Outcome]]) -> list[str]:
+def overall(stages: Sequence[tuple[str, RunOutcome]]) -> list[str]:
     """The verdict on a pipeline: the sentences of its last evaluation, or that there is none.
 
     Args:
@@ -94,8 +93,8 @@ def _report(run: RunFolder, folder: str) -> Next:
 
 
 def _policy(run: RunFolder, folder: str) -> Next:
-    found = re.search(r"^model_name_or_path: *(\S.*?) *$", run.recipe, re.MULTILINE)
-    start = f" before={shlex.quote(found[1].strip(chr(39) + chr(34)))}" if found else ""
+    found = run.recipe_value("model_name_or_path")
+    start = f" before={shlex.quote(found)}" if found else ""
     return [
         (f"alignloop chat {folder}", "talk to the model"),
         (f"alignloop evaluate dataset=PROMPTS{start} after={folder}", "compare it with its start"),
@@ -140,8 +139,7 @@ def _to_ask(run: RunFolder, folder: str) -> Next:
 
 
 def _compared(run: RunFolder, folder: str) -> Next:
-    found = re.search(r"^after: *(\S.*?) *$", run.recipe, re.MULTILINE)
-    after = found[1].strip("'\"").removesuffix("/model") if found else ""
+    after = run.recipe_value("after").removesuffix("/model")
     talk = [(f"alignloop chat {shlex.quote(after)}", "talk to the model")] if after else []
     return [*_report(run, folder), *talk]
 

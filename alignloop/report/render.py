@@ -19,9 +19,9 @@ from markupsafe import Markup
 from alignloop.errors import RunError
 from alignloop.report.comparison import RATING_COLUMNS, WIN_COLUMNS
 from alignloop.report.document import as_json, as_markdown
+from alignloop.report.figures import MeasureLine
 from alignloop.report.folder import PipelineFolder, is_pipeline, read_pipeline, read_run
 from alignloop.report.lineage_picture import draw
-from alignloop.report.measures import Measure
 from alignloop.report.names import name_of
 from alignloop.report.plot import interval_plot, line_plot
 from alignloop.report.scale import rounded
@@ -145,7 +145,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _intervals(measure: Measure) -> Markup:
+def _intervals(measure: MeasureLine) -> Markup:
     def row(value: float | None, interval: tuple[float, float] | None) -> tuple[float, float, float] | None:
         if value is None:
             return None
@@ -157,8 +157,8 @@ def _intervals(measure: Measure) -> Markup:
         return f"{side} {measure.shown(value)}{ends}"
 
     sides = (
-        ("before", measure.before, measure.before_interval),
-        ("after", measure.after, measure.after_interval),
+        ("before", measure.row.before, measure.row.before_interval),
+        ("after", measure.row.after, measure.row.after_interval),
     )
     title = f"{measure.name}: {', '.join(said(*side) for side in sides if side[1] is not None)}"
     drawn = [row(value, interval) for _, value, interval in sides]

@@ -90,9 +90,7 @@ def test_held_out_means_have_one_form_in_metrics_and_one_in_results():
 
 def test_data_counted_is_of_the_data_set_or_by_input():
     one = {"kind": "preference", "rows": 9, "origins": {"simulated": 9}}
-    read = read_results({"data": one}, Trained)
-    assert read.data_by_input == {"dataset": one}
-    assert read.has_simulated_labels
+    assert read_results({"data": one}, Trained).data_by_input == {"dataset": one}
     two = {"human": {"rows": 3}, "ai": {"rows": 4}}
     assert read_results({"data": two}, Trained).data_by_input == two
 

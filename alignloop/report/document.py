@@ -14,6 +14,7 @@ from alignloop.report.plot import Series, sparkline
 from alignloop.report.samples import visible
 from alignloop.report.scale import rounded
 from alignloop.report.view import ReportView, RunView
+from alignloop.runs.files import plain
 from alignloop.runs.json_values import Span
 
 _MARKDOWN_SAMPLES = 5
@@ -21,26 +22,29 @@ _MARKDOWN_SAMPLES = 5
 
 def as_json(view: ReportView) -> dict[str, Any]:
     """The report as a JSON object; values that are not finite become None."""
-    return {
-        "schema": 1,
-        "title": view.title,
-        "problems": list(view.problems),
-        "runs": [_run_json(run) for run in view.runs],
-        "lineage": {
-            "nodes": [
-                {
-                    "id": node.key,
-                    "title": node.title,
-                    "detail": node.detail,
-                    "kind": node.kind,
-                    "fingerprint": node.fingerprint,
-                    "simulated": node.simulated,
-                }
-                for node in view.lineage.nodes.values()
-            ],
-            "edges": [list(edge) for edge in view.lineage.edges],
-        },
-    }
+    nodes = [
+        {
+            "id": node.key,
+            "title": node.title,
+            "detail": node.detail,
+            "kind": node.kind,
+            "fingerprint": node.fingerprint,
+            "simulated": node.simulated,
+        }
+        for node in view.lineage.nodes.values()
+    ]
+    return plain(
+        {
+            "schema": 1,
+            "title": view.title,
+            "problems": view.problems,
+            "runs": [_run_json(run) for run in view.runs],
+            "lineage": {"nodes": nodes, "edges": view.lineage.edges},
+        }
+    )
+
+
+_SIDES = {"before", "after", "before_interval", "after_interval", "change_interval"}
 
 
 def _run_json(run: RunView) -> dict[str, Any]:
@@ -49,34 +53,16 @@ def _run_json(run: RunView) -> dict[str, Any]:
         "stage": run.stage,
         "status": run.status,
         "error": run.error,
-        "said": list(run.said),
+        "said": run.said,
         "next": [command for command, _ in run.commands],
         "facts": dict(run.facts),
-        "warnings": list(run.warnings),
+        "warnings": run.warnings,
         "simulated_labels": run.simulated,
         "evaluation": {
-            m.name: {
-                "before": _finite(m.row.before),
-                "after": _finite(m.row.after),
-                "before_interval": _finite_ends(m.row.before_interval),
-                "after_interval": _finite_ends(m.row.after_interval),
-                "change_interval": _finite_ends(m.row.change_interval),
-                "unit": visible(m.row.unit),
-                "verdict": m.verdict,
-            }
+            m.name: {**m.row.model_dump(include=_SIDES), "unit": visible(m.row.unit), "verdict": m.verdict}
             for m in run.measures
         },
-        "win_rates": [
-            {
-                "judge": w.judge,
-                "value": _finite(w.rate.value),
-                "interval": _finite_ends(w.rate.interval),
-                "level": _finite(w.rate.level),
-                "n": _finite(w.rate.n),
-                "verdict": w.verdict,
-            }
-            for w in run.win_rates
-        ],
+        "win_rates": [{"judge": w.judge, **w.rate.model_dump(), "verdict": w.verdict} for w in run.win_rates],
         "audit": None if run.audit is None else run.audit.row(),
         "comparison": None if run.comparison is None else asdict(run.comparison),
         "results": {fact.key: fact.text for fact in (*run.held_out, *run.results)},
@@ -86,31 +72,10 @@ def _run_json(run: RunView) -> dict[str, Any]:
             for plot in (*run.main_plots, *run.lesser_plots)
             for series in plot.series
         },
-        "data": [
-            {
-                "name": d.name,
-                "path": d.path,
-                "kinds": d.kinds,
-                "rows": _finite(d.rows),
-                "used": _finite(d.used),
-                "tokens": _finite(d.tokens),
-                "dropped": dict(d.dropped),
-                "sha256": d.sha256,
-                "simulated": d.simulated,
-            }
-            for d in run.data
-        ],
+        "data": [{**asdict(one), "dropped": dict(one.dropped)} for one in run.data],
         "num_samples": run.samples.total,
         "origin": dict(run.origin),
     }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _finite_ends(interval: Span | None) -> list[float | None] | None:
-    return None if interval is None else [_finite(end) for end in interval]
 
 
 def _summary(series: Series) -> dict[str, float | int | None]:
@@ -118,8 +83,8 @@ def _summary(series: Series) -> dict[str, float | int | None]:
     finite = [y for y in values if math.isfinite(y)]
     return {
         "points": len(values),
-        "first": _finite(values[0]),
-        "last": _finite(values[-1]),
+        "first": values[0],
+        "last": values[-1],
         "min": min(finite, default=None),
         "max": max(finite, default=None),
     }
@@ -204,15 +169,14 @@ def _run_markdown(run: RunView) -> list[str]:
     return parts
 
 
-def _measure_row(measure: MeasureLine) -> tuple[str, str, str, str]:
+def _measure_row(measure: MeasureLine) -> tuple[str, ...]:
     def cell(value: float | None, interval: Span | None) -> str:
         shown = measure.shown(value)
         return f"{shown} [{measure.shown(interval[0])}, {measure.shown(interval[1])}]" if interval else shown
 
     return (
         f"{measure.name} ({measure.unit})" if measure.unit else measure.name,
-        cell(measure.row.before, measure.row.before_interval),
-        cell(measure.row.after, measure.row.after_interval),
+        *(cell(value, interval) for _, value, interval in measure.sides),
         measure.verdict,
     )
 

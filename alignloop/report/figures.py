@@ -100,6 +100,12 @@ class MeasureLine(NamedTuple):
         return f"{plus}{rounded(round(100 * value, 1))} {'points' if signed else '%'}"
 
     @property
+    def sides(self) -> tuple[tuple[str, float | None, Span | None], ...]:
+        """(side, value, interval) before and after."""
+        row = self.row
+        return ("before", row.before, row.before_interval), ("after", row.after, row.after_interval)
+
+    @property
     def change(self) -> float | None:
         """After minus before, None where one was not measured."""
         before, after = self.row.before, self.row.after

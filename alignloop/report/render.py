@@ -27,6 +27,7 @@ from alignloop.report.plot import interval_plot, line_plot
 from alignloop.report.scale import rounded
 from alignloop.report.view import ReportView, view_pipeline, view_run
 from alignloop.runs import write_atomically
+from alignloop.runs.json_values import Span
 
 Format = Literal["html", "md", "json"]
 Source = str | Path | Sequence[str | Path]
@@ -146,20 +147,17 @@ def _percent(share: float) -> str:
 
 
 def _intervals(measure: MeasureLine) -> Markup:
-    def row(value: float | None, interval: tuple[float, float] | None) -> tuple[float, float, float] | None:
-        if value is None:
-            return None
-        low, high = interval or (value, value)
-        return low, value, high
-
-    def said(side: str, value: float | None, interval: tuple[float, float] | None) -> str:
-        ends = f" ({measure.shown(interval[0])} to {measure.shown(interval[1])})" if interval else ""
-        return f"{side} {measure.shown(value)}{ends}"
-
-    sides = (
-        ("before", measure.row.before, measure.row.before_interval),
-        ("after", measure.row.after, measure.row.after_interval),
+    """The picture of a metric's two values; its title says them with their intervals."""
+    known = [(side, value, ends) for side, value, ends in measure.sides if value is not None]
+    title = (
+        f"{measure.name}: {', '.join(f'{side} {_said(measure, value, ends)}' for side, value, ends in known)}"
     )
-    title = f"{measure.name}: {', '.join(said(*side) for side in sides if side[1] is not None)}"
-    drawn = [row(value, interval) for _, value, interval in sides]
-    return interval_plot(drawn[0], drawn[1], title=title)
+    drawn = {
+        side: (ends[0], value, ends[1]) if ends else (value, value, value) for side, value, ends in known
+    }
+    return interval_plot(drawn.get("before"), drawn.get("after"), title=title)
+
+
+def _said(measure: MeasureLine, value: float, ends: Span | None) -> str:
+    interval = f" ({measure.shown(ends[0])} to {measure.shown(ends[1])})" if ends else ""
+    return f"{measure.shown(value)}{interval}"

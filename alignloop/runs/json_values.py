@@ -29,10 +29,10 @@ def mapping(value: Json) -> Mapping[str, Json]:
 
 def number(value: Json) -> float | None:
     """The value if it is a number (not a boolean), else None; beyond ±1e300 it counts as infinite."""
-    if not isinstance(value, int | float | Real) or isinstance(value, bool):
-        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None  # of numpy
     if -1e300 < value < 1e300 or value != value:
-        return value if isinstance(value, int) else float(value)
+        return value
     return math.inf if value > 0 else -math.inf
 
 

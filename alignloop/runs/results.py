@@ -241,11 +241,6 @@ class Trained(ResultPart):
         """What was counted, by key of the input; a stage that reads one data set writes it without a key."""
         return {"dataset": self.data} if "rows" in self.data or "kind" in self.data else self.data
 
-    @property
-    def has_simulated_labels(self) -> bool:
-        """Whether some of the labels that it counted are a simulated annotator's."""
-        return "simulated" in mapping(self.data.get("origins"))
-
 
 class PairAccuracy(ResultPart):
     """How often the better one of two answers has the higher score, on held-out pairs."""

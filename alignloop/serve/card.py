@@ -12,11 +12,12 @@ import yaml
 from alignloop.data.chat import ChatTemplate
 from alignloop.errors import RunError
 from alignloop.foreign import dump_yaml
+from alignloop.report.folder import read_run
+from alignloop.report.lineage import trace
 from alignloop.report.outcome import outcome_of
 from alignloop.runs import RUN_FILE, Run, find_run, find_runs, lineage
 from alignloop.runs.evaluation_results import Evaluated
 from alignloop.runs.json_values import Span
-from alignloop.runs.results import Trained
 
 Json = Mapping[str, Any]
 _SETTINGS = (
@@ -69,7 +70,7 @@ def model_card(
     """
     stages = [] if origin.run is None else list(_stages(lineage(origin.run)))
     tables = [] if origin.run is None else list(_evaluations(origin.run))
-    simulated = origin.run is not None and _simulated(origin.run, set())
+    simulated = _simulated(origin.run)
     parts = [
         _front_matter(stages, origin),
         f"# {name}\n\n{num_parameters:,} parameters; {_summary(stages, origin)}",
@@ -223,16 +224,9 @@ def _warnings(run: Run | None) -> list[str]:
     return [] if run is None else list(run.record.get("warnings") or [])
 
 
-def _simulated(run: Run, seen: set[Path]) -> bool:
+def _simulated(run: Run | None) -> bool:
     """Whether labels of this run or of one before it came from a simulated annotator."""
-    here = run.path.resolve()
-    if here in seen:
-        return False
-    seen.add(here)
-    if run.results(Trained).has_simulated_labels:
-        return True
-    parents = (find_run(str(link["path"]), run.path) for link in run.record.get("parents", []))
-    return any(_simulated(Run.open(path), seen) for path in parents if path is not None)
+    return run is not None and trace([read_run(run.path, rows=())]).simulated(str(run.path.resolve()))
 
 
 def _cell(value: object) -> str:

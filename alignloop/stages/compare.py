@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from alignloop.config import CompareConfig
+from alignloop.config import CompareConfig, EvaluateConfig
 from alignloop.config.compare import ModelEntry, model_names, set_names
 from alignloop.data.columns import read_records
 from alignloop.evaluation import gate
@@ -31,7 +30,6 @@ from alignloop.rl.rewards import function
 from alignloop.rl.verifiers import instruction_reward
 from alignloop.runs import Run
 from alignloop.runs.evaluation_results import CellRow, Compared, MetricRow, RatingRow, WinRow
-from alignloop.runs.json_values import Span
 from alignloop.runs.results import ends
 from alignloop.stages import common
 from alignloop.stages.candidates import (
@@ -82,13 +80,9 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
     Raises:
         RequirementError: a requirement is not met; the results are in the run folder all the same.
     """
-    common.set_threads(config.num_threads)
-    for text in config.require:
-        gate.parse(text)
+    check_recipe(config)
     judges = _judges(config, run)
     labels = _labels(config)
-    if config.reward_model is not None:
-        reward_folder(config.reward_model)  # raises; the model itself is loaded when there are answers
     names = model_names(config.models)
     baseline = config.baseline or names[0]
     candidates = [
@@ -99,23 +93,38 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
         for entry, name in zip(config.sets, set_names(config.sets), strict=True)
     ]
     raw = _collect(candidates, sets)
-    measured, wins, rated, won = _compare_answers(config, sets, raw, names, baseline, judges, labels, run)
-    cells = [(m, cells_of(config, m, baseline)) for m in measured]
+    found = compare_answers(config, sets, raw, names, run, judges=judges, labels=labels)
+    cells = cells_of(config, found.measured, baseline)
     accounts = [account_row(c.adviser.name, c.adviser.account) for c in judges.values() if c.adviser]
+    account: dict[str, Any] = {"account": tuple(accounts)} if accounts else {}
     results = Compared(
         models=tuple(names),
         baseline=baseline,
         num_prompts={one.name: len(one.rows) for one in sets},
         confidence=config.confidence,
         comparison=tuple(metric_row(m, row) for m, row in cells),
-        win_rates=tuple(wins),
-        ratings=tuple(rated),
-        **({"account": tuple(accounts)} if accounts else {}),
+        win_rates=tuple(found.wins),
+        ratings=tuple(found.ratings),
+        **account,
     )
-    _write_samples(run, sets, raw, names, baseline, won)
+    _write_samples(run, sets, raw, names, baseline, found.won)
     if len(names) == 1:
         common.tell(run, "there is one model only, so nothing is compared: its values are shown")
-    return concluded(run, config.require, results, _named(cells, wins))
+    return concluded(run, config.require, results, gate.named_figures(cells, found.wins))
+
+
+def check_recipe(config: CompareConfig | EvaluateConfig) -> None:
+    """Look at what the recipe requires and names before an answer is sampled; sets the threads.
+
+    Raises:
+        ConfigError: a requirement is no sentence of `require:`.
+        ModelError: there is no reward model where the recipe names one; it is loaded later.
+    """
+    common.set_threads(config.num_threads)
+    for text in config.require:
+        gate.parse(text)
+    if config.reward_model is not None:
+        reward_folder(config.reward_model)
 
 
 def concluded(
@@ -138,17 +147,10 @@ def concluded(
     """
     run.set_results(results.row())
     outcomes = gate.judge(require, named)
-    found = results.model_copy(update={"requirements": gate.as_rows(outcomes)}).row()
+    found = results.model_copy(update={"requirements": outcomes}).row()
     run.set_results(found)
     gate.enforce(outcomes)
     return found
-
-
-def with_ends(name: str, value: float | None, interval: Span | None, joint: str) -> dict[str, float]:
-    """A value and the ends of its interval under names such as `NAME.low`; {} where it is not known."""
-    if value is None or interval is None:
-        return {}
-    return {name: value, f"{name}{joint}low": interval[0], f"{name}{joint}high": interval[1]}
 
 
 def _collect(candidates: Sequence[Candidate], sets: Sequence[EvaluationSet]) -> dict[str, dict[str, Raw]]:
@@ -161,34 +163,56 @@ def _collect(candidates: Sequence[Candidate], sets: Sequence[EvaluationSet]) -> 
     return raw
 
 
-def _compare_answers(
+class AnswersCompared(NamedTuple):
+    """All metrics, rows of win rates and ratings, and who won on each prompt."""
+
+    measured: list[Measurement]
+    wins: list[WinRow]
+    ratings: list[RatingRow]
+    won: Won
+
+
+def compare_answers(
     config: CompareConfig,
     sets: Sequence[EvaluationSet],
     raw: Mapping[str, Mapping[str, Raw]],
     names: Sequence[str],
-    baseline: str,
-    judges: Mapping[str, Comparing],
-    labels: Sequence[Preference] | None,
     run: Run,
-) -> tuple[list[Measurement], list[WinRow], list[RatingRow], Won]:
-    """All metrics, rows of win rates and ratings, and who won on each prompt."""
-    measured = [m for one in sets for m in measure(one, raw[one.name])]
-    wins: list[WinRow] = []
-    rated: list[RatingRow] = []
-    won: Won = {}
+    *,
+    judges: Mapping[str, Comparing] | None = None,
+    labels: Sequence[Preference] | None = None,
+) -> AnswersCompared:
+    """Measure what the models gave, and compare their answers with one another.
+
+    Args:
+        config: the recipe; `evaluate` gives its preset.
+        sets: what was asked.
+        raw: what each model gave, by set and model.
+        names: of the models.
+        run: the run folder; receives warnings.
+        judges: what compares answers besides scores and labels, by name.
+        labels: people's judgements on the answers.
+
+    Returns:
+        What was found; metrics in the order of the sets, those that verdicts rest on last.
+    """
+    baseline = config.baseline or names[0]
+    found = AnswersCompared([m for one in sets for m in measure(one, raw[one.name])], [], [], {})
     for one in sets:
-        if one.entry["kind"] in _COMPARED:
-            more, verdicts = verdicts_on(config, one, raw[one.name], names, baseline, judges, run, labels)
-            measured += more
-            for source, found in verdicts.items():
-                against = [v for v in found if v.second == baseline]
-                rates = win_rates(against, raw[one.name], level=config.confidence, seed=config.seed)
-                wins += [win_row(one.name, source, rate) for rate in rates]
-                rated += _rating_rows(one.name, source, found, config.confidence, baseline)
-                for v in against:
-                    scores = dict(zip(v.prompts, v.scores, strict=True))
-                    won.setdefault((one.name, v.first), (source, scores))
-    return measured, wins, rated, won
+        if one.entry["kind"] not in _COMPARED:
+            continue
+        answers = raw[one.name]
+        more, verdicts = verdicts_on(config, one, answers, names, baseline, judges or {}, run, labels)
+        found.measured.extend(more)
+        for source, given in verdicts.items():
+            against = [v for v in given if v.second == baseline]
+            rates = win_rates(against, answers, level=config.confidence, seed=config.seed)
+            found.wins.extend(win_row(one.name, source, rate) for rate in rates)
+            found.ratings.extend(_rating_rows(one.name, source, given, config.confidence, baseline))
+            for v in against:
+                scores = dict(zip(v.prompts, v.scores, strict=True))
+                found.won.setdefault((one.name, v.first), (source, scores))
+    return found
 
 
 def _candidate(config: CompareConfig, entry: ModelEntry | str, name: str, run: Run) -> Candidate:
@@ -268,10 +292,12 @@ def verdicts_on(
     return measured, {source: verdicts for source, verdicts in found.items() if verdicts}
 
 
-def cells_of(config: CompareConfig, measured: Measurement, baseline: str) -> dict[str, ModelCell]:
-    return compared(
-        measured, baseline, level=config.confidence, replicates=config.bootstrap, seed=config.seed
-    )
+def cells_of(
+    config: CompareConfig, measured: Sequence[Measurement], baseline: str
+) -> list[tuple[Measurement, dict[str, ModelCell]]]:
+    """Every metric with each model's value and difference from the baseline."""
+    how = {"level": config.confidence, "replicates": config.bootstrap, "seed": config.seed}
+    return [(one, compared(one, baseline, **how)) for one in measured]
 
 
 def metric_row(measured: Measurement, cells: Mapping[str, ModelCell]) -> MetricRow:
@@ -327,33 +353,6 @@ def _rating_rows(
         return []
     found, swept = ratings(verdicts, level=level, anchor=baseline)
     return [RatingRow(set=name, judge=source, **asdict(one), with_virtual_ties=swept) for one in found]
-
-
-def _named(
-    cells: Sequence[tuple[Measurement, Mapping[str, ModelCell]]], wins: Sequence[WinRow]
-) -> dict[str, float]:
-    """Everything that `require` may name; a name that would mean several figures is left out."""
-    named: dict[str, float] = {}
-    for measured, row in cells:
-        for model, cell in row.items():
-            stem = f"{model}.{measured.name}"
-            named |= with_ends(stem, cell.value.value, ends(cell.value), ".")
-            if cell.difference is not None:
-                named |= with_ends(f"{stem}.change", cell.difference.value, ends(cell.difference), "_")
-    stems = [_stems(win, wins) for win in wins]
-    times = Counter(stem for row in stems for stem in row)
-    for win, row in zip(wins, stems, strict=True):
-        for stem in row:
-            if times[stem] == 1:  # a name of several win rates would be the last one's
-                named |= with_ends(stem, win.value, win.interval, ".")
-    return named
-
-
-def _stems(win: WinRow, wins: Sequence[WinRow]) -> list[str]:
-    """Names of a win rate, the shorter ones first; the last one names its set."""
-    model, judge = win.model, win.judge
-    short = [f"{model}.win_rate"] if sum(w.model == model for w in wins) == 1 else []
-    return [*short, f"{model}.win_rate_{judge}", f"{model}.{win.set}.win_rate_{judge}"]
 
 
 def _write_samples(

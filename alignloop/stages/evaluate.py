@@ -11,9 +11,8 @@ from alignloop.config import CompareConfig, EvaluateConfig
 from alignloop.config.compare import model_names
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
-from alignloop.evaluation import gate
 from alignloop.evaluation.comparison import Measurement, ModelCell
-from alignloop.evaluation.comparisons import win_rates
+from alignloop.evaluation.gate import with_ends
 from alignloop.evaluation.likelihood import kl_on_samples
 from alignloop.machine import release_memory
 from alignloop.model.load import same_vocabulary
@@ -21,11 +20,9 @@ from alignloop.records import Conversation, Document, Prompt, message_rows
 from alignloop.runs import Run
 from alignloop.runs.evaluation_results import BeforeAfter, Evaluated, WinRow
 from alignloop.runs.results import Estimate, ends
-from alignloop.stages import common
-from alignloop.stages.compare import cells_of, concluded, metric_row, verdicts_on, win_row, with_ends
+from alignloop.stages.compare import cells_of, check_recipe, compare_answers, concluded, metric_row
 from alignloop.stages.compare_sets import EvaluationSet, measure
 from alignloop.stages.local import Answer, Local
-from alignloop.stages.reward_model import reward_folder
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.summaries import before_after
 
@@ -64,22 +61,19 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         DataError: fewer than 2 different prompts.
         RequirementError: a requirement is not met; the results are in the run folder all the same.
     """
-    common.set_threads(config.num_threads)
-    for text in config.require:
-        gate.parse(text)
+    check_recipe(config)
     prompts = _prompts(config, run)
-    if config.reward_model is not None:
-        reward_folder(config.reward_model)  # raises; the model itself is loaded when there are answers
     texts = _texts(config)
     before, after = _answers(config, [prompt.prompt for prompt in prompts])
     names = _names(config)
     raw = dict(zip(names, (before.answers, after.answers), strict=True))
     shared = preset(config, names)
-    measured, wins, scores = _measured(config, shared, run, prompts, raw)
+    measured, wins = _measured(shared, run, prompts, raw)
     if texts:
         measured += _perplexity(texts, dict(zip(names, (before, after), strict=True)))
-    cells = [(m, cells_of(shared, m, names[0])) for m in measured]
+    cells = cells_of(shared, measured, names[0])
     metrics = {m.name: _before_after(m, found, names) for m, found in cells}
+    rates: dict[str, Any] = {_WIN_RATES[row.judge]: _short(row, config.confidence) for row in wins}
     results = Evaluated(
         num_prompts=len(prompts),
         metrics={**metrics, **_kl(config, prompts, before, after)},
@@ -88,14 +82,20 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         confidence=config.confidence,
         comparison=tuple(metric_row(m, found) for m, found in cells),
         win_rates=tuple(wins),
-        **{_WIN_RATES[row.judge]: _short(row, config.confidence) for row in wins},
+        **rates,
     )
-    _write_samples(run, prompts, before, after, scores)
+    _write_samples(run, prompts, before, after, measured)
     return concluded(run, config.require, results, named_values(results))
 
 
 _WIN_RATES = {"gold": "win_rate", "reward": "win_rate_reward"}
-_SHORT = {"prompts.length": "length", "prompts.empty": "empty", "prompts.reward": "reward_model_score"}
+_SHORT = {
+    "gold_pass_rate": "gold_pass_rate",
+    "prompts.reward": "reward_model_score",
+    "prompts.length": "length",
+    "prompts.empty": "empty",
+}
+"""Short names of the metrics, in the order in which they are shown."""
 
 
 def _prompts(config: EvaluateConfig, run: Run) -> list[Prompt]:
@@ -131,30 +131,18 @@ def preset(config: EvaluateConfig, names: tuple[str, str]) -> CompareConfig:
 
 
 def _measured(
-    config: EvaluateConfig,
-    shared: CompareConfig,
-    run: Run,
-    prompts: Sequence[Prompt],
-    raw: Mapping[str, Sequence[str]],
-) -> tuple[list[Measurement], list[WinRow], dict[str, Measurement]]:
-    """Metrics of the answers, rows of win rates, and the scores that samples are shown with."""
-    names = list(raw)
+    shared: CompareConfig, run: Run, prompts: Sequence[Prompt], raw: Mapping[str, Sequence[str]]
+) -> tuple[list[Measurement], list[WinRow]]:
+    """Metrics of the answers under short names, and rows of win rates."""
     answers = EvaluationSet("prompts", {"kind": "prompts", "path": "prompts"}, prompts)
-    found = measure(answers, raw)
-    more, verdicts = verdicts_on(shared, answers, raw, names, names[0], {}, run)
-    measured = [*more, *found]
+    found = compare_answers(shared, [answers], {"prompts": raw}, list(raw), run)
+    release_memory()
+    measured = list(found.measured)
     if all(prompt.constraints for prompt in prompts):
         gold = EvaluationSet("gold_pass_rate", {"kind": "instructions", "path": "prompts"}, prompts)
-        measured = [*measure(gold, raw), *measured]
-    release_memory()
-    measured = [replace(m, name=_SHORT.get(m.name, m.name)) for m in measured]
-    wins = [
-        win_row("prompts", judge, rate)
-        for judge, each in verdicts.items()
-        for rate in win_rates(each, raw, level=config.confidence, seed=config.seed)
-    ]
-    shown = {"gold_pass_rate": "gold", "reward_model_score": "reward"}
-    return measured, wins, {shown[m.name]: m for m in measured if m.name in shown}
+        measured += measure(gold, raw)
+    measured.sort(key=lambda one: list(_SHORT).index(one.name))
+    return [replace(one, name=_SHORT[one.name]) for one in measured], found.wins
 
 
 def _texts(config: EvaluateConfig) -> list[Document]:
@@ -238,8 +226,11 @@ def _kl(
 
 
 def _write_samples(
-    run: Run, prompts: Sequence[Prompt], before: Side, after: Side, scores: Mapping[str, Measurement]
+    run: Run, prompts: Sequence[Prompt], before: Side, after: Side, measured: Sequence[Measurement]
 ) -> None:
+    """Both answers to every prompt, with the scores that say which is better."""
+    shown = {"gold_pass_rate": "gold", "reward_model_score": "reward"}
+    scores = {shown[one.name]: one for one in measured if one.name in shown}
     run.rewind(-1)
     for i, prompt in enumerate(prompts):
         row: dict[str, Any] = {
@@ -249,7 +240,7 @@ def _write_samples(
             "completion_before": before.answers[i],
             "model": after.model.path,
         }
-        for name, measured in scores.items():
-            old, new = measured.totals.values()
+        for name, score in scores.items():
+            old, new = score.totals.values()
             row |= {f"{name}_before": float(old[i]), name: float(new[i])}
         run.sample(**row)

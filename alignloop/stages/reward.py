@@ -174,8 +174,9 @@ def held_out_results(
         [groups[i] for i in judged], [rewards[i] for i in judged], trained_temperature=trained_temperature
     )
     held = read_results(results, RewardTrained).held_out or PairAccuracy()
-    interval = {"held_out_accuracy_interval": held.accuracy_interval} if held.accuracy_interval else {}
-    return {**RewardTrained(held_out_accuracy=held.accuracy, **interval).row(), **results}
+    first: dict[str, Any] = {"held_out_accuracy": held.accuracy}
+    first |= {"held_out_accuracy_interval": held.accuracy_interval} if held.accuracy_interval else {}
+    return {**RewardTrained(**first).row(), **results}
 
 
 def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict[str, Any]:

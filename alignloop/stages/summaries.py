@@ -18,6 +18,8 @@ from alignloop.runs.results import DataRead, HeldOut, Trained, ends
 
 def data_summary(data: Dataset, result: Tokenized) -> Mapping[str, Any]:
     """What the report shows of the data."""
+    more: dict[str, Any] = {"turns": result.turns} if result.turns else {}
+    more |= {"left_out": dict(result.left_out)} if result.left_out else {}
     counted = DataRead(
         kind=data.kind,
         rows=len(data.records) + len(data.dropped),
@@ -26,9 +28,8 @@ def data_summary(data: Dataset, result: Tokenized) -> Mapping[str, Any]:
         truncated=result.truncated,
         prompt_tokens=sum(g.num_tokens for g in result.groups) - counted_tokens(result.groups),
         completion_tokens=counted_tokens(result.groups),
-        **({"turns": result.turns} if result.turns else {}),
-        **({"left_out": dict(result.left_out)} if result.left_out else {}),
         origins=dict(Counter(record.provenance.origin for record in data.records)),
+        **more,
     )
     return counted.row()
 

@@ -27,7 +27,6 @@ from alignloop.report.plot import interval_plot, line_plot
 from alignloop.report.scale import rounded
 from alignloop.report.view import ReportView, view_pipeline, view_run
 from alignloop.runs import write_atomically
-from alignloop.runs.json_values import Span
 
 Format = Literal["html", "md", "json"]
 Source = str | Path | Sequence[str | Path]
@@ -148,16 +147,13 @@ def _percent(share: float) -> str:
 
 def _intervals(measure: MeasureLine) -> Markup:
     """The picture of a metric's two values; its title says them with their intervals."""
-    known = [(side, value, ends) for side, value, ends in measure.sides if value is not None]
-    title = (
-        f"{measure.name}: {', '.join(f'{side} {_said(measure, value, ends)}' for side, value, ends in known)}"
-    )
-    drawn = {
-        side: (ends[0], value, ends[1]) if ends else (value, value, value) for side, value, ends in known
-    }
+    said: list[str] = []
+    drawn: dict[str, tuple[float, float, float]] = {}
+    for side, value, ends in measure.sides:
+        if value is not None:
+            low, high = ends or (value, value)
+            drawn[side] = low, value, high
+            interval = f" ({measure.shown(low)} to {measure.shown(high)})" if ends else ""
+            said.append(f"{side} {measure.shown(value)}{interval}")
+    title = f"{measure.name}: {', '.join(said)}"
     return interval_plot(drawn.get("before"), drawn.get("after"), title=title)
-
-
-def _said(measure: MeasureLine, value: float, ends: Span | None) -> str:
-    interval = f" ({measure.shown(ends[0])} to {measure.shown(ends[1])})" if ends else ""
-    return f"{measure.shown(value)}{interval}"

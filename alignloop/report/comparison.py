@@ -92,6 +92,8 @@ class ComparisonTable:
         return "baseline" if model == self.baseline else ""
 
 
+TextTable = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""A header and rows."""
 FEW = 3
 """So many models are columns; more are rows."""
 WIN_COLUMNS = (
@@ -134,36 +136,32 @@ def as_text(results: Compared) -> str:
     found = comparison_table(results)
     if found is None:
         return ""
-    parts = [_aligned([("", *(name for name, _ in found.head)), *_body(found, remarks=False)])]
-    if found.wins:
-        parts.append(_aligned([WIN_COLUMNS, *found.wins]))
-    if found.ratings:
-        parts.append(_aligned([RATING_COLUMNS, *found.ratings]))
+    parts = [_aligned([head, *rows]) for head, rows in _tables(found, remarks=False)]
     for sentence, value, met in found.requirements:
         parts.append(f"{'met' if met else 'NOT MET'}: {sentence} (measured {value})")
     return "\n\n".join(parts)
 
 
-def markdown_tables(found: ComparisonTable) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+def markdown_tables(found: ComparisonTable) -> list[TextTable]:
     """(header, rows) of every table, unescaped."""
-    head = [f"{name} ({remark})" if remark else name for name, remark in found.head]
-    first = "Model" if found.by_model else "Metric"
-    tables: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = [((first, *head), _body(found))]
-    for columns, more in ((WIN_COLUMNS, found.wins), (RATING_COLUMNS, found.ratings)):
-        if more:
-            tables.append((columns, more))
+    tables = _tables(found)
     if found.requirements:
         rows = [(sentence, value, "met" if met else "not met") for sentence, value, met in found.requirements]
         tables.append((("Requirement", "Measured", "Outcome"), rows))
     return tables
 
 
-def _body(found: ComparisonTable, *, remarks: bool = True) -> list[tuple[str, ...]]:
-    """Rows of the table as text."""
-    return [
-        (f"{name} ({remark})" if remark and remarks else name, *map(_one_line, entries))
-        for name, remark, entries in found.lines
-    ]
+def _tables(found: ComparisonTable, *, remarks: bool = True) -> list[TextTable]:
+    """The models with their metrics, and win rates and ratings where there are any."""
+
+    def named(name: str, remark: str) -> str:
+        return f"{name} ({remark})" if remark and remarks else name
+
+    first = "" if not remarks else "Model" if found.by_model else "Metric"
+    body = [(named(name, remark), *map(_one_line, entries)) for name, remark, entries in found.lines]
+    tables: list[TextTable] = [((first, *(named(*column) for column in found.head)), body)]
+    tables += [(WIN_COLUMNS, found.wins)] if found.wins else []
+    return tables + ([(RATING_COLUMNS, found.ratings)] if found.ratings else [])
 
 
 def _best_first(models: Sequence[str], found: Compared) -> list[str]:

@@ -22,17 +22,8 @@ _MARKDOWN_SAMPLES = 5
 
 def as_json(view: ReportView) -> dict[str, Any]:
     """The report as a JSON object; values that are not finite become None."""
-    nodes = [
-        {
-            "id": node.key,
-            "title": node.title,
-            "detail": node.detail,
-            "kind": node.kind,
-            "fingerprint": node.fingerprint,
-            "simulated": node.simulated,
-        }
-        for node in view.lineage.nodes.values()
-    ]
+    nodes = [asdict(node) for node in view.lineage.nodes.values()]
+    nodes = [{"id": node.pop("key"), **node} for node in nodes]
     return plain(
         {
             "schema": 1,

@@ -11,6 +11,7 @@ from alignloop.runs.results import (
     Ends,
     Estimate,
     Flag,
+    Known,
     Many,
     Maybe,
     Named,
@@ -217,11 +218,11 @@ class Audited(ResultPart):
 class AnswersWon(ResultPart):
     """Win rate of new answers over old ones by a reward model that sees no names."""
 
-    value: Number = None
-    low: Number = None
-    high: Number = None
+    value: Known = 0
+    low: Known = 0
+    high: Known = 0
     at_equal_length: Number = None
-    num_prompts: Number = None
+    num_prompts: Known = 0
     verdict: Text = ""
 
 

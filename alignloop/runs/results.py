@@ -49,6 +49,7 @@ class ResultPart(BaseModel):
 T = TypeVar("T")
 P = TypeVar("P", bound=ResultPart)
 Number = Annotated[int | float | None, BeforeValidator(number)]
+Known = Annotated[int | float, BeforeValidator(lambda value: number(value) or 0)]
 Text = Annotated[str, BeforeValidator(text)]
 Ends = Annotated[Span | None, BeforeValidator(ends_of)]
 Flag = Annotated[bool | None, BeforeValidator(lambda value: value if isinstance(value, bool) else None)]

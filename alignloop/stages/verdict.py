@@ -11,7 +11,7 @@ from alignloop.config.pairs import VerdictConfig
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 from alignloop.evaluation.choices import Question
-from alignloop.evaluation.pair_verdict import PairRate, as_row, pair_rate, sentences, wins_of
+from alignloop.evaluation.pair_verdict import PairRate, pair_rate, sentences, wins_of
 from alignloop.feedback.folder import opened
 from alignloop.feedback.project import Answer, NewItem
 from alignloop.machine import release_memory
@@ -61,7 +61,7 @@ def verdict(config: VerdictConfig, run: Run) -> dict[str, Any]:
         sentences=tuple(found),
         policy=policy.row(),
         reward=reward.row(),
-        answers=as_row(wins),
+        answers=wins,
         accuracy_if_longer_wins=longer,
         num_to_judge=count,
     )

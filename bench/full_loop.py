@@ -23,8 +23,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from alignloop.io import write_whole
-from alignloop.report.comparison import markdown_tables, read_comparison
+from alignloop.report.comparison import comparison_table, markdown_tables
 from alignloop.report.scale import duration
+from alignloop.runs.evaluation_results import Compared
+from alignloop.runs.results import read_results
 from bench.measure import ROOT, machine
 
 CPU_FILE = "cpu.jsonl"
@@ -117,7 +119,8 @@ def page(folder: Path, recipe: str) -> str:
     records = stages(folder)
     compared = next((r for r in records if r["stage"] == "compare" and r["status"] == "finished"), None)
     audit = next((r for r in records if r["stage"] == "audit" and r["status"] == "finished"), None)
-    found = None if compared is None else read_comparison(compared["results"])
+    results = read_results(None if compared is None else compared["results"], Compared)
+    found = comparison_table(results)
     environment = records[0]["environment"]
     parts = [
         f"# The full loop\n\n```\npython bench/full_loop.py --recipe {recipe}\n```\n",

@@ -27,7 +27,8 @@ from alignloop.records import Message
 from alignloop.report import render_run
 from alignloop.report.folder import read_pipeline
 from alignloop.runs import Run, find_inputs, lineage, tags
-from alignloop.runs.record import result_of
+from alignloop.runs.record import needed
+from alignloop.runs.results import Trained
 from alignloop.runs.value_cache import ValueCache
 from alignloop.stages.judging import read_certificates, write_certificate
 from alignloop.stages.live_loop import one_round
@@ -96,7 +97,7 @@ def _read_run(file: Path) -> None:
         lambda: Run.open(folder),
         lambda: find_inputs({"dataset": str(folder)}),
         lambda: lineage(folder),
-        lambda: result_of(Run.open(folder), "round", dict[str, float]),
+        lambda: needed(Run.open(folder).results(Trained).round, "round", folder),
     ):
         with suppress(AlignLoopError):
             read()

@@ -52,10 +52,13 @@ def audit(
 
 
 def _print_findings(outcomes: list[Outcome], plan: Plan) -> None:
-    results = outcomes[-1].results
-    typer.echo(f"{results['text']}\n")
-    for finding in results["findings"]:
-        typer.echo(f"{_MARKS[finding['level']]:8} {finding['name']:18} {finding['text']}")
+    from alignloop.runs.evaluation_results import Audited
+    from alignloop.runs.results import read_results
+
+    results = read_results(outcomes[-1].results, Audited)
+    typer.echo(f"{results.text}\n")
+    for finding in results.findings:
+        typer.echo(f"{_MARKS[finding.level]:8} {finding.name:18} {finding.text}")
     typer.echo()
     folder = outcomes[-1].path
     print_next([(f"alignloop report {folder}", "curve, fits and the completions that disagree most")])

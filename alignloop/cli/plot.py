@@ -20,8 +20,8 @@ def plot(
 ) -> None:
     """Draw a metric over steps as an SVG file, METRIC.svg in the first run's folder unless -o names one."""
     from alignloop.report import write_text
+    from alignloop.report.curves import metric_picture
     from alignloop.report.folder import read_run
-    from alignloop.report.picture import metric_picture
 
     picture = metric_picture([read_run(path) for path in runs], metric)
     typer.echo(write_text(output or runs[0] / f"{metric}.svg", picture))

@@ -139,10 +139,12 @@ def print_ending(outcomes: list[Outcome], plan: Plan) -> None:
     from alignloop.report import write_report
     from alignloop.report.comparison import as_text
     from alignloop.report.outcome import outcome_of, overall
+    from alignloop.runs.evaluation_results import Compared
+    from alignloop.runs.results import read_results
 
     told = [outcome_of(one.path) for one in outcomes]
     if outcomes[-1].stage == "compare":
-        print(f"{as_text(outcomes[-1].results)}\n")
+        print(f"{as_text(read_results(outcomes[-1].results, Compared))}\n")
     took = ["reused" if one.status == "reused" else format_seconds(one.duration_s) for one in outcomes]
     if plan.is_pipeline:
         width = max(len(one.name) for one in outcomes)

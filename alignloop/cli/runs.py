@@ -99,7 +99,7 @@ def compare(
         raise RunError("name two runs or more")
     found = [Run.open(path) for path in paths]
     configs = [run.config() for run in found]
-    results = [_numbers(run.record.get("results", {})) for run in found]
+    results = [run.numbers() for run in found]
     keys = dict.fromkeys(key for config in configs for key in config if key != "output_dir")
     settings = {key: [config.get(key) for config in configs] for key in keys}
     differing = {key: row for key, row in settings.items() if any(value != row[0] for value in row)}
@@ -164,20 +164,9 @@ def _order(run: Run, key: str) -> tuple[bool, float | str]:
     """Runs without the value come first."""
     value = run.record.get({"started": "started", "duration": "duration_s"}.get(key, ""))
     if key not in ("started", "duration"):
-        value = _numbers(run.record.get("results", {})).get(key)
+        value = run.numbers().get(key)
     fallback: float | str = "" if key == "started" else 0.0
     return value is not None, fallback if value is None else value
-
-
-def _numbers(results: Any, prefix: str = "") -> dict[str, float]:
-    """Every number in the results under its dotted name; lists are left out."""
-    found: dict[str, float] = {}
-    for name, value in results.items() if isinstance(results, dict) else ():
-        if isinstance(value, dict):
-            found |= _numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def _check_result(name: str, found: list[Run]) -> None:
@@ -187,7 +176,7 @@ def _check_result(name: str, found: list[Run]) -> None:
     known = {
         "started",
         "duration",
-        *(key for run in found for key in _numbers(run.record.get("results", {}))),
+        *(key for run in found for key in run.numbers()),
     }
     if found and name not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -212,7 +201,7 @@ def _line(run: Run) -> tuple[str, ...]:
 
     record: dict[str, Any] = run.record
     seconds = record.get("duration_s")
-    results = _numbers(record.get("results", {}))
+    results = run.numbers()
     first = [name for name in _HEADLINES if name in results]
     names = [*first, *(name for name in results if name not in first and "." not in name)]
     numbers = [f"{_short_name(name)} {format_number(results[name])}" for name in names]

@@ -78,10 +78,10 @@ def picture(run: RunFolder) -> Group:
     from rich.text import Text
 
     from alignloop.report.curves import plots
-    from alignloop.report.folder import number, text
     from alignloop.report.plot import sparkline
     from alignloop.report.samples import choose_samples, visible
     from alignloop.report.scale import duration, rounded
+    from alignloop.runs.json_values import number, text
 
     colour = {"running": "cyan", "finished": "green", "failed": "red"}.get(run.status, "yellow")
     last = run.metrics[-1] if run.metrics else {}

@@ -63,7 +63,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class ModelCell:
     """One model on one metric.
 
     Attributes:
@@ -131,7 +131,7 @@ def measurement(
 
 def compare(
     measured: Measurement, baseline: str, *, level: float = 0.95, replicates: int = 2000, seed: int = 0
-) -> dict[str, Cell]:
+) -> dict[str, ModelCell]:
     """Values of all models and their differences from the baseline.
 
     Args:
@@ -148,7 +148,7 @@ def compare(
         DataError: fewer than 2 prompts.
     """
     cells = {
-        model: Cell(_value(measured, totals, level, replicates, seed))
+        model: ModelCell(_value(measured, totals, level, replicates, seed))
         for model, totals in measured.totals.items()
     }
     others = [model for model in cells if model != baseline]

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,6 +18,8 @@ from numpy.typing import ArrayLike
 from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import Interval, rate_interval
 from alignloop.evaluation.winrate import length_controlled_win_rate
+from alignloop.runs.evaluation_results import AnswersWon, WinRow
+from alignloop.runs.results import Estimate, PairAccuracy, ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +47,16 @@ class PairRate:
         """Whether it is above chance, but not at equal length."""
         return self.learned and self.at_equal_length is not None and self.at_equal_length.low <= 0.5
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> PairAccuracy:
         """As results for run.json."""
         one, two = self.accuracy, self.at_equal_length
-        return {
-            "accuracy": one.value,
-            "accuracy_interval": [one.low, one.high],
-            "at_equal_length": None if two is None else two.value,
-            "at_equal_length_interval": None if two is None else [two.low, two.high],
-            "pairs": self.num_pairs,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Wins:
-    """Win rate of the new answers over the old ones by the reward model, which sees no names.
-
-    Attributes:
-        value, low, high: the rate with its interval.
-        at_equal_length: predicted for answers of equal length, None where it was not fitted.
-        num_prompts: prompts that both answered.
-    """
-
-    value: float
-    low: float
-    high: float
-    at_equal_length: float | None
-    num_prompts: int
-
-    @property
-    def verdict(self) -> str:
-        """better, worse or undecided."""
-        return "better" if self.low > 0.5 else "worse" if self.high < 0.5 else "undecided"
+        return PairAccuracy(
+            accuracy=one.value,
+            accuracy_interval=ends(one),
+            at_equal_length=None if two is None else two.value,
+            at_equal_length_interval=ends(two),
+            pairs=self.num_pairs,
+        )
 
 
 def pair_rate(
@@ -126,7 +105,9 @@ def pairs_needed(accuracy: float, *, level: float = 0.95) -> int | None:
     return math.ceil((z * 0.5 / (accuracy - 0.5)) ** 2)
 
 
-def sentences(policy: PairRate, reward: PairRate, wins: Wins | None, *, chosen_longer: float) -> list[str]:
+def sentences(
+    policy: PairRate, reward: PairRate, wins: AnswersWon | None, *, chosen_longer: float
+) -> list[str]:
     """The verdict first, then what it rests on.
 
     Args:
@@ -169,7 +150,7 @@ def _shown(one: Interval) -> str:
     return f"{100 * one.value:.1f} % [{100 * one.low:.1f}, {100 * one.high:.1f}]"
 
 
-def _verdict(policy: PairRate, reward: PairRate, wins: Wins | None) -> str:
+def _verdict(policy: PairRate, reward: PairRate, wins: AnswersWon | None) -> str:
     if not policy.learned and not reward.learned:
         best = max(policy.accuracy.value, reward.accuracy.value)
         needed = pairs_needed(best)
@@ -196,14 +177,15 @@ def _verdict(policy: PairRate, reward: PairRate, wins: Wins | None) -> str:
     return "the judgements were learned, but the reward model finds the new answers worse: read them first."
 
 
-def wins_of(row: dict[str, Any] | None) -> Wins | None:
-    """A row of a comparison's win rates, None for None."""
-    if row is None:
+def wins_of(row: WinRow | None) -> AnswersWon | None:
+    """A row of a comparison's win rates, None for none, or for one without its rate."""
+    if row is None or row.value is None or row.interval is None:
         return None
-    low, high = row["interval"]
-    return Wins(row["value"], low, high, row["length_controlled"], row["num_prompts"])
-
-
-def as_row(wins: Wins | None) -> dict[str, Any] | None:
-    """`Wins` as results for run.json."""
-    return None if wins is None else {**asdict(wins), "verdict": wins.verdict}
+    return AnswersWon(
+        value=row.value,
+        low=row.interval[0],
+        high=row.interval[1],
+        at_equal_length=row.length_controlled,
+        num_prompts=row.num_prompts or 0,
+        verdict=Estimate(interval=row.interval).against_half,
+    )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignloop.report.folder import Json, mapping, number, text
 from alignloop.report.samples import visible
 from alignloop.report.scale import rounded
-
-KEYS = ("comparison", "win_rates", "ratings", "requirements", "models", "baseline", "confidence")
-"""Results that this table shows, so that they are not listed again."""
+from alignloop.runs.evaluation_results import CellRow, Compared, MetricRow, RatingRow, WinRow
+from alignloop.runs.json_values import Span
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TableCell:
     """One model on one metric, as text.
 
     Attributes:
@@ -38,16 +36,16 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MetricLine:
     """One metric: what is measured, which way is better, and every model's entry in the table's order."""
 
     name: str
     hint: str
-    entries: tuple[Entry, ...]
+    entries: tuple[TableCell, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ComparisonTable:
     """A comparison as tables of text.
 
     Attributes:
@@ -63,7 +61,7 @@ class Comparison:
     models: tuple[str, ...]
     baseline: str
     level: str
-    rows: tuple[Row, ...]
+    rows: tuple[MetricLine, ...]
     wins: tuple[tuple[str, ...], ...]
     ratings: tuple[tuple[str, ...], ...]
     requirements: tuple[tuple[str, str, bool], ...]
@@ -81,7 +79,7 @@ class Comparison:
         return tuple((model, self._remark(model)) for model in self.models)
 
     @property
-    def lines(self) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
+    def lines(self) -> tuple[tuple[str, str, tuple[TableCell, ...]], ...]:
         """(name, remark, entries) of the table's rows."""
         if not self.by_model:
             return tuple((row.name, row.hint, row.entries) for row in self.rows)
@@ -94,6 +92,8 @@ class Comparison:
         return "baseline" if model == self.baseline else ""
 
 
+TextTable = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""A header and rows."""
 FEW = 3
 """So many models are columns; more are rows."""
 WIN_COLUMNS = (
@@ -111,83 +111,69 @@ WIN_COLUMNS = (
 RATING_COLUMNS = ("Model", "By", "Set", "Rating", "Interval", "Comparisons")
 
 
-def read_comparison(results: Mapping[str, Json]) -> Comparison | None:
-    """The comparison in a run's results, None if there is none."""
-    rows = results.get("comparison")
-    names = results.get("models")
-    if not isinstance(rows, list) or not isinstance(names, list) or not rows:
+def comparison_table(found: Compared) -> ComparisonTable | None:
+    """The tables of a comparison, None where nothing was compared."""
+    if not found.comparison or not found.models:
         return None
-    baseline = text(results.get("baseline"))
-    models = sorted((text(name) for name in names), key=lambda name: name != baseline)
+    models = sorted(found.models, key=lambda name: name != found.baseline)
     if len(models) > FEW:
-        models = _best_first(models, baseline, rows, _list(results.get("win_rates")))
-    level = number(results.get("confidence")) or 0.95
-    return Comparison(
+        models = _best_first(models, found)
+    return ComparisonTable(
         models=tuple(visible(name) for name in models),
-        baseline=visible(baseline),
-        level=f"{100 * level:g} %",
-        rows=tuple(_row(mapping(row), models) for row in rows),
-        wins=tuple(_win(mapping(row)) for row in _list(results.get("win_rates"))),
-        ratings=tuple(_rating(mapping(row)) for row in _list(results.get("ratings"))),
+        baseline=visible(found.baseline),
+        level=f"{100 * (found.confidence or 0.95):g} %",
+        rows=tuple(_line(row, models) for row in found.comparison),
+        wins=tuple(_win(row) for row in found.win_rates),
+        ratings=tuple(_rating(row) for row in found.ratings),
         requirements=tuple(
-            (visible(text(r.get("requirement"))), rounded(number(r.get("measured"))), r.get("met") is True)
-            for r in map(mapping, _list(results.get("requirements")))
+            (visible(r.requirement), rounded(r.measured), r.met is True) for r in found.requirements
         ),
     )
 
 
-def as_text(results: Mapping[str, Json]) -> str:
+def as_text(results: Compared) -> str:
     """The comparison for a terminal."""
-    found = read_comparison(results)
+    found = comparison_table(results)
     if found is None:
         return ""
-    parts = [_aligned([("", *(name for name, _ in found.head)), *_body(found, remarks=False)])]
-    if found.wins:
-        parts.append(_aligned([WIN_COLUMNS, *found.wins]))
-    if found.ratings:
-        parts.append(_aligned([RATING_COLUMNS, *found.ratings]))
+    parts = [_aligned([head, *rows]) for head, rows in _tables(found, remarks=False)]
     for sentence, value, met in found.requirements:
         parts.append(f"{'met' if met else 'NOT MET'}: {sentence} (measured {value})")
     return "\n\n".join(parts)
 
 
-def markdown_tables(found: Comparison) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+def markdown_tables(found: ComparisonTable) -> list[TextTable]:
     """(header, rows) of every table, unescaped."""
-    head = [f"{name} ({remark})" if remark else name for name, remark in found.head]
-    first = "Model" if found.by_model else "Metric"
-    tables: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = [((first, *head), _body(found))]
-    for columns, more in ((WIN_COLUMNS, found.wins), (RATING_COLUMNS, found.ratings)):
-        if more:
-            tables.append((columns, more))
+    tables = _tables(found)
     if found.requirements:
         rows = [(sentence, value, "met" if met else "not met") for sentence, value, met in found.requirements]
         tables.append((("Requirement", "Measured", "Outcome"), rows))
     return tables
 
 
-def _body(found: Comparison, *, remarks: bool = True) -> list[tuple[str, ...]]:
-    """Rows of the table as text."""
-    return [
-        (f"{name} ({remark})" if remark and remarks else name, *map(_one_line, entries))
-        for name, remark, entries in found.lines
-    ]
+def _tables(found: ComparisonTable, *, remarks: bool = True) -> list[TextTable]:
+    """The models with their metrics, and win rates and ratings where there are any."""
+
+    def named(name: str, remark: str) -> str:
+        return f"{name} ({remark})" if remark and remarks else name
+
+    first = "" if not remarks else "Model" if found.by_model else "Metric"
+    body = [(named(name, remark), *map(_one_line, entries)) for name, remark, entries in found.lines]
+    tables: list[TextTable] = [((first, *(named(*column) for column in found.head)), body)]
+    tables += [(WIN_COLUMNS, found.wins)] if found.wins else []
+    return tables + ([(RATING_COLUMNS, found.ratings)] if found.ratings else [])
 
 
-def _best_first(
-    models: Sequence[str], baseline: str, rows: Sequence[Json], wins: Sequence[Json]
-) -> list[str]:
+def _best_first(models: Sequence[str], found: Compared) -> list[str]:
     """By the win rate of the first judge on the first set, where there is one; else by the first metric."""
-    judged = [mapping(row) for row in wins]
-    asked = [row for row in judged if _asked(row) == _asked(judged[0])]
-    scores = {text(row.get("model")): number(row.get("value")) for row in asked}
+    rows = found.win_rates
+    scores = {r.model: r.value for r in rows if (r.set, r.judge) == (rows[0].set, rows[0].judge)}
     if scores:
-        scores[baseline] = 0.5
+        scores[found.baseline] = 0.5
     else:
-        row = next((r for r in map(mapping, rows) if isinstance(r.get("higher_is_better"), bool)), {})
-        sign = 1 if row.get("higher_is_better") else -1
-        for name, cell in mapping(row.get("models")).items():
-            value = number(mapping(cell).get("value"))
-            scores[name] = None if value is None else sign * value
+        metric = next((row for row in found.comparison if row.higher_is_better is not None), MetricRow())
+        sign = 1 if metric.higher_is_better else -1
+        scores = {n: None if c.value is None else sign * c.value for n, c in metric.models.items()}
 
     def place(name: str) -> float:
         score = scores.get(name)
@@ -196,11 +182,7 @@ def _best_first(
     return sorted(models, key=place)
 
 
-def _asked(row: Mapping[str, Json]) -> tuple[str, str]:
-    return text(row.get("set")), text(row.get("judge"))
-
-
-def _one_line(entry: Entry) -> str:
+def _one_line(entry: TableCell) -> str:
     interval = f"[{entry.interval}]" if entry.interval else ""
     parts = [entry.value, interval, entry.verdict, entry.tax, entry.note]
     return " ".join(part for part in parts if part and part != "no difference shown")
@@ -212,78 +194,67 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(row).rstrip() for row in cells)
 
 
-def _list(value: Json) -> list[Json]:
-    return value if isinstance(value, list) else []
+def _line(row: MetricRow, models: Sequence[str]) -> MetricLine:
+    share, relative = row.unit == "share", row.scale == "log"
+    hints = ["" if share else row.unit]
+    hints.append({True: "higher is better", False: "lower is better", None: ""}[row.higher_is_better])
+    if row.margin is not None:
+        hints.append(f"margin {_percent(row.margin) if share or relative else rounded(row.margin)}")
+    hints += [f"{rounded(row.num_prompts)} rows", row.note]
+    cells = tuple(_cell(row.models.get(name, CellRow()), share=share, relative=relative) for name in models)
+    return MetricLine(visible(row.name), visible(", ".join(hint for hint in hints if hint)), cells)
 
 
-def _row(row: Mapping[str, Json], models: Sequence[str]) -> Row:
-    share = row.get("unit") == "share"
-    better = row.get("higher_is_better")
-    hints = ["" if share else text(row.get("unit"))]
-    hints.append({True: "higher is better", False: "lower is better"}.get(better, ""))  # pyright: ignore
-    margin = number(row.get("margin"))
-    relative = row.get("scale") == "log"
-    if margin is not None:
-        hints.append(f"margin {_percent(margin) if share or relative else rounded(margin)}")
-    hints += [f"{rounded(number(row.get('num_prompts')))} rows", text(row.get("note"))]
-    cells = mapping(row.get("models"))
-    entries = tuple(_entry(mapping(cells.get(name)), share=share, relative=relative) for name in models)
-    return Row(visible(text(row.get("name"))), visible(", ".join(hint for hint in hints if hint)), entries)
-
-
-def _entry(cell: Mapping[str, Json], *, share: bool, relative: bool) -> Entry:
-    value = number(cell.get("value"))
-    if value is None:
-        return Entry("–", note=visible(text(cell.get("missing"))))
-    change = ""
-    gap = number(cell.get("difference"))
-    if gap is not None:
-        ends = _ends(cell.get("difference_interval"), points=share or relative)
-        change = f"{_signed(gap, points=share or relative)} ({ends})"
-    tax = text(cell.get("tax"))
-    more = number(cell.get("prompts_to_decide"))
+def _cell(cell: CellRow, *, share: bool, relative: bool) -> TableCell:
+    if cell.value is None:
+        return TableCell("–", note=visible(cell.missing))
+    change, tax = "", cell.tax
+    if cell.difference is not None:
+        ends = _ends(cell.difference_interval, points=share or relative)
+        change = f"{_signed(cell.difference, points=share or relative)} ({ends})"
     if tax:
+        more = cell.prompts_to_decide
         tax = f"loss {tax}" + (f", {rounded(more)} prompts would decide" if more is not None else "")
-    return Entry(
-        value=_percent(value) if share else rounded(value),
-        interval=_ends(cell.get("interval"), points=share, signed=False),
+    return TableCell(
+        value=_percent(cell.value) if share else rounded(cell.value),
+        interval=_ends(cell.interval, points=share, signed=False),
         change=change,
-        verdict=visible(text(cell.get("verdict"))),
+        verdict=visible(cell.verdict),
         tax=visible(tax),
-        order=value,
+        order=cell.value,
     )
 
 
-def _win(row: Mapping[str, Json]) -> tuple[str, ...]:
-    controlled = number(row.get("length_controlled"))
-    ends = _ends(row.get("length_controlled_interval"), points=True, signed=False)
-    same = number(row.get("same_in_both_orders"))
-    counts = {"contradictory": "contradictory", "without_verdict": "without verdict"}
-    counts["prompts_needed"] = "prompts would prove it"
+def _win(row: WinRow) -> tuple[str, ...]:
+    same, controlled = row.same_in_both_orders, "–"
+    if row.length_controlled is not None:
+        ends = _ends(row.length_controlled_interval, points=True, signed=False)
+        controlled = f"{_percent(row.length_controlled)} ({ends})"
     remarks = [] if same is None else [f"{_percent(same)} the same in both orders"]
-    remarks += [f"{rounded(n)} {said}" for key, said in counts.items() if (n := number(row.get(key)))]
-    names = (visible(text(row.get(key))) for key in ("model", "against", "judge", "set"))
+    counts = (
+        (row.contradictory, "contradictory"),
+        (row.without_verdict, "without verdict"),
+        (row.prompts_needed, "prompts would prove it"),
+    )
+    remarks += [f"{rounded(count)} {said}" for count, said in counts if count]
     return (
-        *names,
-        _percent(number(row.get("value"))),
-        _ends(row.get("interval"), points=True, signed=False),
-        rounded(number(row.get("p"))),
-        "–" if controlled is None else f"{_percent(controlled)} ({ends})",
-        rounded(number(row.get("num_prompts"))),
+        *(visible(name) for name in (row.model, row.against, row.judge, row.set)),
+        _percent(row.value),
+        _ends(row.interval, points=True, signed=False),
+        rounded(row.p),
+        controlled,
+        rounded(row.num_prompts),
         "; ".join(remarks),
     )
 
 
-def _rating(row: Mapping[str, Json]) -> tuple[str, ...]:
-    low, high = number(row.get("low")), number(row.get("high"))
-    note = " (ties added: a model won or lost all)" if row.get("with_virtual_ties") else ""
+def _rating(row: RatingRow) -> tuple[str, ...]:
+    note = " (ties added: a model won or lost all)" if row.with_virtual_ties else ""
     return (
-        visible(text(row.get("model"))),
-        visible(text(row.get("judge"))),
-        visible(text(row.get("set"))),
-        f"{number(row.get('rating')) or 0:.0f}",
-        f"{low or 0:.0f} to {high or 0:.0f}{note}",
-        rounded(number(row.get("num_comparisons"))),
+        *(visible(name) for name in (row.model, row.judge, row.set)),
+        f"{row.rating or 0:.0f}",
+        f"{row.low or 0:.0f} to {row.high or 0:.0f}{note}",
+        rounded(row.num_comparisons),
     )
 
 
@@ -296,12 +267,9 @@ def _signed(value: float, *, points: bool) -> str:
     return shown.replace("-", "−")
 
 
-def _ends(value: Json, *, points: bool, signed: bool = True) -> str:
-    if not isinstance(value, list) or len(value) != 2:
-        return ""
-    ends = [number(item) for item in value]
-    if ends[0] is None or ends[1] is None:
+def _ends(interval: Span | None, *, points: bool, signed: bool = True) -> str:
+    if interval is None:
         return ""
     if signed:
-        return " to ".join(_signed(end, points=points) for end in ends if end is not None)
-    return " to ".join(f"{100 * end:.1f}" if points else rounded(end) for end in ends if end is not None)
+        return " to ".join(_signed(end, points=points) for end in interval)
+    return " to ".join(f"{100 * end:.1f}" if points else rounded(end) for end in interval)

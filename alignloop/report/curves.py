@@ -1,4 +1,4 @@
-"""Which metrics are drawn together, under which title."""
+"""Which metrics are drawn together; one metric of several runs as a file of its own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,25 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
-from alignloop.report.folder import Json, number
+from markupsafe import Markup
+
+from alignloop.errors import UserError
+from alignloop.report.folder import RunFolder
 from alignloop.report.names import name_of
-from alignloop.report.plot import SMOOTH_FROM, Point, Series
+from alignloop.report.plot import (
+    COLOURS,
+    HEIGHT,
+    SMOOTH_FROM,
+    WIDTH,
+    Point,
+    Series,
+    legend_height,
+    line_plot,
+)
+from alignloop.runs.evaluation_results import CurvePoint
+from alignloop.runs.json_values import Json, number
 
 # Title and the metrics of one picture. A metric's held-out twin `eval_…` is drawn with it.
 PLOTS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -31,6 +46,7 @@ LESSER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Seconds per step", ("step_s",)),
 )
 NOT_DRAWN = frozenset({"step", "time_s", "epoch"})
+_TITLE_HEIGHT = 24
 _ENDS = re.compile(r"eval_.+_(low|high)")  # of the intervals of held-out means
 
 
@@ -81,27 +97,15 @@ def _lines(metrics: Sequence[Mapping[str, Json]]) -> dict[str, list[Point]]:
     return lines
 
 
-_AUDIT = {
-    "proxy_gain": "proxy",
-    "gold_gain": "gold",
-    "fit_best_of_n": "d(α − β·d)",
-    "fit_rl": "d(α − β·ln d)",
-}
-
-
-def audit_plots(rows: Json) -> list[Plot]:
+def audit_plots(curve: Sequence[CurvePoint]) -> list[Plot]:
     """The over-optimisation curve of an audit's results: gains and fits against √KL."""
-    if not isinstance(rows, list):
-        return []
-    points: dict[str, list[Point]] = {}
-    for row in rows:
-        found = row if isinstance(row, dict) else {}
-        x = number(found.get("sqrt_kl"))
-        for name in _AUDIT:
-            y = number(found.get(name))
-            if x is not None and y is not None:
-                points.setdefault(name, []).append((x, y))
-    series = tuple(Series(_AUDIT[name], tuple(sorted(found))) for name, found in points.items())
+    lines: dict[str, list[Point]] = {}
+    for point in curve:
+        gains = (point.proxy_gain, point.gold_gain, point.fit_best_of_n, point.fit_rl)
+        for name, y in zip(("proxy", "gold", "d(α − β·d)", "d(α − β·ln d)"), gains, strict=True):
+            if point.sqrt_kl is not None and y is not None:
+                lines.setdefault(name, []).append((point.sqrt_kl, y))
+    series = tuple(Series(name, tuple(sorted(points))) for name, points in lines.items())
     return [Plot("Gain against √KL from the start (√nats)", series, "√KL")] if series else []
 
 
@@ -121,3 +125,49 @@ def _label(name: str) -> str:
         if name.startswith(side):
             return side
     return name.replace("_", " ")
+
+
+def metric_picture(runs: Sequence[RunFolder], metric: str) -> str:
+    """One metric of one or several runs as an SVG document that follows light and dark.
+
+    Args:
+        runs: at most six, drawn in this order and named by their names.
+        metric: a name in metrics.jsonl.
+
+    Returns:
+        The SVG document.
+
+    Raises:
+        UserError: more than six runs, or no run has the metric; the message lists those there are.
+    """
+    if len(runs) > COLOURS:
+        raise UserError(f"at most {COLOURS} runs fit into one picture; {len(runs)} were given")
+    series = []
+    for run in runs:
+        rows = [{"step": row.get("step"), "loss": row[metric]} for row in run.metrics if metric in row]
+        drawn, _ = plots(rows)
+        series += [Series(run.name, s.points) for p in drawn for s in p.series]
+    title = metric.replace("_", " ")
+    picture = line_plot(series, title=title)
+    if not picture:
+        known = sorted({name for run in runs for row in run.metrics for name in row} - {"step", "time_s"})
+        raise UserError(f"no run has a metric '{metric}'; there are: {', '.join(known) or 'none'}")
+    height = HEIGHT + legend_height([one.name for one in series])
+    style = files("alignloop.report").joinpath("templates/style.css").read_text(encoding="utf-8")
+    heading = f"{title} · {runs[0].name}" if len(runs) == 1 else title
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="{w2}" height="{h2}" viewBox="0 {top} {w} {h}"'
+        ' font-family="sans-serif" role="img" aria-label="{heading}"><style>{style}</style>'
+        '<rect y="{top}" width="{w}" height="{h}" fill="var(--paper)"/><text x="10" y="-6">{heading}</text>'
+        '<svg width="{w}" height="{plot_height}" aria-label="{heading}">{picture}</svg></svg>\n'
+    ).format(
+        w=WIDTH,
+        h=height + _TITLE_HEIGHT,
+        w2=2 * WIDTH,
+        h2=2 * (height + _TITLE_HEIGHT),
+        top=-_TITLE_HEIGHT,
+        plot_height=height,
+        style=Markup(style),
+        heading=heading,
+        picture=picture,
+    )

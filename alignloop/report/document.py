@@ -8,37 +8,34 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from alignloop.io import plain
 from alignloop.report.comparison import markdown_tables
-from alignloop.report.measures import Measure
+from alignloop.report.figures import MeasureLine
 from alignloop.report.plot import Series, sparkline
+from alignloop.report.samples import visible
 from alignloop.report.scale import rounded
 from alignloop.report.view import ReportView, RunView
+from alignloop.runs.json_values import Span
 
 _MARKDOWN_SAMPLES = 5
 
 
 def as_json(view: ReportView) -> dict[str, Any]:
     """The report as a JSON object; values that are not finite become None."""
-    return {
-        "schema": 1,
-        "title": view.title,
-        "problems": list(view.problems),
-        "runs": [_run_json(run) for run in view.runs],
-        "lineage": {
-            "nodes": [
-                {
-                    "id": node.key,
-                    "title": node.title,
-                    "detail": node.detail,
-                    "kind": node.kind,
-                    "fingerprint": node.fingerprint,
-                    "simulated": node.simulated,
-                }
-                for node in view.lineage.nodes.values()
-            ],
-            "edges": [list(edge) for edge in view.lineage.edges],
-        },
-    }
+    nodes = [asdict(node) for node in view.lineage.nodes.values()]
+    nodes = [{"id": node.pop("key"), **node} for node in nodes]
+    return plain(
+        {
+            "schema": 1,
+            "title": view.title,
+            "problems": view.problems,
+            "runs": [_run_json(run) for run in view.runs],
+            "lineage": {"nodes": nodes, "edges": view.lineage.edges},
+        }
+    )
+
+
+_SIDES = {"before", "after", "before_interval", "after_interval", "change_interval"}
 
 
 def _run_json(run: RunView) -> dict[str, Any]:
@@ -47,35 +44,17 @@ def _run_json(run: RunView) -> dict[str, Any]:
         "stage": run.stage,
         "status": run.status,
         "error": run.error,
-        "said": list(run.said),
+        "said": run.said,
         "next": [command for command, _ in run.commands],
         "facts": dict(run.facts),
-        "warnings": list(run.warnings),
+        "warnings": run.warnings,
         "simulated_labels": run.simulated,
         "evaluation": {
-            m.name: {
-                "before": _finite(m.before),
-                "after": _finite(m.after),
-                "before_interval": m.before_interval and [_finite(v) for v in m.before_interval],
-                "after_interval": m.after_interval and [_finite(v) for v in m.after_interval],
-                "change_interval": m.change_interval and [_finite(v) for v in m.change_interval],
-                "unit": m.unit,
-                "verdict": m.verdict,
-            }
+            m.name: {**m.row.model_dump(include=_SIDES), "unit": visible(m.row.unit), "verdict": m.verdict}
             for m in run.measures
         },
-        "win_rates": [
-            {
-                "judge": w.judge,
-                "value": _finite(w.value),
-                "interval": w.interval and [_finite(v) for v in w.interval],
-                "level": w.level,
-                "n": w.num_prompts,
-                "verdict": w.verdict,
-            }
-            for w in run.win_rates
-        ],
-        "audit": None if run.audit is None else asdict(run.audit),
+        "win_rates": [{"judge": w.judge, **w.rate.model_dump(), "verdict": w.verdict} for w in run.win_rates],
+        "audit": None if run.audit is None else run.audit.row(),
         "comparison": None if run.comparison is None else asdict(run.comparison),
         "results": {fact.key: fact.text for fact in (*run.held_out, *run.results)},
         "tables": {t.name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in run.tables},
@@ -84,27 +63,10 @@ def _run_json(run: RunView) -> dict[str, Any]:
             for plot in (*run.main_plots, *run.lesser_plots)
             for series in plot.series
         },
-        "data": [
-            {
-                "name": d.name,
-                "path": d.path,
-                "kinds": d.kinds,
-                "rows": _finite(d.rows),
-                "used": _finite(d.used),
-                "tokens": _finite(d.tokens),
-                "dropped": dict(d.dropped),
-                "sha256": d.sha256,
-                "simulated": d.simulated,
-            }
-            for d in run.data
-        ],
+        "data": [{**asdict(one), "dropped": dict(one.dropped)} for one in run.data],
         "num_samples": run.samples.total,
         "origin": dict(run.origin),
     }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _summary(series: Series) -> dict[str, float | int | None]:
@@ -112,8 +74,8 @@ def _summary(series: Series) -> dict[str, float | int | None]:
     finite = [y for y in values if math.isfinite(y)]
     return {
         "points": len(values),
-        "first": _finite(values[0]),
-        "last": _finite(values[-1]),
+        "first": values[0],
+        "last": values[-1],
         "min": min(finite, default=None),
         "max": max(finite, default=None),
     }
@@ -151,12 +113,12 @@ def _run_markdown(run: RunView) -> list[str]:
         parts.append("> **Simulated labels:** made by a simulated annotator, not by people.")
     parts += [f"> **Warning:** {_escape(warning)}" for warning in run.warnings]
     for w in run.win_rates:
-        interval = f" [{100 * w.interval[0]:.1f}, {100 * w.interval[1]:.1f}]" if w.interval else ""
-        count = f", n = {w.num_prompts}" if w.num_prompts is not None else ""
+        ends = w.rate.interval
+        interval = f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else ""
+        count = f", n = {rounded(w.rate.n)}" if w.rate.n is not None else ""
         judge = f" by {_escape(w.judge)}" if w.judge else ""
-        parts.append(
-            f"**Win rate against the start{judge}: {100 * w.value:.1f} %{interval}**{count}; {w.verdict}."
-        )
+        share = f"{100 * (w.rate.value or 0.0):.1f} %{interval}"
+        parts.append(f"**Win rate against the start{judge}: {share}**{count}; {w.verdict}.")
     if run.audit is not None:
         parts.append(f"**{_escape(run.audit.verdict)}**: {_escape(run.audit.text)}")
         rows = [(found.name, found.level, found.text) for found in run.audit.findings]
@@ -198,15 +160,14 @@ def _run_markdown(run: RunView) -> list[str]:
     return parts
 
 
-def _measure_row(measure: Measure) -> tuple[str, str, str, str]:
-    def cell(value: float | None, interval: tuple[float, float] | None) -> str:
+def _measure_row(measure: MeasureLine) -> tuple[str, ...]:
+    def cell(value: float | None, interval: Span | None) -> str:
         shown = measure.shown(value)
         return f"{shown} [{measure.shown(interval[0])}, {measure.shown(interval[1])}]" if interval else shown
 
     return (
-        f"{measure.name} ({measure.shown_unit})" if measure.shown_unit else measure.name,
-        cell(measure.before, measure.before_interval),
-        cell(measure.after, measure.after_interval),
+        f"{measure.name} ({measure.unit})" if measure.unit else measure.name,
+        *(cell(value, interval) for _, value, interval in measure.sides),
         measure.verdict,
     )
 

@@ -1,19 +1,23 @@
-"""The figures of a run's results: each number with its interval, its name for people and its unit."""
+"""Figures for people: every number of a run, and metrics before and after with one rule for better."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from alignloop.report.folder import Json, ends_of, number
 from alignloop.report.names import name_of
+from alignloop.report.samples import visible
 from alignloop.report.scale import rounded
+from alignloop.runs.evaluation_results import BeforeAfter
+from alignloop.runs.json_values import Json, Span
+from alignloop.runs.results import Estimate, estimates
 
-Interval = tuple[float, float]
+_SHARES = ("share", "fraction", "rate", "probability")
+"""Units of values between 0 and 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
+class Figure(NamedTuple):
     """One number of a run.
 
     Attributes:
@@ -30,7 +34,7 @@ class Figure:
     tip: str
     unit: str
     value: float
-    interval: Interval | None = None
+    interval: Span | None = None
 
     @property
     def text(self) -> str:
@@ -40,7 +44,7 @@ class Figure:
         )
 
 
-def with_interval(value: float, interval: Interval | None, *, percent: bool = False) -> str:
+def with_interval(value: float, interval: Span | None, *, percent: bool = False) -> str:
     """A value with its interval: `57.5 % [42.0, 71.6]`."""
     scale, unit = (100, " %") if percent else (1, "")
     shown = f"{rounded(round(scale * value, 1) if percent else value)}{unit}"
@@ -51,39 +55,14 @@ def with_interval(value: float, interval: Interval | None, *, percent: bool = Fa
 
 
 def figures(results: Mapping[str, Json]) -> tuple[Figure, ...]:
-    """Every number in the results, in their order, each once.
-
-    A number's interval stands where stages write it: {value, interval}, or `NAME_interval` beside NAME.
-    Before and after of a metric are two figures.
-
-    Args:
-        results: of run.json.
-
-    Returns:
-        The figures; lists and texts are none.
-    """
-    return tuple(_figures(results, ""))
+    """Every number in the results of run.json, in their order, each once and under its name for people."""
+    return tuple(_figure(*found) for found in estimates(results))
 
 
-def _figures(results: Mapping[str, Json], prefix: str) -> Iterator[Figure]:
-    for name, value in results.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict):
-            own = number(value.get("value"))
-            if own is not None:
-                yield _figure(key, own, ends_of(value.get("interval")))
-            else:
-                yield from _figures(value, f"{key}.")
-            continue
-        found = number(value)
-        if found is not None:
-            yield _figure(key, found, ends_of(results.get(f"{name}_interval")))
-
-
-def _figure(key: str, value: float, interval: Interval | None) -> Figure:
-    side = key.rpartition(".")[2]
-    if side in ("before", "after", "change") and "." in key:
-        name = name_of(key.rpartition(".")[0].removeprefix("metrics."))
+def _figure(key: str, value: float, interval: Span | None) -> Figure:
+    around, dot, side = key.removeprefix("metrics.").rpartition(".")
+    if dot and side in ("before", "after", "change"):
+        name = name_of(around)
         return Figure(key, f"{name.label}, {side}", name.tip, name.unit, value, interval)
     name = name_of(key.removeprefix("metrics."))
     return Figure(key, name.label, name.tip, name.unit, value, interval)
@@ -93,3 +72,90 @@ def first_figures(results: Mapping[str, Json], at_most: int) -> list[tuple[str, 
     """(label, text) of the first figures at the top level of the results, for where there is little room."""
     found = [(one.label, one.text) for one in figures(results) if "." not in one.key]
     return found[:at_most]
+
+
+class MeasureLine(NamedTuple):
+    """One line of the table of metrics before and after, with what the metric means."""
+
+    name: str
+    tip: str
+    row: BeforeAfter
+
+    @classmethod
+    def of(cls, key: str, row: BeforeAfter) -> MeasureLine:
+        """The line of a metric."""
+        called = name_of(key)
+        return cls(visible(called.label), called.tip, row)
+
+    @property
+    def unit(self) -> str:
+        """Of the values, "" where they are shown as percentages."""
+        return "" if self.row.unit in _SHARES else visible(self.row.unit)
+
+    def shown(self, value: float | None, *, signed: bool = False) -> str:
+        """A value, or with `signed` a change, as text; shares as percentages, their changes as points."""
+        plus = "+" if signed and value is not None and value > 0 else ""
+        if value is None or self.row.unit not in _SHARES:
+            return plus + rounded(value)
+        return f"{plus}{rounded(round(100 * value, 1))} {'points' if signed else '%'}"
+
+    @property
+    def sides(self) -> tuple[tuple[str, float | None, Span | None], ...]:
+        """(side, value, interval) before and after."""
+        row = self.row
+        return ("before", row.before, row.before_interval), ("after", row.after, row.after_interval)
+
+    @property
+    def change(self) -> float | None:
+        """After minus before, None where one was not measured."""
+        before, after = self.row.before, self.row.after
+        return None if before is None or after is None else after - before
+
+    @property
+    def shown_change(self) -> str:
+        """The change, with its interval where it is known."""
+        interval = self.row.change_interval
+        if self.change is None:
+            return "–"
+        if interval is None or self.row.change_is_relative:
+            return self.shown(self.change, signed=True)
+        low, high = (self.shown(end, signed=True).removesuffix(" points") for end in interval)
+        return f"{self.shown(self.change, signed=True)} [{low}, {high}]"
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, no difference shown, no change, or "" where nothing can be said.
+
+        By the interval of the paired change, as `compare` does. Results without one (of unpaired rows) are
+        told apart only where the two intervals do not overlap.
+        """
+        change, higher, paired = self.change, self.row.higher_is_better, self.row.change_interval
+        if change is None or higher is None or not math.isfinite(change):
+            return ""
+        if change == 0:
+            return "no change"
+        if paired is not None:
+            if paired[0] <= 0 <= paired[1]:
+                return "no difference shown"
+            return "better" if (paired[0] > 0) == higher else "worse"
+        a, b = self.row.before_interval, self.row.after_interval
+        if a and b and a[0] <= b[1] and b[0] <= a[1]:
+            return "no difference shown"
+        return "better" if (change > 0) == higher else "worse"
+
+
+class RateLine(NamedTuple):
+    """Share of prompts on which the model beats the start, ties half; `judge` is "" for the main one."""
+
+    judge: str
+    rate: Estimate
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says."""
+        return {
+            "": "no interval was computed",
+            "better": "better than the start: the whole interval lies above 50 %",
+            "worse": "worse than the start: the whole interval lies below 50 %",
+            "undecided": "undecided: the interval contains 50 %",
+        }[self.rate.against_half]

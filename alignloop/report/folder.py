@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import errno
 import json
-import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from alignloop.errors import RunError
 from alignloop.foreign import TooLarge, lines_of, loads, opened, read_bytes
 from alignloop.runs import Run
-
-Json = Any
-"""A value out of a JSON file: nothing about its type is known before it is looked at."""
+from alignloop.runs.json_values import Json, mapping, text
+from alignloop.runs.results import P, read_results
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,20 @@ class RunFolder:
     def stage(self) -> str:
         return text(self.info.get("stage"))
 
+    @property
+    def all_results(self) -> Mapping[str, Json]:
+        """The results as they stand in run.json, for lists of all of them; see `results` for each."""
+        return mapping(self.info.get("results"))
+
+    def recipe_value(self, key: str) -> str:
+        """The value of a key of the resolved recipe without its quotes, "" where it stands alone or not."""
+        found = re.search(rf"^{key}: *(\S.*?) *$", self.recipe, re.MULTILINE)
+        return found[1].strip("'\"") if found else ""
+
+    def results(self, shape: type[P]) -> P:
+        """The results in the form of a family of stages; see `runs.results.read_results`."""
+        return read_results(self.all_results, shape)
+
 
 @dataclass(frozen=True, slots=True)
 class PipelineFolder:
@@ -60,36 +72,6 @@ class PipelineFolder:
     recipe: str
     runs: tuple[RunFolder, ...]
     problems: tuple[str, ...]
-
-
-def text(value: Json) -> str:
-    """Any JSON value as text that can be encoded; None is ""."""
-    if value is None:
-        return ""
-    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return shown.encode("utf-8", "replace").decode("utf-8")
-
-
-def mapping(value: Json) -> Mapping[str, Json]:
-    """The value if it is a JSON object, else {}."""
-    return value if isinstance(value, dict) else {}
-
-
-def number(value: Json) -> float | None:
-    """The value if it is a number (not a boolean), else None; beyond ±1e300 it counts as infinite."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return (
-        float(value) if -1e300 < value < 1e300 or value != value else (math.inf if value > 0 else -math.inf)
-    )
-
-
-def ends_of(value: Json) -> tuple[float, float] | None:
-    """The value's two ends if it is a list of two numbers, else None."""
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    low, high = number(value[0]), number(value[1])
-    return None if low is None or high is None else (low, high)
 
 
 def is_pipeline(path: Path) -> bool:

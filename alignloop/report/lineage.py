@@ -10,15 +10,16 @@ import yaml
 
 from alignloop.config.recipe_file import read_yaml
 from alignloop.errors import RunError
-from alignloop.report.folder import Json, RunFolder, mapping, read_run, text
+from alignloop.report.folder import RunFolder, read_run
 from alignloop.report.samples import visible
 from alignloop.runs import find_run
+from alignloop.runs.json_values import Json, mapping, text
 
 _MAX_NODES = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class LineageNode:
     """A run or a data file.
 
     Attributes:
@@ -42,7 +43,7 @@ class Node:
 class Lineage:
     """Nodes in the order found and edges (from, to); data flows along the edges."""
 
-    nodes: dict[str, Node] = field(default_factory=dict)
+    nodes: dict[str, LineageNode] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
 
     def parents(self, key: str) -> list[str]:
@@ -105,7 +106,7 @@ def _add_run(graph: Lineage, run: RunFolder) -> str:
     key = _key(run.path)
     if key in graph.nodes and graph.nodes[key].kind == "run":
         return key
-    graph.nodes[key] = Node(
+    graph.nodes[key] = LineageNode(
         key=key,
         title=visible(run.name),
         detail="" if run.stage == run.name else visible(run.stage),
@@ -141,7 +142,8 @@ def _add_parent(graph: Lineage, entry: Mapping[str, Json], child: Path) -> str:
     key = _key(found) if found else stated
     detail = f"{text(entry.get('stage'))} (folder not found)".strip()
     graph.nodes.setdefault(
-        key, Node(key, visible(Path(stated).name), detail, "missing", text(entry.get("fingerprint"))[:12])
+        key,
+        LineageNode(key, visible(Path(stated).name), detail, "missing", text(entry.get("fingerprint"))[:12]),
     )
     return key
 
@@ -157,7 +159,7 @@ def _add_data(
     digest = text(entry.get("sha256"))
     title = visible(Path(stated).name or stated)
     key = f"data:{digest or stated}"
-    graph.nodes.setdefault(key, Node(key, title, detail, "data", digest[:12], holds_simulated(entry)))
+    graph.nodes.setdefault(key, LineageNode(key, title, detail, "data", digest[:12], holds_simulated(entry)))
     if (key, child) not in graph.edges:
         graph.edges.append((key, child))
 
@@ -173,5 +175,5 @@ def _add_model(graph: Lineage, child: str, run: RunFolder, parents: Sequence[str
     if not isinstance(name, str) or name in known or any(Path(name).is_relative_to(p) for p in parents):
         return
     key = f"model:{name}"
-    graph.nodes.setdefault(key, Node(key, visible(Path(name).name), "model", "data"))
+    graph.nodes.setdefault(key, LineageNode(key, visible(Path(name).name), "model", "data"))
     graph.edges.append((key, child))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from alignloop.report.lineage import Lineage, Node
+from alignloop.report.lineage import Lineage, LineageNode
 from alignloop.report.plot import shortened
 
 # Layout: columns by the longest way from a source, long edges kept clear by place holders.
@@ -105,7 +105,7 @@ def _arc(graph: Lineage, edge: tuple[str, str], x: int, rows: Mapping[str, int],
     return Markup('<path class="{}" d="{}"/>').format(kind, path)
 
 
-def _row(node: Node, x: int, y: int, emphasised: bool) -> Markup:
+def _row(node: LineageNode, x: int, y: int, emphasised: bool) -> Markup:
     detail = " · ".join(filter(None, (node.detail, "simulated" if node.simulated else "", node.fingerprint)))
     classes = f"node {node.kind}{' own' if emphasised else ''}{' simulated' if node.simulated else ''}"
     title = shortened(node.title, size=13, width=300)
@@ -172,7 +172,7 @@ def _route(
     return Markup('<path class="{}" d="{}"/>').format(kind, path)
 
 
-def _box(graph: Lineage, node: Node, place: Place, emphasised: bool) -> Markup:
+def _box(graph: Lineage, node: LineageNode, place: Place, emphasised: bool) -> Markup:
     x, y = place
     classes = f"node {node.kind}{' own' if emphasised else ''}{' simulated' if node.simulated else ''}"
     detail = " · ".join(filter(None, (node.detail, "simulated" if node.simulated else "")))

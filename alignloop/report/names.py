@@ -71,7 +71,6 @@ NAMES: dict[str, Name] = {
     "gold_pass_rate": Name("gold pass rate", "answers that keep to all of their constraints", "share"),
     "grad_norm": Name("gradient norm", "before clipping"),
     "kl": Name("KL from the start", "distance of the policy from the model it started from", "nats"),
-    "learning_rate": Name("learning rate"),
     "length": Name("length", "words of an answer", "words"),
     "loss": Name("loss", "what training minimises"),
     "margin": Name("margin", "reward of the chosen answer over that of the rejected one"),
@@ -79,20 +78,11 @@ NAMES: dict[str, Name] = {
     "mean_words": Name("words per answer"),
     "member_spread": Name("spread of the members", "standard deviation of their rewards of one answer"),
     "normalized_on_rows": Name("rows of the normalization", "training rows on which rewards were centred"),
-    "num_answers": Name("answers"),
-    "num_demonstrations": Name("demonstrations"),
-    "num_judgements": Name("judgements"),
-    "num_pairs": Name("pairs"),
-    "num_prompts": Name("prompts"),
-    "num_rounds": Name("rounds"),
-    "num_rows": Name("rows"),
     "num_steps": Name("steps", "updates of the weights"),
     "num_without_verdict": Name("pairs without a verdict"),
     "eval_rows": Name("held-out rows"),
     "held_out_accuracy": Name("held-out accuracy", "pairs ordered rightly that were not trained on", "share"),
-    "pairs": Name("pairs"),
     "perplexity": Name("perplexity", "exp of the mean loss per token of held-out text; lower is better"),
-    "policy_loss": Name("policy loss"),
     "ratio": Name("ratio", "probability of a token now over that when it was sampled"),
     "rejection_rate": Name("rejected share", "", "share"),
     "relative_distance": Name("distance of the weights", "from the start, relative to their size"),
@@ -132,4 +122,4 @@ def name_of(key: str) -> Name:
     if dot:
         inner = name_of(last)
         return inner._replace(label=f"{around.replace('_', ' ').replace('.', ', ')}: {inner.label}")
-    return Name(key.replace("_", " "))
+    return Name(key.removeprefix("num_").replace("_", " "))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from alignloop.objectives import registry as objectives
 from alignloop.report.figures import Figure, figures
-from alignloop.report.folder import RunFolder, mapping, read_run
+from alignloop.report.folder import RunFolder, read_run
 from alignloop.report.sentences import reads_metrics, tell
 from alignloop.runs import Run
 
@@ -18,7 +17,7 @@ Next = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """The end of a run.
 
     Attributes:
@@ -39,7 +38,7 @@ class Outcome:
         return self.lines[0] if self.lines else ""
 
 
-def outcome(run: RunFolder) -> Outcome:
+def outcome(run: RunFolder) -> RunOutcome:
     """What came out of a finished run.
 
     Args:
@@ -48,13 +47,11 @@ def outcome(run: RunFolder) -> Outcome:
     Returns:
         Sentences and figures from the results, and the next commands.
     """
-    offline = _policy if run.stage in objectives.names() else _report
-    commands = _NEXT.get(run.stage, offline)(run, shlex.quote(str(run.path)))
-    found = figures(mapping(run.info.get("results")))
-    return Outcome(run.stage, tuple(tell(run)), found, tuple(commands))
+    found = figures(run.all_results)
+    return RunOutcome(run.stage, tuple(tell(run)), found, tuple(_next_commands(run)))
 
 
-def outcome_of(path: str | Path) -> Outcome:
+def outcome_of(path: str | Path) -> RunOutcome:
     """What came out of the run in a folder; only the files that its sentences need are read.
 
     Raises:
@@ -64,7 +61,7 @@ def outcome_of(path: str | Path) -> Outcome:
     return outcome(read_run(path, rows=wanted))
 
 
-def overall(stages: Sequence[tuple[str, Outcome]]) -> list[str]:
+def overall(stages: Sequence[tuple[str, RunOutcome]]) -> list[str]:
     """The verdict on a pipeline: the sentences of its last evaluation, or that there is none.
 
     Args:
@@ -89,80 +86,55 @@ _VERDICTS = ("verdict", "evaluate", "compare", "audit", "reward_bench")
 _WITHOUT_MODEL = ("sample", "feedback", "judge", "instructions", "mix", "split", "constitution", *_VERDICTS)
 
 
-def _report(run: RunFolder, folder: str) -> Next:
-    return [(f"alignloop report {folder}", "curves, samples and lineage as a page")]
-
-
-def _policy(run: RunFolder, folder: str) -> Next:
-    found = re.search(r"^model_name_or_path: *(\S.*?) *$", run.recipe, re.MULTILINE)
-    start = f" before={shlex.quote(found[1].strip(chr(39) + chr(34)))}" if found else ""
-    return [
-        (f"alignloop chat {folder}", "talk to the model"),
-        (f"alignloop evaluate dataset=PROMPTS{start} after={folder}", "compare it with its start"),
-        *_report(run, folder),
-    ]
-
-
-def _scorer(run: RunFolder, folder: str) -> Next:
-    return [
-        (f"alignloop reward-bench reward_model={folder} dataset=PAIRS", "examine it on judged rows"),
-        (f"alignloop train best-of-n reward_model={folder} dataset=PROMPTS", "train on the answers it likes"),
-        *_report(run, folder),
-    ]
-
-
-def _to_judge(run: RunFolder, folder: str) -> Next:
-    return [
-        (f"alignloop label import PROJECT {folder}", "let people judge the answers"),
-        (f"alignloop run feedback dataset={folder}", "let a simulated annotator judge them"),
-    ]
-
-
-def _to_train(run: RunFolder, folder: str) -> Next:
-    return [
-        (f"alignloop train reward dataset={folder}", "train a reward model on the judgements"),
-        (f"alignloop train dpo dataset={folder}", "train the policy on them directly"),
-    ]
-
-
-def _to_imitate(run: RunFolder, folder: str) -> Next:
-    return [
-        (f"alignloop data check {folder}", "what the rows hold"),
-        (f"alignloop train sft dataset={folder}", "train on them"),
-    ]
-
-
-def _to_ask(run: RunFolder, folder: str) -> Next:
-    return [
-        (f"alignloop sample dataset={folder}", "answers to these prompts"),
-        (f"alignloop train grpo dataset={folder}", "learn to keep to their constraints"),
-    ]
-
-
-def _compared(run: RunFolder, folder: str) -> Next:
-    found = re.search(r"^after: *(\S.*?) *$", run.recipe, re.MULTILINE)
-    after = found[1].strip("'\"").removesuffix("/model") if found else ""
-    talk = [(f"alignloop chat {shlex.quote(after)}", "talk to the model")] if after else []
-    return [*_report(run, folder), *talk]
-
-
-def _to_people(run: RunFolder, folder: str) -> Next:
-    return [
-        (f"alignloop label serve {folder}/label", "let people compare the answers"),
-        *_report(run, folder),
-    ]
-
-
-_NEXT: Mapping[str, Callable[[RunFolder, str], Next]] = {
-    **dict.fromkeys(("pretrain", "sft", "best_of_n", "iterate", "interpolate", "loop"), _policy),
-    **dict.fromkeys(("ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"), _policy),
-    **dict.fromkeys(("reward", "average_rewards"), _scorer),
-    **dict.fromkeys(("feedback", "judge", "mix"), _to_train),
-    "sample": _to_judge,
-    "constitution": _to_imitate,
-    "instructions": _to_ask,
-    "evaluate": _compared,
-    "verdict": _to_people,
-    **dict.fromkeys(("compare", "audit", "reward_bench", "refusals", "split"), _report),
+_REPORT = ("alignloop report {folder}", "curves, samples and lineage as a page")
+_POLICY = (
+    ("alignloop chat {folder}", "talk to the model"),
+    ("alignloop evaluate dataset=PROMPTS{start} after={folder}", "compare it with its start"),
+    _REPORT,
+)
+_SCORER = (
+    ("alignloop reward-bench reward_model={folder} dataset=PAIRS", "examine it on judged rows"),
+    ("alignloop train best-of-n reward_model={folder} dataset=PROMPTS", "train on the answers it likes"),
+    _REPORT,
+)
+_TO_TRAIN = (
+    ("alignloop train reward dataset={folder}", "train a reward model on the judgements"),
+    ("alignloop train dpo dataset={folder}", "train the policy on them directly"),
+)
+_NEXT: Mapping[str, Sequence[tuple[str, str]]] = {
+    **dict.fromkeys(("pretrain", "sft", "best_of_n", "iterate", "interpolate", "loop"), _POLICY),
+    **dict.fromkeys(("ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"), _POLICY),
+    **dict.fromkeys(("reward", "average_rewards"), _SCORER),
+    **dict.fromkeys(("feedback", "judge", "mix"), _TO_TRAIN),
+    "sample": (
+        ("alignloop label import PROJECT {folder}", "let people judge the answers"),
+        ("alignloop run feedback dataset={folder}", "let a simulated annotator judge them"),
+    ),
+    "constitution": (
+        ("alignloop data check {folder}", "what the rows hold"),
+        ("alignloop train sft dataset={folder}", "train on them"),
+    ),
+    "instructions": (
+        ("alignloop sample dataset={folder}", "answers to these prompts"),
+        ("alignloop train grpo dataset={folder}", "learn to keep to their constraints"),
+    ),
+    "evaluate": (_REPORT, ("alignloop chat {after}", "talk to the model")),
+    "verdict": (("alignloop label serve {folder}/label", "let people compare the answers"), _REPORT),
+    **dict.fromkeys(("compare", "audit", "reward_bench", "refusals", "split"), (_REPORT,)),
 }
-"""Next commands of each stage that is not named after an objective of preferences."""
+"""What may be typed next after each stage that is not named after an objective of preferences, and why.
+
+`{folder}` is the run's, `{start}` names the model it started from, `{after}` is the model that was judged.
+"""
+
+
+def _next_commands(run: RunFolder) -> Next:
+    start, after = run.recipe_value("model_name_or_path"), run.recipe_value("after").removesuffix("/model")
+    words = {
+        "folder": shlex.quote(str(run.path)),
+        "start": f" before={shlex.quote(start)}" if start else "",
+        "after": shlex.quote(after),
+    }
+    found = _NEXT.get(run.stage, _POLICY if run.stage in objectives.names() else (_REPORT,))
+    known = [pair for pair in found if after or "{after}" not in pair[0]]
+    return [(command.format(**words), purpose) for command, purpose in known]

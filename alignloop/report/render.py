@@ -20,9 +20,9 @@ from alignloop.errors import RunError
 from alignloop.io import write_whole
 from alignloop.report.comparison import RATING_COLUMNS, WIN_COLUMNS
 from alignloop.report.document import as_json, as_markdown
+from alignloop.report.figures import MeasureLine
 from alignloop.report.folder import PipelineFolder, is_pipeline, read_pipeline, read_run
 from alignloop.report.lineage_picture import draw
-from alignloop.report.measures import Measure
 from alignloop.report.names import name_of
 from alignloop.report.plot import interval_plot, line_plot
 from alignloop.report.scale import rounded
@@ -145,21 +145,15 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _intervals(measure: Measure) -> Markup:
-    def row(value: float | None, interval: tuple[float, float] | None) -> tuple[float, float, float] | None:
-        if value is None:
-            return None
-        low, high = interval or (value, value)
-        return low, value, high
-
-    def said(side: str, value: float | None, interval: tuple[float, float] | None) -> str:
-        ends = f" ({measure.shown(interval[0])} to {measure.shown(interval[1])})" if interval else ""
-        return f"{side} {measure.shown(value)}{ends}"
-
-    sides = (
-        ("before", measure.before, measure.before_interval),
-        ("after", measure.after, measure.after_interval),
-    )
-    title = f"{measure.name}: {', '.join(said(*side) for side in sides if side[1] is not None)}"
-    drawn = [row(value, interval) for _, value, interval in sides]
-    return interval_plot(drawn[0], drawn[1], title=title)
+def _intervals(measure: MeasureLine) -> Markup:
+    """The picture of a metric's two values; its title says them with their intervals."""
+    said: list[str] = []
+    drawn: dict[str, tuple[float, float, float]] = {}
+    for side, value, ends in measure.sides:
+        if value is not None:
+            low, high = ends or (value, value)
+            drawn[side] = low, value, high
+            interval = f" ({measure.shown(low)} to {measure.shown(high)})" if ends else ""
+            said.append(f"{side} {measure.shown(value)}{interval}")
+    title = f"{measure.name}: {', '.join(said)}"
+    return interval_plot(drawn.get("before"), drawn.get("after"), title=title)

@@ -1,30 +1,44 @@
-"""Which sample completions a report shows, and what each is compared with."""
+"""Which sample completions a report shows, what each is compared with, and which words differ."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from typing import Literal, NamedTuple
 
-from alignloop.report.difference import Part, word_difference
-from alignloop.report.folder import Json, mapping, number, text
 from alignloop.report.names import name_of
 from alignloop.report.scale import rounded
+from alignloop.runs.json_values import Json, mapping, number, text
 
 MAX_TEXT = 4000
 """Characters of one prompt or completion that are shown."""
+# Han and kana have no spaces between words, so each character is a word; Hangul is spaced.
+_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+|\s+|[^\w\s]")
+_MAX_WORDS = 1200
+_REWRITTEN_BELOW = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class PromptTurn(NamedTuple):
+    """One message of a prompt."""
+
     role: str
     content: str
 
 
+class Part(NamedTuple):
+    """A piece of one side; `kind` says whether the other side has it too."""
+
+    kind: Literal["same", "removed", "added"]
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ShownSample:
     """One completion, with the one before training where there is one.
 
     Attributes:
@@ -42,7 +56,7 @@ class Sample:
     """
 
     step: float | None
-    prompt: tuple[Turn, ...]
+    prompt: tuple[PromptTurn, ...]
     after: tuple[Part, ...]
     before: tuple[Part, ...]
     before_label: str
@@ -57,7 +71,7 @@ class Sample:
 class Samples:
     """The samples of a run that are shown, how many there are in all, and how the first were chosen."""
 
-    shown: tuple[Sample, ...]
+    shown: tuple[ShownSample, ...]
     total: int
     rule: str = ""
 
@@ -86,7 +100,7 @@ def choose_samples(rows: Sequence[Mapping[str, Json]], *, at_most: int, characte
     )
     telling = _telling(usable)
     order = [*telling, *(i for i in order if i not in telling)]
-    shown: list[Sample] = []
+    shown: list[ShownSample] = []
     left = characters
     for i in order[:at_most]:
         row, earlier = built[i]
@@ -174,7 +188,7 @@ def _earlier(row: Mapping[str, Json], earliest: Mapping[str, Mapping[str, Json]]
     return f"step {text(first.get('step')) or 0}", text(first["completion"])
 
 
-def _sample(row: Mapping[str, Json], earlier: tuple[str, str] | None) -> Sample:
+def _sample(row: Mapping[str, Json], earlier: tuple[str, str] | None) -> ShownSample:
     completion = visible(_cut(text(row["completion"])))
     before: tuple[Part, ...] = ()
     after: tuple[Part, ...] = (Part("same", completion),)
@@ -186,7 +200,7 @@ def _sample(row: Mapping[str, Json], earlier: tuple[str, str] | None) -> Sample:
         rewritten = compared is None
         if compared is not None:
             before, after = tuple(compared[0]), tuple(compared[1])
-    return Sample(
+    return ShownSample(
         step=number(row.get("step")),
         prompt=_conversation(row.get("prompt")),
         after=after,
@@ -210,11 +224,11 @@ def _scores(row: Mapping[str, Json]) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _conversation(prompt: Json) -> tuple[Turn, ...]:
+def _conversation(prompt: Json) -> tuple[PromptTurn, ...]:
     """The prompt as turns; a plain string is one user turn."""
     turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
     return tuple(
-        Turn(
+        PromptTurn(
             visible(text(mapping(turn).get("role", "user"))),
             visible(_cut(_said(mapping(turn)))),
         )
@@ -252,3 +266,41 @@ def _sign(character: str) -> str:
     if unicodedata.category(character) in ("Cc", "Cf") and character not in "\u200c\u200d":
         return f"[U+{code:04X}]"
     return character
+
+
+# Differences
+
+
+def word_difference(before: str, after: str) -> tuple[list[Part], list[Part]] | None:
+    """Both texts cut into parts that are the same, removed (before) or added (after).
+
+    Joining the parts' texts gives the text back.
+
+    Returns:
+        (parts of before, parts of after), or None where a difference says nothing: less than a
+        fifth in common (texts sampled independently), or too long to compare in a moment.
+    """
+    old, new = _WORDS.findall(before), _WORDS.findall(after)
+    if max(len(old), len(new)) > _MAX_WORDS:
+        return None
+    matcher = SequenceMatcher(None, old, new, autojunk=False)
+    common = sum(_letters(old[i : i + n]) for i, _, n in matcher.get_matching_blocks())
+    if 2 * common < _REWRITTEN_BELOW * (_letters(old) + _letters(new)):
+        return None
+    left: list[Part] = []
+    right: list[Part] = []
+    for tag, i, j, k, m in matcher.get_opcodes():
+        if tag == "equal":
+            left.append(Part("same", "".join(old[i:j])))
+            right.append(Part("same", "".join(new[k:m])))
+            continue
+        if i < j:
+            left.append(Part("removed", "".join(old[i:j])))
+        if k < m:
+            right.append(Part("added", "".join(new[k:m])))
+    return left, right
+
+
+def _letters(words: list[str]) -> int:
+    """Letters and digits; spaces and punctuation match by chance and say nothing."""
+    return sum(len(word) for word in words if word[0].isalnum())

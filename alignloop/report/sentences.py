@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 from alignloop.evaluation.bootstrap import mean_interval, rate_interval
 from alignloop.objectives import registry as objectives
-from alignloop.report.figures import Interval, first_figures, with_interval
-from alignloop.report.folder import Json, RunFolder, ends_of, mapping, number, text
+from alignloop.report.figures import first_figures, with_interval
+from alignloop.report.folder import RunFolder
 from alignloop.report.names import name_of
 from alignloop.report.scale import rounded
+from alignloop.runs.evaluation_results import (
+    BeforeAfter,
+    Compared,
+    Evaluated,
+    MetricsCompared,
+    PairsVerdict,
+    Revised,
+    RewardExamined,
+    WinRow,
+)
+from alignloop.runs.json_values import Span, number
+from alignloop.runs.results import (
+    Answered,
+    DataRead,
+    Estimate,
+    JudgementsMade,
+    PairsSplit,
+    RewardTrained,
+    Trained,
+    read_results,
+)
 
 LOG_2 = math.log(2)
 HARDLY = 0.01
 """A DPO loss that moved by less than this many nats says that the model is nearly what it was."""
 _ENOUGH = 5
 """Logged rows whose mean gets an interval."""
-
-Results = Mapping[str, Json]
 
 
 def tell(run: RunFolder) -> list[str]:
@@ -31,9 +49,8 @@ def tell(run: RunFolder) -> list[str]:
     Returns:
         One to five sentences, [] where there is nothing to say.
     """
-    results = mapping(run.info.get("results"))
     told = _STAGES.get(run.stage, _preference if run.stage in objectives.names() else _first_numbers)
-    return told(run, results) or _first_numbers(run, results)
+    return told(run) or _first_numbers(run)
 
 
 def reads_metrics(stage: str) -> bool:
@@ -41,16 +58,12 @@ def reads_metrics(stage: str) -> bool:
     return _STAGES.get(stage, _preference) in (_imitation, _preference, _reward, _online, _best_of_n)
 
 
-def _first_numbers(run: RunFolder, results: Results) -> list[str]:
-    found = [f"{label} {shown}" for label, shown in first_figures(results, 5)]
+def _first_numbers(run: RunFolder) -> list[str]:
+    found = [f"{label} {shown}" for label, shown in first_figures(run.all_results, 5)]
     return [", ".join(found)] if found else []
 
 
-def _value(results: Results, name: str) -> float | None:
-    return number(results.get(name))
-
-
-def _share(value: float, count: float | None) -> Interval | None:
+def _share(value: float, count: float | None) -> Span | None:
     """Wilson's interval of a share of `count` independent rows."""
     if not count or count < 2 or not 0 <= value <= 1:
         return None
@@ -59,12 +72,13 @@ def _share(value: float, count: float | None) -> Interval | None:
     return found.low, found.high
 
 
-def _against_chance(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    if interval[0] > 0.5:
-        return ": better than chance"
-    return ": worse than chance" if interval[1] < 0.5 else ": not told apart from chance"
+def _against_chance(interval: Span | None) -> str:
+    against = Estimate(interval=interval).against_half
+    return {"": "", "undecided": ": not told apart from chance"}.get(against, f": {against} than chance")
+
+
+def _mean(found: Estimate) -> str:
+    return with_interval(found.value or 0.0, found.interval)
 
 
 def _first_and_last(run: RunFolder, name: str) -> tuple[str, str, float, float] | None:
@@ -79,33 +93,31 @@ def _first_and_last(run: RunFolder, name: str) -> tuple[str, str, float, float] 
     return shown[0], shown[1], first, last
 
 
-def _of_mean(values: Sequence[float]) -> Interval | None:
+def _of_mean(values: Sequence[float]) -> Span | None:
     if len(values) < _ENOUGH or not all(map(math.isfinite, values)):
         return None
     found = mean_interval(list(values))
     return found.low, found.high
 
 
-def _steps(results: Results) -> str:
-    steps = _value(results, "num_steps")
-    return f"{rounded(steps)} steps" if steps is not None else "training"
+def _steps(found: Trained) -> str:
+    return f"{rounded(found.num_steps)} steps" if found.num_steps is not None else "training"
 
 
-def _imitation(run: RunFolder, results: Results) -> list[str]:
+def _imitation(run: RunFolder) -> list[str]:
+    found = run.results(Trained)
+    held, rows = found.means_held_out.mean("loss"), found.means_held_out.rows
     lines = []
-    held = _value(results, "eval_loss")
-    if held is not None:
-        perplexity = f" (perplexity {rounded(math.exp(held))})" if held < 50 else ""
-        rows = _value(results, "eval_rows")
+    if held.value is not None:
+        perplexity = f" (perplexity {rounded(math.exp(held.value))})" if held.value < 50 else ""
         on = f" on {rounded(rows)} rows" if rows is not None else ""
-        shown = with_interval(held, ends_of(results.get("eval_loss_interval")))
-        lines.append(f"Held-out loss {shown} nats per token{perplexity}{on}.")
+        lines.append(f"Held-out loss {_mean(held)} nats per token{perplexity}{on}.")
     moved = _first_and_last(run, "loss")
     if moved is not None:
-        rows = _value(mapping(results.get("data")), "used")
-        of = f" on {rounded(rows)} rows" if rows is not None else ""
-        lines.append(f"Training loss {moved[0]} → {moved[1]} nats per token in {_steps(results)}{of}.")
-    return lines if held is not None or moved is None else [*lines, _NOTHING_HELD_OUT]
+        used = read_results(found.data_by_input.get("dataset"), DataRead).used
+        of = f" on {rounded(used)} rows" if used is not None else ""
+        lines.append(f"Training loss {moved[0]} → {moved[1]} nats per token in {_steps(found)}{of}.")
+    return lines if held.value is not None or moved is None else [*lines, _NOTHING_HELD_OUT]
 
 
 _NOTHING_HELD_OUT = (
@@ -113,237 +125,207 @@ _NOTHING_HELD_OUT = (
 )
 
 
-def _preference(run: RunFolder, results: Results) -> list[str]:
+def _preference(run: RunFolder) -> list[str]:
+    found = run.results(Trained)
+    held_out = found.means_held_out
+    accuracy, held, margin = (held_out.mean(name) for name in ("accuracy", "loss", "margin"))
     lines = []
-    accuracy, held = _value(results, "eval_accuracy"), _value(results, "eval_loss")
-    if accuracy is not None:
-        by_prompt = ends_of(results.get("eval_accuracy_interval"))
-        interval = by_prompt or _share(accuracy, _value(results, "eval_rows"))
-        told = (
-            f"Held-out accuracy {with_interval(accuracy, interval, percent=True)}{_against_chance(interval)}"
-        )
-        margin, ends = _value(results, "eval_margin"), ends_of(results.get("eval_margin_interval"))
-        lines.append(told + (f"; margin {with_interval(margin, ends)}." if margin is not None else "."))
-    elif held is not None:
-        lines.append(f"Held-out loss {with_interval(held, ends_of(results.get('eval_loss_interval')))}.")
+    if accuracy.value is not None:
+        interval = accuracy.interval or _share(accuracy.value, held_out.rows)
+        told = with_interval(accuracy.value, interval, percent=True) + _against_chance(interval)
+        more = f"; margin {_mean(margin)}." if margin.value is not None else "."
+        lines.append(f"Held-out accuracy {told}{more}")
+    elif held.value is not None:
+        lines.append(f"Held-out loss {_mean(held)}.")
     moved = _first_and_last(run, "loss")
     if moved is not None:
-        lines.append(f"Training loss {moved[0]} → {moved[1]} in {_steps(results)}.")
+        lines.append(f"Training loss {moved[0]} → {moved[1]} in {_steps(found)}.")
         if abs(moved[2] - LOG_2) < HARDLY and abs(moved[3] - moved[2]) < HARDLY:
             lines.append(
                 "The model hardly moved: raise learning_rate, or train longer (num_train_epochs, max_steps)."
             )
-    if accuracy is None and held is None and moved is not None:
-        lines.append(_NOTHING_HELD_OUT)
+        if accuracy.value is None and held.value is None:
+            lines.append(_NOTHING_HELD_OUT)
     return lines
 
 
-def _reward(run: RunFolder, results: Results) -> list[str]:
-    held = mapping(results.get("held_out"))
-    accuracy, pairs = _value(held, "accuracy"), _value(held, "pairs")
-    if accuracy is None:
-        return _preference(run, results)
-    interval = ends_of(held.get("accuracy_interval"))
-    lines = [
-        f"Held-out accuracy {with_interval(accuracy, interval, percent=True)} on {rounded(pairs)} pairs"
-        f"{_against_chance(interval)}."
-    ]
-    longer = _value(held, "accuracy_if_longer_wins")
-    if longer is not None:
-        lines.append(f"Always preferring the longer answer would get {100 * longer:.1f} %.")
+def _longer_wins(share: float | None) -> list[str]:
+    return [] if share is None else [f"Always preferring the longer answer would get {100 * share:.1f} %."]
+
+
+def _reward(run: RunFolder) -> list[str]:
+    held = run.results(RewardTrained).held_out
+    if held is None or held.accuracy is None:
+        return _preference(run)
+    interval = held.accuracy_interval
+    told = with_interval(held.accuracy, interval, percent=True)
+    lines = [f"Held-out accuracy {told} on {rounded(held.pairs)} pairs{_against_chance(interval)}."]
+    lines += _longer_wins(held.accuracy_if_longer_wins)
     if interval is not None and interval[0] <= 0.5:
         lines.append("Do not judge or train with it yet: more pairs, more epochs or a higher rate may help.")
     return lines
 
 
-def _averaged(run: RunFolder, results: Results) -> list[str]:
-    lines = _reward(run, results)
-    return lines if mapping(results.get("held_out")) else []
+def _averaged(run: RunFolder) -> list[str]:
+    return _reward(run) if run.results(RewardTrained).held_out else []
 
 
-def _online(run: RunFolder, results: Results) -> list[str]:
-    lines = []
+def _online(run: RunFolder) -> list[str]:
+    found, lines = run.results(Trained), []
     for name, label in (("gold", "Gold reward"), ("reward", "Reward")):
         moved = _first_and_last(run, name)
         if moved is not None:
-            where = f"first and last tenth of {_steps(results)}"
+            where = f"first and last tenth of {_steps(found)}"
             lines.append(f"{label} {moved[0]} → {moved[1]} ({where}).")
-    kl = _value(results, "kl")
-    if kl is not None:
-        lines.append(f"KL from the start {rounded(kl)} nats per answer.")
-    ended = text(results.get("ended_by"))
-    return [*lines, *([f"It ended early: {ended}."] if ended else [])]
+    if found.kl is not None:
+        lines.append(f"KL from the start {rounded(found.kl)} nats per answer.")
+    return [*lines, *([f"It ended early: {found.ended_by}."] if found.ended_by else [])]
 
 
-def _best_of_n(run: RunFolder, results: Results) -> list[str]:
-    rows = [mapping(row) for row in _list(results.get("best_of_n"))]
-    lines = []
-    if len(rows) > 1 and _value(rows[0], "reward") is not None:
-        first, last = rows[0], rows[-1]
-        lines.append(
-            f"Reward of the best of {rounded(_value(last, 'n'))} answers {rounded(_value(last, 'reward'))}, "
-            f"of one {rounded(_value(first, 'reward'))}."
-        )
-    return [*lines, *_imitation(run, results)]
+def _best_of_n(run: RunFolder) -> list[str]:
+    points, lines = run.results(Trained).best_of_n, []
+    if len(points) > 1 and points[0].reward is not None:
+        best = f"Reward of the best of {rounded(points[-1].n)} answers {rounded(points[-1].reward)}"
+        lines.append(f"{best}, of one {rounded(points[0].reward)}.")
+    return [*lines, *_imitation(run)]
 
 
-def _iterated(run: RunFolder, results: Results) -> list[str]:
-    rows = [mapping(row) for row in _list(results.get("rounds"))]
-    rewards = [value for row in rows if (value := _value(row, "reward")) is not None]
+def _iterated(run: RunFolder) -> list[str]:
+    rounds = run.results(Trained).rounds
+    rewards = [one.reward for one in rounds if one.reward is not None]
     if len(rewards) < 2:
-        return [f"{len(rows)} rounds."] if rows else []
-    return [f"Reward of fresh answers {rounded(rewards[0])} → {rounded(rewards[-1])} in {len(rows)} rounds."]
+        return [f"{len(rounds)} rounds."] if rounds else []
+    moved = f"{rounded(rewards[0])} → {rounded(rewards[-1])}"
+    return [f"Reward of fresh answers {moved} in {len(rounds)} rounds."]
 
 
-def _answers(run: RunFolder, results: Results) -> list[str]:
-    count, prompts = _value(results, "num_answers"), _value(results, "num_prompts")
-    if count is None:
+def _answers(run: RunFolder) -> list[str]:
+    found = run.results(Answered)
+    if found.num_answers is None:
         return []
-    empty = _value(results, "empty_answers")
-    mean = _value(results, "mean_words")
-    words = "–" if mean is None else with_interval(mean, ends_of(results.get("mean_words_interval")))
-    line = f"{rounded(count)} answers to {rounded(prompts)} prompts, {words} words on average"
-    return [f"{line}{f', {rounded(empty)} empty' if empty else ''}."]
+    words, empty = "–", f", {rounded(found.empty_answers)} empty" if found.empty_answers else ""
+    if found.mean_words is not None:
+        words = with_interval(found.mean_words, found.mean_words_interval)
+    line = f"{rounded(found.num_answers)} answers to {rounded(found.num_prompts)} prompts"
+    return [f"{line}, {words} words on average{empty}."]
 
 
-def _judgements(run: RunFolder, results: Results) -> list[str]:
-    count = _value(results, "num_judgements")
-    if count is None:
+def _judgements(run: RunFolder) -> list[str]:
+    found = run.results(JudgementsMade)
+    if found.num_judgements is None:
         return []
-    who = {"simulated": "a simulated annotator", "ai": "AI judges"}.get(text(results.get("origin")), "judges")
-    lines = [f"{rounded(count)} judgements by {who}."]
-    same = _value(results, "consistent_share")
-    if same is not None:
-        interval = _share(same, _value(results, "num_pairs"))
-        lines.append(
-            f"{with_interval(same, interval, percent=True)} of the verdicts stay the same when the answers "
-            "change places."
-        )
+    who = {"simulated": "a simulated annotator", "ai": "AI judges"}.get(found.origin, "judges")
+    lines = [f"{rounded(found.num_judgements)} judgements by {who}."]
+    if (same := found.consistent_share) is not None:
+        shown = with_interval(same, _share(same, found.num_pairs), percent=True)
+        lines.append(f"{shown} of the verdicts stay the same when the answers change places.")
     return lines
 
 
-def _principles(run: RunFolder, results: Results) -> list[str]:
-    made, prompts = _value(results, "num_demonstrations"), _value(results, "num_prompts")
-    if made is None:
+def _principles(run: RunFolder) -> list[str]:
+    found = run.results(Revised)
+    if found.num_demonstrations is None:
         return []
-    lines = [f"{rounded(made)} demonstrations from {rounded(prompts)} prompts, revised by principles."]
-    failed = _value(results, "rounds_without_revision")
-    if failed:
-        lines.append(f"{rounded(failed)} rounds brought no usable revision.")
-    return [*lines, *_changes(results)]
+    made, prompts = rounded(found.num_demonstrations), rounded(number(found.num_prompts))
+    lines = [f"{made} demonstrations from {prompts} prompts, revised by principles."]
+    if found.rounds_without_revision:
+        lines.append(f"{rounded(found.rounds_without_revision)} rounds brought no usable revision.")
+    return [*lines, *_changes(found.metrics)]
 
 
-def _evaluation(run: RunFolder, results: Results) -> list[str]:
-    after = _model(run, "after") or "the model"
-    before = _model(run, "before") or "the start"
+def _evaluation(run: RunFolder) -> list[str]:
+    found = run.results(Evaluated)
+    names = _model(run, "after") or "the model", _model(run, "before") or "the start"
     lines = []
-    for name, rate in results.items():
-        value = _value(mapping(rate), "value") if name.startswith("win_rate") else None
-        if value is None:
-            continue
-        judge = name.removeprefix("win_rate").strip("_").replace("_", " ") or "gold"
-        judge = "the reward model" if judge == "reward" else judge
-        interval, prompts = ends_of(rate.get("interval")), _value(rate, "n")
-        lines.append(_won(after, before, judge, value, interval, prompts))
-    return [*lines, *_changes(results)]
+    for name, rate in found.known_rates.items():
+        judge = {"": "gold", "reward": "the reward model"}.get(name, name.replace("_", " "))
+        lines.append(f"{_won(*names, judge, rate)}.")
+    return [*lines, *_changes(found.metrics)]
 
 
-def _won(
-    model: str, against: str, judge: str, value: float, interval: Interval | None, prompts: float | None
-) -> str:
+def _won(model: str, against: str, judge: str, rate: Estimate) -> str:
     """Who won, by which judge, with the interval."""
-    rate = f"{with_interval(value, interval, percent=True)} of {rounded(prompts)} prompts by {judge}"
-    if interval is None or interval[0] <= 0.5 <= interval[1]:
-        return f"Undecided: {model} wins against {against} on {rate}."
-    verb = "beats" if interval[0] > 0.5 else "loses to"
-    return f"{model} {verb} {against}: it wins on {rate}."
+    share = with_interval(rate.value or 0.0, rate.interval, percent=True)
+    wins = f"{share} of {rounded(rate.n)} prompts by {judge}"
+    if rate.against_half not in ("better", "worse"):
+        return f"Undecided: {model} wins against {against} on {wins}"
+    verb = {"better": "beats", "worse": "loses to"}[rate.against_half]
+    return f"{model} {verb} {against}: it wins on {wins}"
 
 
 def _model(run: RunFolder, key: str) -> str:
     """The last part of the path that the recipe gives."""
-    found = re.search(rf"^{key}: *(\S.*?) *$", run.recipe, re.MULTILINE)
-    path = found[1].strip("'\"").rstrip("/") if found else ""
-    ends = [part for part in path.split("/") if part != "model"]
+    ends = [part for part in run.recipe_value(key).rstrip("/").split("/") if part != "model"]
     return ends[-1] if ends else ""
 
 
-def _changes(results: Results) -> list[str]:
+def _changes(metrics: Mapping[str, BeforeAfter]) -> list[str]:
     """Metrics with a paired change that is told apart from none, then the distance."""
     found = []
-    for name, value in mapping(results.get("metrics")).items():
-        row = mapping(value)
-        before, after = _value(row, "before"), _value(row, "after")
-        interval = ends_of(row.get("change_interval"))
+    for name, row in metrics.items():
+        interval = row.change_interval
         undecided = interval is not None and interval[0] <= 0 <= interval[1]
-        if before is None or after is None or (undecided and name != "kl"):
+        if row.before is None or row.after is None or (undecided and name != "kl"):
             continue
-        label, unit = name_of(name).label, text(row.get("unit"))
-        if unit == "share":
-            found.append(f"{label} {100 * before:.1f} → {100 * after:.1f} %")
+        label = name_of(name).label
+        if row.unit == "share":
+            found.append(f"{label} {100 * row.before:.1f} → {100 * row.after:.1f} %")
         elif name == "kl":
-            found.insert(0, f"{label} {with_interval(after, ends_of(row.get('after_interval')))} {unit}")
+            found.insert(0, f"{label} {with_interval(row.after, row.after_interval)} {row.unit}")
         else:
-            found.append(f"{label} {rounded(before)} → {rounded(after)} {unit}".rstrip())
+            found.append(f"{label} {rounded(row.before)} → {rounded(row.after)} {row.unit}".rstrip())
     return [f"Changes: {'; '.join(found[:4])}."] if found else []
 
 
-def _compared(run: RunFolder, results: Results) -> list[str]:
-    models, rows = _list(results.get("models")), [mapping(row) for row in _list(results.get("win_rates"))]
-    rows = [row for row in rows if _value(row, "value") is not None]
+def _compared(run: RunFolder) -> list[str]:
+    found = run.results(Compared)
+    rows = [row for row in found.win_rates if row.value is not None]
     if not rows:
-        return [f"{len(models)} models compared; the table is in the report."] if models else []
-    judges = [(row.get("set"), row.get("judge")) for row in rows]
-    best = max(rows, key=lambda row: (judges.index((row.get("set"), row.get("judge"))) == 0, row["value"]))
-    others = [row for row in rows if row is not best]
-    lines = [_won_row(row) for row in [best, *others][:4]]
+        count = len(found.models)
+        return [f"{count} models compared; the table is in the report."] if count else []
+    first = rows[0].set, rows[0].judge
+    best = max(rows, key=lambda row: ((row.set, row.judge) == first, row.value))
+    lines = [_won_row(row) for row in [best, *(row for row in rows if row is not best)][:4]]
     more = len(rows) - len(lines)
     return [*lines, *([f"{more} more in the report."] if more > 0 else [])]
 
 
-def _won_row(row: Results) -> str:
-    names = [text(row.get(key)) for key in ("model", "against", "judge")]
-    value, interval = number(row.get("value")) or 0.0, ends_of(row.get("interval"))
-    told = _won(names[0], names[1], names[2], value, interval, _value(row, "num_prompts"))
-    return f"{told.removesuffix('.')} on {text(row.get('set'))}."
+def _won_row(row: WinRow) -> str:
+    rate = Estimate(value=row.value, interval=row.interval, n=row.num_prompts)
+    return f"{_won(row.model, row.against, row.judge, rate)} on {row.set}."
 
 
-def _examined(run: RunFolder, results: Results) -> list[str]:
-    row = mapping(mapping(results.get("metrics")).get("accuracy"))
-    value, interval = _value(row, "after"), ends_of(row.get("after_interval"))
-    if value is None:
+def _examined(run: RunFolder) -> list[str]:
+    found = run.results(RewardExamined)
+    accuracy = found.metrics.get("accuracy", BeforeAfter())
+    if accuracy.after is None:
         return []
-    lines = [f"Accuracy {with_interval(value, interval, percent=True)}{_against_chance(interval)}."]
-    longer = _value(results, "accuracy_if_longer_wins")
-    if longer is not None:
-        lines.append(f"Always preferring the longer answer would get {100 * longer:.1f} %.")
-    return lines
+    shown = with_interval(accuracy.after, accuracy.after_interval, percent=True)
+    told = f"Accuracy {shown}{_against_chance(accuracy.after_interval)}."
+    return [told, *_longer_wins(found.accuracy_if_longer_wins)]
 
 
-def _refused(run: RunFolder, results: Results) -> list[str]:
-    return _changes(results)
+def _refused(run: RunFolder) -> list[str]:
+    return _changes(run.results(MetricsCompared).metrics)
 
 
-def _verdict(run: RunFolder, results: Results) -> list[str]:
-    said, more = text(results.get("text")), results.get("sentences")
-    return [text(one) for one in more] if isinstance(more, list) else [said] if said else []
+def _verdict(run: RunFolder) -> list[str]:
+    found = run.results(PairsVerdict)
+    return list(found.sentences) or ([found.text] if found.text else [])
 
 
-def _divided(run: RunFolder, results: Results) -> list[str]:
-    rows, held, prompts = (_value(results, f"num_{n}") for n in ("rows", "held_out", "held_out_prompts"))
-    longer = _value(results, "chosen_longer")
-    if rows is None or longer is None:
+def _divided(run: RunFolder) -> list[str]:
+    found = run.results(PairsSplit)
+    if found.num_rows is None or found.chosen_longer is None:
         return []
+    prompts = f"{rounded(found.num_held_out_prompts)} prompts"
     return [
-        f"{rounded(rows)} pairs to train on, {rounded(held)} held out ({rounded(prompts)} prompts); the "
-        f"chosen answer is the longer one in {100 * longer:.1f} %."
+        f"{rounded(found.num_rows)} pairs to train on, {rounded(found.num_held_out)} held out ({prompts}); "
+        f"the chosen answer is the longer one in {100 * found.chosen_longer:.1f} %."
     ]
 
 
-def _list(value: Json) -> list[Json]:
-    return value if isinstance(value, list) else []
-
-
-_STAGES: Mapping[str, Callable[[RunFolder, Results], list[str]]] = {
+_STAGES: Mapping[str, Callable[[RunFolder], list[str]]] = {
     "pretrain": _imitation,
     "sft": _imitation,
     "reward": _reward,

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from alignloop.report.comparison import KEYS, Comparison, read_comparison
+from alignloop.report.comparison import ComparisonTable, comparison_table
 from alignloop.report.curves import Plot, audit_plots, plots
-from alignloop.report.figures import figures
-from alignloop.report.findings import KEYS as AUDIT_KEYS
-from alignloop.report.findings import Audit, read_audit
-from alignloop.report.folder import Json, PipelineFolder, RunFolder, mapping, number, text
+from alignloop.report.figures import MeasureLine, RateLine, figures
+from alignloop.report.folder import PipelineFolder, RunFolder
 from alignloop.report.lineage import Lineage, holds_simulated, trace
-from alignloop.report.measures import Measure, WinRate, read_measures, read_win_rates
 from alignloop.report.names import name_of
 from alignloop.report.outcome import outcome, overall
 from alignloop.report.samples import Samples, choose_samples, visible
 from alignloop.report.scale import duration, rounded
+from alignloop.runs.evaluation_results import Audited, Compared, Evaluated, FindingRow
+from alignloop.runs.json_values import Json, mapping, number, text
+from alignloop.runs.results import DataRead, Trained, read_results
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -66,7 +66,7 @@ class Fact(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ResultTable:
     """A result that is a list of equal rows, the best-of-n curve for example."""
 
     name: str
@@ -93,12 +93,12 @@ class RunView:
     said: tuple[str, ...]
     commands: tuple[tuple[str, str], ...]
     held_out: tuple[Fact, ...]
-    measures: tuple[Measure, ...]
-    win_rates: tuple[WinRate, ...]
-    comparison: Comparison | None
-    audit: Audit | None
+    measures: tuple[MeasureLine, ...]
+    win_rates: tuple[RateLine, ...]
+    comparison: ComparisonTable | None
+    audit: Audited | None
     results: tuple[Fact, ...]
-    tables: tuple[Table, ...]
+    tables: tuple[ResultTable, ...]
     main_plots: tuple[Plot, ...]
     lesser_plots: tuple[Plot, ...]
     samples: Samples
@@ -149,21 +149,17 @@ def _key(run: RunFolder) -> str:
 
 
 def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) -> RunView:
-    results = mapping(run.info.get("results"))
-    comparison = read_comparison(results)
-    if comparison is not None:
-        results = {name: value for name, value in results.items() if name not in KEYS}
-    audit, gains = read_audit(results), audit_plots(results.get("curve"))
-    if audit is not None:
-        results = {name: value for name, value in results.items() if name not in AUDIT_KEYS}
-    came_out = outcome(run)
+    comparison, audit = comparison_table(run.results(Compared)), _audit(run.results(Audited))
+    hidden = {"metrics", "data"} | (set() if comparison is None else Compared.in_tables)
+    hidden |= set() if audit is None else Audited.in_findings
+    results = {name: value for name, value in run.all_results.items() if name not in hidden}
     tables = {name: rows for name, rows in results.items() if _is_table(rows)}
-    rest = {k: v for k, v in results.items() if k not in ("metrics", "data", *tables) and k[:8] != "win_rate"}
-    facts = _results(rest)
+    facts = _facts_of({k: v for k, v in results.items() if k not in tables and k[:8] != "win_rate"})
+    found = run.results(Evaluated)
     in_table = {row.name for row in comparison.rows} if comparison is not None else set[str]()
-    metrics = {k: v for k, v in mapping(results.get("metrics")).items() if k not in in_table}
+    rates = {} if comparison is not None and comparison.wins else found.known_rates
     main, lesser = plots(run.metrics)
-    main += gains
+    came_out = outcome(run)
     stated = run.info.get("warnings")
     warnings = [text(w) for w in stated] if isinstance(stated, list) else []
     return RunView(
@@ -182,19 +178,31 @@ def _view(run: RunFolder, lineage: Lineage, *, at_most: int, characters: int) ->
             if not command.startswith("alignloop report ")  # this is it
         ),
         held_out=_held_out(facts),
-        measures=read_measures(metrics),
-        win_rates=() if comparison is not None and comparison.wins else read_win_rates(results),
+        measures=tuple(MeasureLine.of(k, row) for k, row in found.metrics.items() if k not in in_table),
+        win_rates=tuple(RateLine(visible(k.replace("_", " ")), rate) for k, rate in rates.items()),
         comparison=comparison,
         audit=audit,
-        results=tuple(fact for fact in facts if not _is_held_out(fact.key)),
+        results=tuple(fact for fact in facts if not fact.key.startswith(_HELD_OUT)),
         tables=tuple(_table(name, rows) for name, rows in tables.items()),
-        main_plots=tuple(main),
+        main_plots=(*main, *audit_plots(run.results(Audited).curve)),
         lesser_plots=tuple(lesser),
         samples=choose_samples(run.samples, at_most=at_most, characters=characters),
-        data=_data(mapping(run.info.get("inputs")), mapping(results.get("data"))),
+        data=_data(mapping(run.info.get("inputs")), run.results(Trained)),
         recipe=visible(run.recipe),
         origin=_origin(run.info),
     )
+
+
+def _audit(found: Audited) -> Audited | None:
+    """The audit with visible texts, the gravest finding first; None where there is none."""
+    if not found.verdict or not found.findings:
+        return None
+    order = {"alarm": 0, "notice": 1, "fine": 2}
+    rows = [
+        FindingRow(name=visible(row.name), level=visible(row.level), text=visible(row.text))
+        for row in sorted(found.findings, key=lambda row: order.get(row.level, 3))
+    ]
+    return Audited(verdict=visible(found.verdict), text=visible(found.text), findings=tuple(rows))
 
 
 def last_value(run: RunFolder | Sequence[Mapping[str, Json]], name: str) -> float | None:
@@ -232,7 +240,7 @@ def _is_table(value: Json) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(row, dict) and row for row in value)
 
 
-def _table(name: str, rows: Sequence[Mapping[str, Json]]) -> Table:
+def _table(name: str, rows: Sequence[Mapping[str, Json]]) -> ResultTable:
     columns = list(dict.fromkeys(key for row in rows for key in row))
 
     def cell(value: Json) -> str:
@@ -240,14 +248,11 @@ def _table(name: str, rows: Sequence[Mapping[str, Json]]) -> Table:
         return visible(text(value))[:300] if figure is None else rounded(figure)
 
     shown = tuple(tuple(cell(row.get(column)) for column in columns) for row in rows[:200])
-    return Table(visible(text(name)), tuple(visible(column) for column in columns), shown)
+    return ResultTable(visible(text(name)), tuple(visible(column) for column in columns), shown)
 
 
 _HELD_OUT = ("held_out_", "held_out.", "eval_")
-
-
-def _is_held_out(key: str) -> bool:
-    return key.startswith(_HELD_OUT)
+"""How keys of figures of held-out rows begin."""
 
 
 def _held_out(facts: Sequence[Fact]) -> tuple[Fact, ...]:
@@ -260,7 +265,7 @@ def _held_out(facts: Sequence[Fact]) -> tuple[Fact, ...]:
     return tuple(found.values())
 
 
-def _results(results: Mapping[str, Json]) -> tuple[Fact, ...]:
+def _facts_of(results: Mapping[str, Json]) -> tuple[Fact, ...]:
     """Every number with its interval, then what is no number; each once."""
     numbers = [Fact(visible(f.key), visible(f.label), f.tip, visible(f.text)) for f in figures(results)]
     return (*numbers, *_texts(results))
@@ -277,30 +282,25 @@ def _texts(value: Mapping[str, Json], prefix: str = "", depth: int = 0) -> Itera
             yield Fact(name, called.label, called.tip, shown if len(shown) <= 300 else shown[:300] + " …")
 
 
-def _data(inputs: Mapping[str, Json], results: Mapping[str, Json]) -> tuple[DataRow, ...]:
-    """Data sets of run.json's inputs.
-
-    results["data"] adds what the stage counted: of the input `dataset`, or by input name.
-    """
-    counted = {"dataset": results} if "rows" in results or "kind" in results else results
+def _data(inputs: Mapping[str, Json], found: Trained) -> tuple[DataRow, ...]:
+    """Data sets of run.json's inputs, with what the stage counted in them."""
+    counted = found.data_by_input
     rows = []
-    for name in [*inputs, *(name for name in counted if name not in inputs)]:
+    for name in dict.fromkeys((*inputs, *counted)):
         entry = {**mapping(inputs.get(name)), **mapping(counted.get(name))}
-        tokens = [number(entry.get(f"{part}_tokens")) for part in ("prompt", "completion")]
-        described = [_counts(entry.get("kinds", entry.get("kind"))), _counts(entry.get("origins"))]
+        one = read_results(entry, DataRead)
+        described = [_counts(one.kinds if one.kinds is not None else one.kind), _counts(one.origins)]
+        tokens = (one.prompt_tokens, one.completion_tokens)
         rows.append(
             DataRow(
                 name=visible(text(name)),
-                path=visible(text(entry.get("path"))),
+                path=visible(one.path),
                 kinds=" · ".join(part for part in described if part),
-                rows=number(entry.get("rows")),
-                used=number(entry.get("used")),
+                rows=one.rows,
+                used=one.used,
                 tokens=None if None in tokens else sum(t for t in tokens if t is not None),
-                dropped=tuple(
-                    (visible(text(reason)), number(count) or 0.0)
-                    for reason, count in mapping(entry.get("dropped")).items()
-                ),
-                sha256=visible(text(entry.get("sha256"))),
+                dropped=tuple((visible(reason), count or 0.0) for reason, count in one.dropped.items()),
+                sha256=visible(one.sha256),
                 simulated=holds_simulated(entry),
             )
         )

@@ -26,6 +26,7 @@ from alignloop.runs.environment import is_alive
 from alignloop.runs.hashing import Input, Parent, digest, work_sha256
 from alignloop.runs.ownership import new_record, now, sources, take_lock, unfinished
 from alignloop.runs.record import RUN_FILE, Status, read_record, seconds_logged
+from alignloop.runs.results import P, numbers, read_results
 from alignloop.runs.trackers import Tracker, open_tracker
 
 
@@ -157,12 +158,9 @@ class Run:
         status, process = self._record["status"], self._record.get("process")
         if status != "running" or self._lock is not None or not isinstance(process, dict):
             return status
-        elsewhere = process.get("host") != socket.gethostname()
-        return (
-            status
-            if elsewhere or is_alive(process.get("pid", 0), process.get("started", ""))
-            else "interrupted"
-        )
+        here = process.get("host") == socket.gethostname()
+        gone = here and not is_alive(process.get("pid", 0), process.get("started", ""))
+        return "interrupted" if gone else status
 
     @property
     def stage(self) -> str:
@@ -200,11 +198,16 @@ class Run:
         """Rows of samples.jsonl in order; a torn one is passed over."""
         return read_lines(self.path / "samples.jsonl")
 
-    def as_parent(self) -> Parent:
-        """This run as another one's parent.
+    def results(self, shape: type[P]) -> P:
+        """What the stage found, in the form of its family; see `results.read_results`."""
+        return read_results(self._record.get("results"), shape)
 
-        Returns:
-            Path, stage and fingerprint.
+    def numbers(self) -> dict[str, float]:
+        """Every number of the results under its dotted name; see `results.numbers`."""
+        return numbers(self._record.get("results"))
+
+    def as_parent(self) -> Parent:
+        """This run as another one's parent: path, stage and fingerprint.
 
         Raises:
             RunError: it has not finished.

@@ -6,13 +6,13 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NotRequired, Protocol, TypeVar
+from typing import Any, Literal, NotRequired, TypeVar
 
 from pydantic import ConfigDict
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.errors import RunError
-from alignloop.foreign import has_shape, read_state
+from alignloop.foreign import read_state
 from alignloop.io import new_folder, read_lines, write_whole
 
 T = TypeVar("T")
@@ -109,28 +109,26 @@ class _Schema(TypedDict):
     schema: int
 
 
-def result_of(run: _Run, name: str, shape: type[T]) -> T:
-    """One of a run's results.
+def needed(value: T | None, name: str, folder: Path) -> T:
+    """One of a run's results without which nothing goes on.
+
+    Args:
+        value: as it was read.
+        name: its key, for the error.
+        folder: the run folder.
+
+    Returns:
+        The value.
 
     Raises:
         RunError: run.json does not have it, or in another shape.
     """
-    value = run.record.get("results", {}).get(name)
-    if not has_shape(value, shape):
+    if value is None:
         raise RunError(
-            f"{run.path / RUN_FILE} is damaged: its results have no usable '{name}'; move the folder "
-            f"{run.path} away and the same command makes it again"
+            f"{folder / RUN_FILE} is damaged: its results have no usable '{name}'; move the folder "
+            f"{folder} away and the same command makes it again"
         )
     return value
-
-
-class _Run(Protocol):
-    """What is read of a `Run` here."""
-
-    path: Path
-
-    @property
-    def record(self) -> dict[str, Any]: ...
 
 
 def copy_given(places: Mapping[str, Path]) -> None:

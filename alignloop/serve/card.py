@@ -12,8 +12,12 @@ import yaml
 from alignloop.data.chat import ChatTemplate
 from alignloop.errors import RunError
 from alignloop.foreign import dump_yaml
+from alignloop.report.folder import read_run
+from alignloop.report.lineage import trace
 from alignloop.report.outcome import outcome_of
 from alignloop.runs import RUN_FILE, Run, find_run, find_runs, lineage
+from alignloop.runs.evaluation_results import Evaluated
+from alignloop.runs.json_values import Span
 
 Json = Mapping[str, Any]
 _SETTINGS = (
@@ -66,7 +70,7 @@ def model_card(
     """
     stages = [] if origin.run is None else list(_stages(lineage(origin.run)))
     tables = [] if origin.run is None else list(_evaluations(origin.run))
-    simulated = origin.run is not None and _simulated(origin.run, set())
+    simulated = _simulated(origin.run)
     parts = [
         _front_matter(stages, origin),
         f"# {name}\n\n{num_parameters:,} parameters; {_summary(stages, origin)}",
@@ -181,33 +185,26 @@ def _evaluations(run: Run) -> Iterator[str]:
             and other.status == "finished"
             and here in {p.resolve() for p in parents if p}
         ):
-            yield _evaluation(str(record.get("name") or other.path.name), record.get("results") or {})
+            yield _evaluation(str(record.get("name") or other.path.name), other.results(Evaluated))
 
 
-def _evaluation(title: str, results: Json) -> str:
-    rows = [f"**{_cell(title)}**, {results.get('num_prompts', '?')} prompts, 95 % intervals", ""]
+def _evaluation(title: str, results: Evaluated) -> str:
+    count = "?" if results.num_prompts is None else _cell(results.num_prompts)
+    rows = [f"**{_cell(title)}**, {count} prompts, 95 % intervals", ""]
     rows += ["| Metric | Before | After | Unit |", "| --- | --- | --- | --- |"]
-    for name, row in (results.get("metrics") or {}).items():
-        values = [_interval(row.get(side), row.get(f"{side}_interval")) for side in ("before", "after")]
-        rows.append(f"| {_cell(name)} | {values[0]} | {values[1]} | {_cell(row.get('unit', ''))} |")
-    for name in ("win_rate", "win_rate_reward"):
-        if name in results:
-            rate = results[name]
-            value = _interval(rate.get("value"), rate.get("interval"))
-            rows.append(f"| {name} over before | – | {value} | share |")
+    for name, row in results.metrics.items():
+        values = _interval(row.before, row.before_interval), _interval(row.after, row.after_interval)
+        rows.append(f"| {_cell(name)} | {values[0]} | {values[1]} | {_cell(row.unit)} |")
+    for name, rate in (("win_rate", results.win_rate), ("win_rate_reward", results.win_rate_reward)):
+        if rate is not None:
+            rows.append(f"| {name} over before | – | {_interval(rate.value, rate.interval)} | share |")
     return "\n".join(rows)
 
 
-def _interval(value: object, interval: object) -> str:
-    if not isinstance(value, int | float):
+def _interval(value: float | None, interval: Span | None) -> str:
+    if value is None:
         return "–"
-    if (
-        isinstance(interval, list)
-        and len(interval) == 2
-        and all(isinstance(x, int | float) for x in interval)
-    ):
-        return f"{value:.4g} [{interval[0]:.4g}, {interval[1]:.4g}]"
-    return f"{value:.4g}"
+    return f"{value:.4g}" + ("" if interval is None else f" [{interval[0]:.4g}, {interval[1]:.4g}]")
 
 
 def _use(template: ChatTemplate, name: str, gguf_name: str | None) -> str:
@@ -227,18 +224,9 @@ def _warnings(run: Run | None) -> list[str]:
     return [] if run is None else list(run.record.get("warnings") or [])
 
 
-def _simulated(run: Run, seen: set[Path]) -> bool:
+def _simulated(run: Run | None) -> bool:
     """Whether labels of this run or of one before it came from a simulated annotator."""
-    here = run.path.resolve()
-    if here in seen:
-        return False
-    seen.add(here)
-    record = run.record
-    origins = ((record.get("results") or {}).get("data") or {}).get("origins") or {}
-    if "simulated" in origins:
-        return True
-    parents = (find_run(str(link["path"]), run.path) for link in record.get("parents", []))
-    return any(_simulated(Run.open(path), seen) for path in parents if path is not None)
+    return run is not None and trace([read_run(run.path, rows=())]).simulated(str(run.path.resolve()))
 
 
 def _cell(value: object) -> str:

@@ -11,13 +11,15 @@ import numpy as np
 from alignloop.config import AuditConfig, OnlineConfig, resolve
 from alignloop.errors import AlignLoopError, DataError, RunError
 from alignloop.evaluation import audit as core
-from alignloop.evaluation.audit import Curve, Finding
+from alignloop.evaluation.audit import AuditFinding, Curve
 from alignloop.evaluation.hacking import disagreements, length_share, variety
 from alignloop.evaluation.sets import read_prompts
 from alignloop.model.tokenizer_load import load_tokenizer
 from alignloop.records import Conversation, Prompt, conversation_of
 from alignloop.rl.rewards import Sample, checked_scores
 from alignloop.runs import Run
+from alignloop.runs.evaluation_results import Audited, CurvePoint, FindingRow
+from alignloop.runs.results import BestOfPoint, Trained
 from alignloop.stages.scoring import build_gold, build_reward
 
 _CANARY_PROMPTS = 32
@@ -41,7 +43,7 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
     target = Run.open(config.run)
     readings = [row for row in target.metrics() if "reward" in row]
     samples = list(target.samples())
-    bons = target.record["results"].get("best_of_n") or []
+    bons = target.results(Trained).best_of_n
     if not readings and not samples and not bons:
         raise RunError(f"{config.run}: has no rewards and no completions, so there is nothing to audit")
     found = _best_of_n(bons) if bons and not readings else _curve(readings)
@@ -51,25 +53,26 @@ def audit(config: AuditConfig, run: Run) -> dict[str, Any]:
     if early:
         findings += core.variety_findings(variety(early), variety(late))
     else:
-        findings.append(Finding("diversity", "unknown", f"only {len(samples)} completions were kept"))
+        findings.append(AuditFinding("diversity", "unknown", f"only {len(samples)} completions were kept"))
     findings.append(core.spread_finding([r["ensemble_spread"] for r in readings if "ensemble_spread" in r]))
     scored, more = _rescored(config, target, samples)
     findings += more
     verdict = core.verdict(findings)
     _write_samples(run, scored)
-    return {
-        "run": config.run,
-        "verdict": verdict.answer,
-        "text": verdict.text,
-        "findings": [asdict(finding) for finding in verdict.findings],
-        "curve": _curve_rows(found),
-        "fits": [
-            {"form": f.form, "alpha": f.alpha, "beta": f.beta, "r_squared": f.r_squared, "peak_kl": f.peak_kl}
-            for f in found.fits.values()
-        ],
-        "variety": [{"when": w, **asdict(variety(t))} for w, t in (("early", early), ("late", late)) if t],
-        "num_disagreements": len(scored),
-    }
+    results = Audited(
+        run=config.run,
+        verdict=verdict.answer,
+        text=verdict.text,
+        findings=tuple(FindingRow(**asdict(finding)) for finding in verdict.findings),
+        curve=tuple(_curve_rows(found)),
+        num_disagreements=len(scored),
+    )
+    fits = [
+        {"form": f.form, "alpha": f.alpha, "beta": f.beta, "r_squared": f.r_squared, "peak_kl": f.peak_kl}
+        for f in found.fits.values()
+    ]
+    sides = [{"when": w, **asdict(variety(t))} for w, t in (("early", early), ("late", late)) if t]
+    return {**results.row(), "fits": fits, "variety": sides}
 
 
 def _curve(readings: Sequence[Mapping[str, float]]) -> Curve:
@@ -79,20 +82,17 @@ def _curve(readings: Sequence[Mapping[str, float]]) -> Curve:
     return core.curve(column("kl"), column("reward"), column("gold"))
 
 
-def _best_of_n(points: Sequence[Mapping[str, float]]) -> Curve:
+def _best_of_n(points: Sequence[BestOfPoint]) -> Curve:
     """Best-of-n has a KL by formula; its curve has no rollouts but numbers of samples."""
-    return core.curve(
-        [p["kl"] for p in points], [p["reward"] for p in points], [p.get("gold") for p in points]
-    )
+    return core.curve([p.kl for p in points], [p.reward for p in points], [p.gold for p in points])
 
 
-def _curve_rows(found: Curve) -> list[dict[str, float]]:
+def _curve_rows(found: Curve) -> list[CurvePoint]:
     rows = []
     for i, kl in enumerate(found.kl):
-        row = {"kl": kl, "sqrt_kl": kl**0.5, "proxy_gain": found.proxy[i]}
-        if found.gold is not None:
-            row["gold_gain"] = found.gold[i]
-        rows.append(row | {f"fit_{form}": float(fit(kl)) for form, fit in found.fits.items()})
+        gold = {} if found.gold is None else {"gold_gain": found.gold[i]}
+        fits = {f"fit_{form}": float(fit(kl)) for form, fit in found.fits.items()}
+        rows.append(CurvePoint(kl=kl, sqrt_kl=kl**0.5, proxy_gain=found.proxy[i], **gold, **fits))
     return rows
 
 
@@ -102,12 +102,12 @@ def _sides(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     return (items[:count], items[-count:]) if len(items) >= 2 * count else ((), ())
 
 
-def _length(samples: Sequence[Mapping[str, Any]], config: AuditConfig) -> list[Finding]:
+def _length(samples: Sequence[Mapping[str, Any]], config: AuditConfig) -> list[AuditFinding]:
     rewarded = [row for row in samples if isinstance(row.get("reward"), int | float)]
     early, late = _sides(rewarded)
     if not early:
         text = f"only {len(rewarded)} completions with their rewards were kept; raise log_samples"
-        return [Finding("length", "unknown", text)]
+        return [AuditFinding("length", "unknown", text)]
 
     def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
         return [r["reward"] for r in rows], [float(len(str(r["completion"]).split())) for r in rows]
@@ -118,21 +118,23 @@ def _length(samples: Sequence[Mapping[str, Any]], config: AuditConfig) -> list[F
 
 def _rescored(
     config: AuditConfig, target: Run, samples: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], list[Finding]]:
+) -> tuple[list[dict[str, Any]], list[AuditFinding]]:
     """Gold of the kept completions, and the canaries; both need the run's recipe and its parts."""
     try:
         recipe = target.config()
         stage = recipe.pop("stage", target.stage)
         settings = resolve(stage, recipe).config
         if not isinstance(settings, OnlineConfig):
-            return [], [Finding("canaries", "unknown", f"a run of stage {stage} keeps no reward to test")]
+            return [], [
+                AuditFinding("canaries", "unknown", f"a run of stage {stage} keeps no reward to test")
+            ]
         known = {prompt.prompt: prompt for prompt in read_prompts(settings.dataset)}
         asked = _as_samples(samples, known, target)
         shown, findings = _disagree(settings, asked, samples, config.num_disagreements)
         if config.canaries:
             findings += core.canary_findings(_canaries(settings, asked, config.seed))
     except (AlignLoopError, OSError) as error:
-        return [], [Finding("canaries", "unknown", f"the run's reward cannot be asked again: {error}")]
+        return [], [AuditFinding("canaries", "unknown", f"the run's reward cannot be asked again: {error}")]
     return shown, findings
 
 
@@ -151,11 +153,11 @@ def _as_samples(
 
 def _disagree(
     settings: OnlineConfig, asked: Sequence[Sample], rows: Sequence[Mapping[str, Any]], count: int
-) -> tuple[list[dict[str, Any]], list[Finding]]:
+) -> tuple[list[dict[str, Any]], list[AuditFinding]]:
     prompts = [sample.prompt for sample in asked]
     gold = build_gold(settings.gold, prompts, dtype=settings.dtype, device=settings.device) if asked else None
     if gold is None or not all(isinstance(row.get("reward"), int | float) for row in rows):
-        return [], [Finding("disagreement", "unknown", "no gold for the kept completions")]
+        return [], [AuditFinding("disagreement", "unknown", "no gold for the kept completions")]
     values, proxy = checked_scores(gold, asked), [float(row["reward"]) for row in rows]
     found = disagreements(proxy, values, count)
     shown = [
@@ -165,7 +167,7 @@ def _disagree(
     ]
     together = float(np.corrcoef(proxy, values)[0, 1]) if np.std(proxy) > 0 and np.std(values) > 0 else 0.0
     text = f"proxy and gold of {len(rows)} kept completions correlate with {together:.2f}"
-    return shown, [Finding("disagreement", "notice" if together < 0.2 else "fine", text)]
+    return shown, [AuditFinding("disagreement", "notice" if together < 0.2 else "fine", text)]
 
 
 def _canaries(settings: OnlineConfig, asked: Sequence[Sample], seed: int) -> list[core.Canary]:

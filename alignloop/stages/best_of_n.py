@@ -24,6 +24,7 @@ from alignloop.records import Demonstration, Prompt, Provenance, Record, as_cont
 from alignloop.rl.rewards import check_prompts
 from alignloop.rl.verifiers import VERIFIERS
 from alignloop.runs import RUN_FILE, Run
+from alignloop.runs.results import BestOfPoint, Trained
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, sample_over_ranks
 from alignloop.stages.best_answers import reward_curve
@@ -94,8 +95,8 @@ def one_round(
     summary = common.fit(config, objective, run, prepared, result.groups)
     common.save_policy(prepared, run.path / "model")
     remedy = f"remove {file}, and the same command samples again"
-    curve = read_state(curve_file, list[dict[str, float]], remedy=remedy)
-    return {**summary, "best_of_n": curve, "data": data_summary(data, result)}
+    curve = [BestOfPoint(**point) for point in read_state(curve_file, list[dict[str, float]], remedy=remedy)]
+    return {**summary, **Trained(best_of_n=tuple(curve), data=data_summary(data, result)).row()}
 
 
 def sampled(

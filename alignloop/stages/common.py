@@ -214,8 +214,7 @@ def fit(
                 save_checkpoint(run.checkpoints, step=trainer.step, **more, **parts)
             if stopped:
                 raise KeyboardInterrupt
-    counted_rows = {"eval_rows": len(held_out)} if held_out else {}
-    return {**summary_of_steps(list(run.metrics()), stream.num_steps), **counted_rows}
+    return summary_of_steps(list(run.metrics()), stream.num_steps, held_out_rows=len(held_out))
 
 
 def check_origin(run: Run, restored: Restored, wanted: Mapping[str, Any], num_steps: int) -> None:

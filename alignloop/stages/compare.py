@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
-from alignloop.config import CompareConfig
+from alignloop.config import CompareConfig, EvaluateConfig
 from alignloop.config.compare import ModelEntry, model_names, set_names
 from alignloop.data.columns import read_records
 from alignloop.evaluation import gate
-from alignloop.evaluation.comparison import Cell, Measurement, measurement
+from alignloop.evaluation.comparison import Measurement, ModelCell, measurement
 from alignloop.evaluation.comparison import compare as compared
 from alignloop.evaluation.comparisons import (
     ModelWinRate,
@@ -31,6 +30,8 @@ from alignloop.records import Preference, message_rows
 from alignloop.rl.rewards import function
 from alignloop.rl.verifiers import instruction_reward
 from alignloop.runs import Run
+from alignloop.runs.evaluation_results import CellRow, Compared, MetricRow, RatingRow, WinRow
+from alignloop.runs.results import ends
 from alignloop.runs.value_cache import ValueCache
 from alignloop.stages import common
 from alignloop.stages.candidates import (
@@ -80,13 +81,9 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
     Raises:
         RequirementError: a requirement is not met; the results are in the run folder all the same.
     """
-    common.set_threads(config.num_threads)
-    for text in config.require:
-        gate.parse(text)
+    check_recipe(config)
     judges = _judges(config, run)
     labels = _labels(config)
-    if config.reward_model is not None:
-        reward_folder(config.reward_model)  # raises; the model itself is loaded when there are answers
     names = model_names(config.models)
     baseline = config.baseline or names[0]
     candidates = [
@@ -97,29 +94,64 @@ def compare(config: CompareConfig, run: Run) -> dict[str, Any]:
         for entry, name in zip(config.sets, set_names(config.sets), strict=True)
     ]
     raw = _collect(candidates, sets)
-    measured, wins, rated, won = _compare_answers(config, sets, raw, names, baseline, judges, labels, run)
-    cells = [(m, cells_of(config, m, baseline)) for m in measured]
-    results = {
-        "models": names,
-        "baseline": baseline,
-        "num_prompts": {one.name: len(one.rows) for one in sets},
-        "confidence": config.confidence,
-        "comparison": [metric_row(m, row) for m, row in cells],
-        "win_rates": wins,
-        "ratings": rated,
-    }
+    found = compare_answers(config, sets, raw, names, run, judges=judges, labels=labels)
+    cells = cells_of(config, found.measured, baseline)
     accounts = [account_row(c.adviser.name, c.adviser.account) for c in judges.values() if c.adviser]
-    if accounts:
-        results["account"] = accounts
-    _write_samples(run, sets, raw, names, baseline, won)
+    account: dict[str, Any] = {"account": tuple(accounts)} if accounts else {}
+    results = Compared(
+        models=tuple(names),
+        baseline=baseline,
+        num_prompts={one.name: len(one.rows) for one in sets},
+        confidence=config.confidence,
+        comparison=tuple(metric_row(m, row) for m, row in cells),
+        win_rates=tuple(found.wins),
+        ratings=tuple(found.ratings),
+        **account,
+    )
+    _write_samples(run, sets, raw, names, baseline, found.won)
     if len(names) == 1:
         common.tell(run, "there is one model only, so nothing is compared: its values are shown")
-    run.set_results(results)
-    outcomes = gate.judge(config.require, _named(cells, wins))
-    results["requirements"] = gate.as_rows(outcomes)
-    run.set_results(results)
+    return concluded(run, config.require, results, gate.named_figures(cells, found.wins))
+
+
+def check_recipe(config: CompareConfig | EvaluateConfig) -> None:
+    """Look at what the recipe requires and names before an answer is sampled; sets the threads.
+
+    Raises:
+        ConfigError: a requirement is no sentence of `require:`.
+        ModelError: there is no reward model where the recipe names one; it is loaded later.
+    """
+    common.set_threads(config.num_threads)
+    for text in config.require:
+        gate.parse(text)
+    if config.reward_model is not None:
+        reward_folder(config.reward_model)
+
+
+def concluded(
+    run: Run, require: Sequence[str], results: Compared, named: Mapping[str, float]
+) -> dict[str, Any]:
+    """The results with the recipe's requirements, which they have to meet.
+
+    Args:
+        run: the run folder; receives the results before anything is required of them.
+        require: sentences of the recipe.
+        results: all but the requirements.
+        named: values that a requirement may name.
+
+    Returns:
+        Results for run.json.
+
+    Raises:
+        ConfigError: a requirement names what was not measured.
+        RequirementError: a requirement is not met.
+    """
+    run.set_results(results.row())
+    outcomes = gate.judge(require, named)
+    found = results.model_copy(update={"requirements": outcomes}).row()
+    run.set_results(found)
     gate.enforce(outcomes)
-    return results
+    return found
 
 
 def _collect(candidates: Sequence[Candidate], sets: Sequence[EvaluationSet]) -> dict[str, dict[str, Raw]]:
@@ -132,34 +164,56 @@ def _collect(candidates: Sequence[Candidate], sets: Sequence[EvaluationSet]) -> 
     return raw
 
 
-def _compare_answers(
+class AnswersCompared(NamedTuple):
+    """All metrics, rows of win rates and ratings, and who won on each prompt."""
+
+    measured: list[Measurement]
+    wins: list[WinRow]
+    ratings: list[RatingRow]
+    won: Won
+
+
+def compare_answers(
     config: CompareConfig,
     sets: Sequence[EvaluationSet],
     raw: Mapping[str, Mapping[str, Raw]],
     names: Sequence[str],
-    baseline: str,
-    judges: Mapping[str, Comparing],
-    labels: Sequence[Preference] | None,
     run: Run,
-) -> tuple[list[Measurement], list[dict[str, Any]], list[dict[str, Any]], Won]:
-    """All metrics, rows of win rates and ratings, and who won on each prompt."""
-    measured = [m for one in sets for m in measure(one, raw[one.name])]
-    wins: list[dict[str, Any]] = []
-    rated: list[dict[str, Any]] = []
-    won: Won = {}
+    *,
+    judges: Mapping[str, Comparing] | None = None,
+    labels: Sequence[Preference] | None = None,
+) -> AnswersCompared:
+    """Measure what the models gave, and compare their answers with one another.
+
+    Args:
+        config: the recipe; `evaluate` gives its preset.
+        sets: what was asked.
+        raw: what each model gave, by set and model.
+        names: of the models.
+        run: the run folder; receives warnings.
+        judges: what compares answers besides scores and labels, by name.
+        labels: people's judgements on the answers.
+
+    Returns:
+        What was found; metrics in the order of the sets, those that verdicts rest on last.
+    """
+    baseline = config.baseline or names[0]
+    found = AnswersCompared([m for one in sets for m in measure(one, raw[one.name])], [], [], {})
     for one in sets:
-        if one.entry["kind"] in _COMPARED:
-            more, verdicts = verdicts_on(config, one, raw[one.name], names, baseline, judges, run, labels)
-            measured += more
-            for source, found in verdicts.items():
-                against = [v for v in found if v.second == baseline]
-                rates = win_rates(against, raw[one.name], level=config.confidence, seed=config.seed)
-                wins += [win_row(one.name, source, rate) for rate in rates]
-                rated += _rating_rows(one.name, source, found, config.confidence, baseline)
-                for v in against:
-                    scores = dict(zip(v.prompts, v.scores, strict=True))
-                    won.setdefault((one.name, v.first), (source, scores))
-    return measured, wins, rated, won
+        if one.entry["kind"] not in _COMPARED:
+            continue
+        answers = raw[one.name]
+        more, verdicts = verdicts_on(config, one, answers, names, baseline, judges or {}, run, labels)
+        found.measured.extend(more)
+        for source, given in verdicts.items():
+            against = [v for v in given if v.second == baseline]
+            rates = win_rates(against, answers, level=config.confidence, seed=config.seed)
+            found.wins.extend(win_row(one.name, source, rate) for rate in rates)
+            found.ratings.extend(_rating_rows(one.name, source, given, config.confidence, baseline))
+            for v in against:
+                scores = dict(zip(v.prompts, v.scores, strict=True))
+                found.won.setdefault((one.name, v.first), (source, scores))
+    return found
 
 
 def _candidate(config: CompareConfig, entry: ModelEntry | str, name: str, run: Run) -> Candidate:
@@ -239,101 +293,67 @@ def verdicts_on(
     return measured, {source: verdicts for source, verdicts in found.items() if verdicts}
 
 
-def cells_of(config: CompareConfig, measured: Measurement, baseline: str) -> dict[str, Cell]:
-    return compared(
-        measured, baseline, level=config.confidence, replicates=config.bootstrap, seed=config.seed
+def cells_of(
+    config: CompareConfig, measured: Sequence[Measurement], baseline: str
+) -> list[tuple[Measurement, dict[str, ModelCell]]]:
+    """Every metric with each model's value and difference from the baseline."""
+    how = {"level": config.confidence, "replicates": config.bootstrap, "seed": config.seed}
+    return [(one, compared(one, baseline, **how)) for one in measured]
+
+
+def metric_row(measured: Measurement, cells: Mapping[str, ModelCell]) -> MetricRow:
+    """A metric as results: every model's cell, and why the others were not measured."""
+    models = {model: CellRow(missing=reason) for model, reason in measured.missing.items()}
+    for model, cell in cells.items():
+        more: dict[str, Any] = {}
+        if (gap := cell.difference) is not None:
+            more = {"difference": gap.value, "difference_interval": ends(gap), "p": cell.p}
+            more |= {"verdict": cell.verdict}
+        if cell.tax is not None:
+            more |= {"tax": cell.tax, "prompts_to_decide": cell.more_prompts}
+        models[model] = CellRow(value=cell.value.value, interval=ends(cell.value), **more)
+    return MetricRow(
+        name=measured.name,
+        unit=measured.unit,
+        higher_is_better=measured.higher_is_better,
+        scale=measured.scale,
+        margin=measured.margin,
+        num_prompts=len(measured.sizes),
+        note=measured.note,
+        models=models,
     )
 
 
-def metric_row(measured: Measurement, cells: Mapping[str, Cell]) -> dict[str, Any]:
-    models: dict[str, Any] = {model: {"missing": reason} for model, reason in measured.missing.items()}
-    for model, cell in cells.items():
-        row: dict[str, Any] = {"value": cell.value.value, "interval": [cell.value.low, cell.value.high]}
-        if cell.difference is not None:
-            gap = cell.difference
-            row |= {"difference": gap.value, "difference_interval": [gap.low, gap.high], "p": cell.p}
-            row |= {"verdict": cell.verdict}
-        if cell.tax is not None:
-            row |= {"tax": cell.tax, "prompts_to_decide": cell.more_prompts}
-        models[model] = row
-    return {
-        "name": measured.name,
-        "unit": measured.unit,
-        "higher_is_better": measured.higher_is_better,
-        "scale": measured.scale,
-        "margin": measured.margin,
-        "num_prompts": len(measured.sizes),
-        "note": measured.note,
-        "models": models,
-    }
-
-
-def win_row(name: str, source: str, rate: ModelWinRate) -> dict[str, Any]:
-    controlled = rate.length_controlled
-    return {
-        "set": name,
-        "judge": source,
-        "model": rate.model,
-        "against": rate.against,
-        "value": rate.value.value,
-        "interval": [rate.value.low, rate.value.high],
-        "p": rate.p,
-        "length_controlled": None if controlled is None else controlled.win_rate.value,
-        "length_controlled_interval": None
-        if controlled is None
-        else [controlled.win_rate.low, controlled.win_rate.high],
-        "same_in_both_orders": rate.verdicts.consistency,
-        "contradictory": rate.verdicts.contradictory,
-        "without_verdict": rate.verdicts.without_verdict,
-        "num_prompts": rate.value.num_clusters,
-        "prompts_needed": rate.needed,
-    }
+def win_row(name: str, source: str, rate: ModelWinRate) -> WinRow:
+    """A win rate on a set by a judge, as results."""
+    controlled = None if rate.length_controlled is None else rate.length_controlled.win_rate
+    return WinRow(
+        set=name,
+        judge=source,
+        model=rate.model,
+        against=rate.against,
+        value=rate.value.value,
+        interval=ends(rate.value),
+        p=rate.p,
+        length_controlled=None if controlled is None else controlled.value,
+        length_controlled_interval=ends(controlled),
+        same_in_both_orders=rate.verdicts.consistency,
+        contradictory=rate.verdicts.contradictory,
+        without_verdict=rate.verdicts.without_verdict,
+        num_prompts=rate.value.num_clusters,
+        prompts_needed=rate.needed,
+    )
 
 
 def _rating_rows(
     name: str, source: str, verdicts: Sequence[Verdicts], level: float, baseline: str
-) -> list[dict[str, Any]]:
+) -> list[RatingRow]:
     """Ratings with the baseline at 1000; none for a single pair, whose win rate says it all."""
     models = {name for v in verdicts for name in (v.first, v.second)}
     if len(models) < 3 or len({place for v in verdicts for place in v.prompts}) < 2:
         return []
     found, swept = ratings(verdicts, level=level, anchor=baseline)
-    return [{"set": name, "judge": source, **asdict(one), "with_virtual_ties": swept} for one in found]
-
-
-def _named(
-    cells: Sequence[tuple[Measurement, Mapping[str, Cell]]], wins: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
-    """Everything that `require` may name; a name that would mean several figures is left out."""
-    named: dict[str, float] = {}
-    for measured, row in cells:
-        for model, cell in row.items():
-            stem = f"{model}.{measured.name}"
-            named |= {stem: cell.value.value, f"{stem}.low": cell.value.low, f"{stem}.high": cell.value.high}
-            if cell.difference is not None:
-                named[f"{stem}.change"] = cell.difference.value
-                named |= {
-                    f"{stem}.change_low": cell.difference.low,
-                    f"{stem}.change_high": cell.difference.high,
-                }
-    stems = [_stems(win, wins) for win in wins]
-    times = Counter(stem for row in stems for stem in row)
-    for win, row in zip(wins, stems, strict=True):
-        for stem in row:
-            if times[stem] == 1:  # a name of several win rates would be the last one's
-                named |= {
-                    stem: win["value"],
-                    f"{stem}.low": win["interval"][0],
-                    f"{stem}.high": win["interval"][1],
-                }
-    return named
-
-
-def _stems(win: Mapping[str, Any], wins: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of a win rate, the shorter ones first; the last one names its set."""
-    model, judge = win["model"], win["judge"]
-    short = [f"{model}.win_rate"] if sum(w["model"] == model for w in wins) == 1 else []
-    return [*short, f"{model}.win_rate_{judge}", f"{model}.{win['set']}.win_rate_{judge}"]
+    return [RatingRow(set=name, judge=source, **asdict(one), with_virtual_ties=swept) for one in found]
 
 
 def _write_samples(

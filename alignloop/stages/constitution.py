@@ -17,6 +17,7 @@ from alignloop.judges.constitution.manners import has_boilerplate, is_refusal, s
 from alignloop.judges.constitution.principles import benign_prompts, load_constitution
 from alignloop.records import Demonstration, Message, Prompt, Provenance, as_context, message_rows
 from alignloop.runs import Run
+from alignloop.runs.evaluation_results import BeforeAfter, Revised
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE
 from alignloop.stages.judging import account_row, open_adviser
@@ -74,11 +75,14 @@ def constitution(config: ConstitutionConfig, run: Run) -> dict[str, Any]:
     write_records(run.path / ANSWERS_FILE, rows)
     show(run, main, writer.name)
     names = {writer.name: writer, critic.name: critic}
+    found = Revised(
+        num_prompts=len(prompts),
+        metrics=measure(main, harmless),
+        num_demonstrations=len(rows),
+        rounds_without_revision=sum(bool(r.fault) for chain in main for r in chain.rounds),
+    )
     return {
-        "num_prompts": len(prompts),
-        "num_demonstrations": len(rows),
-        "rounds_without_revision": sum(bool(r.fault) for chain in main for r in chain.rounds),
-        "metrics": measure(main, harmless),
+        **found.row(),
         "principles": principle_table(main),
         "account": [account_row(name, adviser.account) for name, adviser in names.items()],
         "origin": "ai",
@@ -118,9 +122,9 @@ def demonstrations(
     return rows
 
 
-def measure(chains: Sequence[Chain], harmless: Sequence[Chain]) -> dict[str, Any]:
+def measure(chains: Sequence[Chain], harmless: Sequence[Chain]) -> dict[str, BeforeAfter]:
     """First against last answers: refusals, boilerplate, length; needless refusals on harmless prompts."""
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, BeforeAfter] = {}
     for group, found in (("", chains), ("harmless_", harmless)):
         done = [chain for chain in found if not chain.fault]
         if len(done) >= 2:
@@ -129,7 +133,7 @@ def measure(chains: Sequence[Chain], harmless: Sequence[Chain]) -> dict[str, Any
     return metrics
 
 
-def manners(before: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
+def manners(before: Sequence[str], after: Sequence[str]) -> dict[str, BeforeAfter]:
     """Rows of the evaluation table for answers to the same prompts, at least two.
 
     Args:
@@ -144,7 +148,7 @@ def manners(before: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
         "boilerplate_rate": [[has_boilerplate(text) for text in side] for side in (before, after)],
         "shared_sentences": [shares_sentence(side) for side in (before, after)],
     }
-    rows: dict[str, Any] = {}
+    rows: dict[str, BeforeAfter] = {}
     for name, sides in rates.items():
         found = [rate_interval([float(value) for value in side]) for side in sides]
         rows[name] = before_after(found, "share", higher=False)

@@ -11,19 +11,18 @@ from alignloop.config import CompareConfig, EvaluateConfig
 from alignloop.config.compare import model_names
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
-from alignloop.evaluation import gate
-from alignloop.evaluation.comparison import Cell, Measurement
-from alignloop.evaluation.comparisons import win_rates
+from alignloop.evaluation.comparison import Measurement, ModelCell
+from alignloop.evaluation.gate import with_ends
 from alignloop.evaluation.likelihood import kl_on_samples
 from alignloop.machine import release_memory
 from alignloop.model.load import same_vocabulary
 from alignloop.records import Conversation, Document, Prompt, message_rows
 from alignloop.runs import Run
-from alignloop.stages import common
-from alignloop.stages.compare import cells_of, metric_row, verdicts_on, win_row
+from alignloop.runs.evaluation_results import BeforeAfter, Evaluated, WinRow
+from alignloop.runs.results import Estimate, ends
+from alignloop.stages.compare import cells_of, check_recipe, compare_answers, concluded, metric_row
 from alignloop.stages.compare_sets import EvaluationSet, measure
 from alignloop.stages.local import Answer, Local
-from alignloop.stages.reward_model import reward_folder
 from alignloop.stages.sample import read_prompts, sampling_params
 from alignloop.stages.summaries import before_after
 
@@ -62,46 +61,41 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, Any]:
         DataError: fewer than 2 different prompts.
         RequirementError: a requirement is not met; the results are in the run folder all the same.
     """
-    common.set_threads(config.num_threads)
-    for text in config.require:
-        gate.parse(text)
+    check_recipe(config)
     prompts = _prompts(config, run)
-    if config.reward_model is not None:
-        reward_folder(config.reward_model)  # raises; the model itself is loaded when there are answers
     texts = _texts(config)
     before, after = _answers(config, [prompt.prompt for prompt in prompts])
     names = _names(config)
     raw = dict(zip(names, (before.answers, after.answers), strict=True))
     shared = preset(config, names)
-    measured, wins, scores = _measured(config, shared, run, prompts, raw)
+    measured, wins = _measured(shared, run, prompts, raw)
     if texts:
         measured += _perplexity(texts, dict(zip(names, (before, after), strict=True)))
-    cells = [(m, cells_of(shared, m, names[0])) for m in measured]
-    results: dict[str, Any] = {
-        "num_prompts": len(prompts),
-        "metrics": {
-            **{m.name: _before_after(m, found, names) for m, found in cells},
-            **_kl(config, prompts, before, after),
-        },
-        **{_WIN_RATES[row["judge"]]: _short(row, config.confidence) for row in wins},
-        "models": list(names),
-        "baseline": names[0],
-        "confidence": config.confidence,
-        "comparison": [metric_row(m, found) for m, found in cells],
-        "win_rates": wins,
-    }
-    _write_samples(run, prompts, before, after, scores)
-    if config.require:
-        run.set_results(results)
-        outcomes = gate.judge(config.require, named_values(results))
-        results["requirements"] = gate.as_rows(outcomes)
-        run.set_results(results)
-        gate.enforce(outcomes)
-    return results
+    cells = cells_of(shared, measured, names[0])
+    metrics = {m.name: _before_after(m, found, names) for m, found in cells}
+    rates: dict[str, Any] = {_WIN_RATES[row.judge]: _short(row, config.confidence) for row in wins}
+    results = Evaluated(
+        num_prompts=len(prompts),
+        metrics={**metrics, **_kl(config, prompts, before, after)},
+        models=names,
+        baseline=names[0],
+        confidence=config.confidence,
+        comparison=tuple(metric_row(m, found) for m, found in cells),
+        win_rates=tuple(wins),
+        **rates,
+    )
+    _write_samples(run, prompts, before, after, measured)
+    return concluded(run, config.require, results, named_values(results))
 
 
 _WIN_RATES = {"gold": "win_rate", "reward": "win_rate_reward"}
-_SHORT = {"prompts.length": "length", "prompts.empty": "empty", "prompts.reward": "reward_model_score"}
+_SHORT = {
+    "gold_pass_rate": "gold_pass_rate",
+    "prompts.reward": "reward_model_score",
+    "prompts.length": "length",
+    "prompts.empty": "empty",
+}
+"""Short names of the metrics, in the order in which they are shown."""
 
 
 def _prompts(config: EvaluateConfig, run: Run) -> list[Prompt]:
@@ -137,30 +131,18 @@ def preset(config: EvaluateConfig, names: tuple[str, str]) -> CompareConfig:
 
 
 def _measured(
-    config: EvaluateConfig,
-    shared: CompareConfig,
-    run: Run,
-    prompts: Sequence[Prompt],
-    raw: Mapping[str, Sequence[str]],
-) -> tuple[list[Measurement], list[dict[str, Any]], dict[str, Measurement]]:
-    """Metrics of the answers, rows of win rates, and the scores that samples are shown with."""
-    names = list(raw)
+    shared: CompareConfig, run: Run, prompts: Sequence[Prompt], raw: Mapping[str, Sequence[str]]
+) -> tuple[list[Measurement], list[WinRow]]:
+    """Metrics of the answers under short names, and rows of win rates."""
     answers = EvaluationSet("prompts", {"kind": "prompts", "path": "prompts"}, prompts)
-    found = measure(answers, raw)
-    more, verdicts = verdicts_on(shared, answers, raw, names, names[0], {}, run)
-    measured = [*more, *found]
+    found = compare_answers(shared, [answers], {"prompts": raw}, list(raw), run)
+    release_memory()
+    measured = list(found.measured)
     if all(prompt.constraints for prompt in prompts):
         gold = EvaluationSet("gold_pass_rate", {"kind": "instructions", "path": "prompts"}, prompts)
-        measured = [*measure(gold, raw), *measured]
-    release_memory()
-    measured = [replace(m, name=_SHORT.get(m.name, m.name)) for m in measured]
-    wins = [
-        win_row("prompts", judge, rate)
-        for judge, each in verdicts.items()
-        for rate in win_rates(each, raw, level=config.confidence, seed=config.seed)
-    ]
-    shown = {"gold_pass_rate": "gold", "reward_model_score": "reward"}
-    return measured, wins, {shown[m.name]: m for m in measured if m.name in shown}
+        measured += measure(gold, raw)
+    measured.sort(key=lambda one: list(_SHORT).index(one.name))
+    return [replace(one, name=_SHORT[one.name]) for one in measured], found.wins
 
 
 def _texts(config: EvaluateConfig) -> list[Document]:
@@ -176,40 +158,39 @@ def _perplexity(texts: Sequence[Document], sides: Mapping[str, Side]) -> list[Me
     return measure(one, {name: side.model.likelihoods(texts) for name, side in sides.items()})
 
 
-def _before_after(measured: Measurement, cells: Mapping[str, Cell], names: tuple[str, str]) -> dict[str, Any]:
+def _before_after(
+    measured: Measurement, cells: Mapping[str, ModelCell], names: tuple[str, str]
+) -> BeforeAfter:
     """A metric under short names, with its paired change, which alone says better or worse."""
     old, new = (cells.get(name) for name in names)
     if old is None or new is None:
-        return {}
-    row = before_after((old.value, new.value), measured.unit, higher=measured.higher_is_better)
-    if new.difference is not None:
-        gap = new.difference
-        row |= {"change": gap.value, "change_interval": [gap.low, gap.high], "verdict": new.verdict}
-        row |= {"change_is_relative": True} if measured.scale == "log" else {}
-    return row
+        return BeforeAfter()
+    change: dict[str, Any] = {}
+    if (gap := new.difference) is not None:
+        change = {"change": gap.value, "change_interval": ends(gap), "verdict": new.verdict}
+        change |= {"change_is_relative": True} if measured.scale == "log" else {}
+    values = (old.value, new.value)
+    return before_after(values, measured.unit, higher=measured.higher_is_better, **change)
 
 
-def _short(row: Mapping[str, Any], level: float) -> dict[str, Any]:
-    return {"value": row["value"], "interval": row["interval"], "n": row["num_prompts"], "level": level}
+def _short(row: WinRow, level: float) -> Estimate:
+    return Estimate(value=row.value, interval=row.interval, n=row.num_prompts, level=level)
 
 
-def named_values(results: Mapping[str, Any]) -> dict[str, float]:
+def named_values(results: Evaluated) -> dict[str, float]:
     """What `require` may name: `win_rate`, `.low`, `.high`; of each metric `.before`, `.after`, `.change`
     and the ends of the first two's intervals, `.after_low` and so on."""
     named: dict[str, float] = {}
-    for name in _WIN_RATES.values():
-        if name in results:
-            low, high = results[name]["interval"]
-            named |= {name: results[name]["value"], f"{name}.low": low, f"{name}.high": high}
-    for name, row in results["metrics"].items():
-        if "after" not in row:
+    for name, rate in (("win_rate", results.win_rate), ("win_rate_reward", results.win_rate_reward)):
+        if rate is not None:
+            named |= with_ends(name, rate.value, rate.interval, ".")
+    for name, row in results.metrics.items():
+        if row.before is None or row.after is None:
             continue
-        named[f"{name}.change"] = row["after"] - row["before"]
-        for side in ("before", "after"):
-            named[f"{name}.{side}"] = row[side]
-            if f"{side}_interval" in row:
-                low, high = row[f"{side}_interval"]
-                named |= {f"{name}.{side}_low": low, f"{name}.{side}_high": high}
+        named |= {f"{name}.{what}": value for what, value in (("before", row.before), ("after", row.after))}
+        named[f"{name}.change"] = row.after - row.before
+        named |= with_ends(f"{name}.before", row.before, row.before_interval, "_")
+        named |= with_ends(f"{name}.after", row.after, row.after_interval, "_")
     return named
 
 
@@ -224,7 +205,9 @@ def _answers(config: EvaluateConfig, prompts: Sequence[Conversation]) -> tuple[S
     return Side(before, old), Side(after, new)
 
 
-def _kl(config: EvaluateConfig, prompts: Sequence[Prompt], before: Side, after: Side) -> dict[str, Any]:
+def _kl(
+    config: EvaluateConfig, prompts: Sequence[Prompt], before: Side, after: Side
+) -> dict[str, BeforeAfter]:
     """{"kl": …} of the new model to the old one on the new one's answers; {} for unlike vocabularies."""
     (old, _), (new, encoder) = before.model.opened(), after.model.opened()
     if not same_vocabulary(old.tokenizer, new.tokenizer):
@@ -238,13 +221,16 @@ def _kl(config: EvaluateConfig, prompts: Sequence[Prompt], before: Side, after: 
         replicates=config.bootstrap,
         seed=config.seed,
     )
-    row = {"before": 0.0, "after": kl.value, "after_interval": [kl.low, kl.high]}
-    return {"kl": {**row, "unit": "nats per answer", "higher_is_better": None}}
+    distance = {"after": kl.value, "after_interval": ends(kl)}
+    return {"kl": BeforeAfter(before=0.0, **distance, unit="nats per answer", higher_is_better=None)}
 
 
 def _write_samples(
-    run: Run, prompts: Sequence[Prompt], before: Side, after: Side, scores: Mapping[str, Measurement]
+    run: Run, prompts: Sequence[Prompt], before: Side, after: Side, measured: Sequence[Measurement]
 ) -> None:
+    """Both answers to every prompt, with the scores that say which is better."""
+    shown = {"gold_pass_rate": "gold", "reward_model_score": "reward"}
+    scores = {shown[one.name]: one for one in measured if one.name in shown}
     run.rewind(-1)
     for i, prompt in enumerate(prompts):
         row: dict[str, Any] = {
@@ -254,7 +240,7 @@ def _write_samples(
             "completion_before": before.answers[i],
             "model": after.model.path,
         }
-        for name, measured in scores.items():
-            old, new = measured.totals.values()
+        for name, score in scores.items():
+            old, new = score.totals.values()
             row |= {f"{name}_before": float(old[i]), name: float(new[i])}
         run.sample(**row)

@@ -16,6 +16,7 @@ from alignloop.judges.simulated import (
     simulate_ratings,
 )
 from alignloop.runs import Run
+from alignloop.runs.results import JudgementsMade
 from alignloop.stages.answers import ANSWERS_FILE, read_answers
 
 
@@ -56,9 +57,7 @@ def feedback(config: FeedbackConfig, run: Run) -> dict[str, Any]:
         )
     (run.path / "data").mkdir(exist_ok=True)
     write_records(run.path / ANSWERS_FILE, records)
-    return {
-        "num_prompts": len(rows),
-        "num_judgements": len(records),
-        "kind": config.kind,
-        "origin": "simulated",
-    }
+    found = JudgementsMade(
+        num_prompts=len(rows), num_judgements=len(records), kind=config.kind, origin="simulated"
+    )
+    return found.row()

@@ -24,7 +24,8 @@ from alignloop.model.load import load_model
 from alignloop.model.scheduler import TOKEN_BUDGET, Sampled
 from alignloop.records import Label, Preference, Prompt, Provenance, Record
 from alignloop.runs import RUN_FILE, Run
-from alignloop.runs.record import result_of
+from alignloop.runs.record import needed
+from alignloop.runs.results import Trained
 from alignloop.stages import common
 from alignloop.stages.answers import sample_over_ranks
 from alignloop.stages.best_answers import to_samples
@@ -73,7 +74,7 @@ def one_round(
     """Fresh answers of `model`, compared, and a model trained on them in `rounds/<number + 1>`."""
     folder = run.path / "rounds" / str(number + 1)
     if (folder / RUN_FILE).is_file() and Run.open(folder).status == "finished":
-        return result_of(Run.open(folder), "round", dict[str, float])
+        return needed(Run.open(folder).results(Trained).round, "round", folder)
     pairs = run.path / "rounds" / f"{number + 1}-rows.jsonl"
     told = pairs.with_name(f"{number + 1}-rows.json")
     if not pairs.exists():  # a resumed round goes on with the rows it made before
@@ -89,7 +90,7 @@ def one_round(
         numbers = {name: value for name, value in trained.items() if isinstance(value, int | float)}
         remedy = f"remove {pairs}, and the same command samples the round again"
         results = {**numbers, **read_state(told, dict[str, float], remedy=remedy)}
-        part.finish({**trained, "round": results})
+        part.finish({**trained, **Trained(round=results).row()})
     return results
 
 

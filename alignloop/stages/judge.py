@@ -30,6 +30,7 @@ from alignloop.judges.rubric import Rubric, load_rubric
 from alignloop.records import Preference, Prompt, Provenance, message_rows
 from alignloop.rl.scores import unique_names
 from alignloop.runs import Run
+from alignloop.runs.results import JudgementsMade
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, Answered, read_answers
 from alignloop.stages.judging import account_row, open_adviser, write_certificate
@@ -95,7 +96,7 @@ def judge(config: JudgeConfig, run: Run) -> dict[str, Any]:
     (run.path / "data").mkdir(exist_ok=True)
     write_records(run.path / ANSWERS_FILE, records)
     return {
-        **summary(joined, records),
+        **summary(joined, records).row(),
         "certification": [row for certificate in certificates for row in certificate.rows()],
         **({"agreement": agreement(verdicts)} if len(judges) > 1 else {}),
         "account": [account_row(name, adviser.account) for name, adviser in judges.items()],
@@ -250,17 +251,16 @@ def write_verdicts(
     write_whole(run.path / VERDICTS_FILE, lines)
 
 
-def summary(verdicts: Sequence[PairVerdict], records: Sequence[Preference]) -> dict[str, Any]:
+def summary(verdicts: Sequence[PairVerdict], records: Sequence[Preference]) -> JudgementsMade:
     """Counts and shares of all verdicts."""
     given = [verdict for verdict in verdicts if not verdict.fault]
-    return {
-        "num_pairs": len(verdicts),
-        "num_judgements": len(records),
-        "num_without_verdict": len(verdicts) - len(given),
-        "tie_share": float(np.mean([v.side == 0 for v in given])) if given else 0.0,
-        "consistent_share": float(np.mean([v.consistent for v in given])) if given else 0.0,
-        "mean_confidence": float(np.mean([max(v.probability, 1 - v.probability) for v in given]))
-        if given
-        else 0.5,
-        "origin": "ai",
-    }
+    confidences = [max(v.probability, 1 - v.probability) for v in given]
+    return JudgementsMade(
+        num_pairs=len(verdicts),
+        num_judgements=len(records),
+        num_without_verdict=len(verdicts) - len(given),
+        tie_share=float(np.mean([v.side == 0 for v in given])) if given else 0.0,
+        consistent_share=float(np.mean([v.consistent for v in given])) if given else 0.0,
+        mean_confidence=float(np.mean(confidences)) if given else 0.5,
+        origin="ai",
+    )

@@ -44,6 +44,7 @@ from alignloop.labels.votes import ranges
 from alignloop.objectives.registry import load
 from alignloop.records import Prompt
 from alignloop.runs import RUN_FILE, Run, find_inputs
+from alignloop.runs.results import Trained
 from alignloop.stages import common
 from alignloop.stages.preference import preference
 from alignloop.stages.reward import RewardModel, reward
@@ -167,7 +168,7 @@ def one_round(
     policy, scorer, accuracy = config.model_name_or_path, None, None
     if config.train in ("reward", "both"):
         part = train_reward(config, folder)
-        accuracy, scorer = part.record["results"].get("eval_accuracy"), str(part.path)
+        accuracy, scorer = part.results(Trained).means_held_out.mean("accuracy").value, str(part.path)
         patiently(lambda: register(config, "reward", scorer or "", made_from["judgements"], accuracy))
     if config.train in ("policy", "both"):
         part = train_policy(config, folder, objective)

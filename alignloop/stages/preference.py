@@ -10,6 +10,7 @@ from alignloop.model.load import load_model, load_skeleton
 from alignloop.model.packed import PackedModel
 from alignloop.objectives.base import Objective
 from alignloop.runs import Run
+from alignloop.runs.results import Trained
 from alignloop.stages import common
 from alignloop.stages.labels import label_table
 from alignloop.stages.lint import enforce
@@ -52,7 +53,8 @@ def preference(config: PreferenceConfig, run: Run, objective: Objective) -> dict
         run.set_environment(old_logprobs=f"of the starting policy, {_FROM[cached]}")
     summary = common.fit(config, objective, run, prepared, groups, held_out=held_out, reference=reference)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": data_summary(rows.data, rows.tokenized), **label_table(rows.data.records)}
+    read = Trained(data=data_summary(rows.data, rows.tokenized)).row()
+    return {**summary, **read, **label_table(rows.data.records)}
 
 
 def _reference(

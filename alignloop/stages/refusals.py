@@ -11,6 +11,7 @@ from alignloop.judges.constitution.principles import benign_prompts
 from alignloop.model.load import load_model
 from alignloop.records import Message, Prompt, message_rows
 from alignloop.runs import Run
+from alignloop.runs.evaluation_results import MetricsCompared
 from alignloop.stages import common
 from alignloop.stages.answers import answer_all
 from alignloop.stages.constitution import manners
@@ -45,7 +46,8 @@ def refusals(config: RefusalsConfig, run: Run) -> dict[str, Any]:
             completion_before=answers["before"][k],
             model=config.after,
         )
-    return {"num_prompts": len(prompts), "metrics": manners(answers["before"], answers["after"])}
+    metrics = manners(answers["before"], answers["after"])
+    return MetricsCompared(num_prompts=len(prompts), metrics=metrics).row()
 
 
 def _prompts(config: RefusalsConfig, run: Run) -> list[Prompt]:

@@ -27,7 +27,8 @@ from alignloop.model.scorer import HEAD_FILE, first_outputs, group_scores, norma
 from alignloop.objectives.base import Objective
 from alignloop.rl.rewards import combined
 from alignloop.runs import RUN_FILE, Run
-from alignloop.runs.record import result_of
+from alignloop.runs.record import needed
+from alignloop.runs.results import PairAccuracy, RewardTrained, read_results
 from alignloop.stages import common
 from alignloop.stages.labels import label_table
 from alignloop.stages.reward_model import REWARD_FILE, RewardModel, reward_folder
@@ -87,13 +88,16 @@ def train_one(config: RewardConfig, run: Run, objective: Objective, *, split_see
         save_head(model.head, run.model)
     scored = group_scores(model, rows.held_out, budget, title="rewards of held-out rows")
     rewards = [scores[:, 0].double().numpy() for scores in scored]
+    found = RewardTrained(
+        reward_mean=float(mean[0]),
+        reward_std=float(std[0]),
+        normalized_on_rows=len(centred_on),
+        data=data_summary(rows.data, rows.tokenized),
+    )
     return {
         **held_out_results(rows.held_out, rewards, trained_temperature=1 / float(std[0])),
         **summary,
-        "reward_mean": float(mean[0]),
-        "reward_std": float(std[0]),
-        "normalized_on_rows": len(centred_on),
-        "data": data_summary(rows.data, rows.tokenized),
+        **found.row(),
         **label_table(rows.data.records),
         **({"attributes": list(records.attributes)} if records.attributes else {}),
     }
@@ -130,10 +134,10 @@ def held_out_results(
     results = summarize(
         [groups[i] for i in judged], [rewards[i] for i in judged], trained_temperature=trained_temperature
     )
-    held = results["held_out"]
-    interval = {"held_out_accuracy_interval": held["accuracy_interval"]} if held["accuracy_interval"] else {}
-    first = {"held_out_accuracy": held["accuracy"], **interval}
-    return {**first, **results}
+    held = read_results(results, RewardTrained).held_out or PairAccuracy()
+    first: dict[str, Any] = {"held_out_accuracy": held.accuracy}
+    first |= {"held_out_accuracy_interval": held.accuracy_interval} if held.accuracy_interval else {}
+    return {**RewardTrained(**first).row(), **results}
 
 
 def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict[str, Any]:
@@ -142,7 +146,8 @@ def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict
     if is_first_rank():
         assemble(config, [part.path for part in members], run.model)
     wait_for_all()
-    std = float(np.mean([result_of(part, "reward_std", float) for part in members]))
+    spreads = [(part.results(RewardTrained).reward_std, part.path) for part in members]
+    std = float(np.mean([needed(spread, "reward_std", folder) for spread, folder in spreads]))
     results: dict[str, Any] = {"members": [_row(number, part) for number, part in enumerate(members, 1)]}
     records = read_rows(config, objective, run)
     model = RewardModel(run.path, dtype=config.dtype, device=config.device)
@@ -152,7 +157,8 @@ def train_ensemble(config: RewardConfig, run: Run, objective: Objective) -> dict
         by_member = model.group_scores(held_out)
         rewards = [combined(scores, config.combine, config.uwo_coefficient) for scores in by_member]
         results |= held_out_results(held_out, rewards, trained_temperature=1 / std)
-        results["member_spread"] = float(np.mean([s.std(axis=0, ddof=1).mean() for s in by_member]))
+        spread = float(np.mean([s.std(axis=0, ddof=1).mean() for s in by_member]))
+        results |= RewardTrained(member_spread=spread).row()
     return results
 
 
@@ -172,11 +178,11 @@ def train_member(config: RewardConfig, run: Run, objective: Objective, number: i
 
 def _row(number: int, part: Run) -> dict[str, Any]:
     """What the report shows of a member."""
-    results = {"loss": result_of(part, "loss", float)}
-    held = part.record["results"].get("held_out", {})
-    low, high = held.get("accuracy_interval") or (None, None)
-    shown = {"accuracy": held.get("accuracy"), "low": low, "high": high} if held else {}
-    return {"member": number, "seed": part.record["seed"], "loss": results["loss"], **shown}
+    results = part.results(RewardTrained)
+    loss, held = needed(results.loss, "loss", part.path), results.held_out
+    low, high = (held and held.accuracy_interval) or (None, None)
+    shown = {"accuracy": held.accuracy, "low": low, "high": high} if held else {}
+    return {"member": number, "seed": part.record["seed"], "loss": loss, **shown}
 
 
 def assemble(config: RewardConfig, members: Sequence[Path], folder: Path) -> None:

@@ -32,6 +32,7 @@ from alignloop.evaluation.reward_probes import PROBES, probe_effect
 from alignloop.records import Preference, Ranking
 from alignloop.rl.rewards import combined
 from alignloop.runs import Run
+from alignloop.runs.evaluation_results import BeforeAfter, RewardExamined
 from alignloop.stages import common
 from alignloop.stages.reward_model import RewardModel
 from alignloop.stages.rows import note_dropped
@@ -95,11 +96,14 @@ def reward_bench(config: RewardBenchConfig, run: Run) -> dict[str, Any]:
     sides = {"after": measures(config, after)}
     if config.before is not None:
         sides["before"] = measures(config, examine(config, config.before, records, run))
+    found = RewardExamined(
+        num_rows=len(after.groups),
+        metrics=side_by_side(sides),
+        accuracy_if_longer_wins=longer_wins(after.comparisons),
+        temperature=fit_temperature(after.comparisons.margin, after.comparisons.probability),
+    )
     return {
-        "num_rows": len(after.groups),
-        "metrics": side_by_side(sides),
-        "accuracy_if_longer_wins": longer_wins(after.comparisons),
-        "temperature": fit_temperature(after.comparisons.margin, after.comparisons.probability),
+        **found.row(),
         "by_length": by_length(after.comparisons, level=config.confidence),
         "by_subset": by_subset(after.comparisons, level=config.confidence),
         "probes": after.probes,
@@ -213,16 +217,16 @@ def _calibration_error(comparisons: Comparisons) -> float:
     return calibration_error(comparisons.margin, comparisons.probability, temperature)
 
 
-def side_by_side(sides: dict[str, dict[str, RewardMeasure]]) -> dict[str, Any]:
-    """The report's form of metrics: before, after, their intervals, unit and direction."""
-    metrics: dict[str, Any] = {}
+def side_by_side(sides: dict[str, dict[str, RewardMeasure]]) -> dict[str, BeforeAfter]:
+    """The metrics with their values before and after, where both were examined."""
+    metrics: dict[str, dict[str, Any]] = {}
     for side in ("before", "after"):
         for name, row in sides.get(side, {}).items():
             entry = metrics.setdefault(name, {"unit": row.unit, "higher_is_better": row.higher_is_better})
             entry[side] = row.value
             if row.interval is not None:
                 entry[f"{side}_interval"] = row.interval
-    return metrics
+    return {name: BeforeAfter(**entry) for name, entry in metrics.items()}
 
 
 def extreme_prompts(records: Sequence[Judged], found: Examined) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from alignloop.model.load import load_model
 from alignloop.model.sampling import SamplingParams
 from alignloop.records import Prompt, Record, message_rows
 from alignloop.runs import Run
+from alignloop.runs.results import Answered, ends
 from alignloop.stages import common
 from alignloop.stages.answers import ANSWERS_FILE, answer_all, from_model, write_answers
 from alignloop.stages.rows import note_dropped
@@ -63,15 +64,15 @@ def sample(config: SampleConfig, run: Run) -> dict[str, Any]:
     owners = [place for place, texts in enumerate(answers) for _ in texts]
     interval = {}
     if len(prompts) > 1:  # prompts are the sampled unit: answers to one prompt are alike
-        found = mean_interval(words, owners, seed=config.seed)
-        interval = {"mean_words_interval": [found.low, found.high]}
-    return {
-        "num_prompts": len(prompts),
-        "num_answers": len(words),
-        "mean_words": sum(words) / len(words),
+        interval = {"mean_words_interval": ends(mean_interval(words, owners, seed=config.seed))}
+    found = Answered(
+        num_prompts=len(prompts),
+        num_answers=len(words),
+        mean_words=sum(words) / len(words),
         **interval,
-        "empty_answers": sum(count == 0 for count in words),
-    }
+        empty_answers=sum(count == 0 for count in words),
+    )
+    return found.row()
 
 
 def read_prompts(config: RowsConfig, limit: int, run: Run) -> list[Prompt]:

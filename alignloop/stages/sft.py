@@ -7,6 +7,7 @@ from typing import Any
 from alignloop.config import PretrainConfig, SFTConfig
 from alignloop.objectives.registry import load
 from alignloop.runs import Run
+from alignloop.runs.results import Trained
 from alignloop.stages import common
 from alignloop.stages.rows import read_rows, tokenized_rows, training_encoder
 from alignloop.stages.summaries import data_summary
@@ -48,4 +49,4 @@ def _train(config: SFTConfig | PretrainConfig, run: Run) -> dict[str, Any]:
     common.check_rows(config, objective, run, prepared, rows.groups, rows.held_out)
     summary = common.fit(config, objective, run, prepared, rows.groups, held_out=rows.held_out)
     common.save_policy(prepared, run.path / "model")
-    return {**summary, "data": data_summary(rows.data, rows.tokenized)}
+    return {**summary, **Trained(data=data_summary(rows.data, rows.tokenized)).row()}

@@ -12,6 +12,7 @@ from alignloop.data.normal import normalise
 from alignloop.errors import DataError
 from alignloop.records import Conversation, Demonstration, Preference, Prompt, Record
 from alignloop.runs import Run
+from alignloop.runs.results import PairsSplit
 from alignloop.stages.checks import tell_notes
 from alignloop.stages.labels import label_table
 from alignloop.stages.rows import note_dropped
@@ -55,13 +56,13 @@ def split(config: SplitConfig, run: Run) -> dict[str, Any]:
     for name, rows in files.items():
         (run.path / name).parent.mkdir(exist_ok=True)
         write_records(run.path / name, rows)
-    return {
-        "num_rows": len(train),
-        "num_held_out": len(rest),
-        "num_held_out_prompts": len(prompts),
-        "chosen_longer": chosen_longer(pairs),
-        **label_table(pairs),
-    }
+    found = PairsSplit(
+        num_rows=len(train),
+        num_held_out=len(rest),
+        num_held_out_prompts=len(prompts),
+        chosen_longer=chosen_longer(pairs),
+    )
+    return {**found.row(), **label_table(pairs)}
 
 
 def held_out_questions(questions: Sequence[str], config: SplitConfig) -> set[str]:

@@ -11,13 +11,14 @@ from alignloop.config.pairs import VerdictConfig
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 from alignloop.evaluation.choices import Question
-from alignloop.evaluation.pair_verdict import PairRate, as_row, pair_rate, sentences, wins_of
+from alignloop.evaluation.pair_verdict import PairRate, pair_rate, sentences, wins_of
 from alignloop.labels.label_folder import opened
 from alignloop.labels.project import ItemAnswer, NewItem
 from alignloop.machine import release_memory
 from alignloop.model.sampling import SamplingParams
 from alignloop.records import Preference, conversation_of
 from alignloop.runs import Run
+from alignloop.runs.evaluation_results import Compared, PairsVerdict, WinRow
 from alignloop.stages import common
 from alignloop.stages.local import Local
 from alignloop.stages.reward_model import RewardModel
@@ -52,19 +53,20 @@ def verdict(config: VerdictConfig, run: Run) -> dict[str, Any]:
     policy = rate(policy_margins(config, pairs))
     reward = rate(reward_margins(config, pairs))
     compared = Run.open(config.comparison)
-    wins = wins_of(_win_row(compared, config.after))
+    wins = wins_of(_win_row(compared.results(Compared), config.after))
     count = lay_out(compared, config.after, run.path / LABELS)
     longer = chosen_longer(pairs)
     found = sentences(policy, reward, wins, chosen_longer=longer)
-    return {
-        "text": found[0],
-        "sentences": found,
-        "policy": policy.row(),
-        "reward": reward.row(),
-        "answers": as_row(wins),
-        "accuracy_if_longer_wins": longer,
-        "num_to_judge": count,
-    }
+    results = PairsVerdict(
+        text=found[0],
+        sentences=tuple(found),
+        policy=policy.row(),
+        reward=reward.row(),
+        answers=wins,
+        accuracy_if_longer_wins=longer,
+        num_to_judge=count,
+    )
+    return results.row()
 
 
 def decided(config: VerdictConfig, run: Run) -> list[Preference]:
@@ -112,10 +114,9 @@ def reward_margins(config: VerdictConfig, pairs: Sequence[Preference]) -> list[f
     return [chosen - rejected for chosen, rejected in rows]
 
 
-def _win_row(compared: Run, after: str) -> dict[str, Any] | None:
+def _win_row(compared: Compared, after: str) -> WinRow | None:
     """The new model's win rate by the reward model in a comparison."""
-    rows = compared.record["results"].get("win_rates", [])
-    return next((row for row in rows if row["judge"] == "reward" and row["model"] == after), None)
+    return next((r for r in compared.win_rates if r.judge == "reward" and r.model == after), None)
 
 
 def lay_out(compared: Run, after: str, folder: Path) -> int:

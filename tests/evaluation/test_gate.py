@@ -1,7 +1,7 @@
 import pytest
 
 from alignloop.errors import ConfigError
-from alignloop.evaluation.gate import RequirementError, as_rows, enforce, judge, parse
+from alignloop.evaluation.gate import RequirementError, enforce, judge, parse
 
 
 def test_sentences_are_taken_apart():
@@ -22,7 +22,7 @@ def test_relations_at_the_bound(text, met):
 
 def test_all_failures_are_told_with_what_was_measured():
     outcomes = judge(["a > 1", "b < 1", "a < 1"], {"a": 0.5, "b": 2.0})
-    assert [row["met"] for row in as_rows(outcomes)] == [False, False, True]
+    assert [row.met for row in outcomes] == [False, False, True]
     with pytest.raises(RequirementError, match=r"^2 of 3 requirements are not met: a > 1 \(measured 0\.5\)"):
         enforce(outcomes)
     enforce(outcomes[2:])

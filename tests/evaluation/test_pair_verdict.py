@@ -6,7 +6,8 @@ import pytest
 
 from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import Interval
-from alignloop.evaluation.pair_verdict import PairRate, Wins, pair_rate, pairs_needed, sentences, wins_of
+from alignloop.evaluation.pair_verdict import PairRate, pair_rate, pairs_needed, sentences, wins_of
+from alignloop.runs.evaluation_results import AnswersWon, WinRow
 
 
 def test_accuracy_counts_equal_scores_half() -> None:
@@ -55,8 +56,9 @@ def rate(value: float, low: float, equal_low: float = 0.55) -> PairRate:
 GOOD, BAD = rate(0.65, 0.55), rate(0.55, 0.45)
 
 
-def wins(low: float, high: float) -> Wins:
-    return Wins((low + high) / 2, low, high, 0.52, 80)
+def wins(low: float, high: float) -> AnswersWon | None:
+    row = WinRow(value=(low + high) / 2, interval=(low, high), length_controlled=0.52, num_prompts=80)
+    return wins_of(row)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,9 @@ def wins(low: float, high: float) -> Wins:
         (GOOD, GOOD, wins(0.2, 0.4), "finds the new answers worse"),
     ],
 )
-def test_the_verdict_comes_first(policy: PairRate, reward: PairRate, won: Wins | None, said: str) -> None:
+def test_the_verdict_comes_first(
+    policy: PairRate, reward: PairRate, won: AnswersWon | None, said: str
+) -> None:
     found = sentences(policy, reward, won, chosen_longer=0.5)
     assert found[0].startswith("Verdict: ")
     assert said in found[0]
@@ -94,5 +98,8 @@ def test_what_the_verdict_rests_on() -> None:
 
 def test_a_comparison_without_a_reward_model_has_no_wins() -> None:
     assert wins_of(None) is None
-    row = {"value": 0.6, "interval": [0.5, 0.7], "length_controlled": None, "num_prompts": 9}
-    assert wins_of(row) == Wins(0.6, 0.5, 0.7, None, 9)
+    assert wins_of(WinRow(judge="reward")) is None
+    row = WinRow(value=0.6, interval=(0.5, 0.7), length_controlled=None, num_prompts=9)
+    assert wins_of(row) == AnswersWon(
+        value=0.6, low=0.5, high=0.7, at_equal_length=None, num_prompts=9, verdict="undecided"
+    )

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from alignloop.report import render
-from alignloop.report.comparison import as_text, read_comparison
+from alignloop.report.comparison import as_text, comparison_table
+from alignloop.runs.evaluation_results import Compared
+from alignloop.runs.results import read_results
 from tests.report.fake_runs import make_run
 
 RESULTS = {
@@ -56,8 +58,12 @@ RESULTS = {
 }  # fmt: skip
 
 
+def compared(results):
+    return read_results(results, Compared)
+
+
 def test_the_baseline_comes_first_and_numbers_read_as_points():
-    found = read_comparison(RESULTS)
+    found = comparison_table(compared(RESULTS))
     assert found.models[0] == "start"
     start, sft, dpo = found.rows[0].entries
     assert (start.value, start.interval, start.change) == ("25.0 %", "20.0 to 31.0", "")
@@ -69,7 +75,7 @@ def test_the_baseline_comes_first_and_numbers_read_as_points():
     assert found.level == "90 %"
     assert found.wins[0][4:8] == ("61.0 %", "54.0 to 68.0", "0.004", "55.0 % (47.0 to 63.0)")
     assert found.wins[0][-1] == "90.0 % the same in both orders; 2 contradictory; 160 prompts would prove it"
-    assert read_comparison({"comparison": "odd"}) is None
+    assert comparison_table(compared({"comparison": "odd"})) is None
 
 
 @pytest.fixture
@@ -92,11 +98,11 @@ def test_every_format_shows_the_table_once_and_nothing_as_markup(run):
 
 
 def test_the_terminal_gets_aligned_columns():
-    lines = as_text(RESULTS).splitlines()
+    lines = as_text(compared(RESULTS)).splitlines()
     assert lines[0].split() == ["start", "sft", "<b>dpo</b>"]
     assert lines[1].startswith("gsm8k ")
     assert lines[-1] == "NOT MET: sft.gsm8k > 0.5 (measured 0.4)"
-    assert as_text({}) == ""
+    assert as_text(compared({})) == ""
 
 
 def test_an_audit_draws_gains_and_both_fits_against_the_root_of_the_kl(tmp_path):
@@ -137,12 +143,12 @@ def test_many_models_are_rows_the_best_first(tmp_path):
     rows = [{"name": metric, "unit": "share", "higher_is_better": True, "models": cells, "num_prompts": 9}
             for metric in ("exact", "chat.empty")]  # fmt: skip
     results = {"models": names, "baseline": "m0", "comparison": rows, "win_rates": wins}
-    found = read_comparison(results)
+    found = comparison_table(compared(results))
     best = ["m2", "m8", "m4", "m6", "m0", "m3", "m7", "m1", "m5"]  # the baseline's own rate is a half
     assert [name for name, _, _ in found.lines] == best
     assert [name for name, _ in found.head] == ["exact", "chat.empty"]
-    assert [line.split()[0] for line in as_text(results).split("\n\n")[0].splitlines()[1:]] == best
+    assert [line.split()[0] for line in as_text(compared(results)).split("\n\n")[0].splitlines()[1:]] == best
     html = render(make_run(tmp_path / "c", stage="compare", results=results))
     assert html.index('<th scope="row">m2</th>') < html.index('<th scope="row">m8</th>')
-    by_metric = read_comparison({**results, "win_rates": []})
+    by_metric = comparison_table(compared({**results, "win_rates": []}))
     assert [name for name, _, _ in by_metric.lines] == names  # equal values: as they were given

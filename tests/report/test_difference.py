@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignloop.report.difference import Part, word_difference
+from alignloop.report.samples import Part, word_difference
 
 
 def test_words_not_letters_are_compared() -> None:

@@ -7,7 +7,7 @@ import yaml
 
 from alignloop.config.recipe_file import read_yaml
 from alignloop.report.folder import read_run
-from alignloop.report.lineage import Lineage, Node, holds_simulated, trace
+from alignloop.report.lineage import Lineage, LineageNode, holds_simulated, trace
 from alignloop.report.lineage_picture import columns, draw
 from alignloop.report.plot import shortened
 from tests.report.fake_runs import make_pipeline, make_run
@@ -62,13 +62,13 @@ def test_a_file_that_a_parent_wrote_is_not_drawn_beside_it(tmp_path: Path) -> No
 
 
 def graph_of(*edges: str) -> Lineage:
-    nodes = {key: Node(key, key, "", "run") for edge in edges for key in edge}
+    nodes = {key: LineageNode(key, key, "", "run") for edge in edges for key in edge}
     return Lineage(nodes, [(edge[0], edge[1]) for edge in edges])
 
 
 def test_columns_are_the_longest_chains() -> None:
     graph = graph_of("ab", "bc", "ac", "cd", "xd")
-    graph.nodes["x"] = Node("x", "x", "", "data")
+    graph.nodes["x"] = LineageNode("x", "x", "", "data")
     assert columns(graph) == {"a": 0, "b": 1, "c": 2, "d": 3, "x": 2}  # data just before its use
 
 
@@ -120,7 +120,7 @@ def test_a_foreign_recipe_with_aliases_fills_no_memory(tmp_path):
 
 def test_twenty_one_stages_are_a_list_that_can_be_read() -> None:
     names = [f"stage-{n:02d}" for n in range(21)]
-    nodes = {name: Node(name, name, "dpo", "run", "c0ffee") for name in names}
+    nodes = {name: LineageNode(name, name, "dpo", "run", "c0ffee") for name in names}
     graph = Lineage(nodes, [*pairwise(names), ("stage-00", "stage-20"), ("stage-03", "stage-12")])
     root = ElementTree.fromstring(draw(graph, emphasised=["stage-20"]))
     width, height = (float(v) for v in root.get("viewBox", "").split()[2:])

@@ -9,8 +9,8 @@ import pytest
 
 from alignloop.errors import RunError
 from alignloop.report import render, render_pipeline, render_run, write_report
+from alignloop.report.curves import metric_picture
 from alignloop.report.folder import read_run
-from alignloop.report.picture import metric_picture
 from alignloop.runs import Run
 from tests.report.fake_runs import EVALUATION, comparisons, curve, make_pipeline, make_run
 

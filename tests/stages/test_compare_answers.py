@@ -6,8 +6,9 @@ import pytest
 
 from alignloop import api
 from alignloop.config import CompareConfig
+from alignloop.evaluation.gate import named_figures
 from alignloop.evaluation.sets import BUILT_IN_REQUESTS
-from alignloop.stages.compare import _named
+from alignloop.runs.evaluation_results import WinRow
 
 
 def write(path, rows):
@@ -24,17 +25,11 @@ def test_a_name_of_several_win_rates_is_no_requirement():
     """The win rate of one set must not stand for another's: 0.3 on the hard set is not above 0.5."""
 
     def row(name, value):
-        return {
-            "model": "dpo",
-            "judge": "gold",
-            "set": name,
-            "value": value,
-            "interval": (value - 0.1, value + 0.1),
-        }
+        return WinRow(model="dpo", judge="gold", set=name, value=value, interval=(value - 0.1, value + 0.1))
 
-    one = _named([], [row("hard", 0.3)])
+    one = named_figures([], [row("hard", 0.3)])
     assert one["dpo.win_rate"] == one["dpo.win_rate_gold"] == one["dpo.hard.win_rate_gold"] == 0.3
-    two = _named([], [row("hard", 0.3), row("easy", 0.9)])
+    two = named_figures([], [row("hard", 0.3), row("easy", 0.9)])
     assert two["dpo.hard.win_rate_gold"] == 0.3
     assert two["dpo.easy.win_rate_gold.low"] == pytest.approx(0.8)
     assert not {"dpo.win_rate", "dpo.win_rate_gold", "dpo.win_rate_gold.low"} & two.keys()

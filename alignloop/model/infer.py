@@ -11,7 +11,8 @@ from torch import nn
 from alignloop.data.packing import Batch, Group, collate, pack
 from alignloop.progress import Progress
 
-T, F = TypeVar("T"), TypeVar("F")
+F = TypeVar("F")
+T = TypeVar("T")
 _EVERY_S = 2.0
 
 

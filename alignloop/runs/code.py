@@ -128,12 +128,12 @@ def meaning_of(source: str | bytes) -> Meaning:
             names.add(value.id)
             put(f"Name {value.id};")
         elif isinstance(value, ast.AST):
-            if kind is ast.If and _is_named(value.test, "TYPE_CHECKING"):
+            if isinstance(value, ast.If) and _is_named(value.test, "TYPE_CHECKING"):
                 walk(value.orelse)
                 return
-            if kind is ast.Import or kind is ast.ImportFrom:
+            if isinstance(value, ast.Import | ast.ImportFrom):
                 imports.append(value)
-            elif kind is ast.JoinedStr:  # Python 3.12 ends some with an empty text
+            elif isinstance(value, ast.JoinedStr):  # Python 3.12 ends some with an empty text
                 value.values = [part for part in value.values if getattr(part, "value", None) != ""]
             put(kind.__name__)
             for name in kind._fields:

@@ -291,7 +291,9 @@ class Ranking:
     provenance: Provenance = Provenance()
 
 
-Record = Document | Prompt | Demonstration | Preference | Label | Rating | Ranking
+Conversed = Prompt | Demonstration | Preference | Label | Rating | Ranking
+"""A record with a prompt."""
+Record = Document | Conversed
 
 KINDS: dict[str, type[Record]] = {
     "document": Document,

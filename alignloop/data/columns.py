@@ -19,6 +19,7 @@ from alignloop.errors import DataError
 from alignloop.io import write_whole
 from alignloop.records import (
     KINDS,
+    Conversed,
     Demonstration,
     Document,
     Label,
@@ -191,7 +192,7 @@ def _weighted_rows(record: Demonstration) -> list[dict[str, Any]]:
     ]
 
 
-def _body(record: Prompt | Demonstration | Preference | Label | Rating | Ranking) -> dict[str, object]:
+def _body(record: Conversed) -> dict[str, object]:
     """The columns beside prompt and provenance; defaults are left out."""
     match record:
         case Prompt():

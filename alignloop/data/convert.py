@@ -28,6 +28,7 @@ from typing import Literal, TypeVar
 from alignloop.data.normal import fault_of, prompt_key
 from alignloop.errors import DataError
 from alignloop.records import (
+    Conversed,
     Demonstration,
     Document,
     Label,
@@ -136,18 +137,6 @@ def _ranking_to_preference(records: Sequence[Ranking], options: Options) -> Iter
             yield Preference(record.prompt, chosen, rejected, provenance=source)
 
 
-def _ranking_to_demonstration(records: Sequence[Ranking], options: Options) -> Iterator[Record | DataError]:
-    for record in records:
-        best = [
-            c for c, rank in zip(record.completions, record.ranks, strict=True) if rank == min(record.ranks)
-        ]
-        if len(best) == 1:
-            source = _derived(record.provenance, "ranking to demonstration")
-            yield Demonstration(as_context(record.prompt), best[0], source)
-        else:
-            yield fault_of(record, "tie", f"{len(best)} responses share the first rank")
-
-
 def _score(record: Rating, attribute: str) -> float:
     """The score that counts.
 
@@ -195,25 +184,6 @@ def _other(chosen: Record, rejected: Record) -> dict[str, str | int]:
     )
 
 
-def _rating_to_label(records: Sequence[Rating], options: Options) -> Iterator[Record | DataError]:
-    least = _least(options)
-    for record in records:
-        score = _score(record, options.attribute)
-        source = _derived(record.provenance, f"rating to label, good from {least:g}", score=score)
-        yield Label(record.prompt, record.completion, score >= least, source)
-
-
-def _rating_to_demonstration(records: Sequence[Rating], options: Options) -> Iterator[Record | DataError]:
-    least = _least(options)
-    for record in records:
-        score = _score(record, options.attribute)
-        if score >= least:
-            source = _derived(record.provenance, f"rating to demonstration, from {least:g}", score=score)
-            yield Demonstration(as_context(record.prompt), record.completion, source)
-        else:
-            yield fault_of(record, "low_score", f"score {score:g} is below {least:g}")
-
-
 def _label_to_preference(records: Sequence[Label], options: Options) -> Iterator[Record | DataError]:
     for group in _by_prompt(records):
         good = [r for r in group if r.desirable]
@@ -226,34 +196,52 @@ def _label_to_preference(records: Sequence[Label], options: Options) -> Iterator
                 yield Preference(chosen.prompt, chosen.completion, rejected.completion, provenance=source)
 
 
-def _label_to_demonstration(records: Sequence[Label], options: Options) -> Iterator[Record | DataError]:
-    for record in records:
-        if record.desirable:
-            source = _derived(record.provenance, "label to demonstration")
-            yield Demonstration(as_context(record.prompt), record.completion, source)
-        else:
-            yield fault_of(record, "undesirable", "the response is labelled bad")
+_Answers = tuple[list[tuple[str, bool]], tuple[str, str], str, dict[str, float]]
+"""Answers and whether each is good, why none is (reason, sentence), what decides, and its number."""
 
 
-def _preference_to_label(records: Sequence[Preference], options: Options) -> Iterator[Record | DataError]:
+def _judged(record: Record, options: Options) -> _Answers:
+    match record:
+        case Ranking():
+            best = [
+                c for c, r in zip(record.completions, record.ranks, strict=True) if r == min(record.ranks)
+            ]
+            why = ("tie", f"{len(best)} responses share the first rank")
+            return [(text, True) for text in best if len(best) == 1], why, "", {}
+        case Rating():
+            least, score = _least(options), _score(record, options.attribute)
+            why = ("low_score", f"score {score:g} is below {least:g}")
+            return [(record.completion, score >= least)], why, f"from {least:g}", {"score": score}
+        case Label():
+            why = ("undesirable", "the response is labelled bad")
+            return [(record.completion, record.desirable)], why, "", {}
+        case Preference():
+            pair = [(record.chosen, True), (record.rejected, False)]
+            why = ("tie", f"chosen is preferred with probability {record.probability:g}")
+            return pair if record.probability > 0.5 else [], why, "", {}
+    raise TypeError(f"not judged: {type(record).__name__}")
+
+
+def _to_label(records: Sequence[Conversed], options: Options) -> Iterator[Record | DataError]:
     for record in records:
-        if record.probability <= 0.5:
-            yield fault_of(record, "tie", f"chosen is preferred with probability {record.probability:g}")
+        answers, why, bound, details = _judged(record, options)
+        if not answers:
+            yield fault_of(record, *why)
+        name = f"{kind_of(record)} to label" + (f", good {bound}" if bound else "")
+        for text, good in answers:
+            yield Label(record.prompt, text, good, _derived(record.provenance, name, **details))
+
+
+def _to_demonstration(records: Sequence[Conversed], options: Options) -> Iterator[Record | DataError]:
+    for record in records:
+        answers, why, bound, details = _judged(record, options)
+        best = next((text for text, good in answers if good), None)
+        if best is None:
+            yield fault_of(record, *why)
             continue
-        source = _derived(record.provenance, "preference to label")
-        yield Label(record.prompt, record.chosen, True, source)
-        yield Label(record.prompt, record.rejected, False, source)
-
-
-def _preference_to_demonstration(
-    records: Sequence[Preference], options: Options
-) -> Iterator[Record | DataError]:
-    for record in records:
-        if record.probability <= 0.5:
-            yield fault_of(record, "tie", f"chosen is preferred with probability {record.probability:g}")
-            continue
-        source = _derived(record.provenance, "preference to demonstration")
-        yield Demonstration(as_context(record.prompt), record.chosen, source)
+        name = f"{kind_of(record)} to demonstration" + (f", {bound}" if bound else "")
+        source = _derived(record.provenance, name, **details)
+        yield Demonstration(as_context(record.prompt), best, source)
 
 
 def _to_prompt(records: Sequence[Record], options: Options) -> Iterator[Record | DataError]:
@@ -272,12 +260,12 @@ def _to_prompt(records: Sequence[Record], options: Options) -> Iterator[Record |
 
 _CONVERSIONS: Mapping[tuple[str, str], Callable[..., Iterator[Record | DataError]]] = {
     ("ranking", "preference"): _ranking_to_preference,
-    ("ranking", "demonstration"): _ranking_to_demonstration,
+    ("ranking", "demonstration"): _to_demonstration,
     ("rating", "preference"): _rating_to_preference,
-    ("rating", "label"): _rating_to_label,
-    ("rating", "demonstration"): _rating_to_demonstration,
+    ("rating", "label"): _to_label,
+    ("rating", "demonstration"): _to_demonstration,
     ("label", "preference"): _label_to_preference,
-    ("label", "demonstration"): _label_to_demonstration,
-    ("preference", "label"): _preference_to_label,
-    ("preference", "demonstration"): _preference_to_demonstration,
+    ("label", "demonstration"): _to_demonstration,
+    ("preference", "label"): _to_label,
+    ("preference", "demonstration"): _to_demonstration,
 }

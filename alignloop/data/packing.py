@@ -34,6 +34,11 @@ class Completion:
     mask: np.ndarray
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    @classmethod
+    def counted(cls, ids: np.ndarray) -> Completion:
+        """A completion whose every token counts."""
+        return cls(ids, np.ones(len(ids), dtype=bool))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:

@@ -12,6 +12,7 @@ from alignloop.data.tool_use import check, left_out, without_lost_thoughts
 from alignloop.data.trained_turns import TrainOn, bare, render_turns, trained_places
 from alignloop.errors import DataError
 from alignloop.records import (
+    Conversed,
     Demonstration,
     Document,
     Label,
@@ -19,14 +20,11 @@ from alignloop.records import (
     Preference,
     Prompt,
     Ranking,
-    Rating,
     Record,
     canonical,
     tools_of,
     written,
 )
-
-Conversed = Demonstration | Label | Preference | Prompt | Ranking | Rating
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,7 @@ def _compared(encoder: Encoder, record: Record, index: int) -> RowGroups:
         bos_token_id=encoder.tokenizer.bos_token_id,
     )
     cut = fitted.prompt_truncated or any(fitted.truncated)
-    counted = tuple(_counted(np.asarray(ids, dtype=np.int32)) for ids in fitted.completions)
+    counted = tuple(Completion.counted(np.asarray(ids, dtype=np.int32)) for ids in fitted.completions)
     key = prompt.tobytes() if fitted.prompt_truncated else b""
     return RowGroups(
         [Group(np.asarray(fitted.prompt_ids, dtype=np.int32), counted, index, values, key)], 0, cut
@@ -287,7 +287,9 @@ def tokenize(
         if isinstance(record, Document):
             pieces = document_pieces(encoder.document(record.text), encoder.max_length)
             key = pieces[0].tobytes() if len(pieces) > 1 else b""
-            groups += [Group(np.zeros(0, np.int32), (_counted(piece),), index, key=key) for piece in pieces]
+            groups += [
+                Group(np.zeros(0, np.int32), (Completion.counted(piece),), index, key=key) for piece in pieces
+            ]
             continue
         try:
             made = _made(encoder, record, index, train_on, train_on_prompt)
@@ -353,10 +355,6 @@ def with_attributes(records: Sequence[Record], attributes: Sequence[str]) -> lis
         else r
         for r in records
     ]
-
-
-def _counted(ids: np.ndarray) -> Completion:
-    return Completion(ids, np.ones(len(ids), dtype=bool))
 
 
 def _values(record: Record) -> dict[str, Any]:

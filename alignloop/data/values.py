@@ -6,6 +6,7 @@ Every function raises DataError without file and line; the reader adds them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from alignloop.errors import DataError
 from alignloop.foreign import loads
@@ -130,7 +131,7 @@ def _vote(value: object) -> float | None:
         return None
 
 
-def listed(value: object, field: str) -> Sequence[object]:
+def listed(value: object, field: str) -> Sequence[Any]:
     """A list; a string holding its JSON counts too (CSV)."""
     found = _structured(value, field)
     if not isinstance(found, Sequence) or isinstance(found, str | bytes):
@@ -138,7 +139,7 @@ def listed(value: object, field: str) -> Sequence[object]:
     return found
 
 
-def mapped(value: object, field: str) -> Mapping[str, object]:
+def mapped(value: object, field: str) -> Mapping[str, Any]:
     """An object; a string holding its JSON counts too (CSV)."""
     found = _structured(value, field)
     if not isinstance(found, Mapping):

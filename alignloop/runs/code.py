@@ -36,7 +36,7 @@ def code_of(runner: str, keys: Mapping[str, Any], *parts: object) -> str:
     Args:
         runner: the stage's function, `module:function`.
         keys: resolved keys of the stage; an objective that one of them names counts.
-        parts: configuration and objective of the stage; the modules of their classes count.
+        *parts: configuration and objective of the stage; the modules of their classes count.
 
     Returns:
         `code_sha256` of these modules.
@@ -55,7 +55,7 @@ def code_sha256(*modules: str, root: Path = ROOT) -> str:
     Imports inside functions count; those for type checkers alone do not.
 
     Args:
-        modules: names of modules; without any, the whole package except what can change no result.
+        *modules: names of modules; without any, the whole package except what can change no result.
         root: folder of the package.
 
     Returns:
@@ -75,10 +75,13 @@ def code_sha256(*modules: str, root: Path = ROOT) -> str:
 
 @cache
 def code_version(sha256: str) -> dict[str, str]:
-    """{version, git_commit, sha256}; the commit is "" where the package is not in a git work tree.
+    """{version, git_commit, sha256}; the commit is empty where the package is not in a git work tree.
 
     Args:
         sha256: hash of the code that a stage runs.
+
+    Returns:
+        What run.json says of the code.
     """
     commit = ""
     if (ROOT.parent / ".git").exists():
@@ -125,12 +128,12 @@ def meaning_of(source: str | bytes) -> Meaning:
             names.add(value.id)
             put(f"Name {value.id};")
         elif isinstance(value, ast.AST):
-            if kind is ast.If and _is_named(value.test, "TYPE_CHECKING"):
+            if isinstance(value, ast.If) and _is_named(value.test, "TYPE_CHECKING"):
                 walk(value.orelse)
                 return
-            if kind is ast.Import or kind is ast.ImportFrom:
+            if isinstance(value, ast.Import | ast.ImportFrom):
                 imports.append(value)
-            elif kind is ast.JoinedStr:  # Python 3.12 ends some with an empty text
+            elif isinstance(value, ast.JoinedStr):  # Python 3.12 ends some with an empty text
                 value.values = [part for part in value.values if getattr(part, "value", None) != ""]
             put(kind.__name__)
             for name in kind._fields:

@@ -91,8 +91,7 @@ class Run:
             code: see `new_record`.
 
         Returns:
-            The run, locked for writing until it is closed. On another rank than the first, which writes,
-            a run to which nothing that it is told matters.
+            The run, locked for writing until it is closed; a rank that does not write ignores all writes.
 
         Raises:
             RunError: the folder holds another run, a finished one, files of something else, or is being
@@ -120,8 +119,7 @@ class Run:
             if earlier is not None:
                 run._take_up(earlier)
             run._write()
-            recipe = dump_yaml(own["keys"])
-            write_whole(path / "recipe.yaml", recipe)
+            write_whole(path / "recipe.yaml", dump_yaml(own["keys"]))
         except AlignLoopError:
             lock.close()
             raise

@@ -150,6 +150,9 @@ def new_record(
         name: name in a pipeline; the folder's name if empty.
         code: hash of the code that the stage runs; if empty, that of the run that this one is a part of,
             else that of the package.
+
+    Returns:
+        The record.
     """
     started = now()
     if not code:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import PeftModel
 
@@ -24,7 +23,7 @@ from alignloop.config import (
 from alignloop.config.fields import fixed
 from alignloop.config.rl import IterateConfig
 from alignloop.data.chat import ChatTemplate
-from alignloop.data.packing import Completion, Group
+from alignloop.data.packing import Group
 from alignloop.data.template_choice import TemplateChoice
 from alignloop.data.tokenize import Encoder
 from alignloop.errors import RunError
@@ -330,8 +329,3 @@ def part_of(folder: Path, *, stage: str, config: StageConfig, name: str = "") ->
 def reference_cache() -> Path:
     """Where reference log-probs are cached."""
     return cache_dir() / "reference"
-
-
-def counted(ids: np.ndarray) -> Completion:
-    """A completion whose every token counts."""
-    return Completion(ids, np.ones(len(ids), dtype=bool))

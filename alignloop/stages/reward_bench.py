@@ -11,7 +11,7 @@ import numpy as np
 
 from alignloop.config import RewardBenchConfig
 from alignloop.data.columns import read_records
-from alignloop.data.packing import Group
+from alignloop.data.packing import Completion, Group
 from alignloop.data.tokenize import Encoder, tokenize
 from alignloop.errors import DataError
 from alignloop.evaluation.reward_bench import (
@@ -148,7 +148,7 @@ def probed(
         if pair is None:
             continue
         texts = [*pair, *(PROBES[name](text) for name in config.probes for text in pair)]
-        completions = tuple(common.counted(encoder.completion(text, record.prompt)) for text in texts)
+        completions = tuple(Completion.counted(encoder.completion(text, record.prompt)) for text in texts)
         prompt = encoder.prompt(record.prompt)
         if len(prompt) + max(len(c.ids) for c in completions) <= config.max_length:
             groups.append(Group(prompt, completions))

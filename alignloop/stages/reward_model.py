@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.data.packing import Group
+from alignloop.data.packing import Completion, Group
 from alignloop.errors import ModelError
 from alignloop.foreign import read_state
 from alignloop.model.adapter_load import base_name, load_adapter
@@ -92,7 +92,9 @@ class RewardModel:
         """Rewards of K completions for each prompt (a conversation): all members' combination, or one's."""
         groups = [
             Group(
-                self.encoder.prompt(p), tuple(common.counted(self.encoder.completion(t, p)) for t in texts), i
+                self.encoder.prompt(p),
+                tuple(Completion.counted(self.encoder.completion(t, p)) for t in texts),
+                i,
             )
             for i, (p, texts) in enumerate(zip(prompts, completions, strict=True))
         ]

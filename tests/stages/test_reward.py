@@ -216,7 +216,10 @@ def test_policy_critic_and_reward_model_share_one_base(
 
     # the critic reads what the reward model reads
     groups = [
-        Group(models[0].encoder.prompt(p), tuple(common.counted(models[0].encoder.completion(t)) for t in ts))
+        Group(
+            models[0].encoder.prompt(p),
+            tuple(Completion.counted(models[0].encoder.completion(t)) for t in ts),
+        )
         for p, ts in zip(prompts[:3], texts[:3], strict=True)
     ]
     with torch.no_grad():
@@ -236,7 +239,7 @@ def test_a_critic_of_its_own_starts_as_the_reward_model(single: Run, pairs: Path
     groups = [
         Group(
             model.encoder.prompt(prompts[0]),
-            tuple(common.counted(model.encoder.completion(t)) for t in texts[0]),
+            tuple(Completion.counted(model.encoder.completion(t)) for t in texts[0]),
         )
     ]
     with torch.no_grad():

@@ -12,7 +12,7 @@ import typer
 from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
 
 if TYPE_CHECKING:
-    from alignloop.config.rl import RewardsConfig
+    from alignloop.config.reward_models import RewardsConfig
     from alignloop.records import Prompt
     from alignloop.stages.best_answers import BestAnswer
 
@@ -93,7 +93,7 @@ def rewards_config(rewards: list[str]) -> RewardsConfig:
     """
     from pydantic import ValidationError
 
-    from alignloop.config.rl import RewardsConfig
+    from alignloop.config.reward_models import RewardsConfig
     from alignloop.errors import ConfigError
 
     if not rewards:
@@ -108,8 +108,8 @@ def reward_term(text: str) -> Any:
     """A reward by its shortest name, or as a recipe writes it."""
     import yaml
 
+    from alignloop.config.aliases import named_reward
     from alignloop.config.recipe_file import read_yaml
-    from alignloop.config.reward_names import named_reward
     from alignloop.errors import ConfigError
 
     if text.lstrip().startswith("{"):

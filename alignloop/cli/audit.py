@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignloop.cli.ending import print_next
-from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, Manner
+from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, RunOptions
 from alignloop.cli.run import OVERRIDES
 from alignloop.cli.running import execute
 
 if TYPE_CHECKING:
-    from alignloop.config import Plan
-    from alignloop.pipeline import Outcome
+    from alignloop.config import RecipePlan
+    from alignloop.pipeline import StageOutcome
 
 app = typer.Typer(add_completion=False)
 
@@ -46,12 +46,12 @@ def audit(
             {**located(keys), **parse_overrides([*(overrides or ()), *more])},
             output_dir=str(folder),
         ),
-        Manner(dry_run, resume, new, overwrite),
+        RunOptions(dry_run, resume, new, overwrite),
         _print_findings,
     )
 
 
-def _print_findings(outcomes: list[Outcome], plan: Plan) -> None:
+def _print_findings(outcomes: list[StageOutcome], plan: RecipePlan) -> None:
     results = outcomes[-1].results
     typer.echo(f"{results['text']}\n")
     for finding in results["findings"]:

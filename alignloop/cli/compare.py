@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, Manner
+from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, RunOptions
 from alignloop.cli.running import execute
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def compare(
     recipe, stage, output = chosen(named, sets or [])
     execute(
         lambda more: make_plan(recipe, parse_overrides([*settings, *more]), stage=stage, output_dir=output),
-        Manner(dry_run, resume, new, overwrite),
+        RunOptions(dry_run, resume, new, overwrite),
     )
 
 
@@ -97,7 +97,7 @@ def from_words(models: list[str], sets: list[str]) -> Recipe:
     Raises:
         UserError: a set that is not KIND=FILE.
     """
-    from alignloop.config import Entry, Recipe
+    from alignloop.config import LocatedValue, Recipe
     from alignloop.config.compare import SET_KINDS
     from alignloop.errors import UserError
 
@@ -109,14 +109,14 @@ def from_words(models: list[str], sets: list[str]) -> Recipe:
         count = sum(entry["kind"] == kind for entry in entries)
         name = {"name": f"{kind}_{count + 1}"} if count else {}
         entries.append({"kind": kind, "path": path, **name})
-    asked = {"models": Entry(models, "models"), "sets": Entry(entries, "--set")}
+    asked = {"models": LocatedValue(models, "models"), "sets": LocatedValue(entries, "--set")}
     if entries:
         return Recipe(entries=asked)
-    asked["sets"] = Entry([{"kind": "instructions", "path": "@held_out"}], "--set")
+    asked["sets"] = LocatedValue([{"kind": "instructions", "path": "@held_out"}], "--set")
     made = {"stage": "instructions", "name": "held_out", "split": "eval", "num_rows": OWN_PROMPTS}
     stages = [
-        {key: Entry(value, "") for key, value in made.items()},
-        {"stage": Entry("compare", ""), **asked},
+        {key: LocatedValue(value, "") for key, value in made.items()},
+        {"stage": LocatedValue("compare", ""), **asked},
     ]
     return Recipe(stages=stages)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, Manner
+from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, RunOptions
 from alignloop.cli.train import WORDS, run_stage
 
 app = typer.Typer(add_completion=False)
@@ -21,7 +21,7 @@ def constitution(
 ) -> None:
     """Answer, criticise and revise by principles. `alignloop schema constitution` lists the settings."""
     if not show:
-        run_stage("constitution", words or [], Manner(dry_run, resume, new, overwrite))
+        run_stage("constitution", words or [], RunOptions(dry_run, resume, new, overwrite))
         return
     from alignloop.feedback.constitution.principles import load_constitution
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alignloop.cli.options import NEW, OVERWRITE, RESUME, Manner
+from alignloop.cli.options import NEW, OVERWRITE, RESUME, RunOptions
 from alignloop.cli.train import run_stage
 
 app = typer.Typer(add_completion=False)
@@ -30,4 +30,4 @@ def loop(
 
     For example: alignloop loop labels dataset=prompts.jsonl every=50
     """
-    run_stage("loop", [*(words or []), f"labels={labels}"], Manner(False, resume, new, overwrite))
+    run_stage("loop", [*(words or []), f"labels={labels}"], RunOptions(False, resume, new, overwrite))

@@ -36,7 +36,7 @@ def help_if_bare(ctx: typer.Context) -> None:
         typer.echo(ctx.get_help())
 
 
-class Manner(NamedTuple):
+class RunOptions(NamedTuple):
     """How a plan is carried out: what the options of `run`, `train` and their like say."""
 
     dry_run: bool = False

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, Manner
+from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, RunOptions
 from alignloop.cli.run import OVERRIDES
 from alignloop.cli.running import execute
 from alignloop.errors import ConfigError
@@ -57,5 +57,5 @@ def quickstart(
             parse_overrides([*words, *(overrides or ()), *more]),
             output_dir=folder,
         ),
-        Manner(dry_run, resume, new, overwrite),
+        RunOptions(dry_run, resume, new, overwrite),
     )

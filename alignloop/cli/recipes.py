@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import typer
 
@@ -12,17 +13,7 @@ app = typer.Typer(add_completion=False)
 
 START_HERE = ("quickstart-tiny", "quickstart", "my-pairs", "dpo")
 """In this order, those of them that are there."""
-
-_GROUPS = {
-    "Train on demonstrations": ("pretrain", "sft", "best_of_n"),
-    "Train on comparisons": (),
-    "Train by reward": ("ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"),
-    "Reward models": ("reward", "reward_bench", "average_rewards"),
-    "Make and judge answers": ("sample", "instructions", "feedback", "judge", "constitution", "mix", "loop"),
-    "Evaluate": ("evaluate", "compare", "audit", "refusals"),
-    "Whole loops, several stages": ("stages",),
-}
-"""Stages of each group; a stage that is in none is one of comparisons, which are found by file name."""
+WHOLE_LOOPS = "Whole loops, several stages"
 
 
 @app.command()
@@ -52,13 +43,14 @@ def grouped(files: list[Path]) -> dict[str, list[Path]]:
     Returns:
         Files by the title of their group, in the order to show them.
     """
+    from alignloop.config.registry import StageGroup, find_stage
+
     names = {file.stem: file for file in files}
     found = {"Start here": [names.pop(name) for name in START_HERE if name in names]}
-    found |= {title: [] for title in _GROUPS}
+    found |= {title: [] for title in (*get_args(StageGroup), WHOLE_LOOPS)}
     for file in names.values():
         stage = _stage(file)
-        own = next((title for title, stages in _GROUPS.items() if stage in stages), "Train on comparisons")
-        found[own].append(file)
+        found[WHOLE_LOOPS if stage == "stages" else find_stage(stage).group].append(file)
     return {title: items for title, items in found.items() if items}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, Manner
+from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, RunOptions
 from alignloop.cli.running import execute
 
 app = typer.Typer(add_completion=False)
@@ -47,5 +47,5 @@ def run(
         lambda more: make_plan(
             load_recipe(file), parse_overrides([*(overrides or ()), *more]), output_dir=f"runs/{file.stem}"
         ),
-        Manner(dry_run, resume, new, overwrite),
+        RunOptions(dry_run, resume, new, overwrite),
     )

@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignloop.cli.ending import print_next
-from alignloop.cli.options import Manner
+from alignloop.cli.options import RunOptions
 from alignloop.errors import AlignLoopError
 from alignloop.foreign import dump_yaml
 from alignloop.machine import process_rank
 
 if TYPE_CHECKING:
-    from alignloop.config import Plan, StagePlan
-    from alignloop.pipeline import Outcome
+    from alignloop.config import RecipePlan, StagePlan
+    from alignloop.pipeline import StageOutcome
 
-Make = Callable[[list[str]], "Plan"]
+Make = Callable[[list[str]], "RecipePlan"]
 """Makes the plan with more words such as `output_dir=runs/dpo-2`, which replace what was said before."""
-Ending = Callable[["list[Outcome]", "Plan"], None]
+Ending = Callable[["list[StageOutcome]", "RecipePlan"], None]
 """Says what came out."""
 
 
-def execute(make: Make, manner: Manner, ending: Ending | None = None) -> Plan:
+def execute(make: Make, options: RunOptions, ending: Ending | None = None) -> RecipePlan:
     """Print or run a plan, and say what came out.
 
     Args:
         make: gives the plan.
-        manner: what the command's options say.
+        options: what the command's options say.
         ending: says what came out; `print_ending` if left out.
 
     Returns:
@@ -37,13 +37,13 @@ def execute(make: Make, manner: Manner, ending: Ending | None = None) -> Plan:
     Raises:
         AlignLoopError: a stage that failed, with a note on the ways out.
     """
-    manner.check()
+    options.check()
     plan = make([])
-    if manner.new:
+    if options.new:
         plan = make([f"output_dir={_free_folder(plan.output_dir)}"])
     for notice in plan.notices:
         print(f"note: {notice}", file=sys.stderr)
-    if manner.dry_run:
+    if options.dry_run:
         for stage in plan.stages:
             print_stage(stage, plan)
         return plan
@@ -57,9 +57,9 @@ def execute(make: Make, manner: Manner, ending: Ending | None = None) -> Plan:
             print(text, file=sys.stderr)
 
     try:
-        outcomes = run_plan(plan, resume=manner.how, overwrite=manner.overwrite, say=say)
+        outcomes = run_plan(plan, resume=options.how, overwrite=options.overwrite, say=say)
     except FolderTaken as error:
-        error.add_note(_ways_out(Path(error.folder), manner.overwrite, error.is_run))
+        error.add_note(_ways_out(Path(error.folder), options.overwrite, error.is_run))
         raise
     if says:
         (ending or print_ending)(outcomes, plan)
@@ -91,7 +91,7 @@ def _ways_out(folder: Path, overwrite: bool, is_run: bool) -> str:
     return f"{new}; --overwrite deletes the run in {folder} first."
 
 
-def print_stage(stage: StagePlan, plan: Plan) -> None:
+def print_stage(stage: StagePlan, plan: RecipePlan) -> None:
     """A stage's resolved keys, then what its preview says of data and memory.
 
     Raises:
@@ -123,7 +123,7 @@ def print_stage(stage: StagePlan, plan: Plan) -> None:
     print()
 
 
-def paths_made_here(stage: StagePlan, plan: Plan) -> list[str]:
+def paths_made_here(stage: StagePlan, plan: RecipePlan) -> list[str]:
     """Paths of the stage that an earlier stage of the recipe has yet to make."""
     from alignloop.config import path_values
 
@@ -133,7 +133,7 @@ def paths_made_here(stage: StagePlan, plan: Plan) -> list[str]:
     return [path for path in paths if Path(path).is_relative_to(plan.output_dir) and not Path(path).exists()]
 
 
-def print_ending(outcomes: list[Outcome], plan: Plan) -> None:
+def print_ending(outcomes: list[StageOutcome], plan: RecipePlan) -> None:
     """What came out: a table of the stages, the last one's sentences, report, and what to do next."""
     from alignloop.progress import format_seconds
     from alignloop.report import write_report

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, Manner
+from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, RunOptions
 from alignloop.cli.running import execute
 from alignloop.cli.schema import complete_stage
 
@@ -48,7 +48,7 @@ def train(
     eval_fraction                share of prompts held out, to measure on
     seed                         of everything random
     """
-    run_stage(method, words or [], Manner(dry_run, resume, new, overwrite))
+    run_stage(method, words or [], RunOptions(dry_run, resume, new, overwrite))
 
 
 def stage_app(stage: str, text: str, example: str = "") -> typer.Typer:
@@ -64,12 +64,12 @@ def stage_app(stage: str, text: str, example: str = "") -> typer.Typer:
         new: bool = NEW,
         overwrite: bool = OVERWRITE,
     ) -> None:
-        run_stage(stage, words or [], Manner(dry_run, resume, new, overwrite))
+        run_stage(stage, words or [], RunOptions(dry_run, resume, new, overwrite))
 
     return made
 
 
-def run_stage(method: str, words: list[str], manner: Manner) -> None:
+def run_stage(method: str, words: list[str], options: RunOptions) -> None:
     """Run one stage from `[RECIPE] [key=value …]`."""
     from alignloop.config import make_plan, parse_overrides
     from alignloop.config.shipped import find_method
@@ -88,7 +88,7 @@ def run_stage(method: str, words: list[str], manner: Manner) -> None:
             stage=found.stage,
             output_dir=f"runs/{found.name}",
         ),
-        manner,
+        options,
     )
 
 

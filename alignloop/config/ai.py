@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Required
+from typing import Annotated, ClassVar, Literal, Required
 
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config.fields import AUTO, AutoRate, conflict, free, path_or
-from alignloop.config.section import ModelPath, TemplateConfig, TemplatePath
+from alignloop.config.fields import (
+    AUTO,
+    AutoRate,
+    ModelPath,
+    TemplateConfig,
+    TemplatePath,
+    conflict,
+    free,
+    path_or,
+)
+from alignloop.config.registry import register_stage
 from alignloop.config.stages import (
     DATASET,
     Dataset,
@@ -74,6 +83,7 @@ class CertificationConfig(StageConfig):
     )
 
 
+@register_stage("judge", makes="judgements")
 class JudgeConfig(CertificationConfig, TemplateConfig):
     """Preferences by models: both orders, soft labels, judges certified first."""
 
@@ -123,6 +133,7 @@ class JudgeConfig(CertificationConfig, TemplateConfig):
         return self
 
 
+@register_stage("constitution", makes="demonstrations")
 class ConstitutionConfig(StageConfig, ModelConfig, RowsConfig):
     """Answers criticised and revised by principles; the last revisions become demonstrations."""
 
@@ -150,6 +161,7 @@ class ConstitutionConfig(StageConfig, ModelConfig, RowsConfig):
     token_budget: int = Field(default=8192, ge=64, description="tokens in flight at once; bounds memory")
 
 
+@register_stage("refusals", group="Evaluate")
 class RefusalsConfig(StageConfig, SamplingConfig, TemplateConfig):
     """Needless refusals and boilerplate of a model before and after training."""
 
@@ -166,6 +178,7 @@ class RefusalsConfig(StageConfig, SamplingConfig, TemplateConfig):
     temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token")
 
 
+@register_stage("mix", makes="judgements")
 class MixConfig(StageConfig):
     """Human and AI preferences in one training set, with the human ones alone as control."""
 
@@ -180,8 +193,12 @@ class MixConfig(StageConfig):
     )
 
 
+@register_stage("loop", runner="alignloop.stages.live_loop:loop", makes="policy")
 class LoopConfig(TrainConfig, SamplingConfig):
     """The live loop: people judge, models are trained again, their answers are queued to be judged."""
+
+    rates: ClassVar[str] = "preference"
+    kinds: ClassVar[tuple[str, ...] | None] = ()
 
     labels: str = Field(description="label folder, as `alignloop label serve` uses it")
     database: str = Field(
@@ -225,6 +242,10 @@ class LoopConfig(TrainConfig, SamplingConfig):
         description="share of a round's prompts on which people compare the new policy with the one before, "
         "names hidden; the owner's page shows who won",
     )
+
+    def rows_made(self, num_prompts: int) -> int:
+        """Judgements of a round, at least."""
+        return self.every
 
     @model_validator(mode="after")
     def _scores_for_the_strategy(self) -> LoopConfig:

@@ -1,4 +1,4 @@
-"""Python objects as values of keys: rows, models, runs and functions become what a recipe can say.
+"""A configuration made in Python: rows, models, runs and functions become what a recipe can say.
 
 Rows and models are written to a folder of this process, named by their content; `settle` then gives
 each its place in the run folder, so that the run has all that it was made from.
@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from alignloop.config.aliases import ALIASES
-from alignloop.config.reward_names import named_reward
+from alignloop.config.aliases import ALIASES, named_reward
+from alignloop.config.checking import add_faults, rename_aliases, unknown_key
+from alignloop.config.recipe_file import RecipeFaults, located
 from alignloop.data.columns import record_to_row
 from alignloop.data.files import write_whole
 from alignloop.data.sources import is_source
@@ -27,6 +30,43 @@ from alignloop.user_functions import GIVEN, give, source_of
 
 C = TypeVar("C", bound=BaseModel)
 _RECORDS = tuple(KINDS.values())
+
+
+@contextmanager
+def python_call(model: type[BaseModel], keys: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The keywords of a call under the names used here, Python objects in them made paths.
+
+    Within the context pydantic's refusals become a ConfigError.
+
+    Args:
+        model: the configuration that is made.
+        keys: as they were given.
+
+    Yields:
+        Keywords for the model.
+
+    Raises:
+        ConfigError: unknown keys, and every value that is not accepted.
+    """
+    faults, known = RecipeFaults(), set(model.model_fields)
+    entries = rename_aliases(located(keys), known, faults, say_note)
+    for key in entries:
+        if key not in known:
+            faults.add("", unknown_key(key, known, f"help({model.__name__})"))
+    values = {key: key_value(key, entry.value) for key, entry in entries.items() if key in known}
+    try:
+        if len(faults):
+            model.model_validate(values)  # to name every fault at once
+        else:
+            yield values
+    except ValidationError as error:
+        add_faults(model, located(values), faults, error)
+    faults.stop_if_any()
+
+
+def say_note(text: str) -> None:
+    """Tell on stderr how a key was understood."""
+    print(f"note: {text.removeprefix('call: ')}", file=sys.stderr)
 
 
 def key_value(key: str, value: Any) -> Any:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+from pydantic import Field, model_validator
 
-from alignloop.config.fields import AUTO, AutoRate, AutoShare, AutoSize, conflict, fixed, free, path_or
-from alignloop.config.reward_names import PenaltyName, VerifierName
-from alignloop.config.section import Path, Section
+from alignloop.config.fields import (
+    AUTO,
+    AutoRate,
+    AutoShare,
+    AutoSize,
+    C,
+    Section,
+    conflict,
+    fixed,
+    free,
+    path_or,
+)
+from alignloop.config.registry import SAMPLES_ITS_ROWS, register_stage
+from alignloop.config.reward_models import RewardsConfig
 from alignloop.config.stages import (
     DATASET,
     ROLLOUT_SAVE_S,
@@ -17,7 +28,6 @@ from alignloop.config.stages import (
     SamplingConfig,
     TrainConfig,
 )
-from alignloop.user_functions import REFERENCE
 
 Advantage = Literal["group_std", "group_mean", "group_mean_batch_std", "leave_one_out", "batch", "token"]
 ADVANTAGE = (
@@ -28,87 +38,6 @@ DYNAMIC_SAMPLING = (
     "replace groups whose completions are all worth the same, penalties left aside, by further prompts"
 )
 GoldPath = Annotated[str, path_or("none", "constraints", "math", "regex", "json_schema", "exact")]
-
-
-class RewardTerm(TypedDict, total=False):
-    """One part of the reward: exactly one of verifier, model, function, penalty and judge, with its weight.
-
-    `endpoint`, `rubric`, … belong to `judge`.
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
-
-    verifier: VerifierName
-    model: Path
-    function: Annotated[str, Field(pattern=REFERENCE)]
-    penalty: PenaltyName
-    judge: Path
-    endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")]
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
-    concurrency: Annotated[int, Field(ge=1, le=256)]
-    rubric: Path
-    certificate: Path
-    weight: float
-    timeout_s: Annotated[float, Field(gt=0)]
-
-
-REWARD_SOURCES = ("verifier", "model", "function", "penalty", "judge")
-JUDGE_KEYS = ("endpoint", "api_key_env", "concurrency", "rubric", "certificate")
-
-
-if TYPE_CHECKING:  # Python calls take functions too: see `config.given`
-    Rewards = Any
-else:
-    Rewards = tuple[RewardTerm, ...]
-
-
-class RewardsConfig(Section):
-    """What a completion is worth."""
-
-    rewards: Rewards = Field(
-        min_length=1,
-        description="parts that are added: {verifier | model | function | penalty | judge: …, weight: 1, "
-        "timeout_s: 60}; a function is module:name or file.py:name; several models make an ensemble; a judge "
-        "has a `certificate` (run of stage judge, or none) and may have a `rubric` and an `endpoint`",
-        json_schema_extra={"format": "path"},
-    )
-    ensemble: Literal["auto", "mean", "min", "uwo"] = Field(
-        default="auto",
-        description="how reward models agree: mean, worst case, or mean − coefficient · variance; auto takes "
-        "what an ensemble's own run says, and the mean of several runs",
-    )
-    uwo_coefficient: float = Field(default=0.5, ge=0, description="weight of the variance in uwo")
-    missing_eos: Literal["keep", "replace", "penalise"] = Field(
-        default="keep",
-        description="reward of a completion cut at max_new_tokens: its own, a fixed one, or minus one",
-    )
-    missing_eos_value: float = Field(default=-1.0, description="the fixed reward, or what is subtracted")
-    reward_clip: float = Field(
-        default=0.0, ge=0, description="rewards are clipped to ± this; 0 does not clip"
-    )
-    normalize_reward: bool = Field(
-        default=False, description="running mean 0 and standard deviation 1 over the run"
-    )
-    overlong_buffer: int = Field(
-        default=32,
-        ge=1,
-        description="tokens before max_new_tokens over which the penalty `overlong` grows to 1",
-    )
-
-    @model_validator(mode="after")
-    def _one_source_each(self) -> RewardsConfig:
-        for term in self.rewards:
-            if sum(source in term for source in REWARD_SOURCES) != 1:
-                raise conflict("rewards", f"each part has exactly one of {', '.join(REWARD_SOURCES)}")
-            if "judge" not in term and any(key in term for key in JUDGE_KEYS):
-                raise conflict("rewards", f"{', '.join(JUDGE_KEYS)} belong to a judge")
-            if "judge" in term and "certificate" not in term:
-                raise conflict(
-                    "rewards",
-                    "a judge needs `certificate:`, the run of a stage judge that examined it; "
-                    "`certificate: none` uses it unexamined",
-                )
-        return self
 
 
 class GuardConfig(Section):
@@ -244,6 +173,15 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
         return bfloat16 if self.recompute_logprobs == "auto" else self.recompute_logprobs
 
 
+def _grpo(name: str, method: str) -> Callable[[type[C]], type[C]]:
+    """Declare a member of the GRPO family."""
+    runner = "alignloop.stages.grpo:grpo"
+    return register_stage(name, SAMPLES_ITS_ROWS, runner=runner, objective="grpo", preset=name, method=method)
+
+
+@_grpo("cispo", "CISPO")
+@_grpo("gspo", "GSPO")
+@_grpo("grpo", "GRPO")
 class GRPOConfig(OnlineConfig):
     """Group-relative policy optimization: no critic, completions of a prompt are each other's baseline."""
 
@@ -281,18 +219,21 @@ class GRPOConfig(OnlineConfig):
         return self
 
 
+@_grpo("dr_grpo", "DrGRPO")
 class DrGRPOConfig(GRPOConfig):
     """Dr. GRPO: no division by the group's standard deviation nor by the length."""
 
     advantage: Advantage = Field(default="group_mean", description=ADVANTAGE)
 
 
+@_grpo("dapo", "DAPO")
 class DAPOConfig(GRPOConfig):
     """DAPO: dynamic sampling, asymmetric clipping, token mean; add `penalty: overlong` to the rewards."""
 
     dynamic_sampling: bool = Field(default=True, description=DYNAMIC_SAMPLING)
 
 
+@_grpo("rloo", "RLOO")
 class RLOOConfig(GRPOConfig):
     """RLOO: REINFORCE with the other completions' mean as baseline."""
 
@@ -302,6 +243,7 @@ class RLOOConfig(GRPOConfig):
     )
 
 
+@_grpo("reinforce_pp", "ReinforcePP")
 class ReinforceConfig(GRPOConfig):
     """REINFORCE++: rewards to come of every token, its KL among them, whitened over the whole rollout."""
 
@@ -311,6 +253,7 @@ class ReinforceConfig(GRPOConfig):
     )
 
 
+@register_stage("ppo", SAMPLES_ITS_ROWS, objective="ppo", method="PPO")
 class PPOConfig(OnlineConfig):
     """PPO with a critic."""
 
@@ -359,8 +302,12 @@ class PPOConfig(OnlineConfig):
         return self
 
 
+@register_stage("iterate", SAMPLES_ITS_ROWS, checkpoints=False, group="Train on comparisons")
 class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
     """Iterated preference learning: sample, score, compare, train, in rounds."""
+
+    rates: ClassVar[str] = "preference"
+    kinds: ClassVar[tuple[str, ...] | None] = None
 
     objective: Literal["dpo", "ipo", "kto"] = Field(default="dpo", description="loss of a round")
     rounds: int = free(3, ge=1, description="rounds of fresh samples")
@@ -375,6 +322,10 @@ class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
     max_prompts: int = Field(default=0, ge=0, description="prompts of a round; 0 uses all in every round")
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
     eval_fraction: AutoShare = Field(default=0.0, description="rounds train on fresh samples: 0")
+
+    def rows_made(self, num_prompts: int) -> int:
+        """The pairs of each prompt."""
+        return self.pairs_per_prompt * min(num_prompts, self.max_prompts or num_prompts)
 
     @model_validator(mode="after")
     def _distinct_pairs(self) -> IterateConfig:

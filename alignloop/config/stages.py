@@ -8,21 +8,28 @@ and one description in all stages. An objective's own keys (`beta`, …) are not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Required
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Required
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config.fields import AUTO, AutoRate, AutoShare, AutoSize, conflict, free, longer
-from alignloop.config.python_call import python_call
-from alignloop.config.section import (
+from alignloop.config.fields import (
+    AUTO,
+    AutoRate,
+    AutoShare,
+    AutoSize,
     ModelPath,
     Path,
     ReferencePath,
     RewardPath,
     Section,
+    StageConfig,
     TemplateConfig,
+    conflict,
+    free,
+    longer,
 )
+from alignloop.config.registry import OFFLINE, SAMPLES_ITS_ROWS, TRAINS_ON_ROWS, register_stage
 
 
 class DataSource(TypedDict, total=False):
@@ -53,49 +60,9 @@ DATASET = (
 )
 
 
+KEPT_ANSWERS = "the answers that were sampled"
+"""What evaluations go on from: answers are cached by model and prompt."""
 ROLLOUT_SAVE_S = "seconds between saves of an unfinished sampling; 0 saves one only on Ctrl-C"
-
-
-class StageConfig(Section):
-    """Where a stage writes and on what it computes.
-
-    Made in Python, a configuration takes other tools' names for keys (with a note on stderr) and Python
-    objects for paths: rows, loaded models, runs and functions; see docs/python.md.
-
-    Raises:
-        ConfigError: everything that is wrong, one sentence for each key.
-    """
-
-    if not TYPE_CHECKING:  # a type checker makes the signature from the fields
-
-        def __init__(self, **keys: Any) -> None:
-            with python_call(type(self), keys) as values:
-                super().__init__(**values)
-
-        # Recipes are validated without this method, by `model_validate`: their faults have lines.
-        __init__.__pydantic_base_init__ = True
-
-    output_dir: Path = Field(
-        default="",
-        description="run folder to write; must be new or the same run's; empty: runs/STAGE",
-        json_schema_extra={"format": "path", "resume": "free"},
-    )
-    seed: int = Field(default=42, ge=0, le=2**32 - 1, description="seed of everything random in this stage")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto takes a GPU if there is one"
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
-    )
-    num_threads: int = free(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
-    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = free(
-        (), description="send metrics there as well; the run folder has them in any case"
-    )
-
-    @field_validator("report_to", mode="before")
-    @classmethod
-    def _one_or_none(cls, value: Any) -> Any:
-        return (() if value == "none" else (value,)) if isinstance(value, str) else value
 
 
 class ModelConfig(TemplateConfig):
@@ -121,6 +88,12 @@ class RowsConfig(Section):
 
 class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     """Everything that trains: rows, lengths, batches, optimizer, LoRA, logging, checkpoints."""
+
+    rates: ClassVar[str] = "sft"
+    """Row of `config.defaults.RATES`; an objective with a row of its own takes that one."""
+    kinds: ClassVar[tuple[str, ...] | None] = ("demonstration",)
+    """Records that a stage without an objective reads: one of these kinds, None for prompts of any kind, ()
+    where the rows are not there before the stage runs."""
 
     eval_dataset: Dataset | None = free(None, description=f"held-out rows: {DATASET}")
     eval_fraction: AutoShare = Field(
@@ -205,6 +178,10 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
         """
         return self.token_budget or (4096 if device_type == "cpu" else 16_384)
 
+    def rows_made(self, num_prompts: int) -> int | None:
+        """Most rows that a stage makes of its prompts to train on; None where it trains on those it reads."""
+        return None
+
     @model_validator(mode="before")
     @classmethod
     def _steps_in_the_place_of_a_share(cls, values: Any) -> Any:
@@ -243,8 +220,11 @@ class SamplingConfig(Section):
     stop: tuple[str, ...] = Field(default=(), description="texts that end a completion")
 
 
+@register_stage("pretrain", TRAINS_ON_ROWS, runner="alignloop.stages.sft:pretrain")
 class PretrainConfig(TrainConfig):
     """Language modelling on documents."""
+
+    kinds: ClassVar[tuple[str, ...] | None] = ("document",)
 
     model_name_or_path: ModelPath = Field(
         default="tiny",
@@ -261,6 +241,7 @@ class PretrainConfig(TrainConfig):
     adam_beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW's decay of the variance")
 
 
+@register_stage("sft", TRAINS_ON_ROWS)
 class SFTConfig(TrainConfig):
     """Supervised fine-tuning on demonstrations."""
 
@@ -271,6 +252,7 @@ class SFTConfig(TrainConfig):
     completion_only: bool = Field(default=True, description="train on completions only, not on the prompts")
 
 
+@register_stage("instructions", makes="prompts")
 class InstructionsConfig(StageConfig):
     """Data of the quickstart's task: requests with an instruction that a program can check."""
 
@@ -287,6 +269,7 @@ class InstructionsConfig(StageConfig):
     languages: tuple[str, ...] = Field(default=("english",), description="of the prompts: english, korean")
 
 
+@register_stage("sample", makes="answers")
 class SampleConfig(StageConfig, ModelConfig, RowsConfig, SamplingConfig):
     """Several answers per prompt."""
 
@@ -296,6 +279,7 @@ class SampleConfig(StageConfig, ModelConfig, RowsConfig, SamplingConfig):
     rollout_save_s: float = free(60.0, ge=0, description=ROLLOUT_SAVE_S)
 
 
+@register_stage("feedback", makes="judgements")
 class FeedbackConfig(StageConfig, RowsConfig):
     """Judgements by a simulated annotator: a verifiable gold reward with seeded mistakes."""
 
@@ -312,8 +296,13 @@ class FeedbackConfig(StageConfig, RowsConfig):
     )
 
 
+@register_stage(
+    OFFLINE, TRAINS_ON_ROWS, runner="alignloop.stages.preference:preference", group="Train on comparisons"
+)
 class PreferenceConfig(TrainConfig):
     """Preference optimization with any offline objective."""
+
+    rates: ClassVar[str] = "preference"
 
     reference: ReferencePath = Field(
         default="auto",
@@ -324,8 +313,11 @@ class PreferenceConfig(TrainConfig):
     )
 
 
+@register_stage("best_of_n", SAMPLES_ITS_ROWS, group="Train on demonstrations")
 class BestOfNConfig(TrainConfig, SamplingConfig):
     """Rejection sampling: n answers per prompt, the best ones become demonstrations."""
+
+    kinds: ClassVar[tuple[str, ...] | None] = None
 
     reward_model: RewardPath = Field(
         description="reward model's run folder, or the verifier constraints (also called gold), math, regex, "
@@ -340,6 +332,10 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
     eval_fraction: AutoShare = Field(default=0.0, description="the best answers are all trained on: 0")
 
+    def rows_made(self, num_prompts: int) -> int:
+        """The best answers to each prompt."""
+        return self.keep_per_prompt * min(num_prompts, self.max_prompts or num_prompts)
+
     @model_validator(mode="after")
     def _keeps_fewer_than_n(self) -> BestOfNConfig:
         if self.keep_per_prompt >= self.n:
@@ -347,6 +343,7 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
         return self
 
 
+@register_stage("interpolate", makes="policy", group="Train on comparisons")
 class InterpolateConfig(StageConfig):
     """A model between two others, against forgetting."""
 
@@ -355,6 +352,7 @@ class InterpolateConfig(StageConfig):
     share: float = Field(default=0.5, ge=0, le=1, description="how far from before to after")
 
 
+@register_stage("evaluate", makes="comparison", group="Evaluate", kept_elsewhere=KEPT_ANSWERS)
 class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig, TemplateConfig):
     """Before against after on held-out prompts, with intervals."""
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignloop.objectives import registry as objectives
+from alignloop.config.registry import StageProduct, find_stage
+from alignloop.errors import ConfigError
 from alignloop.report.figures import Figure, figures
 from alignloop.report.folder import RunFolder, mapping, read_run
 from alignloop.report.sentences import reads_metrics, tell
@@ -48,10 +49,17 @@ def outcome(run: RunFolder) -> Outcome:
     Returns:
         Sentences and figures from the results, and the next commands.
     """
-    offline = _policy if run.stage in objectives.names() else _report
-    commands = _NEXT.get(run.stage, offline)(run, shlex.quote(str(run.path)))
+    commands = _NEXT[product(run.stage)](run, shlex.quote(str(run.path)))
     found = figures(mapping(run.info.get("results")))
     return Outcome(run.stage, tuple(tell(run)), found, tuple(commands))
+
+
+def product(stage: str) -> StageProduct:
+    """What a stage makes; `table` for a name that no stage of this version has."""
+    try:
+        return find_stage(stage).makes
+    except ConfigError:
+        return "table"
 
 
 def outcome_of(path: str | Path) -> Outcome:
@@ -74,9 +82,9 @@ def overall(stages: Sequence[tuple[str, Outcome]]) -> list[str]:
         One to five sentences.
     """
     for name, found in reversed(stages):
-        if found.stage in _VERDICTS and found.lines:
+        if product(found.stage) in _VERDICTS and found.lines:
             return [f"Verdict ({name}): {found.lines[0]}", *found.lines[1:]]
-    trained = [name for name, found in stages if found.stage not in _WITHOUT_MODEL]
+    trained = [name for name, found in stages if product(found.stage) in _MODELS]
     if not trained:
         return []
     return [
@@ -85,8 +93,8 @@ def overall(stages: Sequence[tuple[str, Outcome]]) -> list[str]:
     ]
 
 
-_VERDICTS = ("verdict", "evaluate", "compare", "audit", "reward_bench")
-_WITHOUT_MODEL = ("sample", "feedback", "judge", "instructions", "mix", "split", "constitution", *_VERDICTS)
+_VERDICTS = ("comparison", "verdict")
+_MODELS = ("policy", "reward model")
 
 
 def _report(run: RunFolder, folder: str) -> Next:
@@ -153,16 +161,15 @@ def _to_people(run: RunFolder, folder: str) -> Next:
     ]
 
 
-_NEXT: Mapping[str, Callable[[RunFolder, str], Next]] = {
-    **dict.fromkeys(("pretrain", "sft", "best_of_n", "iterate", "interpolate", "loop"), _policy),
-    **dict.fromkeys(("ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"), _policy),
-    **dict.fromkeys(("reward", "average_rewards"), _scorer),
-    **dict.fromkeys(("feedback", "judge", "mix"), _to_train),
-    "sample": _to_judge,
-    "constitution": _to_imitate,
-    "instructions": _to_ask,
-    "evaluate": _compared,
+_NEXT: Mapping[StageProduct, Callable[[RunFolder, str], Next]] = {
+    "policy": _policy,
+    "reward model": _scorer,
+    "prompts": _to_ask,
+    "answers": _to_judge,
+    "demonstrations": _to_imitate,
+    "judgements": _to_train,
+    "comparison": _compared,
     "verdict": _to_people,
-    **dict.fromkeys(("compare", "audit", "reward_bench", "refusals", "split"), _report),
+    "table": _report,
 }
-"""Next commands of each stage that is not named after an objective of preferences."""
+"""Next commands after a stage by what it makes."""

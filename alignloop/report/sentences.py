@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from alignloop.config.registry import find_stage, offline_stage
+from alignloop.config.rl import OnlineConfig
+from alignloop.errors import ConfigError
 from alignloop.evaluation.bootstrap import mean_interval, rate_interval
-from alignloop.objectives import registry as objectives
 from alignloop.report.figures import Interval, first_figures, with_interval
 from alignloop.report.folder import Json, RunFolder, ends_of, mapping, number, text
 from alignloop.report.names import name_of
@@ -20,6 +22,7 @@ _ENOUGH = 5
 """Logged rows whose mean gets an interval."""
 
 Results = Mapping[str, Json]
+Teller = Callable[[RunFolder, Results], list[str]]
 
 
 def tell(run: RunFolder) -> list[str]:
@@ -32,13 +35,25 @@ def tell(run: RunFolder) -> list[str]:
         One to five sentences, [] where there is nothing to say.
     """
     results = mapping(run.info.get("results"))
-    told = _STAGES.get(run.stage, _preference if run.stage in objectives.names() else _first_numbers)
-    return told(run, results) or _first_numbers(run, results)
+    return _teller(run.stage)(run, results) or _verdict(run, results) or _first_numbers(run, results)
 
 
 def reads_metrics(stage: str) -> bool:
     """Whether the sentences of a stage need metrics.jsonl."""
-    return _STAGES.get(stage, _preference) in (_imitation, _preference, _reward, _online, _best_of_n)
+    return _teller(stage) in (_imitation, _preference, _reward, _online, _best_of_n)
+
+
+def _teller(stage: str) -> Teller:
+    """The sentences of a stage: its own, its objective's, or none."""
+    if stage in _STAGES:
+        return _STAGES[stage]
+    try:
+        spec = find_stage(stage)
+    except ConfigError:
+        return _first_numbers
+    if issubclass(spec.config, OnlineConfig):
+        return _online
+    return _preference if spec.config is offline_stage().config else _first_numbers
 
 
 def _first_numbers(run: RunFolder, results: Results) -> list[str]:
@@ -343,7 +358,7 @@ def _list(value: Json) -> list[Json]:
     return value if isinstance(value, list) else []
 
 
-_STAGES: Mapping[str, Callable[[RunFolder, Results], list[str]]] = {
+_STAGES: Mapping[str, Teller] = {
     "pretrain": _imitation,
     "sft": _imitation,
     "reward": _reward,
@@ -361,7 +376,6 @@ _STAGES: Mapping[str, Callable[[RunFolder, Results], list[str]]] = {
     "audit": _verdict,
     "verdict": _verdict,
     "split": _divided,
-    **dict.fromkeys(("instructions", "interpolate", "loop", "mix"), _first_numbers),
-    **dict.fromkeys(("ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"), _online),
 }
-"""Sentences of each stage that is not named after an objective of preferences."""
+"""Stages whose results need words of their own. Any other stage may return `sentences` in its
+results; without them its first numbers are shown."""

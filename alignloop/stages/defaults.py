@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-from alignloop.config import BestOfNConfig, PretrainConfig, StageConfig, TrainConfig
-from alignloop.config.ai import LoopConfig
-from alignloop.config.defaults import Decision, Facts, decide, open_keys
-from alignloop.config.rl import IterateConfig
+from alignloop.config import StageConfig, TrainConfig
+from alignloop.config.defaults import Decision, RunSize, decide, open_keys
 from alignloop.data.columns import read_records
 from alignloop.data.normal import prompt_key
 from alignloop.model.load import load_skeleton
@@ -59,7 +57,7 @@ def with_decisions(config: C, decisions: Mapping[str, Decision]) -> C:
     return config.model_copy(update=values)
 
 
-def facts_of(config: TrainConfig, objective: Objective | None, given: Mapping[str, Path]) -> Facts:
+def facts_of(config: TrainConfig, objective: Objective | None, given: Mapping[str, Path]) -> RunSize:
     """Rows, prompts and parameters of a stage.
 
     Stages that make their own rows are counted by the rows that they make of their prompts at most.
@@ -68,28 +66,18 @@ def facts_of(config: TrainConfig, objective: Objective | None, given: Mapping[st
     model = str(given.get(config.model_name_or_path, config.model_name_or_path))
     loaded = load_skeleton(model, grow=adds_embeddings(config))
     size = sum(p.numel() for p in loaded.model.parameters())
-    return Facts(num_rows, num_prompts, size)
+    return RunSize(num_rows, num_prompts, size)
 
 
 def _rows(config: TrainConfig, objective: Objective | None, given: Mapping[str, Path]) -> tuple[int, int]:
-    if isinstance(config, LoopConfig):  # a round has at least as many judgements
-        return config.every, config.every
-    kinds = _kinds(config, objective)
+    kinds = objective.records if objective is not None and config.kinds else config.kinds
+    if kinds == ():
+        num_rows = config.rows_made(0) or 0
+        return num_rows, num_rows
     records = read_records(_found(config.dataset, given), kinds, config.columns, config.strict).records
     num_prompts = len({prompt_key(record) for record in records})
-    if isinstance(config, BestOfNConfig | IterateConfig):
-        each = config.keep_per_prompt if isinstance(config, BestOfNConfig) else config.pairs_per_prompt
-        return each * min(num_prompts, config.max_prompts or num_prompts), num_prompts
-    return len(records), num_prompts
-
-
-def _kinds(config: TrainConfig, objective: Objective | None) -> tuple[str, ...] | None:
-    """Kinds of records that the stage reads, None where any kind has the prompts it wants."""
-    if isinstance(config, BestOfNConfig | IterateConfig):
-        return None
-    if objective is not None:
-        return objective.records
-    return ("document",) if isinstance(config, PretrainConfig) else ("demonstration",)
+    made = config.rows_made(num_prompts)
+    return len(records) if made is None else made, num_prompts
 
 
 def _found(value: Any, given: Mapping[str, Path]) -> Any:

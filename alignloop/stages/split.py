@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from alignloop.config.pairs import SplitConfig
+from alignloop.config.compare import SplitConfig
 from alignloop.data.columns import read_records, write_records
 from alignloop.data.normal import normalise
 from alignloop.errors import DataError

@@ -138,7 +138,7 @@ def new_file(target: Path) -> Iterator[Path]:
     Readers see the old content or the new one. What an exception or a kill leaves is as `new_folder` has it.
 
     Args:
-        target: replaced if it exists; its folder is there.
+        target: replaced if it exists; its folder is made if it is not there.
 
     Yields:
         The path, at which nothing is yet.
@@ -147,6 +147,7 @@ def new_file(target: Path) -> Iterator[Path]:
         DiskError: disk full or not writable; `target` is untouched.
     """
     with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         made = target.with_name(f".{target.name}-{secrets.token_hex(6)}.tmp")
         try:
             yield made

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
+from alignloop.cli.options import DEVICE, TEMPLATE_KWARGS, template_choice
 
 if TYPE_CHECKING:
     from alignloop.config.reward_models import RewardsConfig
@@ -39,7 +39,7 @@ def answer(
     chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
     chat_template_kwargs: Annotated[str, TEMPLATE_KWARGS] = "{}",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, DEVICE] = "auto",
 ) -> None:
     """Answer with the best of n samples by a reward.
 

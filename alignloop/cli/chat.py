@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignloop.cli.answer import REWARD, rewards_config
-from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
+from alignloop.cli.options import DEVICE, TEMPLATE_KWARGS, template_choice
 
 if TYPE_CHECKING:
     from alignloop.model.sampling import SamplingParams
@@ -39,7 +39,7 @@ def chat(
     chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
     chat_template_kwargs: Annotated[str, TEMPLATE_KWARGS] = "{}",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, DEVICE] = "auto",
 ) -> None:
     """Talk with a model; /help lists the commands."""
     from alignloop.model.sampling import SamplingParams

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, RunOptions
+from alignloop.cli.options import RunOptions, takes_run_options
 from alignloop.cli.running import execute
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ OWN_PROMPTS = 200
 
 
 @app.command()
+@takes_run_options
 def compare(
     words: Annotated[
         list[str] | None,
@@ -48,27 +49,20 @@ def compare(
     correlation: Annotated[
         float, typer.Option(help="of both models' passes on a prompt, for --prompts-for RATE:RATE")
     ] = 0.0,
-    dry_run: bool = DRY_RUN,
-    resume: str = RESUME,
-    new: bool = NEW,
-    overwrite: bool = OVERWRITE,
+    *,
+    options: RunOptions,
 ) -> None:
     """Compare models: a table with intervals, win rates, ratings, alignment tax.
 
     `alignloop schema compare` lists the settings.
     """
-    from alignloop.config import make_plan, parse_overrides
-
     if prompts_for is not None:
         plan_prompts(prompts_for, ties, correlation)
         return
     named = [word for word in words or [] if "=" not in word or word.startswith("http")]
     settings = [word for word in words or [] if word not in named]
     recipe, stage, output = chosen(named, sets or [])
-    execute(
-        lambda more: make_plan(recipe, parse_overrides([*settings, *more]), stage=stage, output_dir=output),
-        RunOptions(dry_run, resume, new, overwrite),
-    )
+    execute(recipe, settings, options, stage=stage, output_dir=output)
 
 
 def chosen(named: list[str], sets: list[str]) -> tuple[Recipe, str, str]:

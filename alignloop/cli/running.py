@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,21 +14,33 @@ from alignloop.foreign import dump_yaml
 from alignloop.machine import process_rank
 
 if TYPE_CHECKING:
-    from alignloop.config import RecipePlan, StagePlan
+    from alignloop.config import Recipe, RecipePlan, StagePlan
+    from alignloop.config.recipe_file import Entries
     from alignloop.pipeline import StageOutcome
 
-Make = Callable[[list[str]], "RecipePlan"]
-"""Makes the plan with more words such as `output_dir=runs/dpo-2`, which replace what was said before."""
 Ending = Callable[["list[StageOutcome]", "RecipePlan"], None]
 """Says what came out."""
 
 
-def execute(make: Make, options: RunOptions, ending: Ending | None = None) -> RecipePlan:
-    """Print or run a plan, and say what came out.
+def execute(
+    recipe: Recipe,
+    words: Sequence[str],
+    options: RunOptions,
+    *,
+    chosen: Entries | None = None,
+    stage: str = "",
+    output_dir: str = "",
+    ending: Ending | None = None,
+) -> RecipePlan:
+    """Print or run a recipe, and say what came out.
 
     Args:
-        make: gives the plan.
+        recipe: as read, or empty.
+        words: `key=value` settings that replace the recipe's.
         options: what the command's options say.
+        chosen: settings that the command implies; words replace them.
+        stage: see `make_plan`.
+        output_dir: see `make_plan`.
         ending: says what came out; `print_ending` if left out.
 
     Returns:
@@ -37,10 +49,17 @@ def execute(make: Make, options: RunOptions, ending: Ending | None = None) -> Re
     Raises:
         AlignLoopError: a stage that failed, with a note on the ways out.
     """
+    from alignloop.config import make_plan, parse_overrides
+
     options.check()
-    plan = make([])
+
+    def plan_with(more: Sequence[str]) -> RecipePlan:
+        overrides = {**(chosen or {}), **parse_overrides([*words, *more])}
+        return make_plan(recipe, overrides, stage=stage, output_dir=output_dir)
+
+    plan = plan_with(())
     if options.new:
-        plan = make([f"output_dir={_free_folder(plan.output_dir)}"])
+        plan = plan_with([f"output_dir={_free_folder(plan.output_dir)}"])
     for notice in plan.notices:
         print(f"note: {notice}", file=sys.stderr)
     if options.dry_run:

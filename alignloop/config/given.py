@@ -6,15 +6,18 @@ each its place in the run folder, so that the run has all that it was made from.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -202,11 +205,12 @@ def _model_path(value: Any) -> str:
 
     model, tokenizer = value if isinstance(value, tuple) else (value.model, value.tokenizer)
     extra = getattr(value, "save_template", None)
-    scratch = Path(tempfile.mkdtemp(dir=_folder())) / "model"
-    save_model(model, tokenizer, scratch, extra=extra)
-    path = _folder() / f"model-{fingerprint(scratch)[:12]}"
-    if not path.exists():
-        scratch.rename(path)
+    with tempfile.TemporaryDirectory(dir=_folder()) as scratch:
+        saved = Path(scratch) / "model"
+        save_model(model, tokenizer, saved, extra=extra)
+        path = _folder() / f"model-{fingerprint(saved)[:12]}"
+        if not path.exists():
+            saved.rename(path)
     return str(path)
 
 
@@ -253,14 +257,42 @@ def _settled(value: str, folder: str, places: dict[str, Path]) -> str:
     return place
 
 
-_kept: list[tempfile.TemporaryDirectory[str]] = []
+class _ProcessFolder(NamedTuple):
+    """A temporary folder, and its lock file, held as long as the process lives."""
+
+    folder: tempfile.TemporaryDirectory[str]
+    lock: IO[bytes]
+
+
+_PREFIX, _LOCK = "alignloop-given-", ".lock"
+_kept: list[_ProcessFolder] = []
 
 
 def _folder() -> Path:
-    """The folder of this process, made when it is needed and removed when the process ends."""
+    """The folder of this process, made when it is needed and removed when the process ends.
+
+    A process that was killed leaves its folder; the next one removes it.
+    """
     if not _kept:
-        _kept.append(tempfile.TemporaryDirectory(prefix="alignloop-"))
-    return Path(_kept[0].name)
+        made = tempfile.TemporaryDirectory(prefix=_PREFIX)
+        lock = (Path(made.name) / _LOCK).open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _kept.append(_ProcessFolder(made, lock))
+        remove_abandoned(Path(made.name).parent)
+    return Path(_kept[0].folder.name)
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove folders of processes that were killed: those whose lock nobody holds any more.
+
+    Args:
+        root: where the folders are. A lock of the last minute may belong to a folder that is being made.
+    """
+    for lock in root.glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError), lock.open("rb") as held:  # another user's, held, or removed meanwhile
+            if time.time() - lock.stat().st_mtime > 60:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent)
 
 
 def _is_ours(path: str) -> bool:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from alignloop.storage import new_file, writing
+from alignloop.storage import new_file
 
 
 def sha256_of(path: Path) -> str:
@@ -24,8 +24,6 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
     Raises:
         DiskError: disk full or not writable.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as made, made.open("wb") as raw:
         if path.name.endswith(".gz"):
             with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:

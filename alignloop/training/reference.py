@@ -18,7 +18,7 @@ from alignloop.data.packing import Batch, Group
 from alignloop.model.adapters import adapters_off
 from alignloop.model.infer import run_groups
 from alignloop.model.packed import Forward, PackedModel
-from alignloop.storage import new_file, writing
+from alignloop.storage import new_file
 from alignloop.training.loop import Reference
 
 
@@ -114,8 +114,6 @@ def _cached(file: Path, groups: Sequence[Group]) -> np.ndarray | None:
 
 
 def _keep(file: Path, flat: np.ndarray) -> None:
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
     with new_file(file) as made:
         save_file({"logprobs": flat}, made)
 

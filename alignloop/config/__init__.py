@@ -11,8 +11,10 @@ from alignloop.config.rl import GRPOConfig, OnlineConfig, PPOConfig
 from alignloop.config.schema import all_schemas, markdown_table, stage_schema, starter_recipe
 from alignloop.config.stages import (
     BestOfNConfig,
+    CompletionConfig,
     EvaluateConfig,
     FeedbackConfig,
+    HeldOutConfig,
     InstructionsConfig,
     InterpolateConfig,
     ModelConfig,
@@ -32,10 +34,12 @@ __all__ = [
     "BestOfNConfig",
     "ConstitutionConfig",
     "CompareConfig",
+    "CompletionConfig",
     "LocatedValue",
     "EvaluateConfig",
     "FeedbackConfig",
     "GRPOConfig",
+    "HeldOutConfig",
     "InstructionsConfig",
     "InterpolateConfig",
     "JudgeConfig",

@@ -21,11 +21,11 @@ from alignloop.config.registry import register_stage
 from alignloop.config.stages import (
     DATASET,
     Dataset,
+    HeldOutConfig,
     ModelConfig,
     RowsConfig,
     SamplingConfig,
     StageConfig,
-    TrainConfig,
 )
 
 RubricPath = Annotated[str, path_or("default")]
@@ -194,7 +194,7 @@ class MixConfig(StageConfig):
 
 
 @register_stage("loop", runner="alignloop.stages.live_loop:loop", makes="policy")
-class LoopConfig(TrainConfig, SamplingConfig):
+class LoopConfig(HeldOutConfig, SamplingConfig):
     """The live loop: people judge, models are trained again, their answers are queued to be judged."""
 
     rates: ClassVar[str] = "preference"

@@ -6,13 +6,20 @@ import difflib
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from alignloop.config.aliases import ALIASES, ANYWAY, REFUSED
 from alignloop.config.recipe_file import Entries, LocatedValue, RecipeFaults
+
+
+class RefusedKey(NamedTuple):
+    """A key that a stage does not have: the value that asks for nothing, and why it takes no other."""
+
+    neutral: Any
+    reason: str
 
 
 def rename_aliases(
@@ -48,6 +55,17 @@ def rename_aliases(
         else:
             renamed[name] = LocatedValue(value, entry.where)
     return renamed
+
+
+def drop_refused(refused: Mapping[str, RefusedKey], entries: Entries, faults: RecipeFaults) -> Entries:
+    """Entries without the keys that a stage refuses; one whose value asks for something becomes a fault."""
+    kept: Entries = {}
+    for key, entry in entries.items():
+        if key not in refused:
+            kept[key] = entry
+        elif isinstance(entry.value, bool) or entry.value != refused[key].neutral:
+            faults.add(entry.where, f"{key}: {refused[key].reason}")
+    return kept
 
 
 def unknown_key(key: str, known: set[str], where_listed: str) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from alignloop.config.fields import AUTO
-from alignloop.config.stages import TrainConfig
+from alignloop.config.stages import HeldOutConfig, TrainConfig
 
 STEPS = 60
 """Fewest optimizer steps that a batch is chosen for, and what the warning AL213 measures a run against."""
@@ -110,8 +110,8 @@ def decide(config: TrainConfig, objective_name: str, facts: RunSize) -> dict[str
     """
     found: dict[str, Decision] = {}
     wanted, name = open_keys(config), family(config, objective_name)
-    share = config.eval_fraction
-    if share == AUTO:
+    share = config.eval_fraction if isinstance(config, HeldOutConfig) else 0.0
+    if isinstance(config, HeldOutConfig) and share == AUTO:
         found["eval_fraction"] = _held_out(config, facts)
         share = found["eval_fraction"].value
     if "per_device_train_batch_size" in wanted:
@@ -122,7 +122,7 @@ def decide(config: TrainConfig, objective_name: str, facts: RunSize) -> dict[str
     return found
 
 
-def _held_out(config: TrainConfig, facts: RunSize) -> Decision:
+def _held_out(config: HeldOutConfig, facts: RunSize) -> Decision:
     if config.eval_dataset is not None:
         return Decision(0.0, "eval_dataset is held out")
     if facts.num_prompts < FEWEST_PROMPTS:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from alignloop.config.checking import RefusedKey
 from alignloop.config.given import python_call
 from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError
@@ -136,6 +138,9 @@ class StageConfig(Section):
 
         # Recipes are validated without this method, by `model_validate`: their faults have lines.
         __init__.__pydantic_base_init__ = True
+
+    refused: ClassVar[Mapping[str, RefusedKey]] = {}
+    """Keys of other stages that this one has no use for, with the reason."""
 
     output_dir: Path = Field(
         default="",

@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from alignloop.config.aliases import ALIASES, named_reward
-from alignloop.config.checking import add_faults, rename_aliases, unknown_key
+from alignloop.config.checking import add_faults, drop_refused, rename_aliases, unknown_key
 from alignloop.config.recipe_file import RecipeFaults, located
 from alignloop.data.columns import record_to_row
 from alignloop.data.files import write_whole
@@ -52,7 +52,9 @@ def python_call(model: type[BaseModel], keys: Mapping[str, Any]) -> Iterator[dic
         ConfigError: unknown keys, and every value that is not accepted.
     """
     faults, known = RecipeFaults(), set(model.model_fields)
-    entries = rename_aliases(located(keys), known, faults, say_note)
+    refused = getattr(model, "refused", {})
+    entries = rename_aliases(located(keys), known | refused.keys(), faults, say_note)
+    entries = drop_refused(refused, entries, faults)
     for key in entries:
         if key not in known:
             faults.add("", unknown_key(key, known, f"help({model.__name__})"))

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError, create_model
 
-from alignloop.config.checking import add_faults, json_schema, rename_aliases, unknown_key
+from alignloop.config.checking import add_faults, drop_refused, json_schema, rename_aliases, unknown_key
 from alignloop.config.fields import Section
 from alignloop.config.recipe_file import Entries, LocatedValue, RecipeFaults, located
 from alignloop.config.registry import STAGES, StageSpec, find_stage
@@ -65,7 +65,7 @@ def merge_layers(
 ) -> Entries:
     """Keys of several places, later ones winning, under the names used here."""
     raw = {key: entry for layer in layers for key, entry in layer.items()}
-    known = known_keys(spec, raw)
+    known = known_keys(spec, raw) | spec.config.refused.keys()
     merged: Entries = {}
     for layer in layers:
         merged |= rename_aliases(layer, known, faults, notice)
@@ -95,6 +95,7 @@ def check_entries(
     """
     num_before = len(faults)
     name = objective_name(spec, entries, faults)
+    entries = drop_refused(spec.config.refused, entries, faults)
     loss_fields = fields_model(name, spec.preset) if name else None
     known = known_keys(spec, entries)
     for key, entry in entries.items():
@@ -160,7 +161,7 @@ def may_change(config: type[StageConfig]) -> dict[str, Literal["free", "longer"]
         extra = field.json_schema_extra
         if isinstance(extra, dict) and "resume" in extra:
             rules[key] = typing.cast(Literal["free", "longer"], extra["resume"])
-    return rules
+    return {**rules, **dict.fromkeys(config.refused, "free")}  # runs of versions that had these keys
 
 
 _PATH_PARTS = ("path", "model", "judge", "rubric", "certificate")

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 from alignloop.config.aliases import PenaltyName, VerifierName
 from alignloop.config.fields import Path, Section, conflict
 from alignloop.config.registry import TRAINS_ON_ROWS, register_stage
-from alignloop.config.stages import DATASET, Dataset, RowsConfig, StageConfig, TrainConfig
+from alignloop.config.stages import DATASET, Dataset, HeldOutConfig, RowsConfig, StageConfig
 from alignloop.user_functions import REFERENCE
 
 
@@ -96,7 +96,7 @@ class RewardsConfig(Section):
 
 
 @register_stage("reward", TRAINS_ON_ROWS, reads="scores", makes="reward model", group="Reward models")
-class RewardConfig(TrainConfig):
+class RewardConfig(HeldOutConfig):
     """Reward model: the language model with a scalar head in place of its output layer."""
 
     rates: ClassVar[str] = "reward"

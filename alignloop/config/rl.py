@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from alignloop.config.fields import (
     AUTO,
     AutoRate,
-    AutoShare,
     AutoSize,
     C,
+    RefusedKey,
     Section,
     conflict,
     fixed,
@@ -24,9 +24,11 @@ from alignloop.config.reward_models import RewardsConfig
 from alignloop.config.stages import (
     DATASET,
     ROLLOUT_SAVE_S,
+    CompletionConfig,
     Dataset,
     SamplingConfig,
     TrainConfig,
+    holds_nothing_out,
 )
 
 Advantage = Literal["group_std", "group_mean", "group_mean_batch_std", "leave_one_out", "batch", "token"]
@@ -36,6 +38,10 @@ ADVANTAGE = (
 )
 DYNAMIC_SAMPLING = (
     "replace groups whose completions are all worth the same, penalties left aside, by further prompts"
+)
+_WHOLE = (
+    "RL learns from the log-probs of the whole distribution, which this cuts or bends, so the ratios would "
+    "be biased; leave it at its default (AL204)"
 )
 GoldPath = Annotated[str, path_or("none", "constraints", "math", "regex", "json_schema", "exact")]
 
@@ -71,8 +77,13 @@ class GuardConfig(Section):
     )
 
 
-class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
+class OnlineConfig(TrainConfig, CompletionConfig, RewardsConfig, GuardConfig):
     """Rollouts: prompts are answered by the policy itself, scored and learned from."""
+
+    refused: ClassVar[Mapping[str, RefusedKey]] = {
+        **holds_nothing_out("online stages have no held-out loss; add a stage evaluate"),
+        **{key: RefusedKey(value, _WHOLE) for key, value in SamplingConfig().bends.items()},
+    }
 
     missing_eos: Literal["keep", "replace", "penalise", "mask"] = Field(
         default="keep",
@@ -104,7 +115,6 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     kl_horizon: int = Field(
         default=10_000, ge=1, description="completions over which it changes by about 20 %"
     )
-    eval_fraction: AutoShare = Field(default=0.0, description="stages that sample hold nothing out: 0")
     per_device_train_batch_size: AutoSize = Field(
         default=8, description="prompts with all their completions per accumulation unit"
     )
@@ -133,18 +143,8 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
                 raise conflict(key, "auto is for stages that train on stored rows; give a number here")
         if self.temperature == 0:
             raise conflict("temperature", "0 explores nothing; RL needs a temperature above 0")
-        for key in ("top_k", "top_p", "min_p", "repetition_penalty"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise conflict(
-                    key,
-                    "RL learns from the log-probs of the whole distribution, which this cuts or bends, "
-                    "so the ratios would be biased; leave it at its default (AL204)",
-                )
         if self.lora_dropout:
             raise conflict("lora_dropout", "must be 0 in RL, or the policy trained is not the one sampled")
-        for key in ("eval_dataset", "eval_fraction", "eval_steps"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise conflict(key, "online stages have no held-out loss; add a stage evaluate")
         if self.rollout_prompts % self.prompts_per_step:
             raise conflict(
                 "rollout_prompts",
@@ -308,6 +308,9 @@ class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
 
     rates: ClassVar[str] = "preference"
     kinds: ClassVar[tuple[str, ...] | None] = None
+    refused: ClassVar[Mapping[str, RefusedKey]] = holds_nothing_out(
+        "rounds train on fresh samples; add a stage evaluate"
+    )
 
     objective: Literal["dpo", "ipo", "kto"] = Field(default="dpo", description="loss of a round")
     rounds: int = free(3, ge=1, description="rounds of fresh samples")
@@ -321,7 +324,6 @@ class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
     )
     max_prompts: int = Field(default=0, ge=0, description="prompts of a round; 0 uses all in every round")
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
-    eval_fraction: AutoShare = Field(default=0.0, description="rounds train on fresh samples: 0")
 
     def rows_made(self, num_prompts: int) -> int:
         """The pairs of each prompt."""
@@ -333,7 +335,4 @@ class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
             raise conflict("pairs_per_prompt", f"needs two of the {self.num_generations} answers each")
         if self.temperature == 0:
             raise conflict("temperature", "0 makes all answers to a prompt alike")
-        for key in ("eval_dataset", "eval_fraction", "eval_steps"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise conflict(key, "rounds train on fresh samples; add a stage evaluate")
         return self

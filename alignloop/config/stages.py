@@ -8,6 +8,7 @@ and one description in all stages. An objective's own keys (`beta`, …) are not
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Required
 
 from pydantic import ConfigDict, Field, model_validator
@@ -21,6 +22,7 @@ from alignloop.config.fields import (
     ModelPath,
     Path,
     ReferencePath,
+    RefusedKey,
     RewardPath,
     Section,
     StageConfig,
@@ -95,13 +97,6 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
     """Records that a stage without an objective reads: one of these kinds, None for prompts of any kind, ()
     where the rows are not there before the stage runs."""
 
-    eval_dataset: Dataset | None = free(None, description=f"held-out rows: {DATASET}")
-    eval_fraction: AutoShare = Field(
-        default=AUTO,
-        description="share of the prompts held out for evaluation; auto is a tenth, 500 rows at most, and 0 "
-        "with an eval_dataset or fewer than 20 prompts",
-    )
-    eval_steps: int = free(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
     shuffle: bool = Field(default=True, description="new order of the rows in every epoch, from the seed")
     max_length: int = Field(default=1024, ge=8, description="longest prompt + completion, in tokens")
     overlength: Literal["drop", "truncate", "error"] = Field(
@@ -195,8 +190,6 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
             raise conflict("max_steps", "0 would train nothing; -1 follows num_train_epochs")
         if self.warmup_ratio and self.warmup_steps:
             raise conflict("warmup_steps", "warmup_ratio is set too; keep one of them")
-        if self.eval_fraction not in (AUTO, 0) and self.eval_dataset is not None:
-            raise conflict("eval_fraction", "eval_dataset is set too; keep one of them")
         if not self.lora_r:
             for key in ("lora_alpha", "lora_dropout", "lora_target_modules"):
                 if getattr(self, key) != type(self).model_fields[key].default:
@@ -204,10 +197,46 @@ class TrainConfig(StageConfig, ModelConfig, RowsConfig):
         return self
 
 
-class SamplingConfig(Section):
-    """How completions are drawn."""
+class HeldOutConfig(TrainConfig):
+    """Training on stored rows, of which some may be held out."""
+
+    eval_dataset: Dataset | None = free(None, description=f"held-out rows: {DATASET}")
+    eval_fraction: AutoShare = Field(
+        default=AUTO,
+        description="share of the prompts held out for evaluation; auto is a tenth, 500 rows at most, and 0 "
+        "with an eval_dataset or fewer than 20 prompts",
+    )
+    eval_steps: int = free(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
+
+    @model_validator(mode="after")
+    def _one_way_to_hold_out(self) -> HeldOutConfig:
+        if self.eval_fraction not in (AUTO, 0) and self.eval_dataset is not None:
+            raise conflict("eval_fraction", "eval_dataset is set too; keep one of them")
+        return self
+
+
+def holds_nothing_out(reason: str) -> dict[str, RefusedKey]:
+    """The keys of `HeldOutConfig`, refused by a stage for this reason."""
+    nothing = {"eval_dataset": None, "eval_fraction": 0, "eval_steps": 0}
+    return {key: RefusedKey(value, reason) for key, value in nothing.items()}
+
+
+class CompletionConfig(Section):
+    """Completions drawn from the model's whole distribution."""
 
     temperature: float = Field(default=1.0, ge=0, description="0 takes the most likely token")
+    max_new_tokens: int = Field(default=128, ge=1, description="longest completion in tokens")
+    stop: tuple[str, ...] = Field(default=(), description="texts that end a completion")
+
+    @property
+    def bends(self) -> dict[str, Any]:
+        """Settings by which the distribution is cut or bent, as `SamplingParams` takes them."""
+        return {}
+
+
+class SamplingConfig(CompletionConfig):
+    """Completions drawn from the distribution, which may be cut or bent."""
+
     top_k: int = Field(default=0, ge=0, description="only the k most likely tokens; 0 is off")
     top_p: float = Field(
         default=1.0, gt=0, le=1, description="only the most likely tokens that sum to p; 1 is off"
@@ -216,12 +245,15 @@ class SamplingConfig(Section):
         default=0.0, ge=0, le=1, description="only tokens at least min_p times as likely as the best"
     )
     repetition_penalty: float = Field(default=1.0, gt=0, description="above 1 makes used tokens less likely")
-    max_new_tokens: int = Field(default=128, ge=1, description="longest completion in tokens")
-    stop: tuple[str, ...] = Field(default=(), description="texts that end a completion")
+
+    @property
+    def bends(self) -> dict[str, Any]:
+        """See `CompletionConfig`."""
+        return {key: getattr(self, key) for key in ("top_k", "top_p", "min_p", "repetition_penalty")}
 
 
 @register_stage("pretrain", TRAINS_ON_ROWS, runner="alignloop.stages.sft:pretrain")
-class PretrainConfig(TrainConfig):
+class PretrainConfig(HeldOutConfig):
     """Language modelling on documents."""
 
     kinds: ClassVar[tuple[str, ...] | None] = ("document",)
@@ -242,7 +274,7 @@ class PretrainConfig(TrainConfig):
 
 
 @register_stage("sft", TRAINS_ON_ROWS)
-class SFTConfig(TrainConfig):
+class SFTConfig(HeldOutConfig):
     """Supervised fine-tuning on demonstrations."""
 
     train_on: Literal["all", "last"] = Field(
@@ -299,7 +331,7 @@ class FeedbackConfig(StageConfig, RowsConfig):
 @register_stage(
     OFFLINE, TRAINS_ON_ROWS, runner="alignloop.stages.preference:preference", group="Train on comparisons"
 )
-class PreferenceConfig(TrainConfig):
+class PreferenceConfig(HeldOutConfig):
     """Preference optimization with any offline objective."""
 
     rates: ClassVar[str] = "preference"
@@ -318,6 +350,9 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
     """Rejection sampling: n answers per prompt, the best ones become demonstrations."""
 
     kinds: ClassVar[tuple[str, ...] | None] = None
+    refused: ClassVar[Mapping[str, RefusedKey]] = holds_nothing_out(
+        "the best answers are all trained on; add a stage evaluate"
+    )
 
     reward_model: RewardPath = Field(
         description="reward model's run folder, or the verifier constraints (also called gold), math, regex, "
@@ -330,7 +365,6 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
     )
     max_prompts: int = Field(default=0, ge=0, description="prompts to answer; 0 answers all")
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
-    eval_fraction: AutoShare = Field(default=0.0, description="the best answers are all trained on: 0")
 
     def rows_made(self, num_prompts: int) -> int:
         """The best answers to each prompt."""

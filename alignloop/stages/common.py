@@ -16,6 +16,7 @@ from peft import PeftModel
 
 from alignloop.config import (
     BestOfNConfig,
+    HeldOutConfig,
     RewardConfig,
     StageConfig,
     TrainConfig,
@@ -157,7 +158,7 @@ def base_precision(config: TrainConfig) -> Precision:
     return training_precision(config.dtype, config.device, weights_train=not frozen)
 
 
-def read_data(config: TrainConfig, kind: str | Sequence[str], run: Run) -> tuple[Dataset, Dataset | None]:
+def read_data(config: HeldOutConfig, kind: str | Sequence[str], run: Run) -> tuple[Dataset, Dataset | None]:
     """Training and held-out records of one of these kinds; dropped rows are noted in the run."""
     with busy("reading the data set"):
         data = read_records(config.dataset, kind, config.columns, config.strict)
@@ -249,6 +250,7 @@ def fit(
     steps = {"num_steps": stream.num_steps, "done": trainer.step}
     with busy("checking the model and the first rows"):
         check_start(config, objective, run, prepared.model, groups, **steps, reference=reference)
+    every = config.eval_steps if isinstance(config, HeldOutConfig) else 0
     run.rewind(trainer.step)  # an attempt that was killed may have written more than it saved
     with (
         stop_requests() as stop,
@@ -258,7 +260,7 @@ def fit(
             report = train_step(trainer, objective, stream.step_groups(trainer.step))
             metrics = {**report.metrics, "epoch": stream.epoch(trainer.step)}
             last = trainer.step == stream.num_steps
-            if held_out and (last or (config.eval_steps and trainer.step % config.eval_steps == 0)):
+            if held_out and (last or (every and trainer.step % every == 0)):
                 with progress.doing(f"evaluating {len(held_out)} held-out rows"):
                     metrics |= measure_held_out(trainer, objective, held_out, config.seed)
             if last or trainer.step % config.logging_steps == 0:

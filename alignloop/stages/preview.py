@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from alignloop.config import PreferenceConfig, RewardConfig, TrainConfig
+from alignloop.config import HeldOutConfig, PreferenceConfig, RewardConfig, TrainConfig
 from alignloop.config.fields import fixed
 from alignloop.data.packing import Group, pack
 from alignloop.data.tokenize import attributes_of, with_mismatched
@@ -104,7 +104,7 @@ class Preview:
     traps: tuple[str, ...]
 
 
-def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
+def preview(config: HeldOutConfig, objective: Objective | None) -> dict[str, str]:
     """Rows of a dry run's summary: data, tokens, steps, parameters, memory, time, silent traps.
 
     Args:
@@ -129,7 +129,7 @@ def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
     }
 
 
-def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
+def make_preview(config: HeldOutConfig, objective: Objective | None) -> Preview:
     """Read, tokenize, count and estimate; see `preview`."""
     config = numbers(config, objective)
     set_threads(config.num_threads)
@@ -297,7 +297,7 @@ def estimate_memory(
 
 
 def estimate_seconds(
-    config: TrainConfig,
+    config: HeldOutConfig,
     objective: Objective | None,
     groups: Sequence[Group],
     held_out: Sequence[Group],

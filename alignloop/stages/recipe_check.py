@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-from alignloop.config import BestOfNConfig, PreferenceConfig, PretrainConfig, SFTConfig, TrainConfig
-from alignloop.config.fields import fixed
-from alignloop.config.rl import IterateConfig, OnlineConfig
+from alignloop.config import HeldOutConfig, PreferenceConfig, PretrainConfig, SFTConfig, TrainConfig
+from alignloop.config.fields import C, fixed
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Group
@@ -44,7 +43,7 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
         return [str(finding) for finding in lint_settings(config, objective)]
     config = numbers(config, objective)
     loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
-    if isinstance(config, OnlineConfig | IterateConfig | BestOfNConfig):
+    if not isinstance(config, HeldOutConfig):  # the rows are sampled
         try:
             agreed_template(loaded, config.template)
         except ConfigError as error:
@@ -60,11 +59,11 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
     return list(find_traps(config, objective, loaded, rows))
 
 
-def numbers(config: TrainConfig, objective: Objective | None) -> TrainConfig:
+def numbers(config: C, objective: Objective | None) -> C:
     """The configuration with numbers in the place of `auto`; unchanged where it cannot be read, of which
     whoever reads next tells."""
     try:
-        return cast(TrainConfig, settled(config, objective).config)
+        return cast(C, settled(config, objective).config)
     except UserError:
         return config
 
@@ -85,7 +84,7 @@ class StageRows:
         return self.encoder.template
 
 
-def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedModel) -> StageRows:
+def read_stage(config: HeldOutConfig, objective: Objective | None, loaded: LoadedModel) -> StageRows:
     """Rows of a training stage, read as the stage reads them.
 
     Raises:

@@ -16,6 +16,7 @@ from alignloop.config import (
     Recipe,
     RewardConfig,
     SFTConfig,
+    TrainConfig,
     find_stage,
     flatten,
     make_plan,
@@ -233,3 +234,31 @@ def test_a_run_keeps_its_numbers(pairs: Path, tmp_path: Path, monkeypatch: pytes
     assert longer.config.learning_rate == first.config.learning_rate  # pyright: ignore
     elsewhere = plan.stages[0].config.model_copy(update={"output_dir": str(tmp_path / "new")})
     assert settled(elsewhere, LOSS).config.learning_rate == 2 * column.full  # pyright: ignore
+
+
+def test_rows_and_model_are_read_once(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a run and by a dry run, which both ask for numbers first; changed rows are read again."""
+    from alignloop.stages import defaults
+
+    read: list[str] = []
+    for name in ("read_records", "load_skeleton"):
+        original = getattr(defaults, name)
+        monkeypatch.setattr(
+            defaults, name, lambda *a, _of=original, _name=name, **k: (read.append(_name), _of(*a, **k))[1]
+        )
+    keys: dict[str, Any] = {"dataset": str(pairs), "model_name_or_path": "tiny", "max_steps": 1}
+    alignloop.train("dpo", output_dir=str(tmp_path / "run"), **keys)
+    assert read == ["read_records", "load_skeleton"]
+    read.clear()
+    config: Any = resolve("dpo", {**keys, "output_dir": "x"}).config
+    objective = DPO()
+    settled = defaults.settled(config, objective).config
+    assert isinstance(settled, TrainConfig)
+    assert len(defaults.read_rows(settled, objective.records).records) == 40
+    defaults.read_skeleton(settled)
+    assert read == ["read_records", "load_skeleton"]
+    defaults.settled(config, objective)
+    pairs.write_text(pairs.read_text(encoding="utf-8") * 2, encoding="utf-8")
+    assert len(defaults.read_rows(settled, objective.records).records) == 80

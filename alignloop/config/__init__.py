@@ -2,6 +2,7 @@
 
 from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
 from alignloop.config.compare import AuditConfig, CompareConfig
+from alignloop.config.fields import StageConfig
 from alignloop.config.plan import RecipePlan, StagePlan, make_plan
 from alignloop.config.recipe_file import LocatedValue, Recipe, parse_overrides, parse_recipe, read_recipe
 from alignloop.config.registry import STAGES, StageSpec, find_stage, register_stage, stage_names
@@ -9,23 +10,24 @@ from alignloop.config.resolve import Resolved, flatten, may_change, path_values,
 from alignloop.config.reward_models import AverageRewardsConfig, RewardBenchConfig, RewardConfig
 from alignloop.config.rl import GRPOConfig, OnlineConfig, PPOConfig
 from alignloop.config.schema import all_schemas, markdown_table, stage_schema, starter_recipe
+from alignloop.config.sections import (
+    CompletionConfig,
+    HeldOutConfig,
+    ModelConfig,
+    RowsConfig,
+    SamplingConfig,
+    TrainConfig,
+)
 from alignloop.config.stages import (
     BestOfNConfig,
-    CompletionConfig,
     EvaluateConfig,
     FeedbackConfig,
-    HeldOutConfig,
     InstructionsConfig,
     InterpolateConfig,
-    ModelConfig,
     PreferenceConfig,
     PretrainConfig,
-    RowsConfig,
     SampleConfig,
-    SamplingConfig,
     SFTConfig,
-    StageConfig,
-    TrainConfig,
 )
 
 __all__ = [

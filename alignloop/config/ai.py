@@ -11,6 +11,7 @@ from alignloop.config.fields import (
     AUTO,
     AutoRate,
     ModelPath,
+    StageConfig,
     TemplateConfig,
     TemplatePath,
     conflict,
@@ -18,15 +19,7 @@ from alignloop.config.fields import (
     path_or,
 )
 from alignloop.config.registry import register_stage
-from alignloop.config.stages import (
-    DATASET,
-    Dataset,
-    HeldOutConfig,
-    ModelConfig,
-    RowsConfig,
-    SamplingConfig,
-    StageConfig,
-)
+from alignloop.config.sections import DATASET, Dataset, HeldOutConfig, ModelConfig, RowsConfig, SamplingConfig
 
 RubricPath = Annotated[str, path_or("default")]
 ConstitutionPath = Annotated[str, path_or("default", "none")]

@@ -8,9 +8,9 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.ai import ADVISER, AdviserSource, RubricPath
-from alignloop.config.fields import ModelPath, Path, TemplateConfig, conflict, path_or
+from alignloop.config.fields import ModelPath, Path, StageConfig, TemplateConfig, conflict, path_or
 from alignloop.config.registry import register_stage
-from alignloop.config.stages import KEPT_ANSWERS, RowsConfig, SamplingConfig, StageConfig
+from alignloop.config.sections import KEPT_ANSWERS, RowsConfig, SamplingConfig
 from alignloop.user_functions import REFERENCE
 
 SetKind = Literal[

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from alignloop.config.fields import AUTO
-from alignloop.config.stages import HeldOutConfig, TrainConfig
+from alignloop.config.sections import HeldOutConfig, TrainConfig
 
 STEPS = 60
 """Fewest optimizer steps that a batch is chosen for, and what the warning AL213 measures a run against."""

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from pydantic import create_model
 
+from alignloop.config.fields import StageConfig
 from alignloop.config.registry import STAGES, find_stage, is_preference_objective
 from alignloop.config.resolve import Resolved, fields_model, resolve
-from alignloop.config.stages import StageConfig
 from alignloop.objectives import registry as objectives
 
 

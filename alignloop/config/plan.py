@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.config.aliases import ALIASES, REFUSED
+from alignloop.config.fields import StageConfig
 from alignloop.config.recipe_file import Entries, LocatedValue, Recipe, RecipeFaults
 from alignloop.config.registry import STAGES, StageSpec, find_stage
 from alignloop.config.resolve import check_entries, flatten, known_keys, merge_layers
-from alignloop.config.stages import StageConfig
 from alignloop.errors import ConfigError
 
 

@@ -11,10 +11,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError, create_model
 
 from alignloop.config.checking import add_faults, drop_refused, json_schema, rename_aliases, unknown_key
-from alignloop.config.fields import Section
+from alignloop.config.fields import Section, StageConfig
 from alignloop.config.recipe_file import Entries, LocatedValue, RecipeFaults, located
 from alignloop.config.registry import STAGES, StageSpec, find_stage
-from alignloop.config.stages import StageConfig
 from alignloop.errors import ConfigError
 from alignloop.objectives import registry as objectives
 from alignloop.user_functions import REFERENCE, source_file

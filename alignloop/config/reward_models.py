@@ -8,9 +8,9 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.aliases import PenaltyName, VerifierName
-from alignloop.config.fields import Path, Section, conflict
+from alignloop.config.fields import Path, Section, StageConfig, conflict
 from alignloop.config.registry import TRAINS_ON_ROWS, register_stage
-from alignloop.config.stages import DATASET, Dataset, HeldOutConfig, RowsConfig, StageConfig
+from alignloop.config.sections import DATASET, Dataset, HeldOutConfig, RowsConfig
 from alignloop.user_functions import REFERENCE
 
 
@@ -139,6 +139,11 @@ class RewardConfig(HeldOutConfig):
         ):
             raise conflict("uwo_coefficient", "is read by combine: uwo only")
         return self
+
+    @property
+    def trains_base(self) -> bool:
+        """See `TrainConfig`."""
+        return not self.lora_r and not self.freeze_base
 
     @property
     def seed_of_head(self) -> int:

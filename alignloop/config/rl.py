@@ -21,7 +21,7 @@ from alignloop.config.fields import (
 )
 from alignloop.config.registry import SAMPLES_ITS_ROWS, register_stage
 from alignloop.config.reward_models import RewardsConfig
-from alignloop.config.stages import (
+from alignloop.config.sections import (
     DATASET,
     ROLLOUT_SAVE_S,
     CompletionConfig,
@@ -324,6 +324,11 @@ class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
     )
     max_prompts: int = Field(default=0, ge=0, description="prompts of a round; 0 uses all in every round")
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
+
+    @property
+    def adds_embeddings(self) -> bool:
+        """See `TrainConfig`."""
+        return False
 
     def rows_made(self, num_prompts: int) -> int:
         """The pairs of each prompt."""

@@ -15,16 +15,13 @@ import torch
 from peft import PeftModel
 
 from alignloop.config import (
-    BestOfNConfig,
     HeldOutConfig,
-    RewardConfig,
     StageConfig,
     TrainConfig,
     may_change,
     path_values,
 )
 from alignloop.config.fields import fixed
-from alignloop.config.rl import IterateConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
 from alignloop.data.packing import Completion, Group
@@ -45,6 +42,7 @@ from alignloop.progress import Progress, busy
 from alignloop.runs import Run, find_inputs
 from alignloop.runs.continuation import refuse_other_origin
 from alignloop.stages.checks import agreed_template, check_data, check_settings, check_start, tell, tell_notes
+from alignloop.stages.defaults import read_rows
 from alignloop.stages.held_out import measure_held_out
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts
@@ -98,13 +96,6 @@ def set_threads(num_threads: int) -> None:
         torch.set_num_threads(num_threads)
 
 
-def adds_embeddings(config: TrainConfig) -> bool:
-    """Whether a stage gives tokens without an embedding one: if it trains all weights, and does not sample
-    from the untrained model first."""
-    frozen = config.lora_r > 0 or (isinstance(config, RewardConfig) and config.freeze_base)
-    return not frozen and not isinstance(config, BestOfNConfig | IterateConfig)
-
-
 def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = False) -> Prepared:
     """Load the model for training, with LoRA and a scalar head where asked for.
 
@@ -118,7 +109,7 @@ def _prepared(config: TrainConfig, num_outputs: int, freeze_base: bool) -> Prepa
     check_settings(config)
     set_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    loaded = load_trained(config, config.model_name_or_path, grow=adds_embeddings(config))
+    loaded = load_trained(config, config.model_name_or_path, grow=config.adds_embeddings)
     template = agreed_template(loaded, config.template)
     end_turns(loaded.model, loaded.tokenizer, template)
     if config.gradient_checkpointing:
@@ -154,14 +145,13 @@ def load_trained(config: TrainConfig, source: str, *, grow: bool = False) -> Loa
 
 def base_precision(config: TrainConfig) -> Precision:
     """The types of the recipe's model, which its reference, critic and reward models on it share."""
-    frozen = bool(config.lora_r) or (isinstance(config, RewardConfig) and config.freeze_base)
-    return training_precision(config.dtype, config.device, weights_train=not frozen)
+    return training_precision(config.dtype, config.device, weights_train=config.trains_base)
 
 
 def read_data(config: HeldOutConfig, kind: str | Sequence[str], run: Run) -> tuple[Dataset, Dataset | None]:
     """Training and held-out records of one of these kinds; dropped rows are noted in the run."""
     with busy("reading the data set"):
-        data = read_records(config.dataset, kind, config.columns, config.strict)
+        data = read_rows(config, kind)
     run.set_rows("dataset", len(data.records))
     held_out = None
     if config.eval_dataset is not None:

@@ -17,16 +17,16 @@ from alignloop.config.fields import fixed
 from alignloop.data.packing import Group, pack
 from alignloop.data.tokenize import attributes_of, with_mismatched
 from alignloop.model.adapters import LoraSettings, add_adapter
-from alignloop.model.load import LoadedModel, load_skeleton, resolve_device
+from alignloop.model.load import LoadedModel, resolve_device
 from alignloop.objectives.base import Objective, StepObjective
 from alignloop.objectives.odin import Odin
 from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.common import (
-    adds_embeddings,
     base_precision,
     data_order,
     set_threads,
 )
+from alignloop.stages.defaults import read_skeleton
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
 from alignloop.stages.recipe_check import StageRows, find_traps, numbers, read_stage
 from alignloop.stages.summaries import counted_tokens
@@ -133,7 +133,7 @@ def make_preview(config: HeldOutConfig, objective: Objective | None) -> Preview:
     """Read, tokenize, count and estimate; see `preview`."""
     config = numbers(config, objective)
     set_threads(config.num_threads)
-    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
+    loaded = read_skeleton(config)
     rows = read_stage(config, objective, loaded)
     traps = find_traps(config, objective, loaded, rows)
     groups, held_out = rows.groups, rows.held_out

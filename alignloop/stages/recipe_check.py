@@ -15,8 +15,8 @@ from alignloop.errors import ConfigError, DataError, UserError
 from alignloop.model.load import LoadedModel, load_skeleton
 from alignloop.objectives.base import Objective
 from alignloop.stages.checks import agreed_template, lint_training
-from alignloop.stages.common import adds_embeddings, data_order
-from alignloop.stages.defaults import settled
+from alignloop.stages.common import data_order
+from alignloop.stages.defaults import read_rows, read_skeleton, settled
 from alignloop.stages.held_out import hold_out
 from alignloop.stages.lint import Finding
 from alignloop.stages.lint_settings import lint_reference, lint_schedule, lint_settings
@@ -42,7 +42,7 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
     if not read:
         return [str(finding) for finding in lint_settings(config, objective)]
     config = numbers(config, objective)
-    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
+    loaded = read_skeleton(config)
     if not isinstance(config, HeldOutConfig):  # the rows are sampled
         try:
             agreed_template(loaded, config.template)
@@ -103,7 +103,7 @@ def read_stage(config: HeldOutConfig, objective: Objective | None, loaded: Loade
         turns = {"train_on": config.train_on, "train_on_prompt": not config.completion_only}
     kind = "document" if isinstance(config, PretrainConfig) else "demonstration"
     kinds = (kind,) if objective is None else objective.records
-    data = read_records(config.dataset, kinds, config.columns, config.strict)
+    data = read_rows(config, kinds)
     attributes = attributes_of(data.records)
     made = tokenize(with_attributes(data.records, attributes), encoder, **turns)
     groups, held_out = hold_out(made.groups, fixed(config.eval_fraction), config.seed)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignloop.cli.options import DEVICE, TEMPLATE_KWARGS, template_choice
+from alignloop.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from alignloop.config.reward_models import RewardsConfig
@@ -47,7 +48,6 @@ def answer(
     with the rewards of all n, which can be trained on.
     """
     from alignloop.data.files import write_whole
-    from alignloop.errors import UserError
     from alignloop.model.sampling import SamplingParams
     from alignloop.serve.served import open_policy
     from alignloop.stages.best_answers import best_answers
@@ -94,7 +94,6 @@ def rewards_config(rewards: list[str]) -> RewardsConfig:
     from pydantic import ValidationError
 
     from alignloop.config.reward_models import RewardsConfig
-    from alignloop.errors import ConfigError
 
     if not rewards:
         raise ConfigError("--reward is missing: name a verifier, a reward model's run or module:function")
@@ -110,7 +109,6 @@ def reward_term(text: str) -> Any:
 
     from alignloop.config.aliases import named_reward
     from alignloop.config.recipe_file import read_yaml
-    from alignloop.errors import ConfigError
 
     if text.lstrip().startswith("{"):
         try:

@@ -11,6 +11,7 @@ import typer
 
 from alignloop.cli.answer import REWARD, rewards_config
 from alignloop.cli.options import DEVICE, TEMPLATE_KWARGS, template_choice
+from alignloop.errors import UserError
 
 if TYPE_CHECKING:
     from alignloop.model.sampling import SamplingParams
@@ -90,7 +91,6 @@ def _say(text: str) -> None:
 
 def _lines() -> Iterator[str]:
     """What the person types, with line editing in a terminal; or what comes through a pipe."""
-    from alignloop.errors import UserError
 
     if isinstance(sys.stdin, TextIOWrapper):  # a damaged byte must not become a lone surrogate
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")

@@ -10,6 +10,7 @@ import typer
 
 from alignloop.cli.options import RunOptions, takes_run_options
 from alignloop.cli.running import execute
+from alignloop.errors import UserError
 
 if TYPE_CHECKING:
     from alignloop.config import Recipe
@@ -72,7 +73,6 @@ def chosen(named: list[str], sets: list[str]) -> tuple[Recipe, str, str]:
         UserError: too little is named.
     """
     from alignloop.config.shipped import find_recipe, load_recipe
-    from alignloop.errors import UserError
 
     if len(named) == 1 and named[0].endswith((".yaml", ".yml")):
         return load_recipe(find_recipe(named[0])), "compare", f"runs/{Path(named[0]).stem}"
@@ -93,7 +93,6 @@ def from_words(models: list[str], sets: list[str]) -> Recipe:
     """
     from alignloop.config import LocatedValue, Recipe
     from alignloop.config.compare import SET_KINDS
-    from alignloop.errors import UserError
 
     entries: list[dict[str, Any]] = []
     for text in sets:
@@ -121,7 +120,6 @@ def plan_prompts(wanted: str, ties: float, correlation: float) -> None:
     Raises:
         UserError: neither a rate nor two.
     """
-    from alignloop.errors import UserError
     from alignloop.evaluation.planner import (
         prompts_for_difference,
         prompts_for_win_rate,

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
+from alignloop.errors import DataError
+
 if TYPE_CHECKING:
     from alignloop.data.check import Check
     from alignloop.data.check_choices import Choices
     from alignloop.data.diversity import Lengths
-    from alignloop.errors import DataError
 
 
 def choices_lines(file: str, found: Choices) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 
 from alignloop.cli.ending import print_next
 from alignloop.cli.options import DEVICE, TEMPLATE_KWARGS, template_choice
+from alignloop.errors import UserError
 
 app = typer.Typer(add_completion=False)
 merge_app = typer.Typer(add_completion=False)
@@ -31,7 +32,6 @@ def export(
     """Write a policy as a Hugging Face folder with its chat template and a card, and as GGUF for Ollama."""
     from typing import get_args
 
-    from alignloop.errors import UserError
     from alignloop.serve.export import Dtype, Storage
     from alignloop.serve.export import export as exported
 

@@ -13,6 +13,7 @@ from alignloop.cli.data import mapping
 from alignloop.cli.ending import after_data, print_next
 from alignloop.cli.label_submit import submit
 from alignloop.cli.options import help_if_bare
+from alignloop.errors import UserError
 
 if TYPE_CHECKING:
     from alignloop.feedback.cost import LearningCurve
@@ -107,7 +108,6 @@ def import_(
 @app.command()
 def adopt(folder: Folder, database: Database = None) -> None:
     """Take an outside database over into this folder, when the folder it belonged to is lost."""
-    from alignloop.errors import UserError
     from alignloop.feedback.folder import opened
 
     if database is None:
@@ -143,7 +143,6 @@ def export(
 ) -> None:
     """Write judgements as records for training."""
     from alignloop.data.columns import write_records
-    from alignloop.errors import UserError
     from alignloop.feedback import export as exporting
     from alignloop.feedback.web import server
 
@@ -193,7 +192,6 @@ def invite(
     database: Database = None,
 ) -> None:
     """Print an invitation link; asking again for the same name replaces it."""
-    from alignloop.errors import UserError
     from alignloop.feedback import people
     from alignloop.feedback.web import addresses, server
 
@@ -226,7 +224,6 @@ def choose(
     """Choose which of the items nobody has seen yet are judged next."""
     from typing import cast, get_args
 
-    from alignloop.errors import UserError
     from alignloop.feedback.select import Strategy
     from alignloop.feedback.web import server
     from alignloop.stages.choosing import choose_next
@@ -362,7 +359,6 @@ def _accuracy_line(accuracy: float | None, fitted: LearningCurve | None, known: 
 
 
 def _text_of(file: Path | None) -> str:
-    from alignloop.errors import UserError
 
     try:
         return "" if file is None else file.read_text("utf-8")
@@ -371,7 +367,6 @@ def _text_of(file: Path | None) -> str:
 
 
 def _point(text: str) -> tuple[float, float]:
-    from alignloop.errors import UserError
 
     labels, _, accuracy = text.partition(":")
     try:
@@ -381,7 +376,6 @@ def _point(text: str) -> tuple[float, float]:
 
 
 def _pairs(text: str) -> Literal["one", "all"]:
-    from alignloop.errors import UserError
 
     if text == "one":
         return "one"

@@ -13,7 +13,6 @@ from alignloop.cli.data import mapping
 from alignloop.cli.ending import after_data, print_next
 from alignloop.cli.label_submit import submit
 from alignloop.cli.options import help_if_bare
-from alignloop.errors import UserError
 
 if TYPE_CHECKING:
     from alignloop.feedback.cost import LearningCurve
@@ -108,6 +107,7 @@ def import_(
 @app.command()
 def adopt(folder: Folder, database: Database = None) -> None:
     """Take an outside database over into this folder, when the folder it belonged to is lost."""
+    from alignloop.errors import UserError
     from alignloop.feedback.folder import opened
 
     if database is None:
@@ -143,6 +143,7 @@ def export(
 ) -> None:
     """Write judgements as records for training."""
     from alignloop.data.columns import write_records
+    from alignloop.errors import UserError
     from alignloop.feedback import export as exporting
     from alignloop.feedback.web import server
 
@@ -192,6 +193,7 @@ def invite(
     database: Database = None,
 ) -> None:
     """Print an invitation link; asking again for the same name replaces it."""
+    from alignloop.errors import UserError
     from alignloop.feedback import people
     from alignloop.feedback.web import addresses, server
 
@@ -224,6 +226,7 @@ def choose(
     """Choose which of the items nobody has seen yet are judged next."""
     from typing import cast, get_args
 
+    from alignloop.errors import UserError
     from alignloop.feedback.select import Strategy
     from alignloop.feedback.web import server
     from alignloop.stages.choosing import choose_next
@@ -359,6 +362,7 @@ def _accuracy_line(accuracy: float | None, fitted: LearningCurve | None, known: 
 
 
 def _text_of(file: Path | None) -> str:
+    from alignloop.errors import UserError
 
     try:
         return "" if file is None else file.read_text("utf-8")
@@ -367,6 +371,7 @@ def _text_of(file: Path | None) -> str:
 
 
 def _point(text: str) -> tuple[float, float]:
+    from alignloop.errors import UserError
 
     labels, _, accuracy = text.partition(":")
     try:
@@ -376,6 +381,7 @@ def _point(text: str) -> tuple[float, float]:
 
 
 def _pairs(text: str) -> Literal["one", "all"]:
+    from alignloop.errors import UserError
 
     if text == "one":
         return "one"

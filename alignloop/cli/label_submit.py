@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignloop.errors import UserError
-
 if TYPE_CHECKING:
     from alignloop.feedback.submit import Sent
 
@@ -35,6 +33,7 @@ def submit(
 ) -> None:
     """Send judgements of a project's items that were made elsewhere; again: only what is missing."""
     from alignloop.cli.data import mapping
+    from alignloop.errors import UserError
     from alignloop.feedback import submit as submitting
     from alignloop.feedback.folder import opened
     from alignloop.feedback.submit_http import RemoteDesk

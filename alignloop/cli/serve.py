@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from alignloop.cli.options import DEVICE, TEMPLATE_KWARGS, template_choice
-from alignloop.errors import UserError
 
 app = typer.Typer(add_completion=False)
 
@@ -44,6 +43,7 @@ def serve(
     """Serve policies: OpenAI's interface under /v1, a chat page at /, /health and /metrics."""
     from pathlib import Path
 
+    from alignloop.errors import UserError
     from alignloop.serve.app import LOCAL_HOSTS, create_app
     from alignloop.serve.served import Limits, open_policy
     from alignloop.serve.votes import open_votes

@@ -100,7 +100,8 @@ def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def called(**words: Any) -> None:
-        command(**words, options=RunOptions(**{name: words.pop(name) for name in _RUN_OPTIONS}))
+        options = RunOptions(**{name: words.pop(name) for name in _RUN_OPTIONS})
+        command(**words, options=options)
 
     signature = inspect.signature(command, eval_str=True)
     own = [parameter for parameter in signature.parameters.values() if parameter.name != "options"]

@@ -63,9 +63,14 @@ def execute(
     for notice in plan.notices:
         print(f"note: {notice}", file=sys.stderr)
     if options.dry_run:
-        for stage in plan.stages:
-            print_stage(stage, plan)
-        return plan
+        for one in plan.stages:
+            print_stage(one, plan)
+    else:
+        _run(plan, options, ending or print_ending)
+    return plan
+
+
+def _run(plan: RecipePlan, options: RunOptions, ending: Ending) -> None:
     from alignloop.pipeline import run_plan
     from alignloop.runs import FolderTaken
 
@@ -81,8 +86,7 @@ def execute(
         error.add_note(_ways_out(Path(error.folder), options.overwrite, error.is_run))
         raise
     if says:
-        (ending or print_ending)(outcomes, plan)
-    return plan
+        ending(outcomes, plan)
 
 
 def numbered(folder: Path) -> Path:

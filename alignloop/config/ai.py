@@ -15,6 +15,7 @@ from alignloop.config.fields import (
     TemplateConfig,
     TemplatePath,
     conflict,
+    defaulting,
     free,
     path_or,
 )
@@ -142,7 +143,7 @@ class ConstitutionConfig(StageConfig, ModelConfig, RowsConfig):
         default=2, ge=1, le=16, description="rounds of critique and revision, a principle each"
     )
     language: Language = Field(default="auto", description="of the principles: auto (the prompt's), en or ko")
-    temperature: float = Field(default=0.7, ge=0, description="0 takes the most likely token")
+    temperature: float = defaulting(SamplingConfig, "temperature", 0.7)
     max_new_tokens: int = Field(default=192, ge=1, description="longest answer in tokens")
     max_critique_tokens: int = Field(default=128, ge=1, description="longest critique in tokens")
     max_prompts: int = Field(default=0, ge=0, description="prompts to answer; 0 answers all")
@@ -163,12 +164,10 @@ class RefusalsConfig(StageConfig, SamplingConfig, TemplateConfig):
     dataset: Dataset | None = Field(
         default=None, description=f"harmless prompts, null for those that come with AlignLoop: {DATASET}"
     )
-    columns: dict[str, str] = Field(
-        default={}, description="column names where they are not recognised, as field: column"
-    )
+    columns: dict[str, str] = defaulting(RowsConfig, "columns", {})
     num_prompts: int = Field(default=200, ge=2, description="prompts answered by both models, at most")
     token_budget: int = Field(default=8192, ge=64, description="tokens in flight at once; bounds memory")
-    temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token")
+    temperature: float = defaulting(SamplingConfig, "temperature", 0.0)
 
 
 @register_stage("mix", makes="judgements")

@@ -8,7 +8,15 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.ai import ADVISER, AdviserSource, RubricPath
-from alignloop.config.fields import ModelPath, Path, StageConfig, TemplateConfig, conflict, path_or
+from alignloop.config.fields import (
+    ModelPath,
+    Path,
+    StageConfig,
+    TemplateConfig,
+    conflict,
+    defaulting,
+    path_or,
+)
 from alignloop.config.registry import register_stage
 from alignloop.config.sections import KEPT_ANSWERS, RowsConfig, SamplingConfig
 from alignloop.user_functions import REFERENCE
@@ -109,8 +117,8 @@ class CompareConfig(StageConfig, SamplingConfig, TemplateConfig):
         default=(), description="what must hold, or the pipeline stops: `dpo.win_rate.low > 0.5`"
     )
     token_budget: int = Field(default=16384, ge=64, description="tokens in flight at once; bounds memory")
-    temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token")
-    max_new_tokens: int = Field(default=256, ge=1, description="longest completion in tokens")
+    temperature: float = defaulting(SamplingConfig, "temperature", 0.0)
+    max_new_tokens: int = defaulting(SamplingConfig, "max_new_tokens", 256)
 
     @model_validator(mode="after")
     def _names_are_unambiguous(self) -> CompareConfig:

@@ -59,6 +59,27 @@ def longer(default: Any, **more: Any) -> Any:
     return Field(default=default, json_schema_extra={"resume": "longer"}, **more)
 
 
+def defaulting(section: type[BaseModel], key: str, default: Any) -> Any:
+    """The field of a section with another default: its range, its meaning and its rule for continuations.
+
+    Args:
+        section: where the key is declared.
+        key: the field.
+        default: in its place here.
+
+    Returns:
+        The field.
+    """
+    field = section.model_fields[key]
+    bounds = {name: getattr(part, name) for part in field.metadata for name in _BOUNDS if hasattr(part, name)}
+    return Field(
+        default=default, description=field.description, json_schema_extra=field.json_schema_extra, **bounds
+    )
+
+
+_BOUNDS = ("gt", "ge", "lt", "le")
+
+
 def conflict(key: str, message: str) -> PydanticCustomError:
     """An error about two keys that do not go together, reported at the line of `key`."""
     return PydanticCustomError("conflict", "{message}", {"key": key, "message": message})

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.aliases import PenaltyName, VerifierName
-from alignloop.config.fields import Path, Section, StageConfig, conflict
+from alignloop.config.fields import Path, Section, StageConfig, conflict, defaulting
 from alignloop.config.registry import TRAINS_ON_ROWS, register_stage
 from alignloop.config.sections import DATASET, Dataset, HeldOutConfig, RowsConfig
 from alignloop.user_functions import REFERENCE
@@ -164,9 +164,7 @@ class AverageRewardsConfig(StageConfig):
         default=None,
         description=f"judged rows on which the average is measured and its rewards rescaled: {DATASET}",
     )
-    columns: dict[str, str] = Field(
-        default={}, description="column names where they are not recognised, as field: column"
-    )
+    columns: dict[str, str] = defaulting(RowsConfig, "columns", {})
     token_budget: int = Field(
         default=4096, ge=64, description="tokens per packed forward pass; bounds memory"
     )

@@ -15,6 +15,7 @@ from alignloop.config.fields import (
     RefusedKey,
     Section,
     conflict,
+    defaulting,
     fixed,
     free,
     path_or,
@@ -32,13 +33,6 @@ from alignloop.config.sections import (
 )
 
 Advantage = Literal["group_std", "group_mean", "group_mean_batch_std", "leave_one_out", "batch", "token"]
-ADVANTAGE = (
-    "baseline and scale of advantages; group_mean_batch_std divides by the whole rollout's standard "
-    "deviation, token is REINFORCE++'s, with the KL paid token by token"
-)
-DYNAMIC_SAMPLING = (
-    "replace groups whose completions are all worth the same, penalties left aside, by further prompts"
-)
 _WHOLE = (
     "RL learns from the log-probs of the whole distribution, which this cuts or bends, so the ratios would "
     "be biased; leave it at its default (AL204)"
@@ -119,14 +113,9 @@ class OnlineConfig(TrainConfig, CompletionConfig, RewardsConfig, GuardConfig):
         default=8, description="prompts with all their completions per accumulation unit"
     )
     learning_rate: AutoRate = Field(default=1e-6, description="highest learning rate")
-    warmup_ratio: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="share of the steps spent warming up; 0 where warmup_steps is set",
-    )
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
-        default="constant", description="shape of the decay after warm-up; linear and cosine end at 0"
+    warmup_ratio: float = defaulting(TrainConfig, "warmup_ratio", 0.0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = defaulting(
+        TrainConfig, "lr_scheduler_type", "constant"
     )
     reference_refresh: int = Field(
         default=0,
@@ -185,8 +174,16 @@ def _grpo(name: str, method: str) -> Callable[[type[C]], type[C]]:
 class GRPOConfig(OnlineConfig):
     """Group-relative policy optimization: no critic, completions of a prompt are each other's baseline."""
 
-    advantage: Advantage = Field(default="group_std", description=ADVANTAGE)
-    dynamic_sampling: bool = Field(default=False, description=DYNAMIC_SAMPLING)
+    advantage: Advantage = Field(
+        default="group_std",
+        description="baseline and scale of advantages; group_mean_batch_std divides by the whole rollout's "
+        "standard deviation, token is REINFORCE++'s, with the KL paid token by token",
+    )
+    dynamic_sampling: bool = Field(
+        default=False,
+        description="replace groups whose completions are all worth the same, penalties left aside, by "
+        "further prompts",
+    )
     max_sampling_rounds: int = Field(default=3, ge=1, description="rounds of dynamic sampling, at most")
     normalize_each_reward: bool = Field(
         default=False,
@@ -223,51 +220,41 @@ class GRPOConfig(OnlineConfig):
 class DrGRPOConfig(GRPOConfig):
     """Dr. GRPO: no division by the group's standard deviation nor by the length."""
 
-    advantage: Advantage = Field(default="group_mean", description=ADVANTAGE)
+    advantage: Advantage = defaulting(GRPOConfig, "advantage", "group_mean")
 
 
 @_grpo("dapo", "DAPO")
 class DAPOConfig(GRPOConfig):
     """DAPO: dynamic sampling, asymmetric clipping, token mean; add `penalty: overlong` to the rewards."""
 
-    dynamic_sampling: bool = Field(default=True, description=DYNAMIC_SAMPLING)
+    dynamic_sampling: bool = defaulting(GRPOConfig, "dynamic_sampling", True)
 
 
 @_grpo("rloo", "RLOO")
 class RLOOConfig(GRPOConfig):
     """RLOO: REINFORCE with the other completions' mean as baseline."""
 
-    advantage: Advantage = Field(default="leave_one_out", description=ADVANTAGE)
-    kl_coef: float = Field(
-        default=0.05, ge=0, description="weight of the KL (k1) in the reward, at the start"
-    )
+    advantage: Advantage = defaulting(GRPOConfig, "advantage", "leave_one_out")
+    kl_coef: float = defaulting(OnlineConfig, "kl_coef", 0.05)
 
 
 @_grpo("reinforce_pp", "ReinforcePP")
 class ReinforceConfig(GRPOConfig):
     """REINFORCE++: rewards to come of every token, its KL among them, whitened over the whole rollout."""
 
-    advantage: Advantage = Field(default="token", description=ADVANTAGE)
-    kl_coef: float = Field(
-        default=0.01, ge=0, description="weight of the KL (k1) in the reward, at the start"
-    )
+    advantage: Advantage = defaulting(GRPOConfig, "advantage", "token")
+    kl_coef: float = defaulting(OnlineConfig, "kl_coef", 0.01)
 
 
 @register_stage("ppo", SAMPLES_ITS_ROWS, objective="ppo", method="PPO")
 class PPOConfig(OnlineConfig):
     """PPO with a critic."""
 
-    num_generations: int = Field(default=1, ge=1, description="completions per prompt")
-    rollout_prompts: int = Field(
-        default=32, ge=1, description="prompts per rollout; a multiple of batch size × accumulation steps"
-    )
-    num_iterations: int = Field(default=4, ge=1, description="passes over each rollout")
-    kl_coef: float = Field(
-        default=0.05, ge=0, description="weight of the KL (k1) in the reward, at the start"
-    )
-    kl_controller: Literal["fixed", "adaptive"] = Field(
-        default="adaptive", description="whether kl_coef follows the KL"
-    )
+    num_generations: int = defaulting(OnlineConfig, "num_generations", 1)
+    rollout_prompts: int = defaulting(OnlineConfig, "rollout_prompts", 32)
+    num_iterations: int = defaulting(OnlineConfig, "num_iterations", 4)
+    kl_coef: float = defaulting(OnlineConfig, "kl_coef", 0.05)
+    kl_controller: Literal["fixed", "adaptive"] = defaulting(OnlineConfig, "kl_controller", "adaptive")
     gamma: float = Field(default=1.0, gt=0, le=1, description="discount per token")
     lam: float = Field(default=0.95, ge=0, le=1, description="λ of generalised advantage estimation")
     whiten_advantages: bool = Field(default=True, description="mean 0 and variance 1 over the rollout")
@@ -287,7 +274,7 @@ class PPOConfig(OnlineConfig):
         default=None, description=f"demonstrations mixed in against forgetting: {DATASET}"
     )
     ptx_coefficient: float = Field(default=0.0, ge=0, description="weight of their NLL per token; 0 is off")
-    adam_epsilon: float = Field(default=1e-5, gt=0, description="AdamW's ε")
+    adam_epsilon: float = defaulting(TrainConfig, "adam_epsilon", 1e-5)
 
     @model_validator(mode="after")
     def _roles(self) -> PPOConfig:

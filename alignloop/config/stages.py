@@ -21,6 +21,7 @@ from alignloop.config.fields import (
     StageConfig,
     TemplateConfig,
     conflict,
+    defaulting,
     free,
 )
 from alignloop.config.registry import OFFLINE, SAMPLES_ITS_ROWS, TRAINS_ON_ROWS, register_stage
@@ -44,19 +45,14 @@ class PretrainConfig(HeldOutConfig):
 
     kinds: ClassVar[tuple[str, ...] | None] = ("document",)
 
-    model_name_or_path: ModelPath = Field(
-        default="tiny",
-        description="run folder, model or adapter folder, .gguf, hub id, `smollm2-135m-instruct` or `tiny`",
-    )
+    model_name_or_path: ModelPath = defaulting(ModelConfig, "model_name_or_path", "tiny")
     max_length: int = Field(default=512, ge=8, description="longest document, in tokens")
     overlength: Literal["drop", "truncate", "error"] = Field(
         default="truncate", description="what to do with a longer one; truncate cuts it into pieces"
     )
     learning_rate: AutoRate = Field(default=3e-4, description="highest learning rate")
-    weight_decay: float = Field(
-        default=0.1, ge=0, description="AdamW's decay of matrices, not of norms and biases"
-    )
-    adam_beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW's decay of the variance")
+    weight_decay: float = defaulting(TrainConfig, "weight_decay", 0.1)
+    adam_beta2: float = defaulting(TrainConfig, "adam_beta2", 0.95)
 
 
 @register_stage("sft", TRAINS_ON_ROWS)
@@ -197,4 +193,4 @@ class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig, TemplateConfig):
         description="what must hold, or the pipeline stops: `win_rate.low > 0.5`, `perplexity.change < 1`",
     )
     token_budget: int = Field(default=16384, ge=64, description="tokens in flight at once; bounds memory")
-    temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token")
+    temperature: float = defaulting(SamplingConfig, "temperature", 0.0)

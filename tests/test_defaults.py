@@ -243,6 +243,7 @@ def test_rows_and_model_are_read_once(
     from alignloop.stages import defaults
 
     read: list[str] = []
+    monkeypatch.setattr(defaults, "_left", {})
     for name in ("read_records", "load_skeleton"):
         original = getattr(defaults, name)
         monkeypatch.setattr(

@@ -49,17 +49,17 @@ def outcome(run: RunFolder) -> Outcome:
     Returns:
         Sentences and figures from the results, and the next commands.
     """
-    commands = _NEXT[product(run.stage)](run, shlex.quote(str(run.path)))
+    commands = _NEXT.get(product(run.stage), _report)(run, shlex.quote(str(run.path)))
     found = figures(mapping(run.info.get("results")))
     return Outcome(run.stage, tuple(tell(run)), found, tuple(commands))
 
 
-def product(stage: str) -> StageProduct:
-    """What a stage makes; `table` for a name that no stage of this version has."""
+def product(stage: str) -> StageProduct | None:
+    """What a stage makes; None for a name that no stage of this version has."""
     try:
         return find_stage(stage).makes
     except ConfigError:
-        return "table"
+        return None
 
 
 def outcome_of(path: str | Path) -> Outcome:
@@ -94,7 +94,7 @@ def overall(stages: Sequence[tuple[str, Outcome]]) -> list[str]:
 
 
 _VERDICTS = ("comparison", "verdict")
-_MODELS = ("policy", "reward model")
+_MODELS = ("policy", "reward model", None)
 
 
 def _report(run: RunFolder, folder: str) -> Next:
@@ -161,7 +161,7 @@ def _to_people(run: RunFolder, folder: str) -> Next:
     ]
 
 
-_NEXT: Mapping[StageProduct, Callable[[RunFolder, str], Next]] = {
+_NEXT: Mapping[StageProduct | None, Callable[[RunFolder, str], Next]] = {
     "policy": _policy,
     "reward model": _scorer,
     "prompts": _to_ask,

@@ -35,7 +35,7 @@ def tell(run: RunFolder) -> list[str]:
         One to five sentences, [] where there is nothing to say.
     """
     results = mapping(run.info.get("results"))
-    return _teller(run.stage)(run, results) or _verdict(run, results) or _first_numbers(run, results)
+    return _teller(run.stage)(run, results) or _first_numbers(run, results)
 
 
 def reads_metrics(stage: str) -> bool:
@@ -44,16 +44,16 @@ def reads_metrics(stage: str) -> bool:
 
 
 def _teller(stage: str) -> Teller:
-    """The sentences of a stage: its own, its objective's, or none."""
+    """The sentences of a stage: its own, those of its kind, or those in its results."""
     if stage in _STAGES:
         return _STAGES[stage]
     try:
         spec = find_stage(stage)
     except ConfigError:
-        return _first_numbers
+        return _verdict
     if issubclass(spec.config, OnlineConfig):
         return _online
-    return _preference if spec.config is offline_stage().config else _first_numbers
+    return _preference if spec.config is offline_stage().config else _verdict
 
 
 def _first_numbers(run: RunFolder, results: Results) -> list[str]:
@@ -373,8 +373,6 @@ _STAGES: Mapping[str, Teller] = {
     "refusals": _refused,
     "evaluate": _evaluation,
     "compare": _compared,
-    "audit": _verdict,
-    "verdict": _verdict,
     "split": _divided,
 }
 """Stages whose results need words of their own. Any other stage may return `sentences` in its

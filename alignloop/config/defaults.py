@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from alignloop.config.fields import AUTO
+from alignloop.config.fields import AUTO, fixed
 from alignloop.config.sections import HeldOutConfig, TrainConfig
 
 STEPS = 60
@@ -115,7 +115,7 @@ def decide(config: TrainConfig, objective_name: str, facts: RunSize) -> dict[str
         found["eval_fraction"] = _held_out(config, facts)
         share = found["eval_fraction"].value
     if "per_device_train_batch_size" in wanted:
-        found["per_device_train_batch_size"] = _batch(config, objective_name, facts, share)
+        found["per_device_train_batch_size"] = _batch(config, objective_name, facts, fixed(share))
     for key, row in (("learning_rate", name), ("reward_learning_rate", "reward")):
         if key in wanted:
             found[key] = _rate(config, row, facts)

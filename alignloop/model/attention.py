@@ -9,6 +9,8 @@ cannot do it (state-space layers, attention sinks, learned relative biases) is f
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,18 +87,58 @@ def shared_prefix_attention(
     everything = sliding_window is None or all(
         span.prompt_length + max(span.lengths) <= sliding_window for span in segments.spans
     )
-    if dropout == 0.0 and softcap is None and everything and flash_cpu.suits(query, key, value):
-        return flash_cpu.packed_flash(query, key, value, segments.spans, scale).contiguous(), None
+    with _float32_on_cpu(query, key, value) as (products, (query, key, value)):
+        if dropout == 0.0 and softcap is None and everything and flash_cpu.suits(query, key, value):
+            out = flash_cpu.packed_flash(query, key, value, segments.spans, scale)
+        else:
+            out = _by_block(query, key, value, segments, scale, dropout, sliding_window, softcap)
+        return out.to(products).contiguous(), None
+
+
+@contextmanager
+def _float32_on_cpu(*tensors: Tensor) -> Iterator[tuple[torch.dtype, Sequence[Tensor]]]:
+    """On a CPU, half-precision attention computes in float32: torch's backward is eight times as slow in
+    bfloat16, and takes longer than the matrix products around it (docs/log.md).
+
+    Args:
+        tensors: queries, keys and values.
+
+    Yields:
+        The type of the layer's output, and the tensors to compute with.
+    """
+    if tensors[0].device.type != "cpu":
+        yield tensors[0].dtype, tensors
+        return
+    autocast = torch.is_autocast_enabled("cpu")
+    products = torch.get_autocast_dtype("cpu") if autocast else tensors[0].dtype
+    if products not in (torch.bfloat16, torch.float16):
+        yield products, tensors
+        return
+    with torch.autocast("cpu", enabled=False):
+        yield products, [tensor.float() for tensor in tensors]
+
+
+def _by_block(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    scale: float,
+    dropout: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """Attention of a row, one block of queries after the other. (1, H, N, D) → (1, N, H, D)."""
     if (repeats := query.shape[1] // key.shape[1]) > 1:
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     # Layers view what they get as (N, H·D), which takes this copy anyway.
     # One split for the row: its backward is one concatenation, that of a slice a zero-filled row each.
     queries = query.split([size for span in segments.spans for size in _query_sizes(span)], dim=2)
     pieces = [
-        _block(q, k, v, segments, scale, dropout, sliding_window, softcap)
+        _block(q, k, v, segments, scale, dropout, window, softcap)
         for q, (k, v) in zip(queries, _seen(key, value, segments), strict=True)
     ]
-    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(pieces, dim=2).transpose(1, 2)
 
 
 def _understood(

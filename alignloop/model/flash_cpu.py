@@ -24,12 +24,11 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def suits(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """True for tensors of one float type and head size on a CPU outside autocast."""
+    """True for tensors of one float type and head size on a CPU."""
     return (
         query.device.type == "cpu"
         and query.dtype == key.dtype == value.dtype
         and query.shape[-1] == value.shape[-1]
-        and not torch.is_autocast_enabled("cpu")
     )
 
 

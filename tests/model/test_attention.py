@@ -118,5 +118,25 @@ def test_what_flash_attention_takes() -> None:
         assert not flash_cpu.suits(*three)
     meta = x.to("meta")
     assert not flash_cpu.suits(meta, meta, meta)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not flash_cpu.suits(x, x, x)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("window", [None, 3])
+def test_bfloat16_on_a_cpu_rounds_once_at_the_end(autocast: bool, window: int | None) -> None:
+    torch.manual_seed(0)
+    segments = row_of([(5, (4, 3)), (3, (6,))])
+    inputs = [torch.randn(1, 2, len(segments.group), 8).bfloat16().requires_grad_() for _ in range(3)]
+    weights = torch.randn(1, len(segments.group), 2, 8).bfloat16()
+
+    def attend(tensors: list[Tensor]) -> list[Tensor]:
+        out, _ = shared_prefix_attention(
+            torch.nn.Identity(), *tensors, None, segments=segments, sliding_window=window
+        )
+        return [out, *torch.autograd.grad((out * weights).sum(), tensors)]
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = attend(inputs)
+    exact = attend([x.detach().float().requires_grad_() for x in inputs])
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert torch.equal(one, other.bfloat16())

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from alignloop.config import Plan, StagePlan, may_change, path_values
+from alignloop.config import RecipePlan, StagePlan, may_change, path_values
 from alignloop.config.defaults import Decision, open_keys
 from alignloop.errors import AlignLoopError, RunError, UserError
 from alignloop.foreign import dump_yaml
@@ -52,7 +52,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StageOutcome:
     """How one stage ended: `reused` if nothing had to be done."""
 
     name: str
@@ -64,8 +64,8 @@ class Outcome:
 
 
 def run_plan(
-    plan: Plan, *, resume: Resume = "auto", overwrite: bool = False, say: Say = print
-) -> list[Outcome]:
+    plan: RecipePlan, *, resume: Resume = "auto", overwrite: bool = False, say: Say = print
+) -> list[StageOutcome]:
     """Run every stage that has to be run.
 
     Args:
@@ -89,7 +89,7 @@ def run_plan(
         _check_checkpoint(resume, plan)
     if plan.is_pipeline and is_first_rank():
         _claim(plan)
-    outcomes: list[Outcome] = []
+    outcomes: list[StageOutcome] = []
     for number, stage in enumerate(plan.stages, start=1):
         where = f"stage '{stage.name}' ({number} of {len(plan.stages)})" if plan.is_pipeline else stage.name
         try:
@@ -105,10 +105,6 @@ def run_plan(
     return outcomes
 
 
-_KEPT_ELSEWHERE: Mapping[str, str] = dict.fromkeys(("evaluate", "compare"), "the answers that were sampled")
-"""What stages go on from that is not in their run folder: answers are cached by model and prompt."""
-
-
 def _how_to_go_on(
     error: BaseException, stage: StagePlan, where: str, is_pipeline: bool, some_done: bool
 ) -> str:
@@ -118,15 +114,15 @@ def _how_to_go_on(
     verb = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     done = "; the stages before it are done and kept" if some_done else ""
     same = "With that corrected, the same" if isinstance(error, UserError) else "The same"
-    place = saved_place(Path(stage.config.output_dir)) or _KEPT_ELSEWHERE.get(stage.stage, "")
+    place = saved_place(Path(stage.config.output_dir)) or stage.spec.kept_elsewhere
     goes_on = f"goes on from {place}" if place else "starts this stage from its beginning"
     nothing = "" if place or isinstance(error, UserError) else " Nothing of it was saved yet."
     return f"{where} {verb}{done}.{nothing} {same} command {goes_on}."
 
 
 def _run_stage(
-    plan: Plan, stage: StagePlan, where: str, resume: Resume, overwrite: bool, say: Say
-) -> Outcome:
+    plan: RecipePlan, stage: StagePlan, where: str, resume: Resume, overwrite: bool, say: Say
+) -> StageOutcome:
     folder = Path(stage.config.output_dir)
     with busy(f"{where}: looking at its inputs"):
         stage, decisions = settle_defaults(stage, resume)
@@ -232,7 +228,7 @@ def stage_inputs(stage: StagePlan) -> tuple[dict[str, Input], list[Parent]]:
 
 
 def _reused(
-    plan: Plan,
+    plan: RecipePlan,
     stage: StagePlan,
     where: str,
     resume: Resume,
@@ -296,7 +292,7 @@ def load_function(path: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
-def _must_give_way(plan: Plan, earlier: Run, work: str, resume: Resume, overwrite: bool) -> bool:
+def _must_give_way(plan: RecipePlan, earlier: Run, work: str, resume: Resume, overwrite: bool) -> bool:
     """Whether an earlier run in the stage's folder has to make room for a new one.
 
     Folders of a pipeline belong to it, so that a changed recipe replaces what it made. A folder that a
@@ -312,7 +308,7 @@ def _must_give_way(plan: Plan, earlier: Run, work: str, resume: Resume, overwrit
     return plan.is_pipeline or overwrite
 
 
-def _delete(earlier: Run, stage: StagePlan, plan: Plan) -> None:
+def _delete(earlier: Run, stage: StagePlan, plan: RecipePlan) -> None:
     """Delete an earlier run for a new one.
 
     Raises:
@@ -327,7 +323,7 @@ def _delete(earlier: Run, stage: StagePlan, plan: Plan) -> None:
     delete_run(earlier.path, roots=roots, within=within, remedy="--new keeps both")
 
 
-def _set_aside(earlier: Run, plan: Plan) -> Path:
+def _set_aside(earlier: Run, plan: RecipePlan) -> Path:
     """Move a run folder to `old/` in the pipeline's folder, or beside a single run's."""
     root = plan.output_dir / "old" if plan.is_pipeline else earlier.path.parent
     root.mkdir(exist_ok=True)
@@ -341,13 +337,13 @@ def _set_aside(earlier: Run, plan: Plan) -> Path:
     return moved
 
 
-def _outcome(stage: StagePlan, run: Run, status: Literal["finished", "reused"]) -> Outcome:
+def _outcome(stage: StagePlan, run: Run, status: Literal["finished", "reused"]) -> StageOutcome:
     record = run.record
     seconds = record["duration_s"] or 0.0 if status == "finished" else 0.0  # None on a rank that follows
-    return Outcome(stage.name, stage.stage, run.path, status, seconds, record["results"])
+    return StageOutcome(stage.name, stage.stage, run.path, status, seconds, record["results"])
 
 
-def _check_checkpoint(folder: Path, plan: Plan) -> None:
+def _check_checkpoint(folder: Path, plan: RecipePlan) -> None:
     if plan.is_pipeline:
         raise RunError("--resume PATH is for a recipe of one stage; a pipeline goes on by itself")
     if not plan.stages[0].spec.checkpoints:
@@ -357,7 +353,7 @@ def _check_checkpoint(folder: Path, plan: Plan) -> None:
         raise RunError(f"--resume {folder}: expected a checkpoint folder, such as checkpoints/step-00000100")
 
 
-def _claim(plan: Plan) -> None:
+def _claim(plan: RecipePlan) -> None:
     """Make the pipeline's folder, refusing one that holds something else."""
     folder = plan.output_dir
     try:
@@ -371,7 +367,7 @@ def _claim(plan: Plan) -> None:
         raise RunError(f"{folder}: cannot write a pipeline here: {error.strerror}") from error
 
 
-def _write_pipeline(plan: Plan) -> None:
+def _write_pipeline(plan: RecipePlan) -> None:
     """pipeline.json: {schema, recipe, updated, stages: [{name, stage, path}]}; statuses are in each run."""
     stages = [
         {"name": s.name, **{key: value for key, value in s.keys.items() if key != "output_dir"}}

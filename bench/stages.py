@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alignloop.config import Plan, StagePlan, find_stage, resolve
+from alignloop.config import RecipePlan, StagePlan, find_stage, resolve
 from alignloop.data.columns import write_records
 from alignloop.data.instructions import Split, documents, instruction_prompts
 from alignloop.model.save import save_model
@@ -24,7 +24,7 @@ def run_stage(stage: str, output_dir: Path, **keys: Any) -> Run:
     """Run one stage in a folder; a finished run of the same work is used again, a stopped one goes on."""
     resolved = resolve(stage, {**keys, "output_dir": str(output_dir)})
     planned = StagePlan(stage, stage, find_stage(stage), resolved.config, resolved.objective)
-    run_plan(Plan("", output_dir, (planned,), is_pipeline=False), say=lambda text: None)
+    run_plan(RecipePlan("", output_dir, (planned,), is_pipeline=False), say=lambda text: None)
     return Run.open(output_dir)
 
 

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 
 def blocks(text: str, language: str = "") -> Iterator[str]:
-    """The contents of a page's fenced blocks of one language; plain fences have none."""
+    """The contents of a page's fenced blocks (``` or ~~~) of one language; plain fences have none."""
     inside: list[str] | None = None
-    wanted = False
+    wanted, fence = False, ""
     for line in text.splitlines():
-        if not line.startswith("```"):
-            if inside is not None:
-                inside.append(line)
-        elif inside is None:
-            inside, wanted = [], line == f"```{language}"
-        else:
+        opens = inside is None and line.startswith(("```", "~~~"))
+        if opens:
+            inside, wanted, fence = [], line[3:] == language, line[:3]
+        elif inside is not None and line.startswith(fence):
             if wanted:
                 yield "\n".join(inside) + "\n"
             inside = None
+        elif inside is not None:
+            inside.append(line)
 
 
 def commands(text: str) -> Iterator[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from alignloop.config import (
     STAGES,
+    GRPOConfig,
     SFTConfig,
     find_stage,
     markdown_table,
@@ -348,3 +350,24 @@ def test_starter_defaults_read_back() -> None:
     plan = plan_of("stage: dpo\n" + "\n".join(defaults))
     required = {"output_dir": "runs/my-run", "dataset": "rows.jsonl"}
     assert plan.stages[0].config == resolve("dpo", required).config
+
+
+def test_keys_that_a_stage_has_no_use_for() -> None:
+    """They are not listed; the value that asks for nothing is taken, any other is refused with the reason."""
+    keys: dict[str, Any] = {"dataset": "x", "rewards": [{"verifier": "math"}]}
+    neutral: dict[str, Any] = {
+        "eval_dataset": None,
+        "eval_fraction": 0.0,
+        "eval_steps": 0,
+        "top_k": 0,
+        "top_p": 1.0,
+    }
+    assert not neutral.keys() & stage_schema("grpo")["properties"].keys()
+    assert resolve("grpo", {**keys, **neutral}).config == resolve("grpo", keys).config
+    for key, value in {"val_size": 0.1, "eval_steps": 5, "eval_dataset": "y", "eval_fraction": False}.items():
+        with pytest.raises(ConfigError, match=r"eval_\w+: online stages have no held-out loss"):
+            resolve("grpo", {**keys, key: value})
+    with pytest.raises(ConfigError, match="min_p: RL learns from the log-probs of the whole distribution"):
+        GRPOConfig(**keys, min_p=0.1)
+    with pytest.raises(ConfigError, match="eval_fraction: the best answers are all trained on"):
+        resolve("best_of_n", {"dataset": "x", "reward_model": "math", "eval_fraction": 0.1})

@@ -16,6 +16,7 @@ from alignloop.config import (
     Recipe,
     RewardConfig,
     SFTConfig,
+    TrainConfig,
     find_stage,
     flatten,
     make_plan,
@@ -26,11 +27,11 @@ from alignloop.config import (
     stage_schema,
     starter_recipe,
 )
-from alignloop.config.defaults import RATES, Facts, decide, family, open_keys, usual_rate
+from alignloop.config.defaults import RATES, RunSize, decide, family, open_keys, usual_rate
 from alignloop.config.fields import fixed
 from alignloop.config.recipe_file import located
 from alignloop.config.rl import IterateConfig
-from alignloop.config.shipped import MEMBERS, find_method
+from alignloop.config.shipped import find_method, stage_of_method
 from alignloop.errors import ConfigError
 from alignloop.objectives.dpo import DPO
 from alignloop.objectives.kto import KTO
@@ -61,28 +62,28 @@ def made(kind: Any = PreferenceConfig, **keys: Any) -> Any:
     ],
 )
 def test_share_and_batch_by_rows(rows: int, share: float, batch: int) -> None:
-    found = decide(made(), "dpo", Facts(rows, rows, LARGE))
+    found = decide(made(), "dpo", RunSize(rows, rows, LARGE))
     assert found["eval_fraction"].value == pytest.approx(share)
     assert found["per_device_train_batch_size"].value == batch
     assert found["learning_rate"].value == RATES["preference"][1].full
 
 
 def test_the_batch_counts_epochs_accumulation_and_ktos_mean() -> None:
-    facts = Facts(500, 500, LARGE)
+    facts = RunSize(500, 500, LARGE)
     assert decide(made(num_train_epochs=4), "dpo", facts)["per_device_train_batch_size"].value == 16
     assert decide(made(gradient_accumulation_steps=2), "dpo", facts)["per_device_train_batch_size"].value == 2
-    assert decide(made(), "kto", Facts(100, 50, LARGE))["per_device_train_batch_size"].value == 8
+    assert decide(made(), "kto", RunSize(100, 50, LARGE))["per_device_train_batch_size"].value == 8
 
 
 def test_what_is_given_is_not_decided() -> None:
     config = made(learning_rate=1e-6, per_device_train_batch_size=8, eval_fraction=0.2)
     assert open_keys(config) == []
     assert settled(config, None).decisions == {}  # and the file that is not there was not read
-    assert list(decide(made(learning_rate=3e-6), "dpo", Facts(100, 100, 1))) == [
+    assert list(decide(made(learning_rate=3e-6), "dpo", RunSize(100, 100, 1))) == [
         "eval_fraction",
         "per_device_train_batch_size",
     ]
-    held = decide(made(eval_dataset="held.jsonl"), "dpo", Facts(500, 500, LARGE))
+    held = decide(made(eval_dataset="held.jsonl"), "dpo", RunSize(500, 500, LARGE))
     assert held["eval_fraction"].value == 0
     assert held["per_device_train_batch_size"].value == 8  # 500 / 8 = 62 steps
 
@@ -169,7 +170,9 @@ def test_init_recipes_train_and_python_have_one_set_of_defaults(stage: str) -> N
             assert flatten(*config.resolved()) == wanted
 
 
-@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize(
+    "member", ["bradley_terry", "odin", "plackett_luce", "regression", "lipo_lambda", "group_relative"]
+)
 def test_members_of_a_stage_train_with_its_defaults(member: str) -> None:
     """Their recipes set what makes the method (`objective`, `method`, and the paper's own strength)."""
     method = find_method(member)
@@ -181,7 +184,7 @@ def test_members_of_a_stage_train_with_its_defaults(member: str) -> None:
 
 
 def member_key(member: str) -> str:
-    return MEMBERS[member][1]
+    return stage_of_method(member)[1]
 
 
 @pytest.fixture
@@ -231,3 +234,32 @@ def test_a_run_keeps_its_numbers(pairs: Path, tmp_path: Path, monkeypatch: pytes
     assert longer.config.learning_rate == first.config.learning_rate  # pyright: ignore
     elsewhere = plan.stages[0].config.model_copy(update={"output_dir": str(tmp_path / "new")})
     assert settled(elsewhere, LOSS).config.learning_rate == 2 * column.full  # pyright: ignore
+
+
+def test_rows_and_model_are_read_once(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a run and by a dry run, which both ask for numbers first; changed rows are read again."""
+    from alignloop.stages import defaults
+
+    read: list[str] = []
+    monkeypatch.setattr(defaults, "_left", {})
+    for name in ("read_records", "load_skeleton"):
+        original = getattr(defaults, name)
+        monkeypatch.setattr(
+            defaults, name, lambda *a, _of=original, _name=name, **k: (read.append(_name), _of(*a, **k))[1]
+        )
+    keys: dict[str, Any] = {"dataset": str(pairs), "model_name_or_path": "tiny", "max_steps": 1}
+    alignloop.train("dpo", output_dir=str(tmp_path / "run"), **keys)
+    assert read == ["read_records", "load_skeleton"]
+    read.clear()
+    config: Any = resolve("dpo", {**keys, "output_dir": "x"}).config
+    objective = DPO()
+    settled = defaults.settled(config, objective).config
+    assert isinstance(settled, TrainConfig)
+    assert len(defaults.read_rows(settled, objective.records).records) == 40
+    defaults.read_skeleton(settled)
+    assert read == ["read_records"]  # no stage has asked for the skeleton, which is still that of the run
+    defaults.settled(config, objective)
+    pairs.write_text(pairs.read_text(encoding="utf-8") * 2, encoding="utf-8")
+    assert len(defaults.read_rows(settled, objective.records).records) == 80

@@ -129,18 +129,17 @@ def test_every_extra_is_on_the_page_of_installing():
     assert set(re.findall(r"`(\w+)`", rows)) == set(extras["optional-dependencies"])
 
 
+def pages_of(entry):
+    if isinstance(entry, str):
+        return {entry}
+    return set().union(*(pages_of(inner) for inner in (entry.values() if isinstance(entry, dict) else entry)))
+
+
 def test_every_page_is_in_the_sites_navigation():
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
-    found = set()
-
-    def walk(entry):
-        if isinstance(entry, str):
-            found.add(entry)
-        else:
-            for inner in entry.values() if isinstance(entry, dict) else entry:
-                walk(inner)
-
-    walk(yaml.safe_load(f"nav:{nav}")["nav"])
+    hooks = runpy.run_path(str(ROOT / "scripts" / "docs_hooks.py"))
+    config = {"nav": yaml.safe_load(f"nav:{nav}")["nav"], "docs_dir": str(ROOT / "docs")}
+    found = pages_of(hooks["on_config"](config)["nav"])
     pages = {p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")}
     assert found == pages
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,8 +46,10 @@ ALL_MEASURES = "override=[kappa, swap_consistency, length_preference, null_win_r
 
 
 def pages() -> list[str]:
-    """In the order of the table in README.md."""
-    return re.findall(r"\]\(([\w-]+\.md)\)", (GUIDE / "README.md").read_text(encoding="utf-8"))
+    """In the order of the table in README.md, then those that the site adds to it."""
+    hooks = runpy.run_path(str(GUIDE.parents[1] / "scripts" / "docs_hooks.py"))
+    table = hooks["with_further_pages"]((GUIDE / "README.md").read_text(encoding="utf-8"), GUIDE)
+    return re.findall(r"\]\(([\w-]+\.md)\)", table)
 
 
 def commands(page: str) -> Iterator[str]:

@@ -291,3 +291,9 @@ def test_a_folder_is_readable_for_everybody(tmp_path: Path) -> None:
     replace_folder(made, tmp_path / "target")
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "target").rglob("*")}
     assert modes == {"weights": 0o644, "inner": 0o755, "more": 0o644}
+
+
+def test_a_new_file_makes_its_folder(tmp_path: Path) -> None:
+    with io.new_file(tmp_path / "a" / "b" / "file") as made:
+        made.write_text("x", encoding="utf-8")
+    assert (tmp_path / "a" / "b" / "file").read_text(encoding="utf-8") == "x"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import alignloop.pipeline as pipeline
-from alignloop.config import Plan, make_plan, parse_overrides, parse_recipe
+from alignloop.config import RecipePlan, make_plan, parse_overrides, parse_recipe
 from alignloop.errors import EngineError, RunError
 from alignloop.pipeline import run_plan
 from alignloop.runs import Run, lineage
@@ -45,12 +45,12 @@ def rows(tmp_path: Path) -> Path:
     return file
 
 
-def make(rows: Path, *words: str, out: str = "out") -> Plan:
+def make(rows: Path, *words: str, out: str = "out") -> RecipePlan:
     text = RECIPE.format(out=rows.parent / out, rows=rows)
     return make_plan(parse_recipe(text, file="toy.yaml"), parse_overrides(words), stages=TOYS)
 
 
-def run(plan: Plan, **more: object) -> tuple[list[str], list[str]]:
+def run(plan: RecipePlan, **more: object) -> tuple[list[str], list[str]]:
     """(status of each stage, what was said)."""
     said: list[str] = []
     outcomes = run_plan(plan, say=said.append, **more)  # pyright: ignore
@@ -167,7 +167,7 @@ def test_the_recorded_recipe_runs_the_same_stages(rows: Path) -> None:
     assert run(plan)[0] == ["reused"] * 3
 
 
-def single(rows: Path, *words: str, stage: str = "count") -> Plan:
+def single(rows: Path, *words: str, stage: str = "count") -> RecipePlan:
     given = parse_overrides([f"dataset={rows}", f"output_dir={rows.parent / 'one'}", *words])
     return make_plan(parse_recipe(f"stage: {stage}", file="one.yaml"), given, stages=TOYS)
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from alignloop.config import StageSpec
-from alignloop.config.section import Path as PathText
+from alignloop.config.fields import Path as PathText
 from alignloop.config.stages import Dataset, StageConfig
 from alignloop.errors import EngineError
 from alignloop.io import write_whole
@@ -75,6 +75,6 @@ def _hash(*parts: object) -> str:
 
 
 TOYS = {
-    "count": StageSpec(ToyConfig, "tests.toy_stages:count"),
+    "count": StageSpec(ToyConfig, "tests.toy_stages:count", checkpoints=True),
     "objective": StageSpec(ToyConfig, "tests.toy_stages:with_objective", objective="dpo"),
 }

@@ -20,12 +20,11 @@ from typing import Any, Literal, cast, overload
 from alignloop.api.model import Model, load
 from alignloop.api.results import PipelineResult, RunResult, open_run
 from alignloop.api.table import Table
-from alignloop.config import STAGES, Plan, Recipe, StageConfig, StagePlan, StageSpec, make_plan
-from alignloop.config.given import key_value, settle
+from alignloop.config import STAGES, Recipe, RecipePlan, StageConfig, StagePlan, StageSpec, make_plan
+from alignloop.config.given import key_value, say_note, settle
 from alignloop.config.methods import MethodConfig
-from alignloop.config.python_call import say_note
-from alignloop.config.recipe_file import Entries, Entry, located
-from alignloop.config.registry import PREFERENCE
+from alignloop.config.recipe_file import Entries, LocatedValue, located
+from alignloop.config.registry import offline_stage
 from alignloop.config.shipped import Method, find_method, find_recipe, load_recipe
 from alignloop.errors import ConfigError
 from alignloop.objectives import registry as objectives
@@ -124,9 +123,9 @@ def _overrides(recipe: Recipe, settings: Mapping[str, Any]) -> Entries:
     for key, value in settings.items():
         if key in names and isinstance(value, Mapping):
             for inner, item in value.items():
-                found[f"{key}.{inner}"] = Entry(key_value(inner, item), "")
+                found[f"{key}.{inner}"] = LocatedValue(key_value(inner, item), "")
         else:
-            found[key] = Entry(key_value(key.rpartition(".")[2], value), "")
+            found[key] = LocatedValue(key_value(key.rpartition(".")[2], value), "")
     return found
 
 
@@ -157,17 +156,17 @@ def _run_config(config: StageConfig, objective: Any, resume: Resume) -> RunResul
     folder = config.output_dir or f"runs/{name}"
     if not config.output_dir:
         stage = StagePlan(name, name, spec, config.model_copy(update={"output_dir": folder}), objective)
-    return cast(RunResult, _run_plan(Plan("", Path(folder), (stage,), is_pipeline=False), resume))
+    return cast(RunResult, _run_plan(RecipePlan("", Path(folder), (stage,), is_pipeline=False), resume))
 
 
-def _run_plan(plan: Plan, resume: Resume) -> RunResult | PipelineResult:
+def _run_plan(plan: RecipePlan, resume: Resume) -> RunResult | PipelineResult:
     for notice in plan.notices:
         say_note(notice)
     stages = []
     for stage in plan.stages:
         config, given = settle(stage.config, stage.config.output_dir)
         stages.append(StagePlan(stage.name, stage.stage, stage.spec, config, stage.objective, given))
-    settled = Plan(plan.file, plan.output_dir, tuple(stages), plan.is_pipeline)
+    settled = RecipePlan(plan.file, plan.output_dir, tuple(stages), plan.is_pipeline)
     how: Any = resume if resume in ("auto", "never") else Path(resume)
     run_plan(settled, resume=how, say=lambda text: None)
     return PipelineResult(plan.output_dir) if plan.is_pipeline else RunResult(plan.output_dir)
@@ -175,7 +174,7 @@ def _run_plan(plan: Plan, resume: Resume) -> RunResult | PipelineResult:
 
 def _default_objective(config: StageConfig, name: str, spec: StageSpec) -> Any:
     """The objective of the stage, at its defaults; None for a stage without one."""
-    if spec.config is PREFERENCE.config:
+    if spec.config is offline_stage().config:
         raise ConfigError(
             "PreferenceConfig needs an objective, for example alignloop.run(config, DPO(beta=0.1)); "
             "alignloop.DPOConfig has the objective's keys as well"
@@ -187,8 +186,8 @@ def _default_objective(config: StageConfig, name: str, spec: StageSpec) -> Any:
 
 
 def _stage_of(config: StageConfig, objective: Any) -> tuple[str, StageSpec]:
-    if isinstance(config, PREFERENCE.config):
-        return type(objective).__module__.rsplit(".", 1)[-1], PREFERENCE
+    if isinstance(config, offline_stage().config):
+        return type(objective).__module__.rsplit(".", 1)[-1], offline_stage()
     for name, spec in STAGES.items():
         if spec.config is type(config):
             return name, spec
@@ -196,4 +195,4 @@ def _stage_of(config: StageConfig, objective: Any) -> tuple[str, StageSpec]:
 
 
 def _spec_of(config: type[StageConfig], name: str) -> StageSpec:
-    return PREFERENCE if config is PREFERENCE.config else STAGES[name]
+    return offline_stage() if config is offline_stage().config else STAGES[name]

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
+from alignloop.cli.options import DEVICE, TEMPLATE_KWARGS, template_choice
+from alignloop.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from alignloop.config.rl import RewardsConfig
+    from alignloop.config.reward_models import RewardsConfig
     from alignloop.records import Prompt
     from alignloop.stages.best_answers import BestAnswer
 
@@ -39,14 +40,13 @@ def answer(
     chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
     chat_template_kwargs: Annotated[str, TEMPLATE_KWARGS] = "{}",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, DEVICE] = "auto",
 ) -> None:
     """Answer with the best of n samples by a reward.
 
     One prompt prints its best answer. A file of prompts gives rows {prompt, completion, provenance, rewards},
     with the rewards of all n, which can be trained on.
     """
-    from alignloop.errors import UserError
     from alignloop.io import write_whole
     from alignloop.model.sampling import SamplingParams
     from alignloop.serve.served import open_policy
@@ -93,8 +93,7 @@ def rewards_config(rewards: list[str]) -> RewardsConfig:
     """
     from pydantic import ValidationError
 
-    from alignloop.config.rl import RewardsConfig
-    from alignloop.errors import ConfigError
+    from alignloop.config.reward_models import RewardsConfig
 
     if not rewards:
         raise ConfigError("--reward is missing: name a verifier, a reward model's run or module:function")
@@ -108,9 +107,8 @@ def reward_term(text: str) -> Any:
     """A reward by its shortest name, or as a recipe writes it."""
     import yaml
 
+    from alignloop.config.aliases import named_reward
     from alignloop.config.recipe_file import read_yaml
-    from alignloop.config.reward_names import named_reward
-    from alignloop.errors import ConfigError
 
     if text.lstrip().startswith("{"):
         try:

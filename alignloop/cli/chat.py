@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignloop.cli.answer import REWARD, rewards_config
-from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
+from alignloop.cli.options import DEVICE, TEMPLATE_KWARGS, template_choice
+from alignloop.errors import UserError
 
 if TYPE_CHECKING:
     from alignloop.model.sampling import SamplingParams
@@ -39,7 +40,7 @@ def chat(
     chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
     chat_template_kwargs: Annotated[str, TEMPLATE_KWARGS] = "{}",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, DEVICE] = "auto",
 ) -> None:
     """Talk with a model; /help lists the commands."""
     from alignloop.model.sampling import SamplingParams
@@ -90,7 +91,6 @@ def _say(text: str) -> None:
 
 def _lines() -> Iterator[str]:
     """What the person types, with line editing in a terminal; or what comes through a pipe."""
-    from alignloop.errors import UserError
 
     if isinstance(sys.stdin, TextIOWrapper):  # a damaged byte must not become a lone surrogate
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignloop.cli.options import DRY_RUN, NEW, OVERWRITE, RESUME, Manner
+from alignloop.cli.options import RunOptions, takes_run_options
 from alignloop.cli.running import execute
+from alignloop.errors import UserError
 
 if TYPE_CHECKING:
     from alignloop.config import Recipe
@@ -21,6 +22,7 @@ OWN_PROMPTS = 200
 
 
 @app.command()
+@takes_run_options
 def compare(
     words: Annotated[
         list[str] | None,
@@ -48,27 +50,20 @@ def compare(
     correlation: Annotated[
         float, typer.Option(help="of both models' passes on a prompt, for --prompts-for RATE:RATE")
     ] = 0.0,
-    dry_run: bool = DRY_RUN,
-    resume: str = RESUME,
-    new: bool = NEW,
-    overwrite: bool = OVERWRITE,
+    *,
+    options: RunOptions,
 ) -> None:
     """Compare models: a table with intervals, win rates, ratings, alignment tax.
 
     `alignloop schema compare` lists the settings.
     """
-    from alignloop.config import make_plan, parse_overrides
-
     if prompts_for is not None:
         plan_prompts(prompts_for, ties, correlation)
         return
     named = [word for word in words or [] if "=" not in word or word.startswith("http")]
     settings = [word for word in words or [] if word not in named]
     recipe, stage, output = chosen(named, sets or [])
-    execute(
-        lambda more: make_plan(recipe, parse_overrides([*settings, *more]), stage=stage, output_dir=output),
-        Manner(dry_run, resume, new, overwrite),
-    )
+    execute(recipe, settings, options, stage=stage, output_dir=output)
 
 
 def chosen(named: list[str], sets: list[str]) -> tuple[Recipe, str, str]:
@@ -78,7 +73,6 @@ def chosen(named: list[str], sets: list[str]) -> tuple[Recipe, str, str]:
         UserError: too little is named.
     """
     from alignloop.config.shipped import find_recipe, load_recipe
-    from alignloop.errors import UserError
 
     if len(named) == 1 and named[0].endswith((".yaml", ".yml")):
         return load_recipe(find_recipe(named[0])), "compare", f"runs/{Path(named[0]).stem}"
@@ -97,9 +91,8 @@ def from_words(models: list[str], sets: list[str]) -> Recipe:
     Raises:
         UserError: a set that is not KIND=FILE.
     """
-    from alignloop.config import Entry, Recipe
+    from alignloop.config import LocatedValue, Recipe
     from alignloop.config.compare import SET_KINDS
-    from alignloop.errors import UserError
 
     entries: list[dict[str, Any]] = []
     for text in sets:
@@ -109,14 +102,14 @@ def from_words(models: list[str], sets: list[str]) -> Recipe:
         count = sum(entry["kind"] == kind for entry in entries)
         name = {"name": f"{kind}_{count + 1}"} if count else {}
         entries.append({"kind": kind, "path": path, **name})
-    asked = {"models": Entry(models, "models"), "sets": Entry(entries, "--set")}
+    asked = {"models": LocatedValue(models, "models"), "sets": LocatedValue(entries, "--set")}
     if entries:
         return Recipe(entries=asked)
-    asked["sets"] = Entry([{"kind": "instructions", "path": "@held_out"}], "--set")
+    asked["sets"] = LocatedValue([{"kind": "instructions", "path": "@held_out"}], "--set")
     made = {"stage": "instructions", "name": "held_out", "split": "eval", "num_rows": OWN_PROMPTS}
     stages = [
-        {key: Entry(value, "") for key, value in made.items()},
-        {"stage": Entry("compare", ""), **asked},
+        {key: LocatedValue(value, "") for key, value in made.items()},
+        {"stage": LocatedValue("compare", ""), **asked},
     ]
     return Recipe(stages=stages)
 
@@ -127,7 +120,6 @@ def plan_prompts(wanted: str, ties: float, correlation: float) -> None:
     Raises:
         UserError: neither a rate nor two.
     """
-    from alignloop.errors import UserError
     from alignloop.evaluation.planner import (
         prompts_for_difference,
         prompts_for_win_rate,

@@ -12,6 +12,7 @@ import typer
 from alignloop.cli.data_report import by_reason, check_json, check_lines, choices_json, choices_lines
 from alignloop.cli.ending import after_data, print_next
 from alignloop.cli.options import help_if_bare
+from alignloop.errors import DataError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from alignloop.data.columns import Dataset
     from alignloop.data.plain_text import Marks
     from alignloop.data.show import Piece
-    from alignloop.errors import DataError
 
 app = typer.Typer(
     help="Check, show, convert, split and filter data sets.",
@@ -84,7 +84,6 @@ def _read(
 
 def _spec(file: str, scores: str) -> str | dict[str, object]:
     """A data source of a file and the range of its ratings, `1:10`."""
-    from alignloop.errors import DataError
 
     if not scores:
         return file
@@ -97,7 +96,6 @@ def _spec(file: str, scores: str) -> str | dict[str, object]:
 
 def mapping(column: list[str] | None) -> dict[str, str]:
     """{field: column} from words such as prompt=question."""
-    from alignloop.errors import DataError
 
     pairs = [item.partition("=") for item in column or []]
     for name, sign, value in pairs:
@@ -214,7 +212,6 @@ def convert_file(
     """Make records of another kind and write them, with where each came from."""
     from alignloop.data.columns import write_records
     from alignloop.data.convert import Options, convert
-    from alignloop.errors import DataError
 
     _refuse_existing([output], force)
     data = _read(file, kind, column, score_range)
@@ -234,7 +231,6 @@ def _say_skipped(faults: list[DataError], what: str) -> None:
 
 
 def _refuse_existing(paths: list[Path], force: bool) -> None:
-    from alignloop.errors import DataError
 
     for path in paths:
         if path.exists() and not force:
@@ -256,7 +252,6 @@ def split_file(
     """Divide a data set so that no prompt is in two parts; added rows move no other."""
     from alignloop.data.columns import write_records
     from alignloop.data.split import split
-    from alignloop.errors import DataError
 
     shares = _fractions(fractions)
     paths = {name: output / f"{name}.jsonl" for name in shares}
@@ -296,7 +291,6 @@ def filter_file(
     """Write what is left without duplicates, empty answers, equal pairs and evaluation prompts."""
     from alignloop.data import quality
     from alignloop.data.columns import write_records
-    from alignloop.errors import DataError
 
     _refuse_existing([output], force)
     bounds = {"prompt": _bounds("--prompt", prompt), "completion": _bounds("--completion", completion)}
@@ -320,7 +314,6 @@ def filter_file(
 
 
 def _bounds(option: str, text: str) -> tuple[int, int]:
-    from alignloop.errors import DataError
 
     if not text:
         return 0, 10**9
@@ -331,7 +324,6 @@ def _bounds(option: str, text: str) -> tuple[int, int]:
 
 
 def _fractions(text: str) -> dict[str, float]:
-    from alignloop.errors import DataError
 
     shares: dict[str, float] = {}
     for item in text.split(","):

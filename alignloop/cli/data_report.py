@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
+from alignloop.errors import DataError
+
 if TYPE_CHECKING:
     from alignloop.data.check import Check, Choices
     from alignloop.data.diversity import Lengths
-    from alignloop.errors import DataError
 
 
 def choices_lines(file: str, found: Choices) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from alignloop.errors import UserError
+from alignloop.errors import ModelError, UserError
 
 if TYPE_CHECKING:
     from alignloop.config import StagePlan
@@ -135,7 +135,6 @@ def check_recipe(recipe: str, overrides: list[str], *, as_json: bool) -> None:
 
 def cannot_sample(stage: StagePlan, waiting: list[str]) -> list[str]:
     """A sentence on a model that the stage samples from and the engine cannot generate from, or none."""
-    from alignloop.errors import ModelError
     from alignloop.stages.writers import check_writers
 
     try:

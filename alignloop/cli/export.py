@@ -1,4 +1,4 @@
-"""`alignloop export`: a policy as a folder for other programs."""
+"""`alignloop export` and `alignloop merge`: a policy for other programs, an adapter merged into its base."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from alignloop.cli.ending import print_next
-from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
+from alignloop.cli.options import DEVICE, TEMPLATE_KWARGS, template_choice
+from alignloop.errors import UserError
 
 app = typer.Typer(add_completion=False)
+merge_app = typer.Typer(add_completion=False)
 
 
 @app.command()
@@ -30,7 +32,6 @@ def export(
     """Write a policy as a Hugging Face folder with its chat template and a card, and as GGUF for Ollama."""
     from typing import get_args
 
-    from alignloop.errors import UserError
     from alignloop.serve.export import Dtype, Storage
     from alignloop.serve.export import export as exported
 
@@ -53,3 +54,21 @@ def export(
         typer.echo(f"{done.gguf.name} read again: {done.same_tokens:.0%} of greedy tokens as the model's")
     place = shlex.quote(str(done.folder))
     print_next([(f"alignloop chat {place}", "talk to it"), (f"alignloop serve {place}", "serve it")])
+
+
+@merge_app.command()
+def merge(
+    model: Annotated[str, typer.Argument(metavar="RUN", help="run or adapter folder")],
+    to: Annotated[Path | None, typer.Option(help="folder to make; RUN-merged if not given")] = None,
+    device: Annotated[str, DEVICE] = "auto",
+) -> None:
+    """Merge a LoRA adapter into its base and check that the answers stay the same."""
+    from alignloop.serve.merge import merge as merged
+
+    target = to or Path(f"{model.rstrip('/')}-merged")
+    difference = merged(model, target, device=device)
+    typer.echo(f"{target}: logits differ by {difference:.1e} of the largest")
+    place = shlex.quote(str(target))
+    print_next(
+        [(f"alignloop chat {place}", "talk to it"), (f"alignloop export {place}", "for other programs")]
+    )

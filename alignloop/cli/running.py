@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignloop.cli.ending import print_next
-from alignloop.cli.options import Manner
+from alignloop.cli.options import RunOptions
 from alignloop.errors import AlignLoopError
 from alignloop.foreign import dump_yaml
 from alignloop.machine import process_rank
 
 if TYPE_CHECKING:
-    from alignloop.config import Plan, StagePlan
-    from alignloop.pipeline import Outcome
+    from alignloop.config import Recipe, RecipePlan, StagePlan
+    from alignloop.config.recipe_file import Entries
+    from alignloop.pipeline import StageOutcome
 
-Make = Callable[[list[str]], "Plan"]
-"""Makes the plan with more words such as `output_dir=runs/dpo-2`, which replace what was said before."""
-Ending = Callable[["list[Outcome]", "Plan"], None]
+Ending = Callable[["list[StageOutcome]", "RecipePlan"], None]
 """Says what came out."""
 
 
-def execute(make: Make, manner: Manner, ending: Ending | None = None) -> Plan:
-    """Print or run a plan, and say what came out.
+def execute(
+    recipe: Recipe,
+    words: Sequence[str],
+    options: RunOptions,
+    *,
+    chosen: Entries | None = None,
+    stage: str = "",
+    output_dir: str = "",
+    ending: Ending | None = None,
+) -> RecipePlan:
+    """Print or run a recipe, and say what came out.
 
     Args:
-        make: gives the plan.
-        manner: what the command's options say.
+        recipe: as read, or empty.
+        words: `key=value` settings that replace the recipe's.
+        options: what the command's options say.
+        chosen: settings that the command implies; words replace them.
+        stage: see `make_plan`.
+        output_dir: see `make_plan`.
         ending: says what came out; `print_ending` if left out.
 
     Returns:
@@ -37,16 +49,28 @@ def execute(make: Make, manner: Manner, ending: Ending | None = None) -> Plan:
     Raises:
         AlignLoopError: a stage that failed, with a note on the ways out.
     """
-    manner.check()
-    plan = make([])
-    if manner.new:
-        plan = make([f"output_dir={_free_folder(plan.output_dir)}"])
+    from alignloop.config import make_plan, parse_overrides
+
+    options.check()
+
+    def plan_with(more: Sequence[str]) -> RecipePlan:
+        overrides = {**(chosen or {}), **parse_overrides([*words, *more])}
+        return make_plan(recipe, overrides, stage=stage, output_dir=output_dir)
+
+    plan = plan_with(())
+    if options.new:
+        plan = plan_with([f"output_dir={_free_folder(plan.output_dir)}"])
     for notice in plan.notices:
         print(f"note: {notice}", file=sys.stderr)
-    if manner.dry_run:
-        for stage in plan.stages:
-            print_stage(stage, plan)
-        return plan
+    if options.dry_run:
+        for one in plan.stages:
+            print_stage(one, plan)
+    else:
+        _run(plan, options, ending or print_ending)
+    return plan
+
+
+def _run(plan: RecipePlan, options: RunOptions, ending: Ending) -> None:
     from alignloop.pipeline import run_plan
     from alignloop.runs import FolderTaken
 
@@ -57,13 +81,12 @@ def execute(make: Make, manner: Manner, ending: Ending | None = None) -> Plan:
             print(text, file=sys.stderr)
 
     try:
-        outcomes = run_plan(plan, resume=manner.how, overwrite=manner.overwrite, say=say)
+        outcomes = run_plan(plan, resume=options.how, overwrite=options.overwrite, say=say)
     except FolderTaken as error:
-        error.add_note(_ways_out(Path(error.folder), manner.overwrite, error.is_run))
+        error.add_note(_ways_out(Path(error.folder), options.overwrite, error.is_run))
         raise
     if says:
-        (ending or print_ending)(outcomes, plan)
-    return plan
+        ending(outcomes, plan)
 
 
 def numbered(folder: Path) -> Path:
@@ -91,7 +114,7 @@ def _ways_out(folder: Path, overwrite: bool, is_run: bool) -> str:
     return f"{new}; --overwrite deletes the run in {folder} first."
 
 
-def print_stage(stage: StagePlan, plan: Plan) -> None:
+def print_stage(stage: StagePlan, plan: RecipePlan) -> None:
     """A stage's resolved keys, then what its preview says of data and memory.
 
     Raises:
@@ -123,7 +146,7 @@ def print_stage(stage: StagePlan, plan: Plan) -> None:
     print()
 
 
-def paths_made_here(stage: StagePlan, plan: Plan) -> list[str]:
+def paths_made_here(stage: StagePlan, plan: RecipePlan) -> list[str]:
     """Paths of the stage that an earlier stage of the recipe has yet to make."""
     from alignloop.config import path_values
 
@@ -133,7 +156,7 @@ def paths_made_here(stage: StagePlan, plan: Plan) -> list[str]:
     return [path for path in paths if Path(path).is_relative_to(plan.output_dir) and not Path(path).exists()]
 
 
-def print_ending(outcomes: list[Outcome], plan: Plan) -> None:
+def print_ending(outcomes: list[StageOutcome], plan: RecipePlan) -> None:
     """What came out: a table of the stages, the last one's sentences, report, and what to do next."""
     from alignloop.progress import format_seconds
     from alignloop.report import write_report

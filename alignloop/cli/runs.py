@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alignloop.errors import RunError, UserError
+
 if TYPE_CHECKING:
     from alignloop.runs import Run
 
@@ -92,7 +94,6 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
     """Show in which settings runs differ, and their results side by side."""
-    from alignloop.errors import RunError
     from alignloop.runs import Run
 
     if len(paths) < 2:
@@ -171,7 +172,6 @@ def _order(run: Run, key: str) -> tuple[bool, float | str]:
 
 def _check_result(name: str, found: list[Run]) -> None:
     """Refuse to sort by what no run has."""
-    from alignloop.errors import UserError
 
     known = {
         "started",

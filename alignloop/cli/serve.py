@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alignloop.cli.options import TEMPLATE_KWARGS, template_choice
+from alignloop.cli.options import DEVICE, TEMPLATE_KWARGS, template_choice
 
 app = typer.Typer(add_completion=False)
 
@@ -28,7 +28,7 @@ def serve(
     chat_template: Annotated[str, typer.Option(help="must render like the one of training")] = "tokenizer",
     chat_template_kwargs: Annotated[str, TEMPLATE_KWARGS] = "{}",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, DEVICE] = "auto",
     max_tokens: Annotated[int, typer.Option(min=1, help="longest completion")] = 1024,
     max_choices: Annotated[int, typer.Option(min=1, help="completions of one request")] = 32,
     max_open: Annotated[int, typer.Option(min=1, help="requests running or waiting")] = 256,

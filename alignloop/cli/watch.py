@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alignloop.errors import RunError
+
 if TYPE_CHECKING:
     from rich.console import Group
 
@@ -58,7 +60,6 @@ def shown(path: Path) -> Path:
     Raises:
         RunError: a pipeline of which nothing was started.
     """
-    from alignloop.errors import RunError
     from alignloop.report.folder import is_pipeline
     from alignloop.runs import find_runs
 

@@ -2,28 +2,32 @@
 
 from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
 from alignloop.config.compare import AuditConfig, CompareConfig
-from alignloop.config.plan import Plan, StagePlan, make_plan
-from alignloop.config.recipe_file import Entry, Recipe, parse_overrides, parse_recipe, read_recipe
-from alignloop.config.registry import STAGES, StageSpec, find_stage, stage_names
+from alignloop.config.fields import StageConfig
+from alignloop.config.plan import RecipePlan, StagePlan, make_plan
+from alignloop.config.recipe_file import LocatedValue, Recipe, parse_overrides, parse_recipe, read_recipe
+from alignloop.config.registry import STAGES, StageSpec, find_stage, register_stage, stage_names
 from alignloop.config.resolve import Resolved, flatten, may_change, path_values, resolve
 from alignloop.config.reward_models import AverageRewardsConfig, RewardBenchConfig, RewardConfig
 from alignloop.config.rl import GRPOConfig, OnlineConfig, PPOConfig
 from alignloop.config.schema import all_schemas, markdown_table, stage_schema, starter_recipe
+from alignloop.config.sections import (
+    CompletionConfig,
+    HeldOutConfig,
+    ModelConfig,
+    RowsConfig,
+    SamplingConfig,
+    TrainConfig,
+)
 from alignloop.config.stages import (
     BestOfNConfig,
     EvaluateConfig,
     FeedbackConfig,
     InstructionsConfig,
     InterpolateConfig,
-    ModelConfig,
     PreferenceConfig,
     PretrainConfig,
-    RowsConfig,
     SampleConfig,
-    SamplingConfig,
     SFTConfig,
-    StageConfig,
-    TrainConfig,
 )
 
 __all__ = [
@@ -32,10 +36,12 @@ __all__ = [
     "BestOfNConfig",
     "ConstitutionConfig",
     "CompareConfig",
-    "Entry",
+    "CompletionConfig",
+    "LocatedValue",
     "EvaluateConfig",
     "FeedbackConfig",
     "GRPOConfig",
+    "HeldOutConfig",
     "InstructionsConfig",
     "InterpolateConfig",
     "JudgeConfig",
@@ -44,7 +50,7 @@ __all__ = [
     "ModelConfig",
     "OnlineConfig",
     "PPOConfig",
-    "Plan",
+    "RecipePlan",
     "PreferenceConfig",
     "PretrainConfig",
     "Recipe",
@@ -71,6 +77,7 @@ __all__ = [
     "may_change",
     "path_values",
     "read_recipe",
+    "register_stage",
     "resolve",
     "stage_names",
     "stage_schema",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Required
+from typing import Annotated, ClassVar, Literal, Required
 
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config.fields import AUTO, AutoRate, conflict, free, path_or
-from alignloop.config.section import ModelPath, TemplateConfig, TemplatePath
-from alignloop.config.stages import (
-    DATASET,
-    Dataset,
-    ModelConfig,
-    RowsConfig,
-    SamplingConfig,
+from alignloop.config.fields import (
+    AUTO,
+    AutoRate,
+    ModelPath,
     StageConfig,
-    TrainConfig,
+    TemplateConfig,
+    TemplatePath,
+    conflict,
+    defaulting,
+    free,
+    path_or,
 )
+from alignloop.config.registry import register_stage
+from alignloop.config.sections import DATASET, Dataset, HeldOutConfig, ModelConfig, RowsConfig, SamplingConfig
 
 RubricPath = Annotated[str, path_or("default")]
 ConstitutionPath = Annotated[str, path_or("default", "none")]
@@ -74,6 +77,7 @@ class CertificationConfig(StageConfig):
     )
 
 
+@register_stage("judge", makes="judgements")
 class JudgeConfig(CertificationConfig, TemplateConfig):
     """Preferences by models: both orders, soft labels, judges certified first."""
 
@@ -123,6 +127,7 @@ class JudgeConfig(CertificationConfig, TemplateConfig):
         return self
 
 
+@register_stage("constitution", makes="demonstrations")
 class ConstitutionConfig(StageConfig, ModelConfig, RowsConfig):
     """Answers criticised and revised by principles; the last revisions become demonstrations."""
 
@@ -138,7 +143,7 @@ class ConstitutionConfig(StageConfig, ModelConfig, RowsConfig):
         default=2, ge=1, le=16, description="rounds of critique and revision, a principle each"
     )
     language: Language = Field(default="auto", description="of the principles: auto (the prompt's), en or ko")
-    temperature: float = Field(default=0.7, ge=0, description="0 takes the most likely token")
+    temperature: float = defaulting(SamplingConfig, "temperature", 0.7)
     max_new_tokens: int = Field(default=192, ge=1, description="longest answer in tokens")
     max_critique_tokens: int = Field(default=128, ge=1, description="longest critique in tokens")
     max_prompts: int = Field(default=0, ge=0, description="prompts to answer; 0 answers all")
@@ -150,6 +155,7 @@ class ConstitutionConfig(StageConfig, ModelConfig, RowsConfig):
     token_budget: int = Field(default=8192, ge=64, description="tokens in flight at once; bounds memory")
 
 
+@register_stage("refusals", group="Evaluate")
 class RefusalsConfig(StageConfig, SamplingConfig, TemplateConfig):
     """Needless refusals and boilerplate of a model before and after training."""
 
@@ -158,14 +164,13 @@ class RefusalsConfig(StageConfig, SamplingConfig, TemplateConfig):
     dataset: Dataset | None = Field(
         default=None, description=f"harmless prompts, null for those that come with AlignLoop: {DATASET}"
     )
-    columns: dict[str, str] = Field(
-        default={}, description="column names where they are not recognised, as field: column"
-    )
+    columns: dict[str, str] = defaulting(RowsConfig, "columns", {})
     num_prompts: int = Field(default=200, ge=2, description="prompts answered by both models, at most")
     token_budget: int = Field(default=8192, ge=64, description="tokens in flight at once; bounds memory")
-    temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token")
+    temperature: float = defaulting(SamplingConfig, "temperature", 0.0)
 
 
+@register_stage("mix", makes="judgements")
 class MixConfig(StageConfig):
     """Human and AI preferences in one training set, with the human ones alone as control."""
 
@@ -180,8 +185,12 @@ class MixConfig(StageConfig):
     )
 
 
-class LoopConfig(TrainConfig, SamplingConfig):
+@register_stage("loop", runner="alignloop.stages.live_loop:loop", makes="policy")
+class LoopConfig(HeldOutConfig, SamplingConfig):
     """The live loop: people judge, models are trained again, their answers are queued to be judged."""
+
+    rates: ClassVar[str] = "preference"
+    kinds: ClassVar[tuple[str, ...] | None] = ()
 
     labels: str = Field(description="label folder, as `alignloop label serve` uses it")
     database: str = Field(
@@ -225,6 +234,10 @@ class LoopConfig(TrainConfig, SamplingConfig):
         description="share of a round's prompts on which people compare the new policy with the one before, "
         "names hidden; the owner's page shows who won",
     )
+
+    def rows_made(self, num_prompts: int) -> int:
+        """Judgements of a round, at least."""
+        return self.every
 
     @model_validator(mode="after")
     def _scores_for_the_strategy(self) -> LoopConfig:

@@ -1,9 +1,13 @@
-"""Keys of other tools that are understood with a notice, and those that are refused with a reason."""
+"""Other tools' keys, understood with a notice or refused with a reason; rewards by their shortest names."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from alignloop.user_functions import REFERENCE
 
 
 def _same(value: Any) -> Any:
@@ -191,3 +195,24 @@ ANYWAY: Mapping[str, Any] = {
     "early_stopping": False,
 }
 """Keys of `REFUSED` with the value that asks for what happens anyway; it is accepted with a notice."""
+
+VerifierName = Literal["constraints", "math", "regex", "json_schema", "exact"]
+PenaltyName = Literal["length", "repetition", "overlong"]
+
+
+def named_reward(text: str) -> dict[str, Any]:
+    """The part of `rewards` that a name means.
+
+    Args:
+        text: a verifier's or penalty's name, `module:function`, `file.py:function`, or a reward model's path.
+
+    Returns:
+        The part, with one key.
+    """
+    if text in get_args(VerifierName):
+        return {"verifier": text}
+    if text in get_args(PenaltyName):
+        return {"penalty": text}
+    if re.fullmatch(REFERENCE, text) and not Path(text).exists():
+        return {"function": text}
+    return {"model": text}

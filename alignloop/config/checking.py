@@ -6,20 +6,26 @@ import difflib
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from alignloop.config.aliases import ALIASES, ANYWAY, REFUSED
-from alignloop.config.findings import Findings
-from alignloop.config.recipe_file import Entries, Entry
+from alignloop.config.recipe_file import Entries, LocatedValue, RecipeFaults
+
+
+class RefusedKey(NamedTuple):
+    """A key that a stage does not have: the value that asks for nothing, and why it takes no other."""
+
+    neutral: Any
+    reason: str
 
 
 def rename_aliases(
     entries: Entries,
     known: set[str],
-    findings: Findings,
+    faults: RecipeFaults,
     notice: Callable[[str], None] | None = None,
 ) -> Entries:
     """Keys of other tools under the names used here; what cannot be honoured becomes a finding."""
@@ -40,15 +46,26 @@ def rename_aliases(
                 notice(f"{entry.where or 'call'}: '{key}: {str(entry.value).lower()}' is so anyway")
             continue
         elif key not in known and key in REFUSED:
-            findings.add(entry.where, f"'{key}' is not supported: {REFUSED[key]}")
+            faults.add(entry.where, f"'{key}' is not supported: {REFUSED[key]}")
             continue
         if name in renamed:
             earlier = renamed[name].where or "another key"
             text = f"'{key}' sets '{name}', which {earlier} sets too; keep one"
-            findings.add(entry.where, text if key != name else f"'{key}' is set by {earlier} too; keep one")
+            faults.add(entry.where, text if key != name else f"'{key}' is set by {earlier} too; keep one")
         else:
-            renamed[name] = Entry(value, entry.where)
+            renamed[name] = LocatedValue(value, entry.where)
     return renamed
+
+
+def drop_refused(refused: Mapping[str, RefusedKey], entries: Entries, faults: RecipeFaults) -> Entries:
+    """Entries without the keys that a stage refuses; one whose value asks for something becomes a fault."""
+    kept: Entries = {}
+    for key, entry in entries.items():
+        if key not in refused:
+            kept[key] = entry
+        elif isinstance(entry.value, bool) or entry.value != refused[key].neutral:
+            faults.add(entry.where, f"{key}: {refused[key].reason}")
+    return kept
 
 
 def unknown_key(key: str, known: set[str], where_listed: str) -> str:
@@ -72,7 +89,7 @@ def unknown_key(key: str, known: set[str], where_listed: str) -> str:
 
 
 def add_faults(
-    model: type[BaseModel], entries: Entries, findings: Findings, error: ValidationError, place: str = ""
+    model: type[BaseModel], entries: Entries, faults: RecipeFaults, error: ValidationError, place: str = ""
 ) -> None:
     """Add what pydantic refused as sentences, one for each key, at the key's line or at `place`."""
     seen = set()
@@ -81,10 +98,10 @@ def add_faults(
         if key not in seen:  # a union reports one error for each of its forms
             seen.add(key)
             entry = entries.get(key)
-            findings.add(entry.where if entry else place, _sentence(model, key, entry, detail))
+            faults.add(entry.where if entry else place, _sentence(model, key, entry, detail))
 
 
-def _sentence(model: type[BaseModel], key: str, entry: Entry | None, detail: ErrorDetails) -> str:
+def _sentence(model: type[BaseModel], key: str, entry: LocatedValue | None, detail: ErrorDetails) -> str:
     if detail["type"] == "conflict":
         return f"{key}: {detail['msg']}"
     if entry is None:

@@ -1,4 +1,4 @@
-"""Keys of the stages that prove something: `compare` any number of models, `audit` a finished run."""
+"""Keys of the stages that prove something: compare, audit, and what `my-pairs` adds: split, verdict."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config.ai import ADVISER, AdviserSource, RubricPath
-from alignloop.config.fields import conflict, path_or
-from alignloop.config.section import ModelPath, Path, TemplateConfig
-from alignloop.config.stages import (
-    SamplingConfig,
+from alignloop.config.fields import (
+    ModelPath,
+    Path,
     StageConfig,
+    TemplateConfig,
+    conflict,
+    defaulting,
+    path_or,
 )
+from alignloop.config.registry import register_stage
+from alignloop.config.sections import KEPT_ANSWERS, RowsConfig, SamplingConfig
 from alignloop.user_functions import REFERENCE
 
 SetKind = Literal[
@@ -65,6 +70,7 @@ class ComparingJudge(AdviserSource, total=False):
     certificate: Required[Annotated[str, path_or("none")]]
 
 
+@register_stage("compare", makes="comparison", group="Evaluate", kept_elsewhere=KEPT_ANSWERS)
 class CompareConfig(StageConfig, SamplingConfig, TemplateConfig):
     """Any number of models on any number of sets, with intervals, win rates and the alignment tax."""
 
@@ -111,8 +117,8 @@ class CompareConfig(StageConfig, SamplingConfig, TemplateConfig):
         default=(), description="what must hold, or the pipeline stops: `dpo.win_rate.low > 0.5`"
     )
     token_budget: int = Field(default=16384, ge=64, description="tokens in flight at once; bounds memory")
-    temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token")
-    max_new_tokens: int = Field(default=256, ge=1, description="longest completion in tokens")
+    temperature: float = defaulting(SamplingConfig, "temperature", 0.0)
+    max_new_tokens: int = defaulting(SamplingConfig, "max_new_tokens", 256)
 
     @model_validator(mode="after")
     def _names_are_unambiguous(self) -> CompareConfig:
@@ -125,6 +131,7 @@ class CompareConfig(StageConfig, SamplingConfig, TemplateConfig):
         return self
 
 
+@register_stage("audit", makes="comparison", group="Evaluate")
 class AuditConfig(StageConfig):
     """Did a finished run become better, or better at fooling its reward?"""
 
@@ -136,6 +143,31 @@ class AuditConfig(StageConfig):
         default=20, ge=1, description="completions shown whose reward and gold disagree most"
     )
     bootstrap: int = Field(default=2000, ge=1000, description="resamples of the prompts for each interval")
+
+
+@register_stage("split")
+class SplitConfig(StageConfig, RowsConfig):
+    """Judged pairs divided by prompt, once for every stage that trains on them or measures on them."""
+
+    held_out_fraction: float = Field(
+        default=0.2, gt=0, le=0.5, description="share of the prompts that no stage trains on"
+    )
+    max_held_out: int = Field(default=500, ge=1, description="prompts held out, at most")
+
+
+@register_stage("verdict", makes="verdict", group="Evaluate")
+class VerdictConfig(StageConfig, RowsConfig):
+    """What policy and reward model learned from judged pairs, on pairs that neither trained on, in words."""
+
+    policy: ModelPath = Field(description="the trained model")
+    reference: ModelPath = Field(description="the model that it was trained from")
+    reward_model: Path = Field(description="reward run trained on the same pairs")
+    comparison: Path = Field(description="run of stage compare with the answers of both models")
+    after: str = Field(default="after", description="name of the trained model in it")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")
+    token_budget: int = Field(
+        default=8192, ge=64, description="tokens per packed forward pass; bounds memory"
+    )
 
 
 def model_names(models: tuple[ModelEntry | str, ...]) -> list[str]:

@@ -17,11 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from alignloop.config.ai import LoopConfig
-from alignloop.config.fields import AUTO
-from alignloop.config.reward_models import RewardConfig
-from alignloop.config.rl import IterateConfig
-from alignloop.config.stages import PreferenceConfig, TrainConfig
+from alignloop.config.fields import AUTO, fixed
+from alignloop.config.sections import HeldOutConfig, TrainConfig
 from alignloop.objectives import registry as objectives
 
 STEPS = 60
@@ -57,7 +54,7 @@ class Decision(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RunSize:
     """What decisions rest on.
 
     Attributes:
@@ -89,11 +86,7 @@ def family(config: TrainConfig, objective_name: str = "") -> str:
     Returns:
         A key of `RATES`.
     """
-    if isinstance(config, RewardConfig):
-        return "reward"
-    if isinstance(config, PreferenceConfig | IterateConfig | LoopConfig):
-        return objective_name if objective_name in RATES else "preference"
-    return "sft"
+    return objective_name if config.rates == "preference" and objective_name in RATES else config.rates
 
 
 def usual_rate(family_name: str, num_parameters: int, *, lora: bool) -> float:
@@ -103,7 +96,7 @@ def usual_rate(family_name: str, num_parameters: int, *, lora: bool) -> float:
     return found.lora if lora else found.full
 
 
-def decide(config: TrainConfig, objective_name: str, facts: Facts) -> dict[str, Decision]:
+def decide(config: TrainConfig, objective_name: str, facts: RunSize) -> dict[str, Decision]:
     """The numbers for a configuration's keys that are `auto`.
 
     Args:
@@ -116,19 +109,19 @@ def decide(config: TrainConfig, objective_name: str, facts: Facts) -> dict[str, 
     """
     found: dict[str, Decision] = {}
     wanted, name = open_keys(config), family(config, objective_name)
-    share = config.eval_fraction
-    if share == AUTO:
+    share = config.eval_fraction if isinstance(config, HeldOutConfig) else 0.0
+    if isinstance(config, HeldOutConfig) and share == AUTO:
         found["eval_fraction"] = _held_out(config, facts)
         share = found["eval_fraction"].value
     if "per_device_train_batch_size" in wanted:
-        found["per_device_train_batch_size"] = _batch(config, objective_name, facts, share)
+        found["per_device_train_batch_size"] = _batch(config, objective_name, facts, fixed(share))
     for key, row in (("learning_rate", name), ("reward_learning_rate", "reward")):
         if key in wanted:
             found[key] = _rate(config, row, facts)
     return found
 
 
-def _held_out(config: TrainConfig, facts: Facts) -> Decision:
+def _held_out(config: HeldOutConfig, facts: RunSize) -> Decision:
     if config.eval_dataset is not None:
         return Decision(0.0, "eval_dataset is held out")
     if facts.num_prompts < FEWEST_PROMPTS:
@@ -137,7 +130,7 @@ def _held_out(config: TrainConfig, facts: Facts) -> Decision:
     return Decision(share, f"about {round(share * facts.num_rows)} of {facts.num_rows} rows, by prompt")
 
 
-def _batch(config: TrainConfig, objective_name: str, facts: Facts, share: float) -> Decision:
+def _batch(config: TrainConfig, objective_name: str, facts: RunSize, share: float) -> Decision:
     seen = (1 - share) * facts.num_rows * config.num_train_epochs
     least = SMALLEST_BATCH
     if objective_name in objectives.names():
@@ -152,7 +145,7 @@ def _batch(config: TrainConfig, objective_name: str, facts: Facts, share: float)
     return Decision(each, f"about {steps} steps of {rows} rows{times} in {epochs}")
 
 
-def _rate(config: TrainConfig, name: str, facts: Facts) -> Decision:
+def _rate(config: TrainConfig, name: str, facts: RunSize) -> Decision:
     lora = config.lora_r > 0
     value = usual_rate(name, facts.num_parameters, lora=lora)
     trained = f"LoRA of rank {config.lora_r}" if lora else "all weights"

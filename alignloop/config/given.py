@@ -1,4 +1,4 @@
-"""Python objects as values of keys: rows, models, runs and functions become what a recipe can say.
+"""A configuration made in Python: rows, models, runs and functions become what a recipe can say.
 
 Rows and models are written to a folder of this process, named by their content; `settle` then gives
 each its place in the run folder, so that the run has all that it was made from.
@@ -6,18 +6,24 @@ each its place in the run folder, so that the run has all that it was made from.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
+import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from alignloop.config.aliases import ALIASES
-from alignloop.config.reward_names import named_reward
+from alignloop.config.aliases import ALIASES, named_reward
+from alignloop.config.checking import add_faults, drop_refused, rename_aliases, unknown_key
+from alignloop.config.recipe_file import RecipeFaults, located
 from alignloop.data.columns import record_to_row
 from alignloop.data.sources import is_source
 from alignloop.errors import ConfigError, DataError
@@ -27,6 +33,45 @@ from alignloop.user_functions import GIVEN, give, source_of
 
 C = TypeVar("C", bound=BaseModel)
 _RECORDS = tuple(KINDS.values())
+
+
+@contextmanager
+def python_call(model: type[BaseModel], keys: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The keywords of a call under the names used here, Python objects in them made paths.
+
+    Within the context pydantic's refusals become a ConfigError.
+
+    Args:
+        model: the configuration that is made.
+        keys: as they were given.
+
+    Yields:
+        Keywords for the model.
+
+    Raises:
+        ConfigError: unknown keys, and every value that is not accepted.
+    """
+    faults, known = RecipeFaults(), set(model.model_fields)
+    refused = getattr(model, "refused", {})
+    entries = rename_aliases(located(keys), known | refused.keys(), faults, say_note)
+    entries = drop_refused(refused, entries, faults)
+    for key in entries:
+        if key not in known:
+            faults.add("", unknown_key(key, known, f"help({model.__name__})"))
+    values = {key: key_value(key, entry.value) for key, entry in entries.items() if key in known}
+    try:
+        if len(faults):
+            model.model_validate(values)  # to name every fault at once
+        else:
+            yield values
+    except ValidationError as error:
+        add_faults(model, located(values), faults, error)
+    faults.stop_if_any()
+
+
+def say_note(text: str) -> None:
+    """Tell on stderr how a key was understood."""
+    print(f"note: {text.removeprefix('call: ')}", file=sys.stderr)
 
 
 def key_value(key: str, value: Any) -> Any:
@@ -162,11 +207,12 @@ def _model_path(value: Any) -> str:
 
     model, tokenizer = value if isinstance(value, tuple) else (value.model, value.tokenizer)
     extra = getattr(value, "save_template", None)
-    scratch = Path(tempfile.mkdtemp(dir=_folder())) / "model"
-    save_model(model, tokenizer, scratch, extra=extra)
-    path = _folder() / f"model-{fingerprint(scratch)[:12]}"
-    if not path.exists():
-        scratch.rename(path)
+    with tempfile.TemporaryDirectory(dir=_folder()) as scratch:
+        saved = Path(scratch) / "model"
+        save_model(model, tokenizer, saved, extra=extra)
+        path = _folder() / f"model-{fingerprint(saved)[:12]}"
+        if not path.exists():
+            saved.rename(path)
     return str(path)
 
 
@@ -213,14 +259,42 @@ def _settled(value: str, folder: str, places: dict[str, Path]) -> str:
     return place
 
 
-_kept: list[tempfile.TemporaryDirectory[str]] = []
+class _ProcessFolder(NamedTuple):
+    """A temporary folder, and its lock file, held as long as the process lives."""
+
+    folder: tempfile.TemporaryDirectory[str]
+    lock: IO[bytes]
+
+
+_PREFIX, _LOCK = "alignloop-given-", ".lock"
+_kept: list[_ProcessFolder] = []
 
 
 def _folder() -> Path:
-    """The folder of this process, made when it is needed and removed when the process ends."""
+    """The folder of this process, made when it is needed and removed when the process ends.
+
+    A process that was killed leaves its folder; the next one removes it.
+    """
     if not _kept:
-        _kept.append(tempfile.TemporaryDirectory(prefix="alignloop-"))
-    return Path(_kept[0].name)
+        made = tempfile.TemporaryDirectory(prefix=_PREFIX)
+        lock = (Path(made.name) / _LOCK).open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _kept.append(_ProcessFolder(made, lock))
+        remove_abandoned(Path(made.name).parent)
+    return Path(_kept[0].folder.name)
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove folders of processes that were killed: those whose lock nobody holds any more.
+
+    Args:
+        root: where the folders are. A lock of the last minute may belong to a folder that is being made.
+    """
+    for lock in root.glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError), lock.open("rb") as held:  # another user's, held, or removed meanwhile
+            if time.time() - lock.stat().st_mtime > 60:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent)
 
 
 def _is_ours(path: str) -> bool:

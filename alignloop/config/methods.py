@@ -12,22 +12,10 @@ from typing import Any, ClassVar
 
 from pydantic import create_model
 
+from alignloop.config.fields import StageConfig
 from alignloop.config.registry import STAGES, find_stage, is_preference_objective
 from alignloop.config.resolve import Resolved, fields_model, resolve
-from alignloop.config.stages import StageConfig
 from alignloop.objectives import registry as objectives
-
-_NAMES = {
-    "ppo": "PPO",
-    "grpo": "GRPO",
-    "dr_grpo": "DrGRPO",
-    "dapo": "DAPO",
-    "gspo": "GSPO",
-    "cispo": "CISPO",
-    "rloo": "RLOO",
-    "reinforce_pp": "ReinforcePP",
-}
-"""Stages of the registry with an objective of their own, as their classes are called."""
 
 
 class MethodConfig(StageConfig):
@@ -52,7 +40,7 @@ class MethodConfig(StageConfig):
 @cache
 def class_names() -> dict[str, str]:
     """Stage by name of its class: `DPOConfig` -> `dpo`."""
-    found = {f"{word}Config": stage for stage, word in _NAMES.items()}
+    found = {f"{spec.method}Config": stage for stage, spec in STAGES.items() if spec.method}
     for name in objectives.names():
         if name not in STAGES and is_preference_objective(name):
             found[f"{objectives.load(name).__name__}Config"] = name

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from alignloop.config.aliases import ALIASES, REFUSED
-from alignloop.config.findings import Findings
-from alignloop.config.recipe_file import Entries, Entry, Recipe
+from alignloop.config.fields import StageConfig
+from alignloop.config.recipe_file import Entries, LocatedValue, Recipe, RecipeFaults
 from alignloop.config.registry import STAGES, StageSpec, find_stage
 from alignloop.config.resolve import check_entries, flatten, known_keys, merge_layers
-from alignloop.config.stages import StageConfig
 from alignloop.errors import ConfigError
 
 
@@ -45,7 +44,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RecipePlan:
     """All stages of a recipe.
 
     Attributes:
@@ -86,7 +85,7 @@ def make_plan(
     stage: str = "",
     output_dir: str = "",
     stages: Mapping[str, StageSpec] = STAGES,
-) -> Plan:
+) -> RecipePlan:
     """Resolve every stage of a recipe.
 
     Args:
@@ -105,14 +104,14 @@ def make_plan(
         ConfigError: everything wrong in any stage, at once.
     """
     overrides = overrides or {}
-    findings = Findings()
+    faults = RecipeFaults()
     if recipe.stages:
         if stage:
             raise ConfigError(f"{recipe.file}: has a list of stages; use `alignloop run {recipe.file}`")
-        plan = _pipeline(recipe, overrides, output_dir, stages, findings)
+        plan = _pipeline(recipe, overrides, output_dir, stages, faults)
     else:
-        plan = _single(recipe, overrides, stage, output_dir, stages, findings)
-    findings.stop_if_any()
+        plan = _single(recipe, overrides, stage, output_dir, stages, faults)
+    faults.stop_if_any()
     assert plan is not None
     return plan
 
@@ -123,30 +122,30 @@ def _single(
     stage: str,
     output_dir: str,
     stages: Mapping[str, StageSpec],
-    findings: Findings,
-) -> Plan | None:
+    faults: RecipeFaults,
+) -> RecipePlan | None:
     entries = dict(recipe.entries)
     written = overrides.get("stage") or entries.get("stage")
     if written is None and not stage:
-        findings.add(recipe.file, "'stage' is missing; name it, as in `stage: sft`")
+        faults.add(recipe.file, "'stage' is missing; name it, as in `stage: sft`")
         return None
     name = str(written.value) if written else stage
     if stage and name != stage:
-        findings.add(written.where if written else "", f"stage: is '{name}', but '{stage}' was asked for")
+        faults.add(written.where if written else "", f"stage: is '{name}', but '{stage}' was asked for")
         return None
     spec = find_stage(name, stages)
-    default = {"output_dir": Entry(output_dir or f"runs/{name}", "")}
+    default = {"output_dir": LocatedValue(output_dir or f"runs/{name}", "")}
     layers = [{k: v for k, v in layer.items() if k != "stage"} for layer in (default, entries, overrides)]
     notices: list[str] = []
-    merged = merge_layers(spec, layers, findings, notices.append)
-    merged = _link(merged, {}, [], findings)
+    merged = merge_layers(spec, layers, faults, notices.append)
+    merged = _link(merged, {}, [], faults)
     if merged["output_dir"].value == "":
-        findings.add(merged["output_dir"].where, "output_dir: is empty; name a folder, or leave the key out")
-    resolved = check_entries(name, spec, merged, findings, where=recipe.file)
+        faults.add(merged["output_dir"].where, "output_dir: is empty; name a folder, or leave the key out")
+    resolved = check_entries(name, spec, merged, faults, where=recipe.file)
     if resolved is None:
         return None
     plan = StagePlan(name, name, spec, resolved.config, resolved.objective)
-    return Plan(recipe.file, Path(resolved.config.output_dir), (plan,), False, tuple(notices))
+    return RecipePlan(recipe.file, Path(resolved.config.output_dir), (plan,), False, tuple(notices))
 
 
 def _pipeline(
@@ -154,16 +153,16 @@ def _pipeline(
     overrides: Entries,
     output_dir: str,
     stages: Mapping[str, StageSpec],
-    findings: Findings,
-) -> Plan | None:
-    items = _name_items(recipe, stages, findings)
+    faults: RecipeFaults,
+) -> RecipePlan | None:
+    items = _name_items(recipe, stages, faults)
     names = [item.name for item in items]
-    own, everywhere = _split_overrides(overrides, names, findings)
+    own, everywhere = _split_overrides(overrides, names, faults)
     shared = dict(recipe.entries)
-    folder = everywhere.pop("output_dir", None) or shared.get("output_dir") or Entry(output_dir, "")
+    folder = everywhere.pop("output_dir", None) or shared.get("output_dir") or LocatedValue(output_dir, "")
     shared.pop("output_dir", None)
     if not folder.value:
-        findings.add(recipe.file, "'output_dir' is missing: folder for the run folders of all stages")
+        faults.add(recipe.file, "'output_dir' is missing: folder for the run folders of all stages")
     root = Path(str(folder.value))
 
     used: set[str] = set()
@@ -179,26 +178,24 @@ def _pipeline(
         linked = {key for key, entry in item.entries.items() if _is_link(entry.value)}
         general = {key: entry for key, entry in everywhere.items() if key in known and key not in linked}
         layers = [defaults, item.entries, general, own[item.name]]
-        entries = merge_layers(item.spec, layers, findings, notices.append)
+        entries = merge_layers(item.spec, layers, faults, notices.append)
         if "output_dir" in entries:
-            findings.add(
-                entries["output_dir"].where, "output_dir: belongs to the whole recipe, not to a stage"
-            )
-        entries["output_dir"] = Entry(str(root / item.name), "")
-        entries = _link(entries, earlier, names, findings)
+            faults.add(entries["output_dir"].where, "output_dir: belongs to the whole recipe, not to a stage")
+        entries["output_dir"] = LocatedValue(str(root / item.name), "")
+        entries = _link(entries, earlier, names, faults)
         earlier[item.name] = root / item.name
-        resolved = check_entries(item.stage, item.spec, entries, findings, where=item.where)
+        resolved = check_entries(item.stage, item.spec, entries, faults, where=item.where)
         if resolved is not None:
             plans.append(StagePlan(item.name, item.stage, item.spec, resolved.config, resolved.objective))
     if len(items) == len(recipe.stages):  # else a stage that could not be read may have the key
         for key, entry in {**shared, **everywhere}.items():
             if key in REFUSED and key not in used:
-                findings.add(entry.where, f"'{key}' is not supported: {REFUSED[key]}")
+                faults.add(entry.where, f"'{key}' is not supported: {REFUSED[key]}")
             elif key not in used:
-                findings.add(
+                faults.add(
                     entry.where, f"unknown key '{key}': no stage has it; {_nearest(key, sorted(used))}"
                 )
-    return Plan(recipe.file, root, tuple(plans), True, tuple(dict.fromkeys(notices)))
+    return RecipePlan(recipe.file, root, tuple(plans), True, tuple(dict.fromkeys(notices)))
 
 
 def _values_named(shared: Entries, everywhere: Entries) -> dict[str, Path | str]:
@@ -215,7 +212,7 @@ def _with_aliases(known: set[str]) -> set[str]:
     return known | {word for word, found in ALIASES.items() if any(alias.key in known for alias in found)}
 
 
-def _name_items(recipe: Recipe, stages: Mapping[str, StageSpec], findings: Findings) -> list[_Item]:
+def _name_items(recipe: Recipe, stages: Mapping[str, StageSpec], faults: RecipeFaults) -> list[_Item]:
     """The usable items of `stages`; what is wrong with the others becomes a finding."""
     items: list[_Item] = []
     for number, entries in enumerate(recipe.stages, start=1):
@@ -223,18 +220,18 @@ def _name_items(recipe: Recipe, stages: Mapping[str, StageSpec], findings: Findi
         named = entries.get("name", stage)
         if stage is None or named is None:
             where = next((entry.where for entry in entries.values()), recipe.file)
-            findings.add(where, f"item {number} of stages has no `stage:`")
+            faults.add(where, f"item {number} of stages has no `stage:`")
             continue
         name = str(named.value)
         if not _NAME.fullmatch(name) or name == "old":
-            findings.add(named.where, f"name: '{name}' is not usable; expected letters, digits, _ and -")
+            faults.add(named.where, f"name: '{name}' is not usable; expected letters, digits, _ and -")
         elif name in [item.name for item in items]:
-            findings.add(named.where, f"a stage named '{name}' exists already; give this one a `name:`")
+            faults.add(named.where, f"a stage named '{name}' exists already; give this one a `name:`")
         else:
             try:
                 spec = find_stage(str(stage.value), stages)
             except ConfigError as error:
-                findings.add_error(stage.where, error)
+                faults.add_error(stage.where, error)
                 continue
             keys = {key: entry for key, entry in entries.items() if key not in ("stage", "name")}
             items.append(_Item(name, str(stage.value), spec, keys, stage.where))
@@ -242,7 +239,7 @@ def _name_items(recipe: Recipe, stages: Mapping[str, StageSpec], findings: Findi
 
 
 def _split_overrides(
-    overrides: Entries, names: list[str], findings: Findings
+    overrides: Entries, names: list[str], faults: RecipeFaults
 ) -> tuple[dict[str, Entries], Entries]:
     """Overrides by stage name, and those for every stage."""
     own: dict[str, Entries] = {name: {} for name in names}
@@ -254,12 +251,12 @@ def _split_overrides(
         elif name in own:
             own[name][key] = entry
         else:
-            findings.add(entry.where, f"'{word}': no stage is named '{name}'; {_nearest(name, names)}")
+            faults.add(entry.where, f"'{word}': no stage is named '{name}'; {_nearest(name, names)}")
     return own, everywhere
 
 
 def _link(
-    entries: Entries, earlier: Mapping[str, Path | str], names: list[str], findings: Findings
+    entries: Entries, earlier: Mapping[str, Path | str], names: list[str], faults: RecipeFaults
 ) -> Entries:
     """`@name` replaced by the run folder of that earlier stage, at any depth."""
 
@@ -277,10 +274,13 @@ def _link(
         reason = f"no stage is named '{name}'; {_nearest(name, list(earlier))}"
         if name in names:
             reason = f"stage '{name}' does not run before this one"
-        findings.add(where, f"{key}: '{value}': {reason}")
+        faults.add(where, f"{key}: '{value}': {reason}")
         return value
 
-    return {key: Entry(replace(entry.value, entry.where, key), entry.where) for key, entry in entries.items()}
+    return {
+        key: LocatedValue(replace(entry.value, entry.where, key), entry.where)
+        for key, entry in entries.items()
+    }
 
 
 def _nearest(name: str, names: list[str]) -> str:

@@ -15,21 +15,56 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from alignloop.config.findings import Findings
 from alignloop.errors import ConfigError
 from alignloop.foreign import MIB, PlainLoader, TooLarge, load_yaml, read_bytes
 
 COMMAND_LINE = "command line"
+_AT_THE_END = 1_000_000_000
 
 
-class Entry(NamedTuple):
+class RecipeFaults:
+    """Sentences with the place they are about: `dpo.yaml:12`, `dpo.yaml`, `command line` or ""."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], None] = {}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, where: str, text: str) -> None:
+        """Add one fault; the same one is kept once."""
+        self._found[where, text] = None
+
+    def add_error(self, where: str, error: ConfigError) -> None:
+        """Add what an error says, about this place."""
+        for text in error.findings:
+            self.add(where, text)
+
+    def stop_if_any(self) -> None:
+        """Raise all faults in the order of the file, those of the command line last.
+
+        Raises:
+            ConfigError: there is a fault.
+        """
+        if self._found:
+            ordered = sorted(self._found, key=lambda found: _line_of(found[0]))
+            raise ConfigError([f"{where}: {text}" if where else text for where, text in ordered])
+
+
+def _line_of(where: str) -> int:
+    """Line number; 0 for a whole file, last for the command line."""
+    match = re.search(r":(\d+)$", where)
+    return int(match[1]) if match else _AT_THE_END if where == COMMAND_LINE else 0
+
+
+class LocatedValue(NamedTuple):
     """A value and where it was written: `dpo.yaml:12`, `command line`, or "" for a Python call."""
 
     value: Any
     where: str
 
 
-Entries = dict[str, Entry]
+Entries = dict[str, LocatedValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,53 +159,53 @@ def parse_recipe(text: str, *, file: str) -> Recipe:
         raise ConfigError(f"{file}: empty; a recipe has one `key: value` per line")
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{_where(file, node)}: expected `key: value` lines")
-    findings = Findings()
-    entries = _entries(loader, node, file, findings)
+    faults = RecipeFaults()
+    entries = _entries(loader, node, file, faults)
     stages: list[Entries] = []
     for key, value in node.value:
         if key.value == "stages":
             entries.pop("stages", None)
-            stages = _stage_items(loader, value, file, findings)
-    findings.stop_if_any()
+            stages = _stage_items(loader, value, file, faults)
+    faults.stop_if_any()
     return Recipe(file, entries, stages)
 
 
-def _stage_items(loader: StrictLoader, node: yaml.Node, file: str, findings: Findings) -> list[Entries]:
+def _stage_items(loader: StrictLoader, node: yaml.Node, file: str, faults: RecipeFaults) -> list[Entries]:
     if not isinstance(node, yaml.SequenceNode) or not node.value:
-        findings.add(_where(file, node), "stages: expected a list, each item starting with `- stage: NAME`")
+        faults.add(_where(file, node), "stages: expected a list, each item starting with `- stage: NAME`")
         return []
     items = []
     for item in node.value:
         if isinstance(item, yaml.MappingNode):
-            items.append(_entries(loader, item, file, findings))
+            items.append(_entries(loader, item, file, faults))
         else:
-            findings.add(_where(file, item), "stages: expected an item such as `- stage: sft`")
+            faults.add(_where(file, item), "stages: expected an item such as `- stage: sft`")
     return items
 
 
-def _entries(loader: StrictLoader, node: yaml.MappingNode, file: str, findings: Findings) -> Entries:
+def _entries(loader: StrictLoader, node: yaml.MappingNode, file: str, faults: RecipeFaults) -> Entries:
     entries: Entries = {}
     for key_node, value_node in node.value:
         where = _where(file, key_node)
         if not isinstance(key_node, yaml.ScalarNode):
-            findings.add(where, "expected a key name before the colon")
+            faults.add(where, "expected a key name before the colon")
         elif key_node.value in entries:
             earlier = entries[key_node.value].where.rpartition(":")[2]
-            findings.add(where, f"duplicate key '{key_node.value}'; it is already in line {earlier}")
+            faults.add(where, f"duplicate key '{key_node.value}'; it is already in line {earlier}")
         else:
-            entries[key_node.value] = Entry(_value(loader, value_node, file, findings), where)
+            entries[key_node.value] = LocatedValue(_value(loader, value_node, file, faults), where)
     return entries
 
 
-def _value(loader: StrictLoader, node: yaml.Node, file: str, findings: Findings) -> Any:
+def _value(loader: StrictLoader, node: yaml.Node, file: str, faults: RecipeFaults) -> Any:
     if isinstance(node, yaml.MappingNode):
-        return {key: entry.value for key, entry in _entries(loader, node, file, findings).items()}
+        return {key: entry.value for key, entry in _entries(loader, node, file, faults).items()}
     if isinstance(node, yaml.SequenceNode):
-        return [_value(loader, item, file, findings) for item in node.value]
+        return [_value(loader, item, file, faults) for item in node.value]
     try:
         return loader.construct_object(node)
     except (yaml.YAMLError, ValueError):
-        findings.add(_where(file, node), f"cannot read the value '{node.value}'; YAML tags are not supported")
+        faults.add(_where(file, node), f"cannot read the value '{node.value}'; YAML tags are not supported")
         return None
 
 
@@ -209,17 +244,17 @@ def parse_overrides(overrides: Iterable[str]) -> Entries:
         ConfigError: a word without `=`, or broken YAML in a value.
     """
     entries: Entries = {}
-    findings = Findings()
+    faults = RecipeFaults()
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key.strip():
-            findings.add(COMMAND_LINE, f"'{word}' is not of the form key=value")
+            faults.add(COMMAND_LINE, f"'{word}' is not of the form key=value")
             continue
         try:
-            entries[key.strip()] = Entry(_override_value(text.strip()), COMMAND_LINE)
+            entries[key.strip()] = LocatedValue(_override_value(text.strip()), COMMAND_LINE)
         except (yaml.YAMLError, ValueError):
-            findings.add(COMMAND_LINE, f"{key.strip()}: '{text}' is not readable as YAML")
-    findings.stop_if_any()
+            faults.add(COMMAND_LINE, f"{key.strip()}: '{text}' is not readable as YAML")
+    faults.stop_if_any()
     return entries
 
 
@@ -233,4 +268,4 @@ def _override_value(text: str) -> Any:
 
 def located(mapping: Mapping[str, Any], where: str = "") -> Entries:
     """A plain mapping as entries; values that are entries already keep their place."""
-    return {key: v if isinstance(v, Entry) else Entry(v, where) for key, v in mapping.items()}
+    return {key: v if isinstance(v, LocatedValue) else LocatedValue(v, where) for key, v in mapping.items()}

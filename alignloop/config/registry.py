@@ -1,43 +1,52 @@
-"""Stages by name. An offline preference objective is a stage under its own file name, found at once."""
+"""Stages by name, each declared where its configuration stands: `@register_stage("NAME", …)`.
+
+A new stage is one file, `alignloop/stages/NAME.py`: a configuration under that decorator and a function
+`NAME`. It is found by the decorator's name at the beginning of a line, and imported when it is asked for.
+An offline preference objective is a stage under its own file name, found at once.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from alignloop.config.ai import ConstitutionConfig, JudgeConfig, LoopConfig, MixConfig, RefusalsConfig
-from alignloop.config.compare import AuditConfig, CompareConfig
-from alignloop.config.pairs import SplitConfig, VerdictConfig
-from alignloop.config.reward_models import AverageRewardsConfig, RewardBenchConfig, RewardConfig
-from alignloop.config.rl import (
-    DAPOConfig,
-    DrGRPOConfig,
-    GRPOConfig,
-    IterateConfig,
-    PPOConfig,
-    ReinforceConfig,
-    RLOOConfig,
-)
-from alignloop.config.stages import (
-    BestOfNConfig,
-    EvaluateConfig,
-    FeedbackConfig,
-    InstructionsConfig,
-    InterpolateConfig,
-    PreferenceConfig,
-    PretrainConfig,
-    SampleConfig,
-    SFTConfig,
-    StageConfig,
-)
+from alignloop.config.fields import C, StageConfig
 from alignloop.errors import ConfigError
 from alignloop.objectives import registry as objectives
+
+StageGroup = Literal[
+    "Train on demonstrations",
+    "Train on comparisons",
+    "Train by reward",
+    "Reward models",
+    "Make and judge answers",
+    "Evaluate",
+]
+"""What a stage is for, in the order in which stages and recipes are listed."""
+StageProduct = Literal[
+    "policy",
+    "reward model",
+    "prompts",
+    "answers",
+    "demonstrations",
+    "judgements",
+    "comparison",
+    "verdict",
+    "table",
+]
+"""What a stage makes. It decides which commands are proposed at its end, and whether it judges a pipeline:
+`comparison` and `verdict` do, `table` is any other result."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """What the recipe reader and the pipeline need to know of a stage.
+    """What the recipe reader, the pipeline and the report need to know of a stage.
 
     Attributes:
         config: model of its keys.
@@ -51,8 +60,12 @@ class StageSpec:
         lint: `module:function`, called as `(config, objective, read=bool)`; returns sentences, one per
             finding. Without `read` it looks at the settings alone: the data are not there yet.
         preset: member of the objective's family (`PRESETS` in its file) that gives its fields' defaults.
+        method: its configuration in Python is called `<method>Config`; "" where `config` is that already.
         checkpoints: whether a run has checkpoints of its own, which `--resume PATH` can name.
         shared: whether the processes that torchrun starts share the work; else the first one does it.
+        kept_elsewhere: what an interrupted run goes on from that is not in its folder, in words.
+        group: what it is for.
+        makes: what comes out.
     """
 
     config: type[StageConfig]
@@ -62,90 +75,106 @@ class StageSpec:
     preview: str = ""
     lint: str = ""
     preset: str = ""
-    checkpoints: bool = True
+    method: str = ""
+    checkpoints: bool = False
     shared: bool = False
+    kept_elsewhere: str = ""
+    group: StageGroup = "Make and judge answers"
+    makes: StageProduct = "table"
 
 
-_PREVIEW = "alignloop.stages.preview:preview"
-_ROLLOUTS = "alignloop.stages.preview_online:preview"
 _LINT = "alignloop.stages.recipe_check:lint_recipe"
-
-STAGES: Mapping[str, StageSpec] = {
-    "instructions": StageSpec(
-        InstructionsConfig, "alignloop.stages.instructions:instructions", checkpoints=False
-    ),
-    "pretrain": StageSpec(
-        PretrainConfig, "alignloop.stages.sft:pretrain", preview=_PREVIEW, lint=_LINT, shared=True
-    ),
-    "sft": StageSpec(SFTConfig, "alignloop.stages.sft:sft", preview=_PREVIEW, lint=_LINT, shared=True),
-    "sample": StageSpec(SampleConfig, "alignloop.stages.sample:sample", checkpoints=False),
-    "feedback": StageSpec(FeedbackConfig, "alignloop.stages.feedback:feedback", checkpoints=False),
-    "reward": StageSpec(
-        RewardConfig,
-        "alignloop.stages.reward:reward",
-        reads="scores",
-        preview=_PREVIEW,
-        lint=_LINT,
-        shared=True,
-    ),
-    "average_rewards": StageSpec(AverageRewardsConfig, "alignloop.stages.average_rewards:average_rewards"),
-    "reward_bench": StageSpec(RewardBenchConfig, "alignloop.stages.reward_bench:reward_bench"),
-    "best_of_n": StageSpec(
-        BestOfNConfig, "alignloop.stages.best_of_n:best_of_n", preview=_ROLLOUTS, lint=_LINT, shared=True
-    ),
-    "iterate": StageSpec(
-        IterateConfig,
-        "alignloop.stages.iterate:iterate",
-        preview=_ROLLOUTS,
-        lint=_LINT,
-        checkpoints=False,
-        shared=True,
-    ),
-    "ppo": StageSpec(
-        PPOConfig, "alignloop.stages.ppo:ppo", "ppo", preview=_ROLLOUTS, lint=_LINT, shared=True
-    ),
-    **{
-        name: StageSpec(
-            config,
-            "alignloop.stages.grpo:grpo",
-            "grpo",
-            preset=name,
-            preview=_ROLLOUTS,
-            lint=_LINT,
-            shared=True,
-        )
-        for name, config in {
-            "grpo": GRPOConfig,
-            "dr_grpo": DrGRPOConfig,
-            "dapo": DAPOConfig,
-            "gspo": GRPOConfig,
-            "cispo": GRPOConfig,
-            "rloo": RLOOConfig,
-            "reinforce_pp": ReinforceConfig,
-        }.items()
-    },
-    "judge": StageSpec(JudgeConfig, "alignloop.stages.judge:judge", checkpoints=False),
-    "constitution": StageSpec(
-        ConstitutionConfig, "alignloop.stages.constitution:constitution", checkpoints=False
-    ),
-    "loop": StageSpec(LoopConfig, "alignloop.stages.live_loop:loop", checkpoints=False),
-    "mix": StageSpec(MixConfig, "alignloop.stages.mix:mix", checkpoints=False),
-    "refusals": StageSpec(RefusalsConfig, "alignloop.stages.refusals:refusals", checkpoints=False),
-    "interpolate": StageSpec(
-        InterpolateConfig, "alignloop.stages.interpolate:interpolate", checkpoints=False
-    ),
-    "evaluate": StageSpec(EvaluateConfig, "alignloop.stages.evaluate:evaluate", checkpoints=False),
-    "compare": StageSpec(CompareConfig, "alignloop.stages.compare:compare", checkpoints=False),
-    "split": StageSpec(SplitConfig, "alignloop.stages.split:split", checkpoints=False),
-    "verdict": StageSpec(VerdictConfig, "alignloop.stages.verdict:verdict", checkpoints=False),
-    "audit": StageSpec(AuditConfig, "alignloop.stages.audit:audit", checkpoints=False),
+TRAINS_ON_ROWS: Mapping[str, Any] = {
+    "preview": "alignloop.stages.preview:preview",
+    "lint": _LINT,
+    "checkpoints": True,
+    "shared": True,
+    "makes": "policy",
+    "group": "Train on demonstrations",
 }
-"""Stages with a configuration of their own. A new one is one entry here."""
+"""Attributes of a stage that trains a policy on stored rows."""
+SAMPLES_ITS_ROWS: Mapping[str, Any] = {
+    **TRAINS_ON_ROWS,
+    "preview": "alignloop.stages.preview_online:preview",
+    "group": "Train by reward",
+}
+"""Attributes of a stage that trains a policy on its own samples."""
+OFFLINE = ""
+"""Name under which the stage of every offline preference objective is declared."""
+_declared: dict[str, StageSpec] = {}
 
-PREFERENCE = StageSpec(
-    PreferenceConfig, "alignloop.stages.preference:preference", preview=_PREVIEW, lint=_LINT, shared=True
-)
-"""The stage of every offline preference objective; `objective` is filled in by `find_stage`."""
+
+def register_stage(
+    name: str, like: Mapping[str, Any] | None = None, *, runner: str = "", **facts: Any
+) -> Callable[[type[C]], type[C]]:
+    """Declare a stage above its configuration; several declarations may share one.
+
+    Args:
+        name: as in `stage: NAME`.
+        like: attributes of `StageSpec` that it shares with others, such as `TRAINS_ON_ROWS`.
+        runner: see `StageSpec`; the function NAME in alignloop/stages/NAME.py if left out.
+        **facts: other attributes; they replace those of `like`.
+
+    Returns:
+        A decorator that leaves the class as it is.
+
+    Raises:
+        TypeError: another configuration declares the same name, or no such attribute.
+    """
+
+    def declare(config: type[C]) -> type[C]:
+        place = runner or f"alignloop.stages.{name}:{name}"
+        spec = StageSpec(config, place, **{**(like or {}), **facts})
+        earlier = _declared.get(name, spec).config
+        if (earlier.__module__, earlier.__qualname__) != (config.__module__, config.__qualname__):
+            raise TypeError(f"stage '{name}' is declared by {earlier.__name__} and by {config.__name__}")
+        _declared[name] = spec
+        return config
+
+    return declare
+
+
+class _Stages(Mapping[str, StageSpec]):
+    """Stages of alignloop.config, and those of files in stages/, imported when they are asked for."""
+
+    def __getitem__(self, name: str) -> StageSpec:
+        if name not in _declared and name in declaring_modules():
+            importlib.import_module(declaring_modules()[name])
+        if name == OFFLINE:
+            raise KeyError(name)
+        return _declared[name]
+
+    def __iter__(self) -> Iterator[str]:
+        for module in declaring_modules().values():
+            importlib.import_module(module)
+        order = get_args(StageGroup)
+        named = [name for name in _declared if name != OFFLINE]
+        return iter(sorted(named, key=lambda name: order.index(_declared[name].group)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+@cache
+def declaring_modules() -> dict[str, str]:
+    """Modules in alignloop/stages/ that declare a stage, by its name; nothing is imported."""
+    folder = Path(__file__).parents[1] / "stages"
+    return {
+        name: f"alignloop.stages.{file.stem}"
+        for file in sorted(folder.glob("*.py"))
+        for name in _DECLARATION.findall(file.read_text(encoding="utf-8"))
+    }
+
+
+_DECLARATION = re.compile(r"""^@register_stage\(\s*["'](\w+)""", re.MULTILINE)
+STAGES: Mapping[str, StageSpec] = _Stages()
+"""Stages with a configuration of their own, in the order of their groups."""
+
+
+def offline_stage() -> StageSpec:
+    """The stage of every offline preference objective; `objective` is filled in by `find_stage`."""
+    return _declared[OFFLINE]
+
 
 _COMPARISONS = frozenset({"preference", "label", "ranking"})
 
@@ -173,11 +202,13 @@ def find_stage(name: str, stages: Mapping[str, StageSpec] = STAGES) -> StageSpec
         return stages[name]
     if name in objectives.names():
         if is_preference_objective(name):
-            return replace(PREFERENCE, objective=name)
-        if "scores" in objectives.load(name)().needs:
-            raise ConfigError(
-                f"'{name}' is a loss of stage 'reward': use stage reward with objective: {name}"
-            )
+            return replace(offline_stage(), objective=name)
+        needs = objectives.load(name)().needs
+        for stage, spec in stages.items():
+            if spec.reads and spec.reads in needs:
+                raise ConfigError(
+                    f"'{name}' is a loss of stage '{stage}': use stage {stage} with objective: {name}"
+                )
     known = [*stages, *(n for n in objectives.names() if n not in stages)]
     near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(stage_names(stages))}"

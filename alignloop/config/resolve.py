@@ -10,12 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError, create_model
 
-from alignloop.config.checking import add_faults, json_schema, rename_aliases, unknown_key
-from alignloop.config.findings import Findings
-from alignloop.config.recipe_file import Entries, Entry, located
+from alignloop.config.checking import add_faults, drop_refused, json_schema, rename_aliases, unknown_key
+from alignloop.config.fields import Section, StageConfig
+from alignloop.config.recipe_file import Entries, LocatedValue, RecipeFaults, located
 from alignloop.config.registry import STAGES, StageSpec, find_stage
-from alignloop.config.section import Section
-from alignloop.config.stages import StageConfig
 from alignloop.errors import ConfigError
 from alignloop.objectives import registry as objectives
 from alignloop.user_functions import REFERENCE, source_file
@@ -39,7 +37,7 @@ def resolve(
 
     Args:
         stage: name of a stage or of a preference objective.
-        mapping: keys of the stage and of its objective, in one flat mapping; values may be `Entry`.
+        mapping: keys of the stage and of its objective, in one flat mapping; values may be `LocatedValue`.
         stages: table of stages to look in.
         notice: called with a sentence for each key of another tool that was understood.
 
@@ -50,10 +48,10 @@ def resolve(
         ConfigError: every unknown key, wrong type, value out of range and missing key, in file order.
     """
     spec = find_stage(stage, stages)
-    findings = Findings()
-    entries = merge_layers(spec, [located(mapping)], findings, notice)
-    resolved = check_entries(stage, spec, entries, findings)
-    findings.stop_if_any()
+    faults = RecipeFaults()
+    entries = merge_layers(spec, [located(mapping)], faults, notice)
+    resolved = check_entries(stage, spec, entries, faults)
+    faults.stop_if_any()
     assert resolved is not None
     return resolved
 
@@ -61,15 +59,15 @@ def resolve(
 def merge_layers(
     spec: StageSpec,
     layers: Sequence[Entries],
-    findings: Findings,
+    faults: RecipeFaults,
     notice: Callable[[str], None] | None = None,
 ) -> Entries:
     """Keys of several places, later ones winning, under the names used here."""
     raw = {key: entry for layer in layers for key, entry in layer.items()}
-    known = known_keys(spec, raw)
+    known = known_keys(spec, raw) | spec.config.refused.keys()
     merged: Entries = {}
     for layer in layers:
-        merged |= rename_aliases(layer, known, findings, notice)
+        merged |= rename_aliases(layer, known, faults, notice)
     return merged
 
 
@@ -80,7 +78,7 @@ def known_keys(spec: StageSpec, entries: Entries) -> set[str]:
 
 
 def check_entries(
-    stage: str, spec: StageSpec, entries: Entries, findings: Findings, *, where: str = ""
+    stage: str, spec: StageSpec, entries: Entries, faults: RecipeFaults, *, where: str = ""
 ) -> Resolved | None:
     """Resolve keys that carry no other tool's names any more.
 
@@ -88,29 +86,30 @@ def check_entries(
         stage: name of the stage for messages.
         spec: the stage.
         entries: its keys.
-        findings: takes everything that is wrong.
-        where: place of findings that have no line of their own, such as a missing key.
+        faults: takes everything that is wrong.
+        where: place of faults that have no line of their own, such as a missing key.
 
     Returns:
         None where something is wrong.
     """
-    num_before = len(findings)
-    name = objective_name(spec, entries, findings)
+    num_before = len(faults)
+    name = objective_name(spec, entries, faults)
+    entries = drop_refused(spec.config.refused, entries, faults)
     loss_fields = fields_model(name, spec.preset) if name else None
     known = known_keys(spec, entries)
     for key, entry in entries.items():
         if key not in known:
-            findings.add(entry.where, unknown_key(key, known, f"`alignloop schema {stage}`"))
+            faults.add(entry.where, unknown_key(key, known, f"`alignloop schema {stage}`"))
     place = where or next((e.where.rpartition(":")[0] for e in entries.values() if ":" in e.where), "")
-    config = _validate(spec.config, entries, findings, place)
-    loss = _validate(loss_fields, entries, findings, place) if loss_fields else None
+    config = _validate(spec.config, entries, faults, place)
+    loss = _validate(loss_fields, entries, faults, place) if loss_fields else None
     objective = None
     if loss is not None:
         try:
             objective = objectives.load(name)(**dict(loss))
         except ValueError as error:
-            findings.add(place, f"objective {name}: {error}")
-    if config is None or len(findings) > num_before:
+            faults.add(place, f"objective {name}: {error}")
+    if config is None or len(faults) > num_before:
         return None
     return Resolved(typing.cast(StageConfig, config), objective)
 
@@ -161,7 +160,7 @@ def may_change(config: type[StageConfig]) -> dict[str, Literal["free", "longer"]
         extra = field.json_schema_extra
         if isinstance(extra, dict) and "resume" in extra:
             rules[key] = typing.cast(Literal["free", "longer"], extra["resume"])
-    return rules
+    return {**rules, **dict.fromkeys(config.refused, "free")}  # runs of versions that had these keys
 
 
 _PATH_PARTS = ("path", "model", "judge", "rubric", "certificate")
@@ -175,24 +174,22 @@ def fields_of(loss: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in loss.items()}
 
 
-def objective_name(spec: StageSpec, entries: Entries, findings: Findings | None = None) -> str:
+def objective_name(spec: StageSpec, entries: Entries, faults: RecipeFaults | None = None) -> str:
     """The stage's fixed objective, or the one that its key `objective` names, or "" if there is none."""
     field = spec.config.model_fields.get("objective")
     if spec.objective or field is None:
         return spec.objective
-    entry = entries.get("objective", Entry(field.default, ""))
+    entry = entries.get("objective", LocatedValue(field.default, ""))
     if not isinstance(entry.value, str):
         return str(field.default)  # the wrong type is reported by the model
     try:
         loss = objectives.load(entry.value)()
     except ConfigError as error:
-        if findings is not None:
-            findings.add_error(entry.where, error)
+        if faults is not None:
+            faults.add_error(entry.where, error)
         return ""
-    if findings is not None and spec.reads and spec.reads not in loss.needs:
-        findings.add(
-            entry.where, f"objective: '{entry.value}' does not read {spec.reads}, as this stage needs"
-        )
+    if faults is not None and spec.reads and spec.reads not in loss.needs:
+        faults.add(entry.where, f"objective: '{entry.value}' does not read {spec.reads}, as this stage needs")
     return entry.value
 
 
@@ -215,8 +212,8 @@ def fields_model(objective: str, preset: str = "") -> type[Section]:
 _WORDS = {"yes": True, "on": True, "no": False, "off": False}
 
 
-def _validate(model: type[Section], entries: Entries, findings: Findings, place: str) -> Section | None:
-    """The model, or None after adding what is wrong with it to `findings`."""
+def _validate(model: type[Section], entries: Entries, faults: RecipeFaults, place: str) -> Section | None:
+    """The model, or None after adding what is wrong with it to `faults`."""
     values = {key: entry.value for key, entry in entries.items() if key in model.model_fields}
     for key, value in values.items():
         if model.model_fields[key].annotation is bool and isinstance(value, str):
@@ -224,5 +221,5 @@ def _validate(model: type[Section], entries: Entries, findings: Findings, place:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        add_faults(model, entries, findings, error, place)
+        add_faults(model, entries, faults, error, place)
         return None

@@ -1,18 +1,105 @@
-"""Keys of the stages that make reward models and examine them."""
+"""Keys of rewards, and of the stages that make reward models and examine them."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from alignloop.config.fields import conflict
-from alignloop.config.section import Path
-from alignloop.config.stages import DATASET, Dataset, RowsConfig, StageConfig, TrainConfig
+from alignloop.config.aliases import PenaltyName, VerifierName
+from alignloop.config.fields import Path, Section, StageConfig, conflict, defaulting
+from alignloop.config.registry import TRAINS_ON_ROWS, register_stage
+from alignloop.config.sections import DATASET, Dataset, HeldOutConfig, RowsConfig
+from alignloop.user_functions import REFERENCE
 
 
-class RewardConfig(TrainConfig):
+class RewardTerm(TypedDict, total=False):
+    """One part of the reward: exactly one of verifier, model, function, penalty and judge, with its weight.
+
+    `endpoint`, `rubric`, … belong to `judge`.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
+
+    verifier: VerifierName
+    model: Path
+    function: Annotated[str, Field(pattern=REFERENCE)]
+    penalty: PenaltyName
+    judge: Path
+    endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+    concurrency: Annotated[int, Field(ge=1, le=256)]
+    rubric: Path
+    certificate: Path
+    weight: float
+    timeout_s: Annotated[float, Field(gt=0)]
+
+
+REWARD_SOURCES = ("verifier", "model", "function", "penalty", "judge")
+JUDGE_KEYS = ("endpoint", "api_key_env", "concurrency", "rubric", "certificate")
+
+
+if TYPE_CHECKING:  # Python calls take functions too: see `config.given`
+    Rewards = Any
+else:
+    Rewards = tuple[RewardTerm, ...]
+
+
+class RewardsConfig(Section):
+    """What a completion is worth."""
+
+    rewards: Rewards = Field(
+        min_length=1,
+        description="parts that are added: {verifier | model | function | penalty | judge: …, weight: 1, "
+        "timeout_s: 60}; a function is module:name or file.py:name; several models make an ensemble; a judge "
+        "has a `certificate` (run of stage judge, or none) and may have a `rubric` and an `endpoint`",
+        json_schema_extra={"format": "path"},
+    )
+    ensemble: Literal["auto", "mean", "min", "uwo"] = Field(
+        default="auto",
+        description="how reward models agree: mean, worst case, or mean − coefficient · variance; auto takes "
+        "what an ensemble's own run says, and the mean of several runs",
+    )
+    uwo_coefficient: float = Field(default=0.5, ge=0, description="weight of the variance in uwo")
+    missing_eos: Literal["keep", "replace", "penalise"] = Field(
+        default="keep",
+        description="reward of a completion cut at max_new_tokens: its own, a fixed one, or minus one",
+    )
+    missing_eos_value: float = Field(default=-1.0, description="the fixed reward, or what is subtracted")
+    reward_clip: float = Field(
+        default=0.0, ge=0, description="rewards are clipped to ± this; 0 does not clip"
+    )
+    normalize_reward: bool = Field(
+        default=False, description="running mean 0 and standard deviation 1 over the run"
+    )
+    overlong_buffer: int = Field(
+        default=32,
+        ge=1,
+        description="tokens before max_new_tokens over which the penalty `overlong` grows to 1",
+    )
+
+    @model_validator(mode="after")
+    def _one_source_each(self) -> RewardsConfig:
+        for term in self.rewards:
+            if sum(source in term for source in REWARD_SOURCES) != 1:
+                raise conflict("rewards", f"each part has exactly one of {', '.join(REWARD_SOURCES)}")
+            if "judge" not in term and any(key in term for key in JUDGE_KEYS):
+                raise conflict("rewards", f"{', '.join(JUDGE_KEYS)} belong to a judge")
+            if "judge" in term and "certificate" not in term:
+                raise conflict(
+                    "rewards",
+                    "a judge needs `certificate:`, the run of a stage judge that examined it; "
+                    "`certificate: none` uses it unexamined",
+                )
+        return self
+
+
+@register_stage("reward", TRAINS_ON_ROWS, reads="scores", makes="reward model", group="Reward models")
+class RewardConfig(HeldOutConfig):
     """Reward model: the language model with a scalar head in place of its output layer."""
+
+    rates: ClassVar[str] = "reward"
 
     objective: str = Field(default="bradley_terry", description="loss, by file name in objectives/")
     freeze_base: bool = Field(default=False, description="train the head only")
@@ -54,11 +141,17 @@ class RewardConfig(TrainConfig):
         return self
 
     @property
+    def trains_base(self) -> bool:
+        """See `TrainConfig`."""
+        return not self.lora_r and not self.freeze_base
+
+    @property
     def seed_of_head(self) -> int:
         """What the scalar head is drawn from."""
         return self.seed if self.head_seed < 0 else self.head_seed
 
 
+@register_stage("average_rewards", makes="reward model", group="Reward models")
 class AverageRewardsConfig(StageConfig):
     """One reward model from the mean of several ones' weights (WARM)."""
 
@@ -71,14 +164,13 @@ class AverageRewardsConfig(StageConfig):
         default=None,
         description=f"judged rows on which the average is measured and its rewards rescaled: {DATASET}",
     )
-    columns: dict[str, str] = Field(
-        default={}, description="column names where they are not recognised, as field: column"
-    )
+    columns: dict[str, str] = defaulting(RowsConfig, "columns", {})
     token_budget: int = Field(
         default=4096, ge=64, description="tokens per packed forward pass; bounds memory"
     )
 
 
+@register_stage("reward_bench", makes="comparison", group="Reward models")
 class RewardBenchConfig(StageConfig, RowsConfig):
     """How good a reward model is on judged rows, and what it falls for."""
 

@@ -2,113 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+from pydantic import Field, model_validator
 
-from alignloop.config.fields import AUTO, AutoRate, AutoShare, AutoSize, conflict, fixed, free, path_or
-from alignloop.config.reward_names import PenaltyName, VerifierName
-from alignloop.config.section import Path, Section
-from alignloop.config.stages import (
+from alignloop.config.fields import (
+    AUTO,
+    AutoRate,
+    AutoSize,
+    C,
+    RefusedKey,
+    Section,
+    conflict,
+    defaulting,
+    fixed,
+    free,
+    path_or,
+)
+from alignloop.config.registry import SAMPLES_ITS_ROWS, register_stage
+from alignloop.config.reward_models import RewardsConfig
+from alignloop.config.sections import (
     DATASET,
     ROLLOUT_SAVE_S,
+    CompletionConfig,
     Dataset,
     SamplingConfig,
     TrainConfig,
+    holds_nothing_out,
 )
-from alignloop.user_functions import REFERENCE
 
 Advantage = Literal["group_std", "group_mean", "group_mean_batch_std", "leave_one_out", "batch", "token"]
-ADVANTAGE = (
-    "baseline and scale of advantages; group_mean_batch_std divides by the whole rollout's standard "
-    "deviation, token is REINFORCE++'s, with the KL paid token by token"
-)
-DYNAMIC_SAMPLING = (
-    "replace groups whose completions are all worth the same, penalties left aside, by further prompts"
+_WHOLE = (
+    "RL learns from the log-probs of the whole distribution, which this cuts or bends, so the ratios would "
+    "be biased; leave it at its default (AL204)"
 )
 GoldPath = Annotated[str, path_or("none", "constraints", "math", "regex", "json_schema", "exact")]
-
-
-class RewardTerm(TypedDict, total=False):
-    """One part of the reward: exactly one of verifier, model, function, penalty and judge, with its weight.
-
-    `endpoint`, `rubric`, … belong to `judge`.
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
-
-    verifier: VerifierName
-    model: Path
-    function: Annotated[str, Field(pattern=REFERENCE)]
-    penalty: PenaltyName
-    judge: Path
-    endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")]
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
-    concurrency: Annotated[int, Field(ge=1, le=256)]
-    rubric: Path
-    certificate: Path
-    weight: float
-    timeout_s: Annotated[float, Field(gt=0)]
-
-
-REWARD_SOURCES = ("verifier", "model", "function", "penalty", "judge")
-JUDGE_KEYS = ("endpoint", "api_key_env", "concurrency", "rubric", "certificate")
-
-
-if TYPE_CHECKING:  # Python calls take functions too: see `config.given`
-    Rewards = Any
-else:
-    Rewards = tuple[RewardTerm, ...]
-
-
-class RewardsConfig(Section):
-    """What a completion is worth."""
-
-    rewards: Rewards = Field(
-        min_length=1,
-        description="parts that are added: {verifier | model | function | penalty | judge: …, weight: 1, "
-        "timeout_s: 60}; a function is module:name or file.py:name; several models make an ensemble; a judge "
-        "has a `certificate` (run of stage judge, or none) and may have a `rubric` and an `endpoint`",
-        json_schema_extra={"format": "path"},
-    )
-    ensemble: Literal["auto", "mean", "min", "uwo"] = Field(
-        default="auto",
-        description="how reward models agree: mean, worst case, or mean − coefficient · variance; auto takes "
-        "what an ensemble's own run says, and the mean of several runs",
-    )
-    uwo_coefficient: float = Field(default=0.5, ge=0, description="weight of the variance in uwo")
-    missing_eos: Literal["keep", "replace", "penalise"] = Field(
-        default="keep",
-        description="reward of a completion cut at max_new_tokens: its own, a fixed one, or minus one",
-    )
-    missing_eos_value: float = Field(default=-1.0, description="the fixed reward, or what is subtracted")
-    reward_clip: float = Field(
-        default=0.0, ge=0, description="rewards are clipped to ± this; 0 does not clip"
-    )
-    normalize_reward: bool = Field(
-        default=False, description="running mean 0 and standard deviation 1 over the run"
-    )
-    overlong_buffer: int = Field(
-        default=32,
-        ge=1,
-        description="tokens before max_new_tokens over which the penalty `overlong` grows to 1",
-    )
-
-    @model_validator(mode="after")
-    def _one_source_each(self) -> RewardsConfig:
-        for term in self.rewards:
-            if sum(source in term for source in REWARD_SOURCES) != 1:
-                raise conflict("rewards", f"each part has exactly one of {', '.join(REWARD_SOURCES)}")
-            if "judge" not in term and any(key in term for key in JUDGE_KEYS):
-                raise conflict("rewards", f"{', '.join(JUDGE_KEYS)} belong to a judge")
-            if "judge" in term and "certificate" not in term:
-                raise conflict(
-                    "rewards",
-                    "a judge needs `certificate:`, the run of a stage judge that examined it; "
-                    "`certificate: none` uses it unexamined",
-                )
-        return self
 
 
 class GuardConfig(Section):
@@ -142,8 +71,13 @@ class GuardConfig(Section):
     )
 
 
-class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
+class OnlineConfig(TrainConfig, CompletionConfig, RewardsConfig, GuardConfig):
     """Rollouts: prompts are answered by the policy itself, scored and learned from."""
+
+    refused: ClassVar[Mapping[str, RefusedKey]] = {
+        **holds_nothing_out("online stages have no held-out loss; add a stage evaluate"),
+        **{key: RefusedKey(value, _WHOLE) for key, value in SamplingConfig().bends.items()},
+    }
 
     missing_eos: Literal["keep", "replace", "penalise", "mask"] = Field(
         default="keep",
@@ -175,19 +109,13 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
     kl_horizon: int = Field(
         default=10_000, ge=1, description="completions over which it changes by about 20 %"
     )
-    eval_fraction: AutoShare = Field(default=0.0, description="stages that sample hold nothing out: 0")
     per_device_train_batch_size: AutoSize = Field(
         default=8, description="prompts with all their completions per accumulation unit"
     )
     learning_rate: AutoRate = Field(default=1e-6, description="highest learning rate")
-    warmup_ratio: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="share of the steps spent warming up; 0 where warmup_steps is set",
-    )
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
-        default="constant", description="shape of the decay after warm-up; linear and cosine end at 0"
+    warmup_ratio: float = defaulting(TrainConfig, "warmup_ratio", 0.0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = defaulting(
+        TrainConfig, "lr_scheduler_type", "constant"
     )
     reference_refresh: int = Field(
         default=0,
@@ -204,18 +132,8 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
                 raise conflict(key, "auto is for stages that train on stored rows; give a number here")
         if self.temperature == 0:
             raise conflict("temperature", "0 explores nothing; RL needs a temperature above 0")
-        for key in ("top_k", "top_p", "min_p", "repetition_penalty"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise conflict(
-                    key,
-                    "RL learns from the log-probs of the whole distribution, which this cuts or bends, "
-                    "so the ratios would be biased; leave it at its default (AL204)",
-                )
         if self.lora_dropout:
             raise conflict("lora_dropout", "must be 0 in RL, or the policy trained is not the one sampled")
-        for key in ("eval_dataset", "eval_fraction", "eval_steps"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise conflict(key, "online stages have no held-out loss; add a stage evaluate")
         if self.rollout_prompts % self.prompts_per_step:
             raise conflict(
                 "rollout_prompts",
@@ -244,11 +162,28 @@ class OnlineConfig(TrainConfig, SamplingConfig, RewardsConfig, GuardConfig):
         return bfloat16 if self.recompute_logprobs == "auto" else self.recompute_logprobs
 
 
+def _grpo(name: str, method: str) -> Callable[[type[C]], type[C]]:
+    """Declare a member of the GRPO family."""
+    runner = "alignloop.stages.grpo:grpo"
+    return register_stage(name, SAMPLES_ITS_ROWS, runner=runner, objective="grpo", preset=name, method=method)
+
+
+@_grpo("cispo", "CISPO")
+@_grpo("gspo", "GSPO")
+@_grpo("grpo", "GRPO")
 class GRPOConfig(OnlineConfig):
     """Group-relative policy optimization: no critic, completions of a prompt are each other's baseline."""
 
-    advantage: Advantage = Field(default="group_std", description=ADVANTAGE)
-    dynamic_sampling: bool = Field(default=False, description=DYNAMIC_SAMPLING)
+    advantage: Advantage = Field(
+        default="group_std",
+        description="baseline and scale of advantages; group_mean_batch_std divides by the whole rollout's "
+        "standard deviation, token is REINFORCE++'s, with the KL paid token by token",
+    )
+    dynamic_sampling: bool = Field(
+        default=False,
+        description="replace groups whose completions are all worth the same, penalties left aside, by "
+        "further prompts",
+    )
     max_sampling_rounds: int = Field(default=3, ge=1, description="rounds of dynamic sampling, at most")
     normalize_each_reward: bool = Field(
         default=False,
@@ -281,50 +216,45 @@ class GRPOConfig(OnlineConfig):
         return self
 
 
+@_grpo("dr_grpo", "DrGRPO")
 class DrGRPOConfig(GRPOConfig):
     """Dr. GRPO: no division by the group's standard deviation nor by the length."""
 
-    advantage: Advantage = Field(default="group_mean", description=ADVANTAGE)
+    advantage: Advantage = defaulting(GRPOConfig, "advantage", "group_mean")
 
 
+@_grpo("dapo", "DAPO")
 class DAPOConfig(GRPOConfig):
     """DAPO: dynamic sampling, asymmetric clipping, token mean; add `penalty: overlong` to the rewards."""
 
-    dynamic_sampling: bool = Field(default=True, description=DYNAMIC_SAMPLING)
+    dynamic_sampling: bool = defaulting(GRPOConfig, "dynamic_sampling", True)
 
 
+@_grpo("rloo", "RLOO")
 class RLOOConfig(GRPOConfig):
     """RLOO: REINFORCE with the other completions' mean as baseline."""
 
-    advantage: Advantage = Field(default="leave_one_out", description=ADVANTAGE)
-    kl_coef: float = Field(
-        default=0.05, ge=0, description="weight of the KL (k1) in the reward, at the start"
-    )
+    advantage: Advantage = defaulting(GRPOConfig, "advantage", "leave_one_out")
+    kl_coef: float = defaulting(OnlineConfig, "kl_coef", 0.05)
 
 
+@_grpo("reinforce_pp", "ReinforcePP")
 class ReinforceConfig(GRPOConfig):
     """REINFORCE++: rewards to come of every token, its KL among them, whitened over the whole rollout."""
 
-    advantage: Advantage = Field(default="token", description=ADVANTAGE)
-    kl_coef: float = Field(
-        default=0.01, ge=0, description="weight of the KL (k1) in the reward, at the start"
-    )
+    advantage: Advantage = defaulting(GRPOConfig, "advantage", "token")
+    kl_coef: float = defaulting(OnlineConfig, "kl_coef", 0.01)
 
 
+@register_stage("ppo", SAMPLES_ITS_ROWS, objective="ppo", method="PPO")
 class PPOConfig(OnlineConfig):
     """PPO with a critic."""
 
-    num_generations: int = Field(default=1, ge=1, description="completions per prompt")
-    rollout_prompts: int = Field(
-        default=32, ge=1, description="prompts per rollout; a multiple of batch size × accumulation steps"
-    )
-    num_iterations: int = Field(default=4, ge=1, description="passes over each rollout")
-    kl_coef: float = Field(
-        default=0.05, ge=0, description="weight of the KL (k1) in the reward, at the start"
-    )
-    kl_controller: Literal["fixed", "adaptive"] = Field(
-        default="adaptive", description="whether kl_coef follows the KL"
-    )
+    num_generations: int = defaulting(OnlineConfig, "num_generations", 1)
+    rollout_prompts: int = defaulting(OnlineConfig, "rollout_prompts", 32)
+    num_iterations: int = defaulting(OnlineConfig, "num_iterations", 4)
+    kl_coef: float = defaulting(OnlineConfig, "kl_coef", 0.05)
+    kl_controller: Literal["fixed", "adaptive"] = defaulting(OnlineConfig, "kl_controller", "adaptive")
     gamma: float = Field(default=1.0, gt=0, le=1, description="discount per token")
     lam: float = Field(default=0.95, ge=0, le=1, description="λ of generalised advantage estimation")
     whiten_advantages: bool = Field(default=True, description="mean 0 and variance 1 over the rollout")
@@ -344,7 +274,7 @@ class PPOConfig(OnlineConfig):
         default=None, description=f"demonstrations mixed in against forgetting: {DATASET}"
     )
     ptx_coefficient: float = Field(default=0.0, ge=0, description="weight of their NLL per token; 0 is off")
-    adam_epsilon: float = Field(default=1e-5, gt=0, description="AdamW's ε")
+    adam_epsilon: float = defaulting(TrainConfig, "adam_epsilon", 1e-5)
 
     @model_validator(mode="after")
     def _roles(self) -> PPOConfig:
@@ -359,8 +289,15 @@ class PPOConfig(OnlineConfig):
         return self
 
 
+@register_stage("iterate", SAMPLES_ITS_ROWS, checkpoints=False, group="Train on comparisons")
 class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
     """Iterated preference learning: sample, score, compare, train, in rounds."""
+
+    rates: ClassVar[str] = "preference"
+    kinds: ClassVar[tuple[str, ...] | None] = None
+    refused: ClassVar[Mapping[str, RefusedKey]] = holds_nothing_out(
+        "rounds train on fresh samples; add a stage evaluate"
+    )
 
     objective: Literal["dpo", "ipo", "kto"] = Field(default="dpo", description="loss of a round")
     rounds: int = free(3, ge=1, description="rounds of fresh samples")
@@ -374,7 +311,15 @@ class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
     )
     max_prompts: int = Field(default=0, ge=0, description="prompts of a round; 0 uses all in every round")
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
-    eval_fraction: AutoShare = Field(default=0.0, description="rounds train on fresh samples: 0")
+
+    @property
+    def adds_embeddings(self) -> bool:
+        """See `TrainConfig`."""
+        return False
+
+    def rows_made(self, num_prompts: int) -> int:
+        """The pairs of each prompt."""
+        return self.pairs_per_prompt * min(num_prompts, self.max_prompts or num_prompts)
 
     @model_validator(mode="after")
     def _distinct_pairs(self) -> IterateConfig:
@@ -382,7 +327,4 @@ class IterateConfig(TrainConfig, SamplingConfig, RewardsConfig):
             raise conflict("pairs_per_prompt", f"needs two of the {self.num_generations} answers each")
         if self.temperature == 0:
             raise conflict("temperature", "0 makes all answers to a prompt alike")
-        for key in ("eval_dataset", "eval_fraction", "eval_steps"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise conflict(key, "rounds train on fresh samples; add a stage evaluate")
         return self

@@ -7,20 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import alignloop
-from alignloop.config.recipe_file import Entries, Entry, Recipe, parse_recipe, read_recipe
+from alignloop.config.recipe_file import Entries, LocatedValue, Recipe, parse_recipe, read_recipe
+from alignloop.config.registry import STAGES, is_preference_objective
 from alignloop.errors import ConfigError
+from alignloop.objectives import registry as objectives
 
 SHIPPED = Path(alignloop.__file__).parent / "recipes"
-
-MEMBERS = {
-    "bradley_terry": ("reward", "objective"),
-    "odin": ("reward", "objective"),
-    "plackett_luce": ("reward", "objective"),
-    "regression": ("reward", "objective"),
-    "lipo_lambda": ("listwise", "method"),
-    "group_relative": ("listwise", "method"),
-}
-"""Methods that are a choice within a stage: its name, and the key whose value they are."""
 
 
 class Method(NamedTuple):
@@ -55,8 +47,8 @@ def find_method(method: str, recipe: str = "") -> Method:
         ConfigError: a recipe that is not there.
     """
     name = method.replace("-", "_")
-    stage, key = MEMBERS.get(name, (name, ""))
-    chosen = {key: Entry(name, "")} if key else {}
+    stage, key = stage_of_method(name)
+    chosen = {key: LocatedValue(name, "")} if key else {}
     if recipe:
         file = find_recipe(recipe)
         return Method(stage, load_recipe(file), chosen, False, Path(recipe).stem)
@@ -65,6 +57,27 @@ def find_method(method: str, recipe: str = "") -> Method:
     if found is None:
         return Method(stage, Recipe(), chosen, False, name)
     return Method(stage, load_recipe(found), chosen, True, found.stem)
+
+
+def stage_of_method(name: str) -> tuple[str, str]:
+    """The stage that runs a method.
+
+    Args:
+        name: a stage, an objective of preferences or scores, or a choice of an objective's key `method`.
+
+    Returns:
+        The stage, and the key whose value the method is: "" where the method is the whole stage.
+    """
+    if name in objectives.names() and name not in STAGES and not is_preference_objective(name):
+        needs = objectives.load(name)().needs
+        reading = [stage for stage, spec in STAGES.items() if spec.reads and spec.reads in needs]
+        return (reading[0], "objective") if reading else (name, "")
+    if name in objectives.names() or name in STAGES:
+        return name, ""
+    for objective in objectives.names():
+        if any(doc.name == "method" and name in doc.choices for doc in objectives.describe(objective)):
+            return objective, "method"
+    return name, ""
 
 
 def find_recipe(name: str) -> Path:

@@ -1,267 +1,62 @@
-"""One pydantic model per stage; its fields are the keys of a recipe, each with a line of documentation.
+"""Stages that make data, train on stored rows, mix models or evaluate: one pydantic model for each.
 
-Keys have the names TRL gives them. No default depends on another field; `null` is not a default of
-anything that could be a number. What data and model decide is `auto` and becomes a number before a run
-begins, in one place: `config.defaults`. Sections are combined by inheritance, so a key has one meaning
-and one description in all stages. An objective's own keys (`beta`, …) are not here: they come from its file.
+Its fields are the keys of a recipe, each with a line of documentation. An objective's own keys (`beta`, …)
+are not here: they come from its file.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Required
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+from pydantic import Field, model_validator
 
-from alignloop.config.fields import AUTO, AutoRate, AutoShare, AutoSize, conflict, free, longer
-from alignloop.config.python_call import python_call
-from alignloop.config.section import (
+from alignloop.config.checking import RefusedKey
+from alignloop.config.fields import (
+    AutoRate,
     ModelPath,
     Path,
     ReferencePath,
     RewardPath,
-    Section,
+    StageConfig,
     TemplateConfig,
+    conflict,
+    defaulting,
+    free,
+)
+from alignloop.config.registry import OFFLINE, SAMPLES_ITS_ROWS, TRAINS_ON_ROWS, register_stage
+from alignloop.config.sections import (
+    DATASET,
+    KEPT_ANSWERS,
+    ROLLOUT_SAVE_S,
+    Dataset,
+    HeldOutConfig,
+    ModelConfig,
+    RowsConfig,
+    SamplingConfig,
+    TrainConfig,
+    holds_nothing_out,
 )
 
 
-class DataSource(TypedDict, total=False):
-    """A source with a weight (how often each row is used in one pass) and what has to be said to read it."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportGeneralTypeIssues]
-
-    path: Required[Path]
-    weight: Annotated[float, Field(gt=0)]
-    rows: Annotated[int, Field(ge=1)]
-    split: str
-    name: str
-    data_dir: str
-    revision: str
-    score_range: tuple[float, float]
-
-
-if TYPE_CHECKING:  # Python calls take rows too: see `config.given`
-    Dataset = Any
-else:
-    Dataset = Path | DataSource | tuple[Path | DataSource, ...]
-"""One source (`rows.jsonl`, `rows.jsonl#500`, a run folder, a hub id), or several to be mixed."""
-
-DATASET = (
-    "file, `file#500` for its first 500 rows, pattern (`data/*.jsonl`), folder, run folder, hub id, "
-    "{path: …, weight: …, rows: …, split: …, name: …, data_dir: …, revision: …, score_range: [1, 10]}, "
-    "or a list of these"
-)
-
-
-ROLLOUT_SAVE_S = "seconds between saves of an unfinished sampling; 0 saves one only on Ctrl-C"
-
-
-class StageConfig(Section):
-    """Where a stage writes and on what it computes.
-
-    Made in Python, a configuration takes other tools' names for keys (with a note on stderr) and Python
-    objects for paths: rows, loaded models, runs and functions; see docs/python.md.
-
-    Raises:
-        ConfigError: everything that is wrong, one sentence for each key.
-    """
-
-    if not TYPE_CHECKING:  # a type checker makes the signature from the fields
-
-        def __init__(self, **keys: Any) -> None:
-            with python_call(type(self), keys) as values:
-                super().__init__(**values)
-
-        # Recipes are validated without this method, by `model_validate`: their faults have lines.
-        __init__.__pydantic_base_init__ = True
-
-    output_dir: Path = Field(
-        default="",
-        description="run folder to write; must be new or the same run's; empty: runs/STAGE",
-        json_schema_extra={"format": "path", "resume": "free"},
-    )
-    seed: int = Field(default=42, ge=0, le=2**32 - 1, description="seed of everything random in this stage")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto takes a GPU if there is one"
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="auto is bfloat16 on a GPU and float32 on a CPU"
-    )
-    num_threads: int = free(0, ge=0, description="CPU threads; 0 leaves the choice to PyTorch")
-    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = free(
-        (), description="send metrics there as well; the run folder has them in any case"
-    )
-
-    @field_validator("report_to", mode="before")
-    @classmethod
-    def _one_or_none(cls, value: Any) -> Any:
-        return (() if value == "none" else (value,)) if isinstance(value, str) else value
-
-
-class ModelConfig(TemplateConfig):
-    """The model a stage starts from and how a conversation becomes text."""
-
-    model_name_or_path: ModelPath = Field(
-        default="smollm2-135m-instruct",
-        description="run folder, model or adapter folder, .gguf, hub id, `smollm2-135m-instruct` or `tiny`",
-    )
-
-
-class RowsConfig(Section):
-    """Which rows a stage reads."""
-
-    dataset: Dataset = Field(description=f"rows to read: {DATASET}")
-    columns: dict[str, str] = Field(
-        default={}, description="column names where they are not recognised, as field: column"
-    )
-    strict: bool = Field(
-        default=False, description="the first unusable row is an error instead of being dropped"
-    )
-
-
-class TrainConfig(StageConfig, ModelConfig, RowsConfig):
-    """Everything that trains: rows, lengths, batches, optimizer, LoRA, logging, checkpoints."""
-
-    eval_dataset: Dataset | None = free(None, description=f"held-out rows: {DATASET}")
-    eval_fraction: AutoShare = Field(
-        default=AUTO,
-        description="share of the prompts held out for evaluation; auto is a tenth, 500 rows at most, and 0 "
-        "with an eval_dataset or fewer than 20 prompts",
-    )
-    eval_steps: int = free(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
-    shuffle: bool = Field(default=True, description="new order of the rows in every epoch, from the seed")
-    max_length: int = Field(default=1024, ge=8, description="longest prompt + completion, in tokens")
-    overlength: Literal["drop", "truncate", "error"] = Field(
-        default="drop", description="what to do with a longer one; truncate cuts prompts from the left"
-    )
-
-    per_device_train_batch_size: AutoSize = Field(
-        default=AUTO,
-        description="prompts with all their completions per accumulation unit; auto is the largest power of "
-        "two, up to 64, with which the rows make 60 steps",
-    )
-    gradient_accumulation_steps: int = Field(
-        default=1, ge=1, description="accumulation units per optimizer step"
-    )
-    token_budget: int | None = free(
-        None,
-        ge=64,
-        description="tokens per packed forward pass; bounds memory, does not change the result; "
-        "null is 1024 on a CPU, 8192 on a GPU, where one longer prompt with its completions still fits",
-    )
-    num_train_epochs: float = longer(1.0, gt=0, description="passes over the rows, unless max_steps is set")
-    max_steps: int = longer(-1, ge=-1, description="optimizer steps in all; -1 follows num_train_epochs")
-    learning_rate: AutoRate = Field(
-        default=AUTO,
-        description="highest learning rate; auto follows method, size of the model and LoRA: "
-        "docs/results/rates.md",
-    )
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
-        default="cosine", description="shape of the decay after warm-up; linear and cosine end at 0"
-    )
-    warmup_ratio: float = Field(
-        default=0.1,
-        ge=0,
-        lt=1,
-        description="share of the steps spent warming up; 0 where warmup_steps is set",
-    )
-    warmup_steps: int = Field(default=0, ge=0, description="steps spent warming up; excludes warmup_ratio")
-    weight_decay: float = Field(
-        default=0.0, ge=0, description="AdamW's decay of matrices, not of norms and biases"
-    )
-    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the mean")
-    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the variance")
-    adam_epsilon: float = Field(default=1e-8, gt=0, description="AdamW's ε")
-    max_grad_norm: float = Field(
-        default=1.0, ge=0, description="gradients are clipped to this norm; 0 does not clip"
-    )
-    gradient_checkpointing: bool = free(False, description="recompute activations: less memory, slower")
-    torch_compile: bool = free(False, description="compile the layers: slow first steps, faster on a GPU")
-
-    lora_r: int = Field(default=0, ge=0, description="rank of the LoRA adapters; 0 trains all weights")
-    lora_alpha: float = Field(
-        default=32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r"
-    )
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in front of the adapters")
-    lora_target_modules: str | tuple[str, ...] = Field(
-        default="all-linear", description="names of the linear layers that get adapters, or all-linear"
-    )
-
-    logging_steps: int = free(1, ge=1, description="steps between lines of metrics.jsonl")
-    save_steps: int = free(100, ge=0, description="steps between checkpoints; 0 writes one on Ctrl-C only")
-    save_total_limit: int = free(2, ge=1, description="checkpoints kept, the newest")
-
-    def tokens_per_pass(self, device_type: str) -> int:
-        """`token_budget`, or its default on a device (cpu, cuda).
-
-        On a CPU 1024 tokens already keep the matrix products busy; a larger pass only takes more memory.
-        """
-        return self.token_budget or (1024 if device_type == "cpu" else 8192)
-
-    def tokens_unsplit(self, device_type: str) -> int:
-        """Up to how many tokens a prompt with its completions runs in one pass; longer ones run in pieces.
-
-        Pieces cost one more forward pass, so without a `token_budget` only what is truly long is split.
-        """
-        return self.token_budget or (4096 if device_type == "cpu" else 16_384)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _steps_in_the_place_of_a_share(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("warmup_steps") and "warmup_ratio" not in values:
-            return {**values, "warmup_ratio": 0.0}
-        return values
-
-    @model_validator(mode="after")
-    def _keys_that_exclude_each_other(self) -> TrainConfig:
-        if self.max_steps == 0:
-            raise conflict("max_steps", "0 would train nothing; -1 follows num_train_epochs")
-        if self.warmup_ratio and self.warmup_steps:
-            raise conflict("warmup_steps", "warmup_ratio is set too; keep one of them")
-        if self.eval_fraction not in (AUTO, 0) and self.eval_dataset is not None:
-            raise conflict("eval_fraction", "eval_dataset is set too; keep one of them")
-        if not self.lora_r:
-            for key in ("lora_alpha", "lora_dropout", "lora_target_modules"):
-                if getattr(self, key) != type(self).model_fields[key].default:
-                    raise conflict(key, "has no effect while lora_r is 0; set lora_r")
-        return self
-
-
-class SamplingConfig(Section):
-    """How completions are drawn."""
-
-    temperature: float = Field(default=1.0, ge=0, description="0 takes the most likely token")
-    top_k: int = Field(default=0, ge=0, description="only the k most likely tokens; 0 is off")
-    top_p: float = Field(
-        default=1.0, gt=0, le=1, description="only the most likely tokens that sum to p; 1 is off"
-    )
-    min_p: float = Field(
-        default=0.0, ge=0, le=1, description="only tokens at least min_p times as likely as the best"
-    )
-    repetition_penalty: float = Field(default=1.0, gt=0, description="above 1 makes used tokens less likely")
-    max_new_tokens: int = Field(default=128, ge=1, description="longest completion in tokens")
-    stop: tuple[str, ...] = Field(default=(), description="texts that end a completion")
-
-
-class PretrainConfig(TrainConfig):
+@register_stage("pretrain", TRAINS_ON_ROWS, runner="alignloop.stages.sft:pretrain")
+class PretrainConfig(HeldOutConfig):
     """Language modelling on documents."""
 
-    model_name_or_path: ModelPath = Field(
-        default="tiny",
-        description="run folder, model or adapter folder, .gguf, hub id, `smollm2-135m-instruct` or `tiny`",
-    )
+    kinds: ClassVar[tuple[str, ...] | None] = ("document",)
+
+    model_name_or_path: ModelPath = defaulting(ModelConfig, "model_name_or_path", "tiny")
     max_length: int = Field(default=512, ge=8, description="longest document, in tokens")
     overlength: Literal["drop", "truncate", "error"] = Field(
         default="truncate", description="what to do with a longer one; truncate cuts it into pieces"
     )
     learning_rate: AutoRate = Field(default=3e-4, description="highest learning rate")
-    weight_decay: float = Field(
-        default=0.1, ge=0, description="AdamW's decay of matrices, not of norms and biases"
-    )
-    adam_beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW's decay of the variance")
+    weight_decay: float = defaulting(TrainConfig, "weight_decay", 0.1)
+    adam_beta2: float = defaulting(TrainConfig, "adam_beta2", 0.95)
 
 
-class SFTConfig(TrainConfig):
+@register_stage("sft", TRAINS_ON_ROWS)
+class SFTConfig(HeldOutConfig):
     """Supervised fine-tuning on demonstrations."""
 
     train_on: Literal["all", "last"] = Field(
@@ -271,6 +66,7 @@ class SFTConfig(TrainConfig):
     completion_only: bool = Field(default=True, description="train on completions only, not on the prompts")
 
 
+@register_stage("instructions", makes="prompts")
 class InstructionsConfig(StageConfig):
     """Data of the quickstart's task: requests with an instruction that a program can check."""
 
@@ -287,6 +83,7 @@ class InstructionsConfig(StageConfig):
     languages: tuple[str, ...] = Field(default=("english",), description="of the prompts: english, korean")
 
 
+@register_stage("sample", makes="answers")
 class SampleConfig(StageConfig, ModelConfig, RowsConfig, SamplingConfig):
     """Several answers per prompt."""
 
@@ -296,6 +93,7 @@ class SampleConfig(StageConfig, ModelConfig, RowsConfig, SamplingConfig):
     rollout_save_s: float = free(60.0, ge=0, description=ROLLOUT_SAVE_S)
 
 
+@register_stage("feedback", makes="judgements")
 class FeedbackConfig(StageConfig, RowsConfig):
     """Judgements by a simulated annotator: a verifiable gold reward with seeded mistakes."""
 
@@ -312,8 +110,13 @@ class FeedbackConfig(StageConfig, RowsConfig):
     )
 
 
-class PreferenceConfig(TrainConfig):
+@register_stage(
+    OFFLINE, TRAINS_ON_ROWS, runner="alignloop.stages.preference:preference", group="Train on comparisons"
+)
+class PreferenceConfig(HeldOutConfig):
     """Preference optimization with any offline objective."""
+
+    rates: ClassVar[str] = "preference"
 
     reference: ReferencePath = Field(
         default="auto",
@@ -324,8 +127,14 @@ class PreferenceConfig(TrainConfig):
     )
 
 
+@register_stage("best_of_n", SAMPLES_ITS_ROWS, group="Train on demonstrations")
 class BestOfNConfig(TrainConfig, SamplingConfig):
     """Rejection sampling: n answers per prompt, the best ones become demonstrations."""
+
+    kinds: ClassVar[tuple[str, ...] | None] = None
+    refused: ClassVar[Mapping[str, RefusedKey]] = holds_nothing_out(
+        "the best answers are all trained on; add a stage evaluate"
+    )
 
     reward_model: RewardPath = Field(
         description="reward model's run folder, or the verifier constraints (also called gold), math, regex, "
@@ -338,7 +147,15 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
     )
     max_prompts: int = Field(default=0, ge=0, description="prompts to answer; 0 answers all")
     rollout_save_s: float = free(600.0, ge=0, description=ROLLOUT_SAVE_S)
-    eval_fraction: AutoShare = Field(default=0.0, description="the best answers are all trained on: 0")
+
+    @property
+    def adds_embeddings(self) -> bool:
+        """See `TrainConfig`."""
+        return False
+
+    def rows_made(self, num_prompts: int) -> int:
+        """The best answers to each prompt."""
+        return self.keep_per_prompt * min(num_prompts, self.max_prompts or num_prompts)
 
     @model_validator(mode="after")
     def _keeps_fewer_than_n(self) -> BestOfNConfig:
@@ -347,6 +164,7 @@ class BestOfNConfig(TrainConfig, SamplingConfig):
         return self
 
 
+@register_stage("interpolate", makes="policy", group="Train on comparisons")
 class InterpolateConfig(StageConfig):
     """A model between two others, against forgetting."""
 
@@ -355,6 +173,7 @@ class InterpolateConfig(StageConfig):
     share: float = Field(default=0.5, ge=0, le=1, description="how far from before to after")
 
 
+@register_stage("evaluate", makes="comparison", group="Evaluate", kept_elsewhere=KEPT_ANSWERS)
 class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig, TemplateConfig):
     """Before against after on held-out prompts, with intervals."""
 
@@ -374,4 +193,4 @@ class EvaluateConfig(StageConfig, RowsConfig, SamplingConfig, TemplateConfig):
         description="what must hold, or the pipeline stops: `win_rate.low > 0.5`, `perplexity.change < 1`",
     )
     token_budget: int = Field(default=16384, ge=64, description="tokens in flight at once; bounds memory")
-    temperature: float = Field(default=0.0, ge=0, description="0 takes the most likely token")
+    temperature: float = defaulting(SamplingConfig, "temperature", 0.0)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignloop.objectives import registry as objectives
+from alignloop.config.registry import StageProduct, find_stage
+from alignloop.errors import ConfigError
 from alignloop.report.figures import Figure, figures
 from alignloop.report.folder import RunFolder, read_run
 from alignloop.report.sentences import reads_metrics, tell
@@ -51,6 +52,14 @@ def outcome(run: RunFolder) -> RunOutcome:
     return RunOutcome(run.stage, tuple(tell(run)), found, tuple(_next_commands(run)))
 
 
+def product(stage: str) -> StageProduct | None:
+    """What a stage makes; None for a name that no stage of this version has."""
+    try:
+        return find_stage(stage).makes
+    except ConfigError:
+        return None
+
+
 def outcome_of(path: str | Path) -> RunOutcome:
     """What came out of the run in a folder; only the files that its sentences need are read.
 
@@ -71,9 +80,9 @@ def overall(stages: Sequence[tuple[str, RunOutcome]]) -> list[str]:
         One to five sentences.
     """
     for name, found in reversed(stages):
-        if found.stage in _VERDICTS and found.lines:
+        if product(found.stage) in _VERDICTS and found.lines:
             return [f"Verdict ({name}): {found.lines[0]}", *found.lines[1:]]
-    trained = [name for name, found in stages if found.stage not in _WITHOUT_MODEL]
+    trained = [name for name, found in stages if product(found.stage) in _MODELS]
     if not trained:
         return []
     return [
@@ -82,8 +91,8 @@ def overall(stages: Sequence[tuple[str, RunOutcome]]) -> list[str]:
     ]
 
 
-_VERDICTS = ("verdict", "evaluate", "compare", "audit", "reward_bench")
-_WITHOUT_MODEL = ("sample", "feedback", "judge", "instructions", "mix", "split", "constitution", *_VERDICTS)
+_VERDICTS = ("comparison", "verdict")
+_MODELS = ("policy", "reward model", None)
 
 
 _REPORT = ("alignloop report {folder}", "curves, samples and lineage as a page")
@@ -101,28 +110,27 @@ _TO_TRAIN = (
     ("alignloop train reward dataset={folder}", "train a reward model on the judgements"),
     ("alignloop train dpo dataset={folder}", "train the policy on them directly"),
 )
-_NEXT: Mapping[str, Sequence[tuple[str, str]]] = {
-    **dict.fromkeys(("pretrain", "sft", "best_of_n", "iterate", "interpolate", "loop"), _POLICY),
-    **dict.fromkeys(("ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"), _POLICY),
-    **dict.fromkeys(("reward", "average_rewards"), _SCORER),
-    **dict.fromkeys(("feedback", "judge", "mix"), _TO_TRAIN),
-    "sample": (
+_NEXT: Mapping[StageProduct | None, Sequence[tuple[str, str]]] = {
+    "policy": _POLICY,
+    "reward model": _SCORER,
+    "judgements": _TO_TRAIN,
+    "answers": (
         ("alignloop label import PROJECT {folder}", "let people judge the answers"),
         ("alignloop run feedback dataset={folder}", "let a simulated annotator judge them"),
     ),
-    "constitution": (
+    "demonstrations": (
         ("alignloop data check {folder}", "what the rows hold"),
         ("alignloop train sft dataset={folder}", "train on them"),
     ),
-    "instructions": (
+    "prompts": (
         ("alignloop sample dataset={folder}", "answers to these prompts"),
         ("alignloop train grpo dataset={folder}", "learn to keep to their constraints"),
     ),
-    "evaluate": (_REPORT, ("alignloop chat {after}", "talk to the model")),
+    "comparison": (_REPORT, ("alignloop chat {after}", "talk to the model")),
     "verdict": (("alignloop label serve {folder}/label", "let people compare the answers"), _REPORT),
-    **dict.fromkeys(("compare", "audit", "reward_bench", "refusals", "split"), (_REPORT,)),
+    "table": (_REPORT,),
 }
-"""What may be typed next after each stage that is not named after an objective of preferences, and why.
+"""What may be typed next after a stage, by what it makes, and why.
 
 `{folder}` is the run's, `{start}` names the model it started from, `{after}` is the model that was judged.
 """
@@ -135,6 +143,6 @@ def _next_commands(run: RunFolder) -> Next:
         "start": f" before={shlex.quote(start)}" if start else "",
         "after": shlex.quote(after),
     }
-    found = _NEXT.get(run.stage, _POLICY if run.stage in objectives.names() else (_REPORT,))
+    found = _NEXT.get(product(run.stage), (_REPORT,))
     known = [pair for pair in found if after or "{after}" not in pair[0]]
     return [(command.format(**words), purpose) for command, purpose in known]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from alignloop.config.registry import find_stage, offline_stage
+from alignloop.config.rl import OnlineConfig
+from alignloop.errors import ConfigError
 from alignloop.evaluation.bootstrap import mean_interval, rate_interval
-from alignloop.objectives import registry as objectives
 from alignloop.report.figures import first_figures, with_interval
 from alignloop.report.folder import RunFolder
 from alignloop.report.names import name_of
@@ -39,6 +41,8 @@ HARDLY = 0.01
 _ENOUGH = 5
 """Logged rows whose mean gets an interval."""
 
+Teller = Callable[[RunFolder], list[str]]
+
 
 def tell(run: RunFolder) -> list[str]:
     """Sentences about a finished run; of a stage without sentences of its own its first numbers.
@@ -49,13 +53,25 @@ def tell(run: RunFolder) -> list[str]:
     Returns:
         One to five sentences, [] where there is nothing to say.
     """
-    told = _STAGES.get(run.stage, _preference if run.stage in objectives.names() else _first_numbers)
-    return told(run) or _first_numbers(run)
+    return _teller(run.stage)(run) or _first_numbers(run)
 
 
 def reads_metrics(stage: str) -> bool:
     """Whether the sentences of a stage need metrics.jsonl."""
-    return _STAGES.get(stage, _preference) in (_imitation, _preference, _reward, _online, _best_of_n)
+    return _teller(stage) in (_imitation, _preference, _reward, _online, _best_of_n)
+
+
+def _teller(stage: str) -> Teller:
+    """The sentences of a stage: its own, those of its kind, or those in its results."""
+    if stage in _STAGES:
+        return _STAGES[stage]
+    try:
+        spec = find_stage(stage)
+    except ConfigError:
+        return _verdict
+    if issubclass(spec.config, OnlineConfig):
+        return _online
+    return _preference if spec.config is offline_stage().config else _verdict
 
 
 def _first_numbers(run: RunFolder) -> list[str]:
@@ -325,7 +341,7 @@ def _divided(run: RunFolder) -> list[str]:
     ]
 
 
-_STAGES: Mapping[str, Callable[[RunFolder], list[str]]] = {
+_STAGES: Mapping[str, Teller] = {
     "pretrain": _imitation,
     "sft": _imitation,
     "reward": _reward,
@@ -340,10 +356,7 @@ _STAGES: Mapping[str, Callable[[RunFolder], list[str]]] = {
     "refusals": _refused,
     "evaluate": _evaluation,
     "compare": _compared,
-    "audit": _verdict,
-    "verdict": _verdict,
     "split": _divided,
-    **dict.fromkeys(("instructions", "interpolate", "loop", "mix"), _first_numbers),
-    **dict.fromkeys(("ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp"), _online),
 }
-"""Sentences of each stage that is not named after an objective of preferences."""
+"""Stages whose results need words of their own. Any other stage may return `sentences` in its
+results; without them its first numbers are shown."""

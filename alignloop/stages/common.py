@@ -13,15 +13,13 @@ import torch
 from peft import PeftModel
 
 from alignloop.config import (
-    BestOfNConfig,
-    RewardConfig,
+    HeldOutConfig,
     StageConfig,
     TrainConfig,
     may_change,
     path_values,
 )
 from alignloop.config.fields import fixed
-from alignloop.config.rl import IterateConfig
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.packing import Group
 from alignloop.data.template_choice import TemplateChoice
@@ -91,13 +89,6 @@ def set_threads(num_threads: int) -> None:
         torch.set_num_threads(num_threads)
 
 
-def adds_embeddings(config: TrainConfig) -> bool:
-    """Whether a stage gives tokens without an embedding one: if it trains all weights, and does not sample
-    from the untrained model first."""
-    frozen = config.lora_r > 0 or (isinstance(config, RewardConfig) and config.freeze_base)
-    return not frozen and not isinstance(config, BestOfNConfig | IterateConfig)
-
-
 def prepare(config: TrainConfig, *, num_outputs: int = 0, freeze_base: bool = False) -> Prepared:
     """Load the model for training, with LoRA and a scalar head where asked for.
 
@@ -111,7 +102,7 @@ def _prepared(config: TrainConfig, num_outputs: int, freeze_base: bool) -> Prepa
     check_settings(config)
     set_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    loaded = load_trained(config, config.model_name_or_path, grow=adds_embeddings(config))
+    loaded = load_trained(config, config.model_name_or_path, grow=config.adds_embeddings)
     template = agreed_template(loaded, config.template)
     end_turns(loaded.model, loaded.tokenizer, template)
     if config.gradient_checkpointing:
@@ -152,8 +143,7 @@ def lora_settings(config: TrainConfig) -> LoraSettings | None:
 
 def base_precision(config: TrainConfig) -> Precision:
     """The types of the recipe's model, which its reference, critic and reward models on it share."""
-    frozen = bool(config.lora_r) or (isinstance(config, RewardConfig) and config.freeze_base)
-    return training_precision(config.dtype, config.device, weights_train=not frozen)
+    return training_precision(config.dtype, config.device, weights_train=config.trains_base)
 
 
 def fit(
@@ -191,6 +181,7 @@ def fit(
     steps = {"num_steps": stream.num_steps, "done": trainer.step}
     with busy("checking the model and the first rows"):
         check_start(config, objective, run, prepared.model, groups, **steps, reference=reference)
+    every = config.eval_steps if isinstance(config, HeldOutConfig) else 0
     run.rewind(trainer.step)  # an attempt that was killed may have written more than it saved
     with (
         stop_requests() as stop,
@@ -200,7 +191,7 @@ def fit(
             report = train_step(trainer, objective, stream.step_groups(trainer.step))
             metrics = {**report.metrics, "epoch": stream.epoch(trainer.step)}
             last = trainer.step == stream.num_steps
-            if held_out and (last or (config.eval_steps and trainer.step % config.eval_steps == 0)):
+            if held_out and (last or (every and trainer.step % every == 0)):
                 with progress.doing(f"evaluating {len(held_out)} held-out rows"):
                     metrics |= measure_held_out(trainer, objective, held_out, config.seed)
             if last or trainer.step % config.logging_steps == 0:

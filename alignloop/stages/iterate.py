@@ -83,6 +83,7 @@ def one_round(
         sample_round(config, run, prompts, model, number, pairs=pairs, told=told, labels=labels)
     keys = {name: getattr(config, name) for name in TrainConfig.model_fields}
     keys |= {"dataset": str(pairs), "columns": {}, "model_name_or_path": model, "output_dir": str(folder)}
+    keys["eval_fraction"] = 0.0
     reference = config.model_name_or_path if config.reference == "start" else "auto"
     stage = PreferenceConfig(**keys, reference=reference)
     with common.part_of(folder, stage=config.objective, config=stage) as part:

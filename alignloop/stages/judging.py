@@ -13,7 +13,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from alignloop.config.ai import AdviserSource
 from alignloop.config.compare import ComparingJudge
-from alignloop.config.rl import RewardTerm
+from alignloop.config.reward_models import RewardTerm
 from alignloop.config.stages import StageConfig
 from alignloop.data.template_choice import TemplateChoice
 from alignloop.errors import ConfigError, EngineError, RunError

@@ -19,10 +19,10 @@ import numpy as np
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from alignloop.config import (
+    HeldOutConfig,
     PreferenceConfig,
     RewardConfig,
     SampleConfig,
-    TrainConfig,
     may_change,
     path_values,
 )
@@ -361,7 +361,7 @@ def _new_labels(config: LoopConfig, after: int) -> list[int]:
 
 
 def _train_keys(config: LoopConfig, folder: Path, name: str) -> dict[str, Any]:
-    keys = {key: getattr(config, key) for key in TrainConfig.model_fields}
+    keys = {key: getattr(config, key) for key in HeldOutConfig.model_fields}
     return keys | {
         "dataset": str(folder / "labels.jsonl"),
         "columns": {},

@@ -12,21 +12,21 @@ from dataclasses import dataclass
 
 import torch
 
-from alignloop.config import PreferenceConfig, RewardConfig, TrainConfig
+from alignloop.config import HeldOutConfig, PreferenceConfig, RewardConfig, TrainConfig
 from alignloop.config.fields import fixed
 from alignloop.data.packing import Group, pack
 from alignloop.data.tokenize import attributes_of
 from alignloop.model.adapters import add_adapter
-from alignloop.model.load import LoadedModel, load_skeleton, resolve_device
+from alignloop.model.load import LoadedModel, resolve_device
 from alignloop.objectives.base import Objective
 from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.common import (
-    adds_embeddings,
     base_precision,
     data_order,
     lora_settings,
     set_threads,
 )
+from alignloop.stages.defaults import read_skeleton
 from alignloop.stages.probe import Costs, head_bytes, measure_costs
 from alignloop.stages.recipe_check import find_traps, numbers, read_stage
 from alignloop.stages.rows import StageRows, arranged
@@ -105,7 +105,7 @@ class Preview:
     traps: tuple[str, ...]
 
 
-def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
+def preview(config: HeldOutConfig, objective: Objective | None) -> dict[str, str]:
     """Rows of a dry run's summary: data, tokens, steps, parameters, memory, time, silent traps.
 
     Args:
@@ -130,11 +130,11 @@ def preview(config: TrainConfig, objective: Objective | None) -> dict[str, str]:
     }
 
 
-def make_preview(config: TrainConfig, objective: Objective | None) -> Preview:
+def make_preview(config: HeldOutConfig, objective: Objective | None) -> Preview:
     """Read, tokenize, count and estimate; see `preview`."""
     config = numbers(config, objective)
     set_threads(config.num_threads)
-    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
+    loaded = read_skeleton(config)
     rows = read_stage(config, objective, loaded)
     traps = find_traps(config, objective, loaded, rows)
     groups, held_out = rows.groups, rows.held_out
@@ -270,7 +270,7 @@ def estimate_memory(
 
 
 def estimate_seconds(
-    config: TrainConfig,
+    config: HeldOutConfig,
     objective: Objective | None,
     groups: Sequence[Group],
     held_out: Sequence[Group],

@@ -17,7 +17,6 @@ import torch
 from alignloop.config import BestOfNConfig, PPOConfig, TrainConfig
 from alignloop.config.fields import fixed
 from alignloop.config.rl import IterateConfig, OnlineConfig
-from alignloop.data.columns import read_records
 from alignloop.data.packing import Group, completion
 from alignloop.errors import DataError
 from alignloop.model.adapter_load import base_name
@@ -27,7 +26,8 @@ from alignloop.objectives.base import Objective
 from alignloop.progress import format_seconds, memory_gb
 from alignloop.stages.best_of_n import verifier_of
 from alignloop.stages.checks import agreed_template
-from alignloop.stages.common import adds_embeddings, base_precision, data_order, set_threads
+from alignloop.stages.common import base_precision, data_order, set_threads
+from alignloop.stages.defaults import counted_records, read_skeleton
 from alignloop.stages.lint_settings import lint_schedule, lint_settings
 from alignloop.stages.online_setup import num_rollouts, num_steps, reads_reference
 from alignloop.stages.preview import (
@@ -137,7 +137,7 @@ def make_preview(config: SampledConfig, objective: Objective | None) -> OnlinePr
         UserError: prompts, model, reward model or template cannot be read, or no prompt is short enough.
     """
     set_threads(config.num_threads)
-    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
+    loaded = read_skeleton(config)
     size = sum(p.numel() for p in loaded.model.parameters())
     device = resolve_device(config.device)
     budgets = config.tokens_per_pass(device.type), config.tokens_unsplit(device.type)
@@ -175,7 +175,7 @@ def make_plan(
     config: SampledConfig, objective: Objective | None, loaded: LoadedModel, budgets: tuple[int, int]
 ) -> SamplingPlan:
     """Prompts as the stage reads them, and what it will run through."""
-    data = read_records(config.dataset, columns=config.columns, strict=config.strict)
+    data = counted_records(config)
     limit = 0 if isinstance(config, IterateConfig) else config.max_prompts
     encoder = training_encoder(config, loaded, agreed_template(loaded, config.template))
     found = [encoder.prompt(prompt.prompt) for prompt in distinct_prompts(data, limit)]

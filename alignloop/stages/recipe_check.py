@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import cast
 
-from alignloop.config import BestOfNConfig, PreferenceConfig, TrainConfig
-from alignloop.config.rl import IterateConfig, OnlineConfig
+from alignloop.config import (
+    HeldOutConfig,
+    PreferenceConfig,
+    TrainConfig,
+)
+from alignloop.config.fields import C
 from alignloop.errors import ConfigError, DataError, UserError
 from alignloop.model.load import LoadedModel, load_skeleton
 from alignloop.objectives.base import Objective
 from alignloop.stages.checks import agreed_template, lint_training
-from alignloop.stages.common import adds_embeddings, data_order
-from alignloop.stages.defaults import settled
+from alignloop.stages.common import data_order
+from alignloop.stages.defaults import read_skeleton, settled
 from alignloop.stages.lint import Finding
 from alignloop.stages.lint_settings import lint_reference, lint_schedule, lint_settings
 from alignloop.stages.lint_template import lint_texts
@@ -37,8 +41,8 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
     if not read:
         return [str(finding) for finding in lint_settings(config, objective)]
     config = numbers(config, objective)
-    loaded = load_skeleton(config.model_name_or_path, grow=adds_embeddings(config))
-    if isinstance(config, OnlineConfig | IterateConfig | BestOfNConfig):
+    loaded = read_skeleton(config)
+    if not isinstance(config, HeldOutConfig):  # the rows are sampled
         try:
             agreed_template(loaded, config.template)
         except ConfigError as error:
@@ -54,16 +58,16 @@ def lint_recipe(config: TrainConfig, objective: Objective | None, *, read: bool 
     return list(find_traps(config, objective, loaded, rows))
 
 
-def numbers(config: TrainConfig, objective: Objective | None) -> TrainConfig:
+def numbers(config: C, objective: Objective | None) -> C:
     """The configuration with numbers in the place of `auto`; unchanged where it cannot be read, of which
     whoever reads next tells."""
     try:
-        return cast(TrainConfig, settled(config, objective).config)
+        return cast(C, settled(config, objective).config)
     except UserError:
         return config
 
 
-def read_stage(config: TrainConfig, objective: Objective | None, loaded: LoadedModel) -> StageRows:
+def read_stage(config: HeldOutConfig, objective: Objective | None, loaded: LoadedModel) -> StageRows:
     """Rows of a training stage, read as the stage reads them.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from alignloop.config import PretrainConfig, SFTConfig, TrainConfig
+from alignloop.config import HeldOutConfig, SFTConfig, TrainConfig
 from alignloop.config.fields import fixed
 from alignloop.data.chat import ChatTemplate
 from alignloop.data.columns import Dataset, read_records
@@ -18,6 +18,7 @@ from alignloop.objectives.base import Objective
 from alignloop.progress import busy
 from alignloop.runs import Run
 from alignloop.stages.checks import tell, tell_notes
+from alignloop.stages.defaults import counted_records
 from alignloop.stages.held_out import hold_out
 from alignloop.stages.lint import enforce
 from alignloop.stages.lint_template import lint_texts
@@ -47,12 +48,10 @@ class StageRows:
 
 def kinds_of(config: TrainConfig, objective: Objective | None) -> tuple[str, ...]:
     """Kinds of records that a stage trains on, of which a data set has one."""
-    if objective is not None:
-        return objective.records
-    return ("document",) if isinstance(config, PretrainConfig) else ("demonstration",)
+    return objective.records if objective is not None else config.kinds or ()
 
 
-def read_rows(config: TrainConfig, objective: Objective | None = None, run: Run | None = None) -> Records:
+def read_rows(config: HeldOutConfig, objective: Objective | None = None, run: Run | None = None) -> Records:
     """Training and held-out records.
 
     Args:
@@ -67,7 +66,7 @@ def read_rows(config: TrainConfig, objective: Objective | None = None, run: Run 
         DataError: rows that are unusable, or of another kind.
     """
     with busy("reading the data set"):
-        data = read_records(config.dataset, kinds_of(config, objective), config.columns, config.strict)
+        data = counted_records(config, kinds_of(config, objective))
     held = None
     if config.eval_dataset is not None:
         with busy("reading the held-out rows"):
@@ -97,7 +96,7 @@ def training_encoder(config: TrainConfig, loaded: LoadedModel, template: ChatTem
 
 
 def tokenized_rows(
-    config: TrainConfig,
+    config: HeldOutConfig,
     records: Records,
     encoder: Encoder,
     run: Run | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignloop.config import RowsConfig, SampleConfig, SamplingConfig
+from alignloop.config import CompletionConfig, RowsConfig, SampleConfig
 from alignloop.data.columns import Dataset, read_records
 from alignloop.errors import DataError
 from alignloop.evaluation.bootstrap import mean_interval
@@ -105,15 +105,12 @@ def _prompt(record: Record) -> Prompt:
     return Prompt(record.prompt, provenance=record.provenance)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def sampling_params(config: SamplingConfig, seed: int) -> SamplingParams:
+def sampling_params(config: CompletionConfig, seed: int) -> SamplingParams:
     """The recipe's sampling keys as parameters of the engine."""
     return SamplingParams(
         temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        min_p=config.min_p,
-        repetition_penalty=config.repetition_penalty,
         max_tokens=config.max_new_tokens,
         stop=config.stop,
         seed=seed,
+        **config.bends,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from alignloop.config.rl import RewardsConfig, RewardTerm
+from alignloop.config.reward_models import RewardsConfig, RewardTerm
 from alignloop.errors import ConfigError
 from alignloop.records import Prompt
 from alignloop.rl.advantages import MissingEOS

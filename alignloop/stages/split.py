@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from alignloop.config.pairs import SplitConfig
+from alignloop.config.compare import SplitConfig
 from alignloop.content import text_sha256
 from alignloop.data.columns import read_records, write_records
 from alignloop.data.normal import normalise

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignloop.config.pairs import VerdictConfig
+from alignloop.config.compare import VerdictConfig
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 from alignloop.evaluation.choices import Question

@@ -8,10 +8,10 @@ from transformers import AutoConfig, PretrainedConfig
 
 from alignloop.config import (
     CompareConfig,
+    CompletionConfig,
     ConstitutionConfig,
     EvaluateConfig,
     RefusalsConfig,
-    SamplingConfig,
     StageConfig,
 )
 from alignloop.model.adapter_load import base_name
@@ -59,7 +59,7 @@ def writers(config: StageConfig) -> list[str]:
         return [path for path in paths if not is_url(path) and not is_recorded(path)]
     if isinstance(config, EvaluateConfig | RefusalsConfig):
         return [config.before, config.after]
-    if isinstance(config, SamplingConfig | ConstitutionConfig):
+    if isinstance(config, CompletionConfig | ConstitutionConfig):
         return [config.model_name_or_path]  # pyright: ignore[reportAttributeAccessIssue]
     return []
 

@@ -203,3 +203,23 @@ def test_notes_on_other_tools_names(capsys: pytest.CaptureFixture[str]) -> None:
     config = alignloop.SFTConfig(train_file=Path("x.jsonl"), lr=0.1)  # pyright: ignore[reportCallIssue]
     assert (config.dataset, config.learning_rate) == ("x.jsonl", 0.1)
     assert "note: 'lr' is read as 'learning_rate'" in capsys.readouterr().err
+
+
+def test_what_a_killed_process_was_given_is_removed(tmp_path: Path) -> None:
+    """Its lock is free; the folder of a living process, and one that is being made, stay."""
+    import fcntl
+    import os
+
+    from alignloop.config.given import remove_abandoned
+
+    folders = [tmp_path / f"alignloop-given-{name}" for name in ("killed", "living", "new")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / ".lock").touch()
+        (folder / "model").mkdir()
+    for folder in folders[:2]:
+        os.utime(folder / ".lock", (0, 0))
+    with (folders[1] / ".lock").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        remove_abandoned(tmp_path)
+    assert [folder.exists() for folder in folders] == [False, True, True]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from alignloop.cli import app
 from alignloop.cli.answer import reward_term, rewards_config
-from alignloop.config.rl import RewardsConfig
+from alignloop.config.reward_models import RewardsConfig
 from alignloop.data.columns import read_records, write_records
 from alignloop.data.instructions import instruction_prompts
 from alignloop.errors import ConfigError

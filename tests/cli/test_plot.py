@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 from typer.testing import CliRunner
 
-from alignloop.cli.plot import app
+from alignloop.cli.report import plot_app as app
 from alignloop.errors import UserError
 from tests.report.fake_runs import curve, make_run
 

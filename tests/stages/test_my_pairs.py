@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import alignloop
-from alignloop.config.pairs import SplitConfig
+from alignloop.config.compare import SplitConfig
 from alignloop.data.columns import read_records
 from alignloop.errors import DataError
 from alignloop.labels.label_folder import opened

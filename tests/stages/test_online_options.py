@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from alignloop import api
-from alignloop.config import BestOfNConfig, InterpolateConfig, Plan, StagePlan, find_stage, resolve
+from alignloop.config import BestOfNConfig, InterpolateConfig, RecipePlan, StagePlan, find_stage, resolve
 from alignloop.data.columns import read_records, write_records
 from alignloop.data.instructions import instruction_prompts
 from alignloop.errors import ConfigError, DataError, ModelError, RunError
@@ -78,7 +78,7 @@ def test_resume_from_a_checkpoint_of_ones_choice(tmp_path: Path) -> None:
     stage = StagePlan("grpo", "grpo", find_stage("grpo"), resolved.config, resolved.objective)
     told: list[str] = []
     run_plan(
-        Plan("", tmp_path / "again", (stage,), is_pipeline=False),
+        RecipePlan("", tmp_path / "again", (stage,), is_pipeline=False),
         resume=whole.checkpoints / "step-00000002",
         say=told.append,
     )
@@ -96,7 +96,7 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
     run = run_stage("grpo", {**keys, "output_dir": str(tmp_path / "grpo")})
     resolved = resolve("ppo", {**keys, "output_dir": str(tmp_path / "ppo")})
     stage = StagePlan("ppo", "ppo", find_stage("ppo"), resolved.config, resolved.objective)
-    plan = Plan("", tmp_path / "ppo", (stage,), is_pipeline=False)
+    plan = RecipePlan("", tmp_path / "ppo", (stage,), is_pipeline=False)
     with pytest.raises(RunError, match="stage: grpo -> ppo"):
         run_plan(plan, resume=run.checkpoints / "step-00000001", say=lambda text: None)
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
 def test_stages_without_checkpoints_refuse_one(tmp_path: Path) -> None:
     config = InterpolateConfig(output_dir=str(tmp_path / "x"), before="tiny", after="tiny")
     stage = StagePlan("interpolate", "interpolate", find_stage("interpolate"), config, None)
-    plan = Plan("", tmp_path / "x", (stage,), is_pipeline=False)
+    plan = RecipePlan("", tmp_path / "x", (stage,), is_pipeline=False)
     with pytest.raises(RunError, match="'interpolate' has no checkpoints"):
         run_plan(plan, resume=tmp_path / "step-00000001", say=lambda text: None)
 

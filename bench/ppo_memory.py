@@ -85,19 +85,19 @@ def model_clock() -> Iterator[Clock]:
 
 def measured(stage: str, keys: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run an online or offline stage in this process: seconds of each part of each rollout, and memory."""
-    from alignloop.stages import online
+    from alignloop.stages import grpo, ppo
 
     marks: list[dict[str, float]] = []
     with model_clock() as clock:
-        sample = online.sample_rollout
+        sample = ppo.sample_rollout
 
-        def sampled(*args: Any) -> Any:
+        def sampled(*args: Any, **keys: Any) -> Any:
             begun = {"at": time.perf_counter(), "inside": clock.inside_s}
-            found = sample(*args)
+            found = sample(*args, **keys)
             marks.append({**begun, "rollout_s": time.perf_counter() - begun["at"]})
             return found
 
-        with patch.object(online, "sample_rollout", sampled):
+        with patch.object(ppo, "sample_rollout", sampled), patch.object(grpo, "sample_rollout", sampled):
             run = run_stage(stage, folder, **keys)
         marks.append({"at": time.perf_counter(), "inside": clock.inside_s})
     pairs = list(pairwise(marks))[1:]  # the first rollout warms up

@@ -115,13 +115,13 @@ def our_side(options: argparse.Namespace, folder: Path) -> Watch:
     from unittest.mock import patch
 
     from alignloop.data.columns import write_records
-    from alignloop.stages import online
+    from alignloop.stages import grpo, online
     from bench.stages import run_stage
 
     held_out = prompts_of(options, "eval", options.held_out, 0)
     write_records(folder / "prompts.jsonl", prompts_of(options, "train", options.rows, options.seed))
     watch: list[Watch] = []
-    learn, restore = online.learn, online.restore
+    learn, restore = grpo.learn, online.restore
 
     def began(state: Any) -> None:
         restore(state)
@@ -133,13 +133,13 @@ def our_side(options: argparse.Namespace, folder: Path) -> Watch:
         watch.append(Watch(measure, options.every, options.rise))
         watch[0].look(0)
 
-    def learned(state: Any, objective: Any) -> dict[str, float]:
-        metrics = learn(state, objective)
+    def learned(state: Any, objective: Any, batch: Any) -> dict[str, float]:
+        metrics = learn(state, objective, batch)
         if watch[0].look(state.trainer.step):
             state.place.ended = "reached"
         return metrics
 
-    with patch.object(online, "restore", began), patch.object(online, "learn", learned):
+    with patch.object(online, "restore", began), patch.object(grpo, "learn", learned):
         run_stage(
             "grpo",
             folder / "run",

@@ -141,7 +141,7 @@ CODE = "\n\nOTHER = 3\n"
         ("stages/sft.py", "", "\n# a note\n", False),
         ("stages/sft.py", "", CODE, True),
         ("training/loop.py", "", CODE, True),
-        ("data/tokenize.py", "[seed, 7]", "[seed, 8]", True),
+        ("data/tokenize.py", "max_length: int = 1024", "max_length: int = 1025", True),
         ("objectives/sft.py", "", CODE, True),
         ("data/instructions.yaml", "", "\n# a note\n", True),
     ],

@@ -102,12 +102,14 @@ class Meaning:
     Attributes:
         text: its syntax tree without docstrings and places; equal for sources that do the same.
         imports: its import statements, those within functions too.
+        objectives: names that it gives to `load`, which imports an objective.
         looks_beside: whether it names its own place, from which it may read files.
         only_passes_on: whether it holds nothing but imports, a docstring and `__all__`.
     """
 
     text: str
     imports: tuple[ast.Import | ast.ImportFrom, ...]
+    objectives: tuple[str, ...]
     looks_beside: bool
     only_passes_on: bool
 
@@ -120,6 +122,7 @@ def meaning_of(source: str | bytes) -> Meaning:
     written: list[str] = []
     imports: list[ast.Import | ast.ImportFrom] = []
     names: set[str] = set()
+    objectives: list[str] = []
     put = written.append
 
     def walk(value: Any) -> None:
@@ -133,6 +136,8 @@ def meaning_of(source: str | bytes) -> Meaning:
                 return
             if isinstance(value, ast.Import | ast.ImportFrom):
                 imports.append(value)
+            elif isinstance(value, ast.Call):
+                objectives.extend(_loaded(value))
             elif isinstance(value, ast.JoinedStr):  # Python 3.12 ends some with an empty text
                 value.values = [part for part in value.values if getattr(part, "value", None) != ""]
             put(kind.__name__)
@@ -155,12 +160,20 @@ def meaning_of(source: str | bytes) -> Meaning:
     tree = ast.parse(source)
     walk(tree)
     beside = not names.isdisjoint(("__file__", "files"))
-    return Meaning(" ".join(written), tuple(imports), beside, all(map(_passes_on, tree.body)))
+    passes_on = all(map(_passes_on, tree.body))
+    return Meaning(" ".join(written), tuple(imports), tuple(objectives), beside, passes_on)
 
 
 def _passes_on(node: ast.stmt) -> bool:
     is_list = isinstance(node, ast.Assign) and all(_is_named(target, "__all__") for target in node.targets)
     return is_list or isinstance(node, ast.Import | ast.ImportFrom | ast.Expr)
+
+
+def _loaded(call: ast.Call) -> Iterator[str]:
+    """The name in `load("sft")`."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name == "load" and call.args and isinstance(text := call.args[0], ast.Constant):
+        yield str(text.value)
 
 
 def _is_text(node: ast.expr) -> bool:
@@ -195,7 +208,8 @@ class _Package:
 
     def imports_of(self, module: str) -> list[str]:
         """Modules of the package that a module imports."""
-        found: list[str] = []
+        loaded = (f"{self.name}.objectives.{name}" for name in self._meaning(module).objectives)
+        found = [name for name in loaded if name in self.files]
         for node in self._meaning(module).imports:
             if isinstance(node, ast.Import):
                 found += [alias.name for alias in node.names if alias.name in self.files]

@@ -99,11 +99,7 @@ class Run:
         """
         path = Path(output_dir)
         if process_rank() > 0:
-            run = cls(path, new_record(path, stage, config, seed, name, code))
-            run._follows = True
-            if (path / RUN_FILE).is_file():  # a run that goes on keeps its day on every rank
-                run._record["created"] = read_record(path)["created"]
-            return run
+            return cls._follower(path, new_record(path, stage, config, seed, name, code))
         inputs = inputs or {}
         links = [parent if isinstance(parent, Parent) else parent.as_parent() for parent in parents]
         work = work_sha256(stage, config, inputs, links)
@@ -123,6 +119,15 @@ class Run:
         except AlignLoopError:
             lock.close()
             raise
+        return run
+
+    @classmethod
+    def _follower(cls, path: Path, record: dict[str, Any]) -> Run:
+        """The run of a rank that does not write; one that goes on keeps its day on every rank."""
+        run = cls(path, record)
+        run._follows = True
+        if (path / RUN_FILE).is_file():
+            run._record["created"] = read_record(path)["created"]
         return run
 
     @classmethod

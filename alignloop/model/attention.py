@@ -101,7 +101,7 @@ def _float32_on_cpu(*tensors: Tensor) -> Iterator[tuple[torch.dtype, Sequence[Te
     bfloat16, and takes longer than the matrix products around it (docs/log.md).
 
     Args:
-        tensors: queries, keys and values.
+        *tensors: queries, keys and values.
 
     Yields:
         The type of the layer's output, and the tensors to compute with.

@@ -18,7 +18,7 @@ python bench/quickstart.py --work DIR --seeds 42 1 2 3 4 --write
 SmolLM2-135M-Instruct learns to obey instructions that a program can check: six kinds of constraint, prompts
 in training and in evaluation with topics and wordings of their own. It is trained on demonstrations (its own
 drafts, corrected by a simulated editor), answers each prompt five times, and a simulated annotator who errs
-judges the answers. A reward model and DPO learn from that. 240 held-out prompts are answered greedily by the
+judges the answers. A reward model and DPO learn from that. 200 held-out prompts are answered greedily by the
 start model, after SFT and after DPO. 95 % intervals. A gold win is an answer that obeys where the start's
 does not; both or neither is half a win.
 

@@ -257,9 +257,9 @@ def test_rows_and_model_are_read_once(
     objective = DPO()
     settled = defaults.settled(config, objective).config
     assert isinstance(settled, TrainConfig)
-    assert len(defaults.read_rows(settled, objective.records).records) == 40
+    assert len(defaults.counted_records(settled, objective.records).records) == 40
     defaults.read_skeleton(settled)
     assert read == ["read_records"]  # no stage has asked for the skeleton, which is still that of the run
     defaults.settled(config, objective)
     pairs.write_text(pairs.read_text(encoding="utf-8") * 2, encoding="utf-8")
-    assert len(defaults.read_rows(settled, objective.records).records) == 80
+    assert len(defaults.counted_records(settled, objective.records).records) == 80

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from alignloop.data.packing import Completion, Group
-from alignloop.evaluation.comparisons import Pair
+from alignloop.judges.pairwise import AnswerPair
 from alignloop.model.sampling import SamplingParams
 from alignloop.model.tiny import tiny_model
 from alignloop.records import Message, Prompt
-from alignloop.rl.rollout import Engine, LocalEngine
+from alignloop.rl.rollout import CompletionEngine, LocalEngine
 from alignloop.rl.verifiers import VERIFIERS
 from tests import helpers_docs
 
@@ -70,7 +70,9 @@ def test_a_scorer_and_a_judge_are_settings_of_compare(
     config: Any = resolve("compare", keys).config
     asked = (Message("user", "q"),)
     judge = load_function(config.judge)
-    assert judge([Pair(asked, "a", "bb"), Pair(asked, "bb", "a"), Pair(asked, "a", "b")]) == [1.0, 0.0, 0.5]
+    assert judge(
+        [AnswerPair(asked, "a", "bb"), AnswerPair(asked, "bb", "a"), AnswerPair(asked, "a", "b")]
+    ) == [1.0, 0.0, 0.5]
     assert load_function(config.sets[0]["scorer"])([]) == []
 
 
@@ -99,7 +101,7 @@ def test_an_engine() -> None:
     prompts = [tokenizer(text).input_ids for text in ("the rain", "bees")]
     params = SamplingParams(max_tokens=4, seed=1)
     drawn = LocalEngine(model, tokenizer).generate(prompts, params, n=2)
-    engine: Engine = run_code("an engine")["Recorded"](drawn)
+    engine: CompletionEngine = run_code("an engine")["Recorded"](drawn)
     seen: list[tuple[int, int]] = []
     again = engine.generate(
         prompts, params, n=2, on_done=lambda prompt, index, _: seen.append((prompt, index))

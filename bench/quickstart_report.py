@@ -39,7 +39,7 @@ def page(found: dict[str, Any]) -> str:
         text += f"## {dtype}\n\n{_COLUMNS}" + "".join(map(_line, rows)) + "\n" + _summary(rows) + "\n"
     text += _times(found)
     machines = dict.fromkeys(_machine(row) for row in (*found["rows"], *found["timed"]))
-    return text + "".join(f"The figures are of: {one}.\n" for one in machines)
+    return text + "\n" + "".join(f"The figures are of: {one}.\n" for one in machines)
 
 
 def _machine(row: Row) -> str:
@@ -82,7 +82,7 @@ def _spent(rows: Sequence[Row]) -> str:
     if not times:
         return ""
     return (
-        f"With one thread beside other work a run took {min(times):.0f} to {max(times):.0f} s, all included."
+        f" With one thread beside other work a run took {min(times):.0f} to {max(times):.0f} s, all included."
     )
 
 

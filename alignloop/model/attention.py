@@ -9,9 +9,10 @@ cannot do it (state-space layers, attention sinks, learned relative biases) is f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,7 +92,8 @@ def shared_prefix_attention(
         if dropout == 0.0 and softcap is None and everything and flash_cpu.suits(query, key, value):
             out = flash_cpu.packed_flash(query, key, value, segments.spans, scale)
         else:
-            out = _by_block(query, key, value, segments, scale, dropout, sliding_window, softcap)
+            rules = {"scale": scale, "dropout": dropout, "window": sliding_window, "softcap": softcap}
+            out = _by_block(query, key, value, segments, partial(_block, segments=segments, **rules))
         return out.to(products).contiguous(), None
 
 
@@ -123,10 +125,7 @@ def _by_block(
     key: Tensor,
     value: Tensor,
     segments: Segments,
-    scale: float,
-    dropout: float,
-    window: int | None,
-    softcap: float | None,
+    block: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Attention of a row, one block of queries after the other. (1, H, N, D) → (1, N, H, D)."""
     if (repeats := query.shape[1] // key.shape[1]) > 1:
@@ -134,10 +133,7 @@ def _by_block(
     # Layers view what they get as (N, H·D), which takes this copy anyway.
     # One split for the row: its backward is one concatenation, that of a slice a zero-filled row each.
     queries = query.split([size for span in segments.spans for size in _query_sizes(span)], dim=2)
-    pieces = [
-        _block(q, k, v, segments, scale, dropout, window, softcap)
-        for q, (k, v) in zip(queries, _seen(key, value, segments), strict=True)
-    ]
+    pieces = [block(q, k, v) for q, (k, v) in zip(queries, _seen(key, value, segments), strict=True)]
     return torch.cat(pieces, dim=2).transpose(1, 2)
 
 
